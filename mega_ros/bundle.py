@@ -1,0 +1,237 @@
+"""A compiled model on disk: one folder with a manifest (`bundle.json`), ONNX graphs and the body's topology.
+
+This module is the only place that knows the manifest's format: `write_bundle` makes it, `Bundle.load` reads and checks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+TOPOLOGY = "topology.npz"
+GRAPHS = {  # inputs and outputs that mega_ros relies on
+    "backbone": (["crops"], ["features"]),
+    "deterministic": (["features"], ["tokens", "vertices", "rotation", "camera"]),
+    "sampler": (["features", "uniforms"], ["tokens", "mean", "sigma"]),
+    "detector": (["image"], ["boxes", "scores"]),
+}
+OPTIONAL = ("detector",)
+DEFAULT = Path(__file__).parent / "models" / "default"
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be used: one line that names the file or field and what to do."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    dtype: str
+    """numpy's name: uint8, int64, float32."""
+    shape: tuple[int | str, ...]
+    """A name ("P", "Q") is a size that may change from call to call."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Crop:
+    size: int
+    """Pixels; crops are square."""
+    margin: float
+    """Side of the crop over the larger side of the box."""
+    mean: tuple[float, ...]
+    """RGB normalisation, 0 to 1; it is applied inside the backbone graph and written down for the reader."""
+    std: tuple[float, ...]
+    camera: str = "ray"
+    """"ray": the crop is what `mega_model.geometry.crop_cameras` sees."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    steps: int
+    """T, fixed in the sampler graph."""
+    samples: int
+    """Q, when the caller gives none."""
+    temperature: float
+    """tau, fixed in the sampler graph."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    scale: float
+    """Sigma of the samples times `scale` predicts the real error."""
+    how: str
+    coverage: dict[str, float]
+    """Fraction of held-out vertices whose error lies within so many sigma."""
+
+
+@dataclass(frozen=True)
+class Body:
+    name: str
+    topology: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `bundle.json` holds."""
+
+    format: int
+    name: str
+    files: dict[str, str]
+    """SHA-256 of every other file, by name."""
+    graphs: dict[str, Graph]
+    crop: Crop
+    sampling: Sampling
+    calibration: Calibration
+    body: Body
+    training: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle(Manifest):
+    """A checked bundle: every file is there and is the one that was exported."""
+
+    folder: Path
+    hash: str
+    """SHA-256 of `bundle.json`, which holds those of all the other files: it names the whole model."""
+
+    @classmethod
+    def load(cls, name: str | Path = "default") -> Bundle:
+        """`name` is "default" (the embedded bundle) or a folder. Raises BundleError."""
+        folder = DEFAULT if name == "default" else Path(name)
+        path = folder / MANIFEST
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{path}: cannot be read ({error.strerror}); give a folder made by export/to_onnx.py"
+            ) from None
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
+        _check_format(data, path)
+        manifest: Manifest = _parse(Manifest, data, str(path))
+        _check_values(manifest, path)
+        for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in manifest.graphs)):
+            if file not in manifest.files:
+                raise BundleError(f"{path}: files.{file} is missing; export the bundle again")
+        for file, expected in manifest.files.items():
+            _check_file(folder, file, expected)
+        return cls(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}, folder=folder, hash=_sha256(raw))
+
+    def path(self, graph: str) -> Path:
+        return self.folder / f"{graph}.onnx"
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    name: str,
+    graphs: dict[str, Graph],
+    crop: Crop,
+    sampling: Sampling,
+    calibration: Calibration,
+    body: Body,
+    training: dict[str, Any],
+) -> Bundle:
+    """Seal a folder that holds `topology.npz` and one .onnx file per graph: hash them, write the manifest, load it."""
+    files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
+    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+    return Bundle.load(folder)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _check_format(data: Any, path: Path) -> None:
+    version = data.get("format") if isinstance(data, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{path}: field format is missing; this is not a mega_ros bundle")
+    if version > FORMAT:
+        raise BundleError(f"{path}: format {version} is newer than this mega_ros reads ({FORMAT}); update mega_ros")
+    if version < FORMAT:
+        raise BundleError(f"{path}: format {version} is older than this mega_ros reads ({FORMAT}); export it again")
+
+
+def _check_values(manifest: Manifest, path: Path) -> None:
+    for name, contract in GRAPHS.items():
+        graph = manifest.graphs.get(name)
+        if graph is None and name in OPTIONAL:
+            continue
+        if graph is None:
+            raise BundleError(f"{path}: graphs.{name} is missing; export the bundle again")
+        for kind, tensors, wanted in zip(("inputs", "outputs"), (graph.inputs, graph.outputs), contract):
+            if sorted(tensors) != sorted(wanted):
+                raise BundleError(
+                    f"{path}: graphs.{name}.{kind} are {', '.join(tensors)}, not {', '.join(wanted)}; "
+                    "export the bundle again"
+                )
+    if manifest.crop.camera != "ray":
+        raise BundleError(f"{path}: crop.camera {manifest.crop.camera!r} is unknown; update mega_ros")
+    for field, value in (
+        ("crop.size", manifest.crop.size),
+        ("crop.margin", manifest.crop.margin),
+        ("sampling.samples", manifest.sampling.samples),
+        ("calibration.scale", manifest.calibration.scale),
+    ):
+        if not 0 < value < float("inf"):
+            raise BundleError(
+                f"{path}: {field} is {value}, it must be above zero; correct it or export the bundle again"
+            )
+
+
+def _check_file(folder: Path, file: str, expected: str) -> None:
+    if Path(file).name != file:
+        raise BundleError(f"{folder / MANIFEST}: files.{file} points outside the bundle; export the bundle again")
+    try:
+        data = (folder / file).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{folder / file}: cannot be read ({error.strerror}); copy the whole bundle again") from None
+    if _sha256(data) != expected:
+        raise BundleError(f"{folder / file}: its SHA-256 is not the one in {MANIFEST}; copy or export the bundle again")
+
+
+def _parse(kind: Any, data: Any, where: str) -> Any:
+    """JSON `data` as the type `kind`: a dataclass of this module, or dict, tuple, union and plain types of them."""
+    if kind is Any:
+        return data
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(data, dict):
+        values = {}
+        for name, hint in get_type_hints(kind).items():
+            if name not in data:
+                raise BundleError(f"{where}: field {name} is missing; export the bundle again")
+            values[name] = _parse(hint, data[name], f"{where}: {name}")
+        return kind(**values)  # type: ignore[operator]
+    if origin is dict and isinstance(data, dict):
+        return {key: _parse(args[1], value, f"{where}: {key}") for key, value in data.items()}
+    if origin is tuple and isinstance(data, list):
+        return tuple(_parse(args[0], value, where) for value in data)
+    plain = args if origin in (Union, types.UnionType) else (kind,)
+    accepted = (int, float) if kind is float else plain
+    if (
+        not (is_dataclass(kind) or origin in (dict, tuple))
+        and isinstance(data, accepted)
+        and not isinstance(data, bool)
+    ):
+        return data
+    wanted = "an object" if is_dataclass(kind) or origin is dict else "a list" if origin is tuple else _names(plain)
+    raise BundleError(f"{where} is {data!r:.40}, not {wanted}; export the bundle again")
+
+
+def _names(kinds: tuple[type, ...]) -> str:
+    return " or ".join({"int": "a whole number", "float": "a number", "str": "text"}[kind.__name__] for kind in kinds)

@@ -1,0 +1,195 @@
+"""From an image to people in the camera frame: what the node, the replay, the viewer and the benchmark all call.
+
+Camera frame: REP-103 optical (x right, y down, z forward), metres. P people, Q samples, V vertices, J joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from mega_model.geometry import crop_cameras, crop_images, intrinsics_from_fov, place
+from mega_model.topology import Topology
+
+from .bundle import TOPOLOGY, Bundle, BundleError
+from .detect import Detector
+from .engines import OnnxEngine, Provider
+
+FOV_DEFAULT = np.radians(60.0)
+"""Assumed when nobody knows the camera, over the larger image side."""
+
+
+@dataclass(frozen=True)
+class People:
+    """What was seen in one image, in the camera frame."""
+
+    vertices: np.ndarray
+    """float32 [P, V, 3], metres: the most likely mesh of each person."""
+    sigma: np.ndarray
+    """float32 [P, V], metres: calibrated uncertainty of each vertex (see `Recovery.run`); NaN without sampling."""
+    joints: np.ndarray
+    """float32 [P, J, 3], metres."""
+    joints_sigma: np.ndarray
+    """float32 [P, J], metres: |regressor| @ sigma, the largest spread that vertices with these sigmas can give a joint."""
+    ids: np.ndarray
+    """uint32 [P]."""
+    boxes: np.ndarray
+    """float32 [P, 4]: x0, y0, x1, y1, pixels."""
+    scores: np.ndarray
+    """float32 [P]: the detector's, 1 for boxes that the caller gave."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: np.ndarray | slice) -> People:
+        """Some of the people: `index` is a mask [P], indices or a slice."""
+        return People(*(getattr(self, f.name)[index] for f in fields(self)))
+
+
+class Recovery:
+    """A loaded bundle: `run` is all there is to it."""
+
+    def __init__(self, bundle: Bundle, provider: Provider = "auto") -> None:
+        self.bundle = bundle
+        try:
+            self.topology = Topology.load(bundle.folder / TOPOLOGY)
+        except ValueError as error:
+            raise BundleError(f"{error}; export the bundle again") from None
+        expected = bundle.graphs["deterministic"].outputs["vertices"].shape[1]
+        if len(self.topology.template) != expected:
+            raise BundleError(
+                f"{bundle.folder / TOPOLOGY}: {len(self.topology.template)} vertices, the manifest says {expected}; "
+                "export the bundle again"
+            )
+        self._backbone = OnnxEngine(bundle, "backbone", provider)
+        self._deterministic = OnnxEngine(bundle, "deterministic", provider)
+        self._sampler = OnnxEngine(bundle, "sampler", provider)
+        self.detector = Detector(bundle, provider) if "detector" in bundle.graphs else None
+        self.backend = self._sampler.backend
+
+    @classmethod
+    def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
+        """`name` is "default" (the embedded bundle) or a folder; `provider` is "auto", "cpu" or "cuda".
+
+        Raises BundleError, and ValueError for a provider that cannot be had, both with one clear line.
+        """
+        return cls(Bundle.load(name), provider)
+
+    def run(
+        self,
+        image: np.ndarray,
+        K: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        ids: np.ndarray | None = None,
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> People:
+        """People in an image.
+
+        image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
+        boxes: [P, 4] x0, y0, x1, y1 in pixels; None asks the bundle's detector. ids: [P], default 0 to P-1.
+        samples: Q; None takes the bundle's. One sample has no spread, so sigma is NaN for Q < 2.
+        seed: noise depends on (seed, id) alone, so a person's sigma does not depend on who else is in the image.
+
+        sigma = calibration.scale * sqrt(mean_q |x_q - mean_x|^2) over the Q samples.
+        A person for whom a graph gives anything but finite numbers is left out, so the result may be shorter than `boxes`.
+        Raises ValueError that names the argument.
+        """
+        image = _checked_image(image)
+        height, width = image.shape[:2]
+        K = intrinsics_from_fov(width, height, FOV_DEFAULT) if K is None else _checked_intrinsics(K, width, height)
+        samples = self.bundle.sampling.samples if samples is None else samples
+        if samples < 0 or seed < 0:
+            raise ValueError(f"samples and seed must not be negative, they are {samples} and {seed}")
+        if boxes is None:
+            if self.detector is None:
+                raise ValueError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
+            boxes, scores = self.detector(image)
+        else:
+            boxes = _checked_boxes(boxes)
+            scores = np.ones(len(boxes), np.float32)
+        ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
+        vertices, sigma = self._recover(image, K, boxes, ids, samples, seed)
+        joints = self.topology.joints(vertices)
+        joints_sigma = sigma @ np.abs(self.topology.joint_regressor).T
+        people = People(vertices, sigma, joints, joints_sigma, ids.astype(np.uint32), boxes, scores)
+        usable = np.isfinite(vertices).all(axis=(1, 2))
+        if samples >= 2:
+            usable &= np.isfinite(sigma).all(axis=1)
+        return people[usable]
+
+    def _recover(
+        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray, ids: np.ndarray, samples: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """-> vertices float32 [P, V, 3] in the camera frame, sigma float32 [P, V]."""
+        shape = len(boxes), len(self.topology.template)
+        if not len(boxes):
+            return np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+        crop = self.bundle.crop
+        crops, rotations = crop_cameras(boxes, K, crop.size, crop.margin)
+        pixels = np.ascontiguousarray(crop_images(image, K, crops, rotations, crop.size)[..., ::-1])
+        features = self._backbone.run(crops=pixels)["features"]
+        out = self._deterministic.run(features=features)
+        vertices = place(out["vertices"], out["rotation"], out["camera"], crops, rotations).astype(np.float32)
+        if samples < 2:
+            return vertices, np.full(shape, np.nan, np.float32)
+        uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
+        sigma = self._sampler.run(features=features, uniforms=uniforms)["sigma"]
+        return vertices, sigma * np.float32(self.bundle.calibration.scale)
+
+    def _uniforms(self, seed: int, person: int, samples: int) -> np.ndarray:
+        """Noise of one person: float32 [Q, T, N, 2], open interval (0, 1). The first samples do not depend on Q."""
+        shape = (int(size) for size in self.bundle.graphs["sampler"].inputs["uniforms"].shape[2:])
+        uniforms = np.random.default_rng([seed, person]).random((samples, *shape), np.float32)
+        return np.maximum(uniforms, np.float32(2**-25))  # NumPy's interval has 0 in it, whose Gumbel noise is infinite
+
+
+def _checked_image(image: np.ndarray) -> np.ndarray:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image: must be a uint8 array [H, W, 3] (BGR), it is {what}")
+    if not image.size:
+        raise ValueError(f"image: is empty, its shape is {image.shape}")
+    return np.ascontiguousarray(image)
+
+
+def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
+    K = _numbers("K", K)
+    if K.shape != (3, 3) or not np.isfinite(K).all() or not np.allclose(K[2], [0, 0, 1]):
+        raise ValueError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {K.tolist()}")
+    larger = max(width, height)
+    # a focal length of an image side / 50 spans 175 degrees: more likely a K in other units than pixels
+    if not all(larger / 50 < focal < 1000 * larger for focal in (K[0, 0], K[1, 1])):
+        raise ValueError(f"K: focal lengths {K[0, 0]:g}, {K[1, 1]:g} pixels do not fit an image of {width} x {height}")
+    return K
+
+
+def _checked_boxes(boxes: np.ndarray) -> np.ndarray:
+    boxes = _numbers("boxes", boxes).astype(np.float32)
+    if boxes.size == 0:
+        return boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes: must have shape [P, 4], it is {list(boxes.shape)}")
+    good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if not good.all():
+        first = int(np.argmin(good))
+        raise ValueError(f"boxes: number {first} is {boxes[first].tolist()}, not finite x0 < x1, y0 < y1")
+    return boxes
+
+
+def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:
+    ids = np.asarray(ids)
+    if ids.shape != (count,) or (count and not np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(f"ids: must be {count} whole numbers, one per box, it is {ids.dtype} {list(ids.shape)}")
+    if count and (ids.min() < 0 or ids.max() >= 2**32):
+        raise ValueError(f"ids: must fit 32 bits without sign, they are {ids.tolist()}")
+    return ids
+
+
+def _numbers(name: str, value: np.ndarray) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: must hold numbers only, it is {value!r:.80}") from None

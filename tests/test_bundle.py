@@ -1,0 +1,195 @@
+"""Bundles on disk: what is written is read back, and everything that can be wrong is one clear line."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mega_ros.bundle import Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
+
+FEATURES = {"features": Tensor("float32", ("P", 4, 1, 1))}
+TOKENS = Tensor("int64", ("P", 6))
+GRAPHS = {
+    "backbone": Graph({"crops": Tensor("uint8", ("P", 32, 32, 3))}, FEATURES),
+    "deterministic": Graph(
+        FEATURES,
+        {
+            "tokens": TOKENS,
+            "vertices": Tensor("float32", ("P", 10, 3)),
+            "rotation": Tensor("float32", ("P", 3, 3)),
+            "camera": Tensor("float32", ("P", 3)),
+        },
+    ),
+    "sampler": Graph(
+        FEATURES | {"uniforms": Tensor("float32", ("P", "Q", 5, 6, 2))},
+        {"tokens": TOKENS, "mean": Tensor("float32", ("P", 10, 3)), "sigma": Tensor("float32", ("P", 10))},
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle whose graphs are only bytes: bundle.py never runs them."""
+    for file in ("topology.npz", "backbone.onnx", "deterministic.onnx", "sampler.onnx"):
+        (tmp_path / file).write_bytes(file.encode())
+    write_bundle(
+        tmp_path,
+        name="little",
+        graphs=GRAPHS,
+        crop=Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        sampling=Sampling(steps=5, samples=10, temperature=1.0),
+        calibration=Calibration(1.5, "held-out clips", {"1 sigma": 0.61}),
+        body=Body("anny", "notoes_collapse10pc", "CC0"),
+        training={"epochs": 3, "note": "any JSON"},
+    )
+    return tmp_path
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = json.loads((folder / "bundle.json").read_text())
+    edit(manifest)
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+
+
+def error(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_round_trip(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    assert bundle.graphs == GRAPHS
+    assert bundle.crop == Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "ray")
+    assert bundle.sampling == Sampling(5, 10, 1.0)
+    assert bundle.calibration.coverage == {"1 sigma": 0.61}
+    assert bundle.body.licence == "CC0"
+    assert bundle.training == {"epochs": 3, "note": "any JSON"}
+    assert bundle.files["sampler.onnx"] == hashlib.sha256(b"sampler.onnx").hexdigest()
+    assert bundle.hash == hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
+    assert bundle.path("sampler").read_bytes() == b"sampler.onnx"
+
+
+def test_hash_names_the_content(folder: Path) -> None:
+    before = Bundle.load(folder).hash
+    change(folder, lambda m: m["calibration"].update(scale=2.0))
+    assert Bundle.load(folder).hash != before
+
+
+def test_whole_numbers_are_numbers_too(folder: Path) -> None:
+    change(folder, lambda m: m["sampling"].update(temperature=1))
+    assert Bundle.load(folder).sampling.temperature == 1
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    message = error(tmp_path / "nowhere")
+    assert "nowhere/bundle.json" in message and "export/to_onnx.py" in message
+
+
+def test_not_json(folder: Path) -> None:
+    (folder / "bundle.json").write_text("{")
+    assert "bundle.json: not JSON" in error(folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": "one"}'])
+def test_not_a_bundle(folder: Path, content: str) -> None:
+    (folder / "bundle.json").write_text(content)
+    assert "field format is missing" in error(folder)
+
+
+@pytest.mark.parametrize(("version", "advice"), [(2, "update mega_ros"), (0, "export it again")])
+def test_other_format_version(folder: Path, version: int, advice: str) -> None:
+    # a newer manifest may lack fields that this version knows: the version must be what is reported
+    (folder / "bundle.json").write_text(json.dumps({"format": version}))
+    message = error(folder)
+    assert f"format {version}" in message and advice in message
+
+
+@pytest.mark.parametrize("file", ["topology.npz", "backbone.onnx", "deterministic.onnx", "sampler.onnx"])
+def test_missing_file(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    message = error(folder)
+    assert file in message and "copy the whole bundle again" in message
+
+
+def test_changed_file(folder: Path) -> None:
+    with open(folder / "sampler.onnx", "ab") as file:
+        file.write(b"!")
+    message = error(folder)
+    assert "sampler.onnx" in message and "SHA-256" in message
+
+
+@pytest.mark.parametrize("file", ["topology.npz", "backbone.onnx"])
+def test_unlisted_file(folder: Path, file: str) -> None:
+    change(folder, lambda m: m["files"].pop(file))
+    assert f"files.{file} is missing" in error(folder)
+
+
+def test_file_outside_the_folder(folder: Path) -> None:
+    change(folder, lambda m: m["files"].update({"../secret": "0" * 64}))
+    assert "files.../secret points outside" in error(folder)
+
+
+@pytest.mark.parametrize("graph", ["backbone", "deterministic", "sampler"])
+def test_missing_graph(folder: Path, graph: str) -> None:
+    change(folder, lambda m: m["graphs"].pop(graph))
+    assert f"graphs.{graph} is missing" in error(folder)
+
+
+def test_graph_of_other_outputs(folder: Path) -> None:
+    change(folder, lambda m: m["graphs"]["sampler"]["outputs"].pop("sigma"))
+    assert "graphs.sampler.outputs are tokens, mean, not tokens, mean, sigma" in error(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [("crop", "size", 0), ("crop", "margin", -1.0), ("sampling", "samples", 0), ("calibration", "scale", float("nan"))],
+)
+def test_value_that_makes_no_sense(folder: Path, section: str, field: str, value: float) -> None:
+    change(folder, lambda m: m[section].update({field: value}))
+    assert f"{section}.{field} is {value}" in error(folder)
+
+
+def test_unknown_crop_camera(folder: Path) -> None:
+    change(folder, lambda m: m["crop"].update(camera="fisheye"))
+    assert "crop.camera 'fisheye' is unknown" in error(folder)
+
+
+@pytest.mark.parametrize("field", ["name", "files", "graphs", "crop", "sampling", "calibration", "body", "training"])
+def test_missing_field(folder: Path, field: str) -> None:
+    change(folder, lambda m: m.pop(field))
+    assert f"field {field} is missing" in error(folder)
+
+
+def test_missing_inner_field(folder: Path) -> None:
+    change(folder, lambda m: m["crop"].pop("margin"))
+    assert "crop: field margin is missing" in error(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda m: m["crop"].update(size="big"), "crop: size is 'big', not a whole number"),
+        (lambda m: m["crop"].update(size=True), "crop: size is True, not a whole number"),
+        (lambda m: m["crop"].update(mean=0.5), "crop: mean is 0.5, not a list"),
+        (lambda m: m["calibration"].update(scale=None), "calibration: scale is None, not a number"),
+        (lambda m: m.update(sampling=[5]), "sampling is [5], not an object"),
+        (lambda m: m["files"].update({"sampler.onnx": 3}), "files: sampler.onnx is 3, not text"),
+        (
+            lambda m: m["graphs"]["sampler"]["outputs"]["sigma"].update(shape=[1.5]),
+            "graphs: sampler: outputs: sigma: shape is 1.5, not a whole number or text",
+        ),
+    ],
+)
+def test_wrong_type(folder: Path, edit: Callable[[dict[str, Any]], Any], expected: str) -> None:
+    change(folder, edit)
+    assert expected in error(folder)
+
+
+def test_bundle_error_is_a_value_error() -> None:
+    assert issubclass(BundleError, ValueError)
