@@ -1,0 +1,248 @@
+"""Pictures of people: surfaces over an image, coloured by uncertainty, from the side, on a contact sheet.
+
+Images are uint8 BGR. Vertices are metres in the camera frame (x right, y down, z forward). OpenCV and numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+FINER = 2  # pictures are drawn this much larger and then averaged: smooth outlines
+NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
+
+PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 192], [110, 196, 222]], np.float32)
+"""BGR colours of surfaces, by id."""
+SCALE = np.array([[196, 98, 38], [232, 190, 140], [222, 222, 226], [120, 156, 244], [44, 36, 196]], np.float32)
+"""BGR colours of sigma: blue (certain), grey, red (uncertain)."""
+PAPER = (250, 248, 247)
+INK = (64, 52, 44)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Which point of which triangle each of N covered pixels of an image [H, W] sees, and how it is lit."""
+
+    pixels: tuple[np.ndarray, np.ndarray]
+    """rows and columns, [N] each."""
+    corners: np.ndarray
+    """int [N, 3]: indices into the flat list of vertices."""
+    weights: np.ndarray
+    """float32 [N, 3], perspective-correct."""
+    light: np.ndarray
+    """float32 [N]."""
+
+
+def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Surface:
+    """What a camera of `size` (width, height) sees of surfaces [P, V, 3] with triangles [F, 3] (painter's algorithm)."""
+    width, height = size
+    count = vertices.shape[1]
+    points = vertices.reshape(-1, 3).astype(np.float32)
+    triangles = (faces[None] + count * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
+    normals = _vertex_normals(points, triangles)
+
+    depth = points[triangles, 2]
+    z = np.maximum(points[:, 2:], NEAREST)
+    uv = points[:, :2] / z * [intrinsics[0, 0], intrinsics[1, 1]] + intrinsics[:2, 2]
+    corners = uv[triangles]  # [F, 3, 2]
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    towards = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    inside = (high >= 0).all(axis=1) & (low[:, 0] <= width) & (low[:, 1] <= height) & (np.abs(corners) < 1e4).all((1, 2))
+    drawn = np.flatnonzero(towards & inside & (depth.min(axis=1) > NEAREST))
+    drawn = drawn[np.argsort(-depth[drawn].mean(axis=1))]
+
+    index = np.full((height, width), -1, np.int32)
+    shift = 4  # OpenCV takes coordinates in sixteenths of a pixel, and puts pixel centres at whole numbers
+    fixed = np.round((corners - 0.5) * 2**shift).astype(np.int32)
+    for face in drawn.tolist():
+        cv2.fillConvexPoly(index, fixed[face], face, shift=shift)
+
+    rows, columns = np.nonzero(index >= 0)
+    seen = triangles[index[rows, columns]]
+    rays = np.stack([columns + 0.5, rows + 0.5], axis=1) - intrinsics[:2, 2]
+    rays = np.column_stack([rays / [intrinsics[0, 0], intrinsics[1, 1]], np.ones(len(rays))]).astype(np.float32)
+    p0, p1, p2 = points[seen[:, 0]], points[seen[:, 1]], points[seen[:, 2]]
+    volumes = [np.einsum("ni,ni->n", np.cross(p, q), rays) for p, q in ((p1, p2), (p2, p0), (p0, p1))]
+    weights = np.maximum(np.stack(volumes, axis=1) * -1, 1e-12)  # an outline's pixel may lie just outside its triangle
+    weights /= weights.sum(axis=1, keepdims=True)
+
+    normal = np.einsum("nk,nki->ni", weights, normals[seen])
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
+    view = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+    key = np.array([-0.45, -0.7, -0.55], np.float32)  # a lamp over the camera's left shoulder
+    key /= np.linalg.norm(key)
+    facing = np.maximum(-np.einsum("ni,ni->n", normal, view), 0)
+    light = 0.42 + 0.28 * facing + 0.42 * np.maximum(normal @ key, 0)
+    return Surface((rows, columns), seen, weights, light.astype(np.float32))
+
+
+def _vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """[N, 3] points and [F, 3] triangles -> unit normals [N, 3], outwards."""
+    p0, p1, p2 = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
+    normal = np.cross(p1 - p0, p2 - p0)
+    out = np.zeros_like(points)
+    for axis in range(3):
+        out[:, axis] = np.bincount(triangles.ravel(), np.repeat(normal[:, axis], 3), len(points))
+    return out / (np.linalg.norm(out, axis=1, keepdims=True) + 1e-12)
+
+
+def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    """A copy of `image` [H, W, 3] with `surface` (traced at FINER times its size), vertex `colours` [P*V, 3] BGR."""
+    height, width = image.shape[:2]
+    layer = np.zeros((height * FINER, width * FINER, 4), np.float32)  # premultiplied BGR and coverage
+    shade = np.einsum("nk,nki->ni", surface.weights, colours[surface.corners]) * surface.light[:, None]
+    layer[surface.pixels] = np.column_stack([np.minimum(shade, 255), np.ones(len(shade))])
+    layer = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA) * alpha
+    return (image * (1 - layer[..., 3:]) + layer[..., :3] + 0.5).astype(np.uint8)
+
+
+def finer(intrinsics: np.ndarray) -> np.ndarray:
+    """Intrinsics [3, 3] of the same camera with FINER times as many pixels."""
+    return intrinsics * [[FINER], [FINER], [1]]
+
+
+def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
+    """Ids [P] -> colours [P*V, 3], one per person."""
+    return np.repeat(PEOPLE[np.asarray(ids, int) % len(PEOPLE)], vertices, axis=0)
+
+
+def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
+    """Sigma of any shape -> colours [N, 3]: blue at 0, red at `limit` metres and above; grey where it is not a number."""
+    at = np.clip(np.ravel(sigma) / limit, 0, 1)
+    known = np.isfinite(at)
+    stops = np.linspace(0, 1, len(SCALE))
+    colours = np.stack([np.interp(np.where(known, at, 0.5), stops, SCALE[:, c]) for c in range(3)], axis=1)
+    return np.where(known[:, None], colours, 200).astype(np.float32)
+
+
+def overlay(
+    image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray
+) -> np.ndarray:
+    """The surfaces [P, V, 3] over the image they were seen in, one colour per person."""
+    surface = trace(vertices, faces, finer(intrinsics), (image.shape[1] * FINER, image.shape[0] * FINER))
+    return paint(image, surface, person_colours(ids, vertices.shape[1]), alpha=0.88)
+
+
+def sigma_views(
+    vertices: np.ndarray,
+    sigma: np.ndarray,
+    faces: np.ndarray,
+    intrinsics: np.ndarray,
+    size: tuple[int, int],
+    limit: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Surfaces [P, V, 3] coloured by sigma [P, V], seen by the camera and from the people's side, `size` pixels each."""
+    paper = np.full((size[1], size[0], 3), PAPER, np.uint8)
+    if not len(vertices):
+        return paper, paper.copy()
+    colours = sigma_colours(sigma, limit)
+    large = (size[0] * FINER, size[1] * FINER)
+    camera = trace(vertices, faces, finer(intrinsics), large)
+    turned, side_camera = from_the_side(vertices, large)
+    return paint(paper, camera, colours), paint(paper, trace(turned, faces, side_camera, large), colours)
+
+
+def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """People [P, V, 3] as a second camera sees them that looks along -x; and its intrinsics, so that all fit `size`."""
+    centre = (vertices.max(axis=(0, 1)) + vertices.min(axis=(0, 1))) / 2
+    x, y, z = np.moveaxis(vertices - centre, -1, 0)
+    turned = np.stack([-z, y, x], axis=-1)  # the first camera is to the right
+    extent = np.ptp(turned, axis=(0, 1))
+    distance = 8 + extent.max()  # far away: nearly parallel lines, so that sizes can be compared
+    turned[..., 2] += distance
+    near = distance - extent[2] / 2
+    focal = 0.9 * min(size[0] * near / max(extent[0], 1e-3), size[1] * near / max(extent[1], 1e-3))
+    return turned, np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
+
+
+# ------------------------------------------------------------------------------------------------------- words and pages
+
+
+def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
+    """Write onto `image`, in place; `at` is the left end of the base line."""
+    cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, size, tuple(colour), 1, cv2.LINE_AA)
+
+
+def legend(width: int, limit: float) -> np.ndarray:
+    """The colour scale of sigma from 0 to `limit` metres with numbers in millimetres, [44, width, 3]."""
+    strip = np.full((44, width, 3), PAPER, np.uint8)
+    bar = sigma_colours(np.linspace(0, limit, width - 120), limit)
+    strip[8:22, 20:-100] = bar.astype(np.uint8)
+    for part in np.linspace(0, 1, 5):
+        x = 20 + round(part * (width - 121))
+        strip[22:26, x] = INK
+        text(strip, f"{1000 * limit * part:.0f}", (x - 8, 39), 0.38)
+    text(strip, "sigma, mm", (width - 88, 20), 0.42)
+    return strip
+
+
+def nice_limit(sigmas: Sequence[np.ndarray]) -> float:
+    """An upper end for the colour scale, metres: a round number of centimetres near the 98th percentile of all sigma."""
+    values = np.concatenate([np.ravel(s)[np.isfinite(np.ravel(s))] for s in sigmas] or [np.zeros(0)])
+    return float(max(0.02, np.ceil(50 * np.quantile(values, 0.98)) / 50)) if len(values) else 0.1
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """`image` shrunk or enlarged into `size` (width, height), on paper; and the [3, 3] map of its pixels."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = (round(width * scale), round(height * scale))
+    x, y = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    page = np.full((size[1], size[0], 3), PAPER, np.uint8)
+    page[y : y + inner[1], x : x + inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_AREA)
+    return page, np.array([[inner[0] / width, 0, x], [0, inner[1] / height, y], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image and the people in it: what a row of the contact sheet and a frame of the video show."""
+
+    image: np.ndarray
+    """uint8 BGR [H, W, 3]."""
+    intrinsics: np.ndarray
+    """[3, 3]."""
+    vertices: np.ndarray
+    """[P, V, 3]."""
+    sigma: np.ndarray
+    """[P, V]."""
+    ids: np.ndarray
+    """[P]."""
+    caption: str = ""
+
+
+def panels(frame: Frame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
+    """Image, mesh over it, mesh by sigma from the camera and from the side: four pictures of `size` (width, height)."""
+    image, moved = fit(frame.image, size)
+    intrinsics = moved @ frame.intrinsics
+    over = overlay(image, frame.vertices, frame.ids, faces, intrinsics) if len(frame.vertices) else image.copy()
+    return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, intrinsics, size, limit)]
+
+
+def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, size: tuple[int, int] = (400, 300)) -> np.ndarray:
+    """Rows of `panels`, a heading and the colour scale: the picture to look at first."""
+    limit = nice_limit([f.sigma for f in frames])
+    gap = 10
+    width, height = size
+    page_width = 4 * width + 5 * gap
+    head = np.full((40, page_width, 3), PAPER, np.uint8)
+    for column, words in enumerate(["image", "mesh", "uncertainty, camera view", "uncertainty, side view"]):
+        text(head, words, (gap + column * (width + gap), 28), 0.6)
+    rows = [head]
+    for frame in frames:
+        row = np.full((height + gap, page_width, 3), PAPER, np.uint8)
+        for column, picture in enumerate(panels(frame, faces, size, limit)):
+            x = gap + column * (width + gap)
+            row[:height, x : x + width] = picture
+            if column >= 2:
+                cv2.rectangle(row, (x, 0), (x + width - 1, height - 1), (226, 222, 220), 1)
+        if frame.caption:
+            text(row, frame.caption, (gap + 9, height - 9), 0.45, (20, 20, 20))
+            text(row, frame.caption, (gap + 8, height - 10), 0.45, (255, 255, 255))
+        rows.append(row)
+    foot = np.full((44, page_width, 3), PAPER, np.uint8)
+    foot[:, 2 * width + 3 * gap : -gap] = legend(2 * width + gap, limit)
+    return np.concatenate([*rows, foot])
