@@ -1,0 +1,59 @@
+"""ros2 launch mega_ros mega.launch.py image:=/camera/image_raw
+
+camera_info is looked for beside the image unless it is given; params:=FILE sets the node's parameters.
+"""
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchContext, LaunchDescription
+
+SHARE = FindPackageShare("mega_ros")
+ARGUMENTS = {
+    "image": ("/camera/image_raw", "topic of the camera's images"),
+    "camera_info": ("", "topic of the camera's calibration; empty: beside the images"),
+    "image_transport": ("", "raw or compressed; empty: as the parameter file says"),
+    "bundle": ("", "'default' or the folder of a bundle; empty: as the parameter file says"),
+    "namespace": ("", "of the node and its topics"),
+    "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
+    "rviz": ("false", "true starts RViz too"),
+}
+
+
+def nodes(context: LaunchContext) -> list[Node]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    camera_info = given["camera_info"] or given["image"].rpartition("/")[0] + "/camera_info"
+    return [
+        Node(
+            package="mega_ros",
+            executable="node",
+            name="mega",
+            namespace=given["namespace"],
+            output="screen",
+            remappings=[("image", given["image"]), ("camera_info", camera_info)],
+            # later ones win
+            parameters=[given["params"], {name: given[name] for name in ("image_transport", "bundle") if given[name]}],
+        ),
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "mega.rviz"])],
+            condition=IfCondition(given["rviz"]),
+        ),
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    profile = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
+    variable = "FASTDDS_DEFAULT_PROFILES_FILE"
+    return LaunchDescription(
+        [
+            *(DeclareLaunchArgument(k, default_value=v, description=text) for k, (v, text) in ARGUMENTS.items()),
+            # camera images do not fit the shared memory that Fast DDS takes by itself; a user's own profile stays
+            SetEnvironmentVariable(variable, EnvironmentVariable(variable, default_value=profile)),
+            OpaqueFunction(function=nodes),
+        ]
+    )

@@ -1,0 +1,19 @@
+"""The runtime: camera images to people as 3D surfaces. Never imports torch. Names load lazily."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, BundleError
+    from .recovery import People, Recovery
+
+__all__ = ["Bundle", "BundleError", "People", "Recovery"]
+_HOME = {"Bundle": "bundle", "BundleError": "bundle", "People": "recovery", "Recovery": "recovery"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"mega_ros.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'mega_ros' has no attribute '{name}'")

@@ -1,0 +1,22 @@
+"""Where the installed files are, and what Fast DDS needs to know before ROS starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def share() -> Path:
+    """The folder that holds config/, launch/, rviz/ and demo/: share/mega_ros of an installation, or the checkout."""
+    here = Path(__file__)
+    # a symlinked colcon build is found by its real path only
+    for parent in (*here.parents, *here.resolve().parents):
+        for folder in (parent / "share" / "mega_ros", parent):
+            if (folder / "config" / "mega.yaml").is_file():
+                return folder
+    raise FileNotFoundError("mega_ros is not installed completely: no share/mega_ros/config/mega.yaml")
+
+
+def use_large_messages() -> None:
+    """Let Fast DDS carry camera images in shared memory; call it before `rclpy.init`. A user's own profile stays."""
+    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(share() / "config" / "fastdds.xml"))

@@ -1,0 +1,110 @@
+"""ROS images to arrays. Everything here is refused with a reason (ImageError) rather than guessed at.
+
+Only 8-bit encodings are taken, so `is_bigendian` never matters: the others are depth maps, or sensor data whose range
+nobody tells, and a picture made of them would give bodies that are wrong without a sign of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import cv2
+import numpy as np
+
+
+class ImageError(ValueError):
+    """An image message that cannot be used: what is wrong, and what to do."""
+
+
+# encoding -> bytes per pixel and the OpenCV conversion to BGR; the old and new names of sensor_msgs/image_encodings.hpp
+_PACKED: dict[str, tuple[int, int | None]] = {
+    "bgr8": (3, None),
+    "8UC3": (3, None),
+    "rgb8": (3, cv2.COLOR_RGB2BGR),
+    "bgra8": (4, cv2.COLOR_BGRA2BGR),
+    "8UC4": (4, cv2.COLOR_BGRA2BGR),
+    "rgba8": (4, cv2.COLOR_RGBA2BGR),
+    "mono8": (1, cv2.COLOR_GRAY2BGR),
+    "8UC1": (1, cv2.COLOR_GRAY2BGR),
+    "uyvy": (2, cv2.COLOR_YUV2BGR_UYVY),
+    "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
+    "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
+}
+# one byte per pixel, then the two colours at half the resolution in both directions
+_PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
+
+
+def _installed_cv_bridge() -> Any:
+    """The CvBridge of a ROS installation, or None.
+
+    PyPI's cv-bridge is a port of ROS 1's that loses bits and knows no YUV; it stands in no ament index.
+    """
+    try:
+        importlib.import_module("ament_index_python").get_package_prefix("cv_bridge")
+        return importlib.import_module("cv_bridge").CvBridge()
+    except (ImportError, LookupError, OSError, AttributeError):  # AttributeError: it was built for another numpy
+        return None
+
+
+_bridge = _installed_cv_bridge()
+
+
+def to_bgr(message: Any) -> np.ndarray:
+    """sensor_msgs Image or CompressedImage (of rclpy or of rosbags) -> uint8 [H, W, 3] BGR. Raises ImageError."""
+    return _decode(message) if hasattr(message, "format") else _convert(message)
+
+
+def _convert(message: Any) -> np.ndarray:
+    width, height, step, encoding = message.width, message.height, message.step, message.encoding
+    if encoding not in _PACKED and encoding not in _PLANAR:
+        raise ImageError(_refusal(encoding))
+    if width == 0 or height == 0:
+        raise ImageError(f"the image is {width} x {height} pixels")
+    planar = encoding in _PLANAR
+    channels, conversion = (1, _PLANAR[encoding]) if planar else _PACKED[encoding]
+    if (planar and height % 2) or ((planar or channels == 2) and width % 2):
+        raise ImageError(f"{encoding} shares colours between pixels, so {width} x {height} must be even")
+    row, rows = width * channels, height * 3 // 2 if planar else height
+    data = np.frombuffer(message.data, np.uint8)
+    if step < row:
+        raise ImageError(f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
+    # the padding of the last row may be left out
+    if len(data) < step * (rows - 1) + row:
+        raise ImageError(f"the data are cut off: {len(data)} bytes, {rows} rows of {step} bytes are {rows * step}")
+    if _bridge is not None and not planar and len(data) == step * rows:
+        return _bridge.imgmsg_to_cv2(message, "bgr8")
+    pixels = np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False)
+    pixels = np.ascontiguousarray(pixels).reshape(rows, width, channels)
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+def _decode(message: Any) -> np.ndarray:
+    """JPEG, PNG and whatever else OpenCV reads."""
+    data = np.frombuffer(message.data, np.uint8)
+    if not len(data):
+        raise ImageError("the compressed image has no data")
+    if "bayer" in message.format and "bgr8" not in message.format:
+        raise ImageError(_refusal(message.format))
+    # libjpeg fills up what is missing with grey and only warns; its end marker stands last, but for some padding
+    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
+        raise ImageError(f"the JPEG data are cut off after {len(data)} bytes")
+    try:
+        # turning by EXIF would part the image from its camera_info
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise ImageError(f"{len(data)} bytes of format '{message.format}' do not decode ({error.err})") from None
+    if image is None:
+        raise ImageError(f"{len(data)} bytes of format '{message.format}' do not decode to an image")
+    if image.dtype != np.uint8:
+        raise ImageError(_refusal(f"{image.dtype} '{message.format}'"))
+    return image
+
+
+def _refusal(encoding: str) -> str:
+    if "bayer" in encoding:
+        return f"encoding {encoding} is a raw sensor mosaic; subscribe to the colour image of image_proc's debayer node"
+    if any(bits in encoding for bits in ("16", "32", "64")):
+        return f"encoding {encoding} has more than 8 bits per channel; subscribe to the camera's 8-bit colour image"
+    return f"encoding '{encoding}' is unknown; use one of {', '.join([*_PACKED, *_PLANAR])}"

@@ -1,0 +1,81 @@
+"""The node's parameters: defaults, ranges, and what they must not be. config/mega.yaml shows the same to users."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from .recovery import FOV_DEFAULT
+
+CHOICES = {
+    "provider": ("auto", "cpu", "cuda"),
+    "image_transport": ("raw", "compressed"),
+    "boxes": ("detector", "full_frame", "fixed"),
+}
+
+
+def declare(node: Node) -> None:
+    """Declares every parameter; raises rclpy's ParameterException for a value that is not allowed.
+
+    What is not read-only may change while the node runs, and counts from the next frame on.
+    """
+    node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
+    # the box first: the check of `boxes` looks at it
+    for name, default, descriptor in (
+        ("bundle", "default", _text("the model: 'default' or the folder of a bundle", read_only=True)),
+        ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
+        (
+            "image_transport",
+            "raw",
+            _choice("image_transport", "type of `image`; compressed listens to <image>/compressed", read_only=True),
+        ),
+        ("samples", -1, _integer("samples per person; -1: as the bundle says, 0: none, sigma is NaN", -1, 100)),
+        ("seed", 0, _integer("of the samples' noise, with the image's stamp and the person's id", 0, 2**31 - 1)),
+        ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: where the person is if boxes is fixed")),
+        ("boxes", "detector", _choice("boxes", "where people are")),
+        ("score_threshold", 0.5, _real("detections with a lower score are left out", 0.0, 1.0)),
+        (
+            "fov",
+            float(FOV_DEFAULT),
+            _real("radians over the larger image side, assumed while camera_info gives no intrinsics", 0.1, 3.0),
+        ),
+    ):
+        node.declare_parameter(name, default, descriptor)
+
+
+def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
+    def value(name: str) -> Any:
+        new = [change.value for change in changes if change.name == name]
+        return new[0] if new else node.get_parameter(name).value
+
+    for change in changes:
+        if change.name in CHOICES and change.value not in CHOICES[change.name]:
+            reason = f"{change.name} must be one of {', '.join(CHOICES[change.name])}, not '{change.value}'"
+            return SetParametersResult(successful=False, reason=reason)
+        if change.name in ("boxes", "fixed_box") and node.has_parameter("fixed_box") and value("boxes") == "fixed":
+            box = list(value("fixed_box"))
+            if not (len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
+                reason = f"fixed_box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 where boxes is fixed, not {box}"
+                return SetParametersResult(successful=False, reason=reason)
+    return SetParametersResult(successful=True)
+
+
+def _text(what: str, read_only: bool = False) -> ParameterDescriptor:
+    return ParameterDescriptor(description=what, read_only=read_only)
+
+
+def _choice(name: str, what: str, read_only: bool = False) -> ParameterDescriptor:
+    choices = f"one of {', '.join(CHOICES[name])}"
+    return ParameterDescriptor(description=f"{what}: {choices}", additional_constraints=choices, read_only=read_only)
+
+
+def _integer(what: str, low: int, high: int) -> ParameterDescriptor:
+    return ParameterDescriptor(description=what, integer_range=[IntegerRange(from_value=low, to_value=high, step=1)])
+
+
+def _real(what: str, low: float, high: float) -> ParameterDescriptor:
+    limits = FloatingPointRange(from_value=low, to_value=high, step=0.0)
+    return ParameterDescriptor(description=what, floating_point_range=[limits])

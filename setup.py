@@ -1,0 +1,82 @@
+"""Package of mega_ros, for pip and for colcon alike."""
+
+import os
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "mega_ros"
+
+# A ROS installation brings its own rclpy, so the wheels are an extra and `colcon build` asks for nothing.
+ROS = [
+    "ros-kilted-rclpy[fastrtps]",
+    "ros-ament-index-python",
+    "ros-diagnostic-msgs",
+    "ros-geometry-msgs",
+    "ros-sensor-msgs",
+    "ros-shape-msgs",
+    "ros-std-msgs",
+    "ros-std-srvs",
+    "ros-visualization-msgs",
+]
+TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16"]
+EXPORT = ["torch>=2.4", "onnx>=1.16", "onnxscript>=0.3"]
+DEV = [
+    "hypothesis>=6",
+    "mypy>=1.11",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "rosbags-image>=0.10",
+    "ruff>=0.6",
+    "setuptools>=69",
+    "types-PyYAML",
+    "wheel",
+]
+
+
+def shared(*folders: str) -> list[tuple[str, list[str]]]:
+    """Every file of `folders` under share/mega_ros, at the path it has here."""
+    return [
+        (f"share/{PACKAGE}/{folder}", [f"{folder}/{name}" for name in names if not name.endswith(".pyc")])
+        for root in folders
+        for folder, _, names in os.walk(root)
+        if names and "__pycache__" not in folder
+    ]
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="People as 3D surfaces with a calibrated uncertainty for every vertex, from any camera topic",
+    long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    maintainer="mega_ros maintainers",
+    maintainer_email="maintainers@mega-ros.example",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mega_ros*", "mega_model*", "export*"]),
+    package_data={"mega_ros": ["models/default/*"], "mega_model": ["data/*.npz"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        # `ros2 run` and launch files look for executables here, pip would put a console script elsewhere
+        (f"lib/{PACKAGE}", ["scripts/node"]),
+        *shared("launch", "config", "rviz", "demo"),
+    ],
+    install_requires=[
+        "array-api-compat>=1.8",
+        "matplotlib>=3.6",
+        "numpy>=1.23",
+        "onnxruntime>=1.18",
+        "opencv-python-headless>=4.8",
+        "pyyaml>=6",
+        "rich>=13",
+        "rosbags>=0.10.6",
+        "scipy>=1.9",
+        "tyro>=0.9",
+    ],
+    extras_require={"ros": ROS, "train": TRAIN, "export": EXPORT, "dev": DEV},
+    entry_points={"console_scripts": ["mega = mega_ros.cli:main"]},
+    zip_safe=False,
+)
