@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 FINER = 2  # pictures are drawn this much larger and then averaged: smooth outlines
+OVER_IMAGE = 0.88  # how much of the image a surface hides
 NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
 
 PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 192], [110, 196, 222]], np.float32)
@@ -37,7 +38,7 @@ class Surface:
 
 
 def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Surface:
-    """What a camera of `size` (width, height) sees of surfaces [P, V, 3] with triangles [F, 3] (painter's algorithm)."""
+    """What a camera of `size` (width, height) sees of surfaces [P, V, 3], triangles [F, 3] (painter's algorithm)."""
     width, height = size
     count = vertices.shape[1]
     points = vertices.reshape(-1, 3).astype(np.float32)
@@ -51,7 +52,9 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     towards = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0
     low, high = corners.min(axis=1), corners.max(axis=1)
-    inside = (high >= 0).all(axis=1) & (low[:, 0] <= width) & (low[:, 1] <= height) & (np.abs(corners) < 1e4).all((1, 2))
+    inside = (
+        (high >= 0).all(axis=1) & (low[:, 0] <= width) & (low[:, 1] <= height) & (np.abs(corners) < 1e4).all((1, 2))
+    )
     drawn = np.flatnonzero(towards & inside & (depth.min(axis=1) > NEAREST))
     drawn = drawn[np.argsort(-depth[drawn].mean(axis=1))]
 
@@ -111,7 +114,7 @@ def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
 
 
 def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
-    """Sigma of any shape -> colours [N, 3]: blue at 0, red at `limit` metres and above; grey where it is not a number."""
+    """Sigma of any shape -> colours [N, 3]: blue at 0, red from `limit` metres; grey where it is no number."""
     at = np.clip(np.ravel(sigma) / limit, 0, 1)
     known = np.isfinite(at)
     stops = np.linspace(0, 1, len(SCALE))
@@ -123,8 +126,10 @@ def overlay(
     image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray
 ) -> np.ndarray:
     """The surfaces [P, V, 3] over the image they were seen in, one colour per person."""
+    if not len(vertices):
+        return image.copy()
     surface = trace(vertices, faces, finer(intrinsics), (image.shape[1] * FINER, image.shape[0] * FINER))
-    return paint(image, surface, person_colours(ids, vertices.shape[1]), alpha=0.88)
+    return paint(image, surface, person_colours(ids, vertices.shape[1]), OVER_IMAGE)
 
 
 def sigma_views(
@@ -135,7 +140,7 @@ def sigma_views(
     size: tuple[int, int],
     limit: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Surfaces [P, V, 3] coloured by sigma [P, V], seen by the camera and from the people's side, `size` pixels each."""
+    """Surfaces [P, V, 3] coloured by sigma [P, V]: what the camera sees, and a view from the side, of `size`."""
     paper = np.full((size[1], size[0], 3), PAPER, np.uint8)
     if not len(vertices):
         return paper, paper.copy()
@@ -159,7 +164,7 @@ def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarr
     return turned, np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
 
 
-# ------------------------------------------------------------------------------------------------------- words and pages
+# ------------------------------------------------------------------------------------------------------ words and pages
 
 
 def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
@@ -181,7 +186,7 @@ def legend(width: int, limit: float) -> np.ndarray:
 
 
 def nice_limit(sigmas: Sequence[np.ndarray]) -> float:
-    """An upper end for the colour scale, metres: a round number of centimetres near the 98th percentile of all sigma."""
+    """An upper end for the colour scale, metres: the 98th percentile of all sigma, rounded up to 2 cm."""
     values = np.concatenate([np.ravel(s)[np.isfinite(np.ravel(s))] for s in sigmas] or [np.zeros(0)])
     return float(max(0.02, np.ceil(50 * np.quantile(values, 0.98)) / 50)) if len(values) else 0.1
 
@@ -218,8 +223,31 @@ def panels(frame: Frame, faces: np.ndarray, size: tuple[int, int], limit: float)
     """Image, mesh over it, mesh by sigma from the camera and from the side: four pictures of `size` (width, height)."""
     image, moved = fit(frame.image, size)
     intrinsics = moved @ frame.intrinsics
-    over = overlay(image, frame.vertices, frame.ids, faces, intrinsics) if len(frame.vertices) else image.copy()
+    over = overlay(image, frame.vertices, frame.ids, faces, intrinsics)
+    _caption(image, frame.caption)
     return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, intrinsics, size, limit)]
+
+
+def video_frame(frame: Frame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
+    """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `largest` pixels."""
+    height, width = frame.image.shape[:2]
+    scale = largest / max(height, width) / 2
+    size = (2 * round(width * scale), 2 * round(height * scale))  # video wants even numbers
+    image, moved = fit(frame.image, size)
+    paper = np.full_like(image, PAPER)
+    if len(frame.vertices):
+        surface = trace(frame.vertices, faces, finer(moved @ frame.intrinsics), (size[0] * FINER, size[1] * FINER))
+        image = paint(image, surface, person_colours(frame.ids, frame.vertices.shape[1]), OVER_IMAGE)
+        paper = paint(paper, surface, sigma_colours(frame.sigma, limit))
+    paper[-44:] = legend(size[0], limit)
+    _caption(image, frame.caption)
+    return np.concatenate([image, paper], axis=1)
+
+
+def _caption(image: np.ndarray, words: str) -> None:
+    """White with a dark edge, at the lower left: readable on any image."""
+    text(image, words, (9, image.shape[0] - 9), 0.45, (20, 20, 20))
+    text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
 
 
 def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, size: tuple[int, int] = (400, 300)) -> np.ndarray:
@@ -239,9 +267,6 @@ def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, size: tuple[int, i
             row[:height, x : x + width] = picture
             if column >= 2:
                 cv2.rectangle(row, (x, 0), (x + width - 1, height - 1), (226, 222, 220), 1)
-        if frame.caption:
-            text(row, frame.caption, (gap + 9, height - 9), 0.45, (20, 20, 20))
-            text(row, frame.caption, (gap + 8, height - 10), 0.45, (255, 255, 255))
         rows.append(row)
     foot = np.full((44, page_width, 3), PAPER, np.uint8)
     foot[:, 2 * width + 3 * gap : -gap] = legend(2 * width + gap, limit)

@@ -1,0 +1,89 @@
+"""Recovered people against ground truth, frame by frame. Camera frame, metres."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mega_model import metrics
+from mega_model.geometry import project
+from mega_model.topology import Topology
+
+from ..messages import positions
+
+MINIMUM_OVERLAP = 0.3
+"""Intersection over union of image boxes from which a recovered person counts as a true one."""
+MINIMUM_VISIBLE = 0.05
+"""A person of whom the camera sees a smaller share of the vertices need not be found (the back hides half of them)."""
+
+
+def boxes_of(vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around people [P, V, 3]."""
+    points = project(np.maximum(vertices, [-np.inf, -np.inf, 0.01]), intrinsics)
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes [A, 4] and [B, 4] -> [A, B]."""
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=-1)
+    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (a, b))
+    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+
+
+def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (recovered, true) of people [P, V, 3] and [T, V, 3] whose image boxes overlap most in total."""
+    overlap = overlaps(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
+    pairs = zip(*linear_sum_assignment(-overlap))
+    return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
+
+
+@dataclass
+class Score:
+    """Errors summed up over frames."""
+
+    topology: Topology
+    frames: int = 0
+    wanted: int = 0
+    """true people that should be found."""
+    missed: int = 0
+    invented: int = 0
+    """recovered people where none is."""
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    """one number per matched person, metres."""
+
+    def add(self, predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> None:
+        """One frame: two clouds of `messages.read_cloud`, the true one with a field `visible`.
+
+        Who is hidden or out of the picture may be found or not: that counts neither way.
+        """
+        vertices, true_vertices, visible = positions(predicted), positions(truth), truth["visible"] > 0.5
+        pairs = match(vertices, true_vertices, intrinsics)
+        wanted = visible.mean(axis=1) >= MINIMUM_VISIBLE
+        self.frames += 1
+        self.wanted += int(wanted.sum())
+        self.missed += int(wanted.sum()) - sum(bool(wanted[t]) for _, t in pairs)
+        self.invented += len(predicted) - len(pairs)
+        for p, t in pairs:
+            if wanted[t]:
+                self._compare(vertices[p], predicted["sigma"][p], true_vertices[t], visible[t])
+
+    def _compare(self, vertices: np.ndarray, sigma: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> None:
+        joints, true_joints = self.topology.joints(vertices), self.topology.joints(truth)
+        numbers = {
+            "pve": metrics.pve(vertices, truth, "pelvis", self.topology.joint_regressor),
+            "mpjpe": metrics.mpjpe(joints, true_joints),
+            "pa_mpjpe": metrics.pa_mpjpe(joints, true_joints),
+            "position": metrics.distances(joints[0], true_joints[0]),
+            "sigma_visible": sigma[visible].mean(),
+            "sigma_hidden": sigma[~visible].mean() if not visible.all() else np.nan,
+        }
+        for name, value in numbers.items():
+            self.errors.setdefault(name, []).append(float(value))
+
+    def summary(self) -> dict[str, float]:
+        """Counts, and the mean of each error in metres (NaN when nobody was matched)."""
+        means = {name: float(np.nanmean(values)) for name, values in self.errors.items() if np.isfinite(values).any()}
+        return {"frames": self.frames, "wanted": self.wanted, "missed": self.missed, "invented": self.invented, **means}

@@ -1,0 +1,144 @@
+"""What the demo plays: the embedded clip, or a user's photograph, video or camera as a stream of images.
+
+Every source gives JPEG images and the camera's intrinsics as ROS messages, so that all go the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+
+from mega_model.geometry import intrinsics_from_fov
+
+from ..messages import read_cloud
+from .player import Message, read_bag
+
+IMAGE = "/camera/image_raw"
+COMPRESSED = f"{IMAGE}/compressed"
+INFO = "/camera/camera_info"
+GROUND_TRUTH = "/mega/ground_truth"
+TOPICS = {COMPRESSED: "sensor_msgs/msg/CompressedImage", INFO: "sensor_msgs/msg/CameraInfo"}
+
+FRAME = "camera_optical_frame"
+LARGEST = 1280  # pixels: larger images of the user's are shrunk to this
+IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # the walk over a photograph
+CLOSEST = 0.75  # the share of the photograph in its closest view
+
+
+class SourceError(Exception):
+    """An input that cannot be played, in one line."""
+
+
+def stamp_of(message: Any) -> int:
+    """The stamp in a message's header, nanoseconds."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream to play and, where it is known, what there is to see in it."""
+
+    name: str
+    messages: Iterator[Message]
+    truth: dict[int, np.ndarray]
+    """stamp (ns) -> cloud of `messages.read_cloud` with a field `visible`."""
+    live: bool = False
+    """ends only when the user ends it."""
+
+
+def clip(path: Path) -> Source:
+    """A bag with compressed images, camera_info and perhaps ground truth."""
+    if not (path / "metadata.yaml").is_file():
+        raise SourceError(f"{path}: there is no bag here")
+    clouds = (deserialize_message(message.data, PointCloud2) for message in read_bag(path, [GROUND_TRUTH]))
+    truth = {stamp_of(cloud): read_cloud(cloud) for cloud in clouds}
+    return Source(f"clip {path.name}", read_bag(path, TOPICS), truth)
+
+
+def photograph(path: Path, fov: float) -> Source:
+    """A slow pan and zoom over one image. `fov`: radians over the larger image side."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise SourceError(f"{path}: {'not an image that OpenCV can read' if path.is_file() else 'no such file'}")
+    return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov), {})
+
+
+def video(path: Path, fov: float) -> Source:
+    """A video file at its own rate."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    if not capture.isOpened():
+        raise SourceError(f"{path}: not a video that OpenCV can read")
+    return Source(path.name, _stream(_at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0), fov), {})
+
+
+def camera(number: int, fov: float) -> Source:
+    """A camera of this machine, live."""
+    capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        raise SourceError(f"camera {number}: cannot be opened")
+    images = ((time.time_ns(), image) for image in _frames(capture))
+    return Source(f"camera {number}", _stream(images, fov), {}, live=True)
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    try:
+        while True:
+            good, image = capture.read()
+            if not good:
+                return
+            yield image
+    finally:
+        capture.release()
+
+
+def _at_rate(images: Iterable[np.ndarray], rate: float) -> Iterator[tuple[int, np.ndarray]]:
+    start = time.time_ns()
+    for k, image in enumerate(images):
+        yield start + round(k * 1e9 / rate), image
+
+
+def _walk_over(image: np.ndarray) -> Iterator[np.ndarray]:
+    """A window that breathes between all and three quarters of the image and wanders from side to side."""
+    scale = min(1.0, 640 / max(image.shape[:2]))
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    # warping does not average: shrink first, to what the closest view needs
+    shrink = min(1.0, scale / CLOSEST)
+    image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    height, width = image.shape[:2]
+    count = round(IMAGE_SECONDS * IMAGE_RATE)
+    for phase in np.linspace(0, 2 * np.pi, count, endpoint=False):
+        share = (1 + CLOSEST) / 2 + (1 - CLOSEST) / 2 * np.cos(phase)
+        x = (1 - share) * (0.5 + 0.5 * np.sin(phase)) * width
+        y = (1 - share) * 0.5 * height
+        window = np.array([[size[0] / (share * width), 0, 0], [0, size[1] / (share * height), 0]])
+        window[:, 2] = -window[:, :2] @ [x, y]
+        yield cv2.warpAffine(image, window, size, flags=cv2.INTER_LINEAR)
+
+
+def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Message]:
+    """Images [H, W, 3] BGR with stamps (ns) as camera_info and JPEG messages."""
+    for stamp, image in images:
+        height, width = image.shape[:2]
+        if max(height, width) > LARGEST:
+            scale = LARGEST / max(height, width)
+            image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+            height, width = image.shape[:2]
+        info = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5)
+        info.k = intrinsics_from_fov(width, height, fov).ravel()
+        picture = CompressedImage(format="jpeg")
+        picture.data.frombytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
+        for topic, message in ((INFO, info), (COMPRESSED, picture)):
+            message.header.frame_id = FRAME
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+            yield Message(stamp, topic, TOPICS[topic], serialize_message(message))

@@ -1,0 +1,108 @@
+"""Pictures: where surfaces land, what hides what, what colours mean."""
+
+import numpy as np
+import pytest
+
+from mega_model.geometry import intrinsics_from_fov, project
+from mega_ros import draw
+
+K = intrinsics_from_fov(320, 240, 1.0)
+# an octahedron of 30 cm, counter-clockwise seen from outside
+BALL = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.3
+FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.full((240, 320, 3), 128, np.uint8)
+
+
+def people(*places: tuple[float, float, float]) -> np.ndarray:
+    return (BALL[None] + np.array(places)[:, None]).astype(np.float32)
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Pixel centres [N, 2] (x, y) that differ."""
+    rows, columns = np.nonzero((before != after).any(axis=2))
+    return np.stack([columns, rows], axis=1) + 0.5
+
+
+@pytest.mark.parametrize("place", [(0, 0, 3), (0.8, -0.5, 3), (-0.6, 0.4, 2)])
+def test_a_surface_is_drawn_where_its_points_project_to(image, place):
+    drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, K))
+    corners = project(people(place)[0], K)
+    np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
+    np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
+
+
+def test_nobody_leaves_the_image_as_it_is(image):
+    nobody = np.zeros((0, 6, 3), np.float32)
+    np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, K), image)
+
+
+@pytest.mark.parametrize("place", [(0, 0, -3), (0, 0, 0), (9, 0, 3)])
+def test_what_lies_behind_or_beside_the_camera_is_not_drawn(image, place):
+    np.testing.assert_array_equal(draw.overlay(image, people(place), np.array([0]), FACES, K), image)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_nearer_person_hides_the_other(image, order):
+    places = np.array([(0, 0, 2), (0, 0, 4)])
+    both = draw.overlay(image, people(*places[list(order)]), np.array(order), FACES, K)
+    alone = draw.overlay(image, people((0, 0, 2)), np.array([0]), FACES, K)
+    np.testing.assert_array_equal(both[120, 160], alone[120, 160])
+
+
+def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey():
+    low, middle, high, above, unknown = draw.sigma_colours(np.array([0, 0.05, 0.1, 0.5, np.nan]), 0.1)
+    assert low[0] > 2 * low[2]
+    assert high[2] > 2 * high[0]
+    assert np.ptp(middle) < 10
+    np.testing.assert_array_equal(above, high)
+    assert np.ptp(unknown) == 0
+
+
+def test_sigma_views_show_sigma(image):
+    sigma = 0.05 + BALL[None, :, 0] / 6  # 0 to 0.1 m, uncertain to the right
+    front, _ = draw.sigma_views(people((0, 0, 3)), sigma, FACES, K, (320, 240), 0.1)
+    left, right = front[120, 140].astype(int), front[120, 180].astype(int)
+    assert left[0] > left[2]
+    assert right[2] > right[0]
+
+
+def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view():
+    vertices = people((0, 0, 3), (0.2, 0.1, 6))
+    turned, intrinsics = draw.from_the_side(vertices, (320, 240))
+    pixels = project(turned.reshape(-1, 3), intrinsics)
+    assert (pixels > 0).all() and (pixels < [320, 240]).all()
+    centres = project(turned.mean(axis=1), intrinsics)
+    assert centres[0, 0] - centres[1, 0] > 100  # the farther one stands to the left: the camera is to the right
+    inward = np.cross(turned[0, 2] - turned[0, 0], turned[0, 4] - turned[0, 0])
+    assert inward @ (turned[0, [0, 2, 4]].mean(axis=0) - turned[0].mean(axis=0)) > 0  # turned, not mirrored
+
+
+def test_fit_says_where_pixels_go():
+    image = np.zeros((100, 400, 3), np.uint8)
+    image[40:60, 300:320] = 255
+    page, moved = draw.fit(image, (200, 150))
+    assert page.shape == (150, 200, 3)
+    x, y, _ = moved @ [310, 50, 1]
+    assert (page[int(y), int(x)] > 250).all()
+
+
+def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image):
+    sigma = np.full((1, 6), 0.03)
+    somebody = draw.Frame(image, K, people((0, 0, 3)), sigma, np.array([4]), "0.00 s")
+    nobody = draw.Frame(image, K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
+    one = draw.contact_sheet([somebody], FACES)
+    two = draw.contact_sheet([somebody, nobody], FACES)
+    assert two.shape[0] - one.shape[0] > 300
+    assert two.shape[1:] == one.shape[1:]
+
+
+def test_video_frames_have_even_sides_and_one_size(image):
+    nobody = draw.Frame(image[:239, :319], K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
+    somebody = draw.Frame(image[:239, :319], K, people((0, 0, 3)), np.full((1, 6), np.nan), np.array([0]))
+    shapes = {draw.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
+    assert len(shapes) == 1
+    assert all(side % 2 == 0 for side in shapes.pop()[:2])
