@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mega_model.geometry import project
+
 FINER = 2  # pictures are drawn this much larger and then averaged: smooth outlines
 OVER_IMAGE = 0.88  # how much of the image a surface hides
 NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
@@ -25,37 +27,30 @@ INK = (64, 52, 44)
 
 @dataclass(frozen=True)
 class Surface:
-    """Which point of which triangle each of N covered pixels of an image [H, W] sees, and how it is lit."""
+    """Which point of which triangle each of N covered pixels of an image sees, and how the vertices are lit."""
 
     pixels: tuple[np.ndarray, np.ndarray]
     """rows and columns, [N] each."""
     corners: np.ndarray
     """int [N, 3]: indices into the flat list of vertices."""
     weights: np.ndarray
-    """float32 [N, 3], perspective-correct."""
+    """float32 [N, 3]."""
     light: np.ndarray
-    """float32 [N]."""
+    """float32 [P*V]."""
 
 
 def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Surface:
     """What a camera of `size` (width, height) sees of surfaces [P, V, 3], triangles [F, 3] (painter's algorithm)."""
     width, height = size
-    count = vertices.shape[1]
     points = vertices.reshape(-1, 3).astype(np.float32)
-    triangles = (faces[None] + count * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
-    normals = _vertex_normals(points, triangles)
-
+    triangles = (faces[None] + vertices.shape[1] * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
+    corners = project(np.maximum(points, [-np.inf, -np.inf, NEAREST]), intrinsics)[triangles]  # [F, 3, 2]
+    (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+    area = ax * by - ay * bx  # below zero: seen from outside
     depth = points[triangles, 2]
-    z = np.maximum(points[:, 2:], NEAREST)
-    uv = points[:, :2] / z * [intrinsics[0, 0], intrinsics[1, 1]] + intrinsics[:2, 2]
-    corners = uv[triangles]  # [F, 3, 2]
-    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    towards = a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] < 0
     low, high = corners.min(axis=1), corners.max(axis=1)
-    inside = (
-        (high >= 0).all(axis=1) & (low[:, 0] <= width) & (low[:, 1] <= height) & (np.abs(corners) < 1e4).all((1, 2))
-    )
-    drawn = np.flatnonzero(towards & inside & (depth.min(axis=1) > NEAREST))
+    in_view = (high >= 0).all(axis=1) & (low <= [width, height]).all(axis=1) & (np.abs(corners) < 1e4).all(axis=(1, 2))
+    drawn = np.flatnonzero((area < 0) & in_view & (depth.min(axis=1) > NEAREST))
     drawn = drawn[np.argsort(-depth[drawn].mean(axis=1))]
 
     index = np.full((height, width), -1, np.int32)
@@ -65,22 +60,21 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
         cv2.fillConvexPoly(index, fixed[face], face, shift=shift)
 
     rows, columns = np.nonzero(index >= 0)
-    seen = triangles[index[rows, columns]]
-    rays = np.stack([columns + 0.5, rows + 0.5], axis=1) - intrinsics[:2, 2]
-    rays = np.column_stack([rays / [intrinsics[0, 0], intrinsics[1, 1]], np.ones(len(rays))]).astype(np.float32)
-    p0, p1, p2 = points[seen[:, 0]], points[seen[:, 1]], points[seen[:, 2]]
-    volumes = [np.einsum("ni,ni->n", np.cross(p, q), rays) for p, q in ((p1, p2), (p2, p0), (p0, p1))]
-    weights = np.maximum(np.stack(volumes, axis=1) * -1, 1e-12)  # an outline's pixel may lie just outside its triangle
+    seen = index[rows, columns]
+    x, y = columns + 0.5 - corners[seen, 0, 0], rows + 0.5 - corners[seen, 0, 1]
+    second, third = (by[seen] * x - bx[seen] * y) / area[seen], (ax[seen] * y - ay[seen] * x) / area[seen]
+    weights = np.stack([1 - second - third, second, third], axis=1).astype(np.float32)
+    weights = np.clip(weights, 0, 1)  # an outline's pixel may lie just outside its triangle
     weights /= weights.sum(axis=1, keepdims=True)
+    return Surface((rows, columns), triangles[seen], weights, _light(points, triangles))
 
-    normal = np.einsum("nk,nki->ni", weights, normals[seen])
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-    view = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    key = np.array([-0.45, -0.7, -0.55], np.float32)  # a lamp over the camera's left shoulder
-    key /= np.linalg.norm(key)
-    facing = np.maximum(-np.einsum("ni,ni->n", normal, view), 0)
-    light = 0.42 + 0.28 * facing + 0.42 * np.maximum(normal @ key, 0)
-    return Surface((rows, columns), seen, weights, light.astype(np.float32))
+
+def _light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Brightness of each point [N, 3]: ambient, from the camera, and a lamp over the camera's left shoulder."""
+    normals = _vertex_normals(points, triangles)
+    facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
+    lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])
+    return (0.42 + 0.28 * np.maximum(facing, 0) + 0.42 * np.maximum(normals @ lamp, 0)).astype(np.float32)
 
 
 def _vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
@@ -95,12 +89,21 @@ def _vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     """A copy of `image` [H, W, 3] with `surface` (traced at FINER times its size), vertex `colours` [P*V, 3] BGR."""
-    height, width = image.shape[:2]
-    layer = np.zeros((height * FINER, width * FINER, 4), np.float32)  # premultiplied BGR and coverage
-    shade = np.einsum("nk,nki->ni", surface.weights, colours[surface.corners]) * surface.light[:, None]
-    layer[surface.pixels] = np.column_stack([np.minimum(shade, 255), np.ones(len(shade))])
+    out = image.copy()
+    rows, columns = surface.pixels
+    if not len(rows):
+        return out
+    y, x = rows.min() // FINER, columns.min() // FINER
+    region = out[y : rows.max() // FINER + 1, x : columns.max() // FINER + 1]  # only what changes
+    height, width = region.shape[:2]
+    lit = colours * surface.light[:, None]
+    layer = np.zeros((height * FINER, width * FINER, 4), np.float32)  # BGR times coverage, and coverage
+    place = rows - y * FINER, columns - x * FINER
+    layer[(*place, slice(3))] = np.minimum(np.einsum("nk,nki->ni", surface.weights, lit[surface.corners]), 255)
+    layer[(*place, 3)] = 1
     layer = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA) * alpha
-    return (image * (1 - layer[..., 3:]) + layer[..., :3] + 0.5).astype(np.uint8)
+    region[:] = region * (1 - layer[..., 3:]) + layer[..., :3] + 0.5
+    return out
 
 
 def finer(intrinsics: np.ndarray) -> np.ndarray:
@@ -250,11 +253,12 @@ def _caption(image: np.ndarray, words: str) -> None:
     text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
 
 
-def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, size: tuple[int, int] = (400, 300)) -> np.ndarray:
-    """Rows of `panels`, a heading and the colour scale: the picture to look at first."""
+def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, width: int = 400) -> np.ndarray:
+    """Rows of `panels`, `width` pixels each, a heading and the colour scale: the picture to look at first."""
     limit = nice_limit([f.sigma for f in frames])
     gap = 10
-    width, height = size
+    image_height, image_width = frames[0].image.shape[:2]
+    height = round(width * image_height / image_width)
     page_width = 4 * width + 5 * gap
     head = np.full((40, page_width, 3), PAPER, np.uint8)
     for column, words in enumerate(["image", "mesh", "uncertainty, camera view", "uncertainty, side view"]):
@@ -262,7 +266,7 @@ def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, size: tuple[int, i
     rows = [head]
     for frame in frames:
         row = np.full((height + gap, page_width, 3), PAPER, np.uint8)
-        for column, picture in enumerate(panels(frame, faces, size, limit)):
+        for column, picture in enumerate(panels(frame, faces, (width, height), limit)):
             x = gap + column * (width + gap)
             row[:height, x : x + width] = picture
             if column >= 2:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ from ..messages import intrinsics, positions, read_cloud
 from . import sources
 from .player import Message, Player
 from .score import Score
-from .sources import Source, SourceError, stamp_of
+from .sources import Source, SourceError, stamp_of, without_stderr
 
 READY_SECONDS = 60.0
 SHEET_ROWS = 4
@@ -187,10 +187,10 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(Options, args=args, prog="mega demo")
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        topology = Topology.load(Bundle.load(options.bundle).folder / TOPOLOGY)
         source = _source(options)
+        topology = Topology.load(Bundle.load(options.bundle).folder / TOPOLOGY)
         options.out.mkdir(parents=True, exist_ok=True)
         recording, interrupted = stream(source, options, console)
         if not recording.sent:
@@ -204,6 +204,8 @@ def main(args: list[str]) -> int:
     except KeyboardInterrupt:
         print("mega demo: interrupted", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     console.print(table(report))
     for path in [options.out / "report.json", *written]:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
@@ -272,7 +274,7 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _wait(condition: Any, seconds: float, node: NodeProcess) -> None:
+def _wait(condition: Callable[[], bool], seconds: float, node: NodeProcess) -> None:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         node.check()
@@ -360,23 +362,35 @@ def _frame(recording: Recording, stamp: int, shown: int | None) -> draw.Frame:
 def _pictures(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
     """Writes the overlay video and, when anybody was found, the contact sheet."""
     stamps = sorted(recording.sent)
-    written = [out / "overlay.webm"]
     limit = draw.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
     seconds = (stamps[-1] - stamps[0]) / 1e9
-    rate = (len(stamps) - 1) / seconds if seconds else 1.0
-    video, shown = None, None
-    for stamp in track(stamps, "drawing", console=console, transient=True):
-        shown = stamp if stamp in recording.clouds else shown
-        picture = draw.video_frame(_frame(recording, stamp, shown), topology.faces, limit)
-        if video is None:
-            video = cv2.VideoWriter(str(written[0]), cv2.VideoWriter.fourcc(*"VP80"), rate, picture.shape[1::-1])
-        video.write(picture)
-    if video is not None:
-        video.release()
+    written = [out / "overlay.webm"]
+    shown = None
+    with _video(written[0], (len(stamps) - 1) / seconds if seconds else 1.0) as write:
+        for stamp in track(stamps, "drawing", console=console, transient=True):
+            shown = stamp if stamp in recording.clouds else shown
+            write(draw.video_frame(_frame(recording, stamp, shown), topology.faces, limit))
     populated = [s for s in stamps if len(recording.clouds.get(s, ()))]
     if populated:
         chosen = [populated[round(k)] for k in np.linspace(0, len(populated) - 1, SHEET_ROWS + 2)[1:-1]]
-        written.append(out / "contact_sheet.png")
         sheet = draw.contact_sheet([_frame(recording, s, s) for s in dict.fromkeys(chosen)], topology.faces)
+        written.append(out / "contact_sheet.png")
         cv2.imwrite(str(written[1]), sheet)
     return written
+
+
+@contextmanager
+def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """A VP8 file, which browsers play and every build of OpenCV writes. Gives a function that appends a picture."""
+    writer = cv2.VideoWriter()
+
+    def write(picture: np.ndarray) -> None:
+        if not writer.isOpened():
+            with without_stderr():  # OpenCV's complaint about the tag of VP8 in WebM means nothing
+                writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, picture.shape[1::-1])
+        writer.write(picture)
+
+    try:
+        yield write
+    finally:
+        writer.release()

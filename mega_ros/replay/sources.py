@@ -5,8 +5,10 @@ Every source gives JPEG images and the camera's intrinsics as ROS messages, so t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,19 @@ CLOSEST = 0.75  # the share of the photograph in its closest view
 
 class SourceError(Exception):
     """An input that cannot be played, in one line."""
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Keeps quiet what OpenCV's video library prints beside our own message."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def stamp_of(message: Any) -> int:
@@ -75,7 +90,8 @@ def video(path: Path, fov: float) -> Source:
     """A video file at its own rate."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
-    capture = cv2.VideoCapture(str(path))
+    with without_stderr():
+        capture = cv2.VideoCapture(str(path))
     rate = capture.get(cv2.CAP_PROP_FPS)
     if not capture.isOpened():
         raise SourceError(f"{path}: not a video that OpenCV can read")
@@ -84,7 +100,8 @@ def video(path: Path, fov: float) -> Source:
 
 def camera(number: int, fov: float) -> Source:
     """A camera of this machine, live."""
-    capture = cv2.VideoCapture(number)
+    with without_stderr():
+        capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         raise SourceError(f"camera {number}: cannot be opened")
     images = ((time.time_ns(), image) for image in _frames(capture))
