@@ -45,6 +45,10 @@ class Health:
             self._processed += 1
             self._people = people
 
+    def rejected(self) -> None:
+        with self._lock:
+            self._rejected += 1
+
     def problem(self, topic: str, reason: str) -> bool:
         """Notes a bad input; True if it is time to log it (again)."""
         with self._lock:
@@ -76,6 +80,7 @@ class Health:
                 "frames_received": str(self._received),
                 "frames_processed": str(self._processed),
                 "frames_dropped": str(dropped),
+                "frames_rejected": str(self._rejected),
                 "people": str(self._people),
                 "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
                 "last_bad_input": self._bad_input or "none",

@@ -44,10 +44,7 @@ def point_cloud(header: Any, points: np.ndarray, sigma: np.ndarray, ids: np.ndar
 
 
 def read_cloud(message: Any) -> np.ndarray:
-    """A PointCloud2 (of rclpy or of rosbags) -> structured array [height, width] with the message's fields, no copy.
-
-    Raises ValueError for a message that contradicts itself.
-    """
+    """A PointCloud2 (of rclpy or of rosbags) -> structured array [height, width] with the message's fields, no copy."""
     order = ">" if message.is_bigendian else "<"
     fields = [(f.name, order + _TYPES[f.datatype], f.offset) for f in message.fields]
     names, formats, offsets = zip(*fields)
@@ -55,6 +52,8 @@ def read_cloud(message: Any) -> np.ndarray:
     shape = message.height, message.width
     if not np.prod(shape):
         return np.zeros(shape, dtype)
+    if len(message.data) < message.row_step * (message.height - 1) + message.point_step * message.width:
+        raise ValueError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
     return np.ndarray(shape, dtype, memoryview(message.data), strides=(message.row_step, message.point_step))
 
 
@@ -78,8 +77,8 @@ def intrinsics(info: Any) -> np.ndarray:
         raise ValueError(f"K is not finite: {K.ravel().tolist()}")
     if not K.any():
         raise ValueError("K is all zero: the camera is not calibrated")
-    if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.array_equal(K[2], [0, 0, 1]):
-        raise ValueError(f"K is no camera matrix: {K.ravel().tolist()}")
+    if K[0, 0] < 1 or K[1, 1] < 1 or not np.array_equal(K[2], [0, 0, 1]):
+        raise ValueError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
     return K
 
 

@@ -152,13 +152,12 @@ class MegaNode(Node):
             image, arrived = item
             try:
                 people = self._recover(image)
-            except ValueError as error:  # ImageError, or an argument that Recovery.run refuses
-                self._warn(self._images.topic_name, str(error))
-            except Exception as error:  # the next frame may fare better, and a robot needs its node
-                self._warn(self._images.topic_name, f"{type(error).__name__}: {error}")
-                self.get_logger().debug(traceback.format_exc())
-            else:
                 self._health.processed(time.monotonic() - arrived, people)
+            except ValueError as error:  # ImageError, or an argument that Recovery.run refuses
+                self._reject(str(error))
+            except Exception as error:  # the next frame may fare better, and a robot needs its node
+                self._reject(f"{type(error).__name__}: {error}")
+                self.get_logger().debug(traceback.format_exc())
 
     def _recover(self, message: AnyImage) -> int:
         """One frame, from message to messages. Returns how many people it shows."""
@@ -205,6 +204,10 @@ class MegaNode(Node):
             return intrinsics_from_fov(width, height, self._get("fov"))
         self._health.assumed = ""
         return K
+
+    def _reject(self, reason: str) -> None:
+        self._health.rejected()
+        self._warn(self._images.topic_name, reason)
 
     def _warn(self, topic: str, reason: str) -> None:
         if self._health.problem(topic, reason):

@@ -1,0 +1,175 @@
+"""ROS images to BGR: every encoding against OpenCV's or rosbags-image's own conversion, every refusal by its reason."""
+
+import array
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sensor_msgs.msg import CompressedImage, Image
+
+from mega_ros.images import ImageError, to_bgr
+
+HEIGHT, WIDTH = 6, 8
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, **changes: Any) -> Image:
+    """pixels [H, W] or [H, W, C] of any type as an image whose rows end with `padding` bytes of rubbish."""
+    rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
+    values = {"height": len(pixels), "width": pixels.shape[1], "step": rows.shape[1]} | changes
+    return Image(encoding=encoding, data=array.array("B", rows.tobytes()), **values)
+
+
+@pytest.fixture
+def bgr() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "mono8"])
+def test_packed_colours(bgr: np.ndarray, encoding: str, padding: int) -> None:
+    codes = {
+        "bgr8": None,
+        "rgb8": cv2.COLOR_BGR2RGB,
+        "bgra8": cv2.COLOR_BGR2BGRA,
+        "rgba8": cv2.COLOR_BGR2RGBA,
+        "mono8": cv2.COLOR_BGR2GRAY,
+    }
+    pixels = bgr if codes[encoding] is None else cv2.cvtColor(bgr, codes[encoding])
+    image = to_bgr(message(pixels, encoding, padding))
+    expected = np.repeat(pixels[..., None], 3, axis=2) if encoding == "mono8" else bgr
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    width=st.integers(1, 9),
+    height=st.integers(1, 9),
+    padding=st.integers(0, 7),
+    encoding=st.sampled_from(["bgr8", "rgb8", "bgra8", "rgba8", "mono8", "8UC1", "8UC3"]),
+)
+def test_every_size_and_step(width: int, height: int, padding: int, encoding: str) -> None:
+    """Padding changes nothing, and the padding of the last row may be missing."""
+    channels = {"mono8": 1, "8UC1": 1, "bgra8": 4, "rgba8": 4}.get(encoding, 3)
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, channels), np.uint8)
+    image = to_bgr(message(pixels, encoding))
+    assert image.shape == (height, width, 3)
+    padded = message(pixels, encoding, padding)
+    np.testing.assert_array_equal(to_bgr(padded), image)
+    if padding:
+        del padded.data[-padding:]
+        np.testing.assert_array_equal(to_bgr(padded), image)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgba8", "bgra8"])
+def test_agrees_with_rosbags_image(encoding: str) -> None:
+    """rosbags-image ignores `step`, so without padding."""
+    message_to_cvimage = pytest.importorskip("rosbags.image").message_to_cvimage
+    channels = 1 if encoding == "mono8" else len(encoding) - 1
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, channels), np.uint8)
+    image = message(pixels, encoding)
+    np.testing.assert_array_equal(to_bgr(image), message_to_cvimage(image, "bgr8"))
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2"])
+def test_yuv_422(encoding: str, padding: int) -> None:
+    """Luma 81, colour 90 / 240 is pure red in the studio range; left and right neighbours share their colours."""
+    pair = [90, 81, 240, 81] if encoding in ("uyvy", "yuv422") else [81, 90, 81, 240]
+    pixels = np.tile(np.uint8(pair), (HEIGHT, WIDTH // 2)).reshape(HEIGHT, WIDTH, 2)
+    image = to_bgr(message(pixels, encoding, padding)).astype(int)
+    assert np.abs(image - [0, 0, 255]).max() <= 2
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("encoding", ["nv12", "nv21"])
+def test_yuv_420(encoding: str, padding: int) -> None:
+    pixels = np.full((HEIGHT * 3 // 2, WIDTH), 81, np.uint8)
+    pixels[HEIGHT:] = np.tile(np.uint8([90, 240] if encoding == "nv12" else [240, 90]), (HEIGHT // 2, WIDTH // 2))
+    image = to_bgr(message(pixels, encoding, padding, height=HEIGHT)).astype(int)
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image - [0, 0, 255]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        ("mono16", "mono16 has more than 8 bits"),
+        ("16UC1", "16UC1 has more than 8 bits"),
+        ("32FC1", "32FC1 has more than 8 bits"),
+        ("rgb16", "rgb16 has more than 8 bits"),
+        ("bayer_rggb8", "bayer_rggb8 is a raw sensor mosaic; subscribe to .*debayer"),
+        ("bayer_gbrg16", "bayer_gbrg16 is a raw sensor mosaic"),
+        ("hsv8", "'hsv8' is unknown; use one of bgr8"),
+        ("", "'' is unknown"),
+    ],
+)
+def test_refused_encodings(encoding: str, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        to_bgr(message(np.zeros((HEIGHT, WIDTH, 2), np.uint8), encoding))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"width": 0}, "0 x 6 pixels"),
+        ({"height": 0}, "8 x 0 pixels"),
+        ({"step": 23}, "step is 23 bytes, but a row of 8 bgr8 pixels takes 24"),
+        ({"step": 0}, "step is 0"),
+        ({"height": 7}, "cut off: 144 bytes, 7 rows of 24 bytes are 168"),
+        ({"height": 2**32 - 1, "step": 2**32 - 1}, "cut off"),
+    ],
+)
+def test_refused_geometry(bgr: np.ndarray, changes: dict[str, int], reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        to_bgr(message(bgr, "bgr8", **changes))
+
+
+@pytest.mark.parametrize("encoding", ["yuyv", "nv12"])
+def test_odd_width_has_no_shared_colours(encoding: str) -> None:
+    with pytest.raises(ImageError, match="must be even"):
+        to_bgr(message(np.zeros((HEIGHT, 7, 2), np.uint8), encoding))
+
+
+def compressed(data: bytes, kind: str = "jpeg") -> CompressedImage:
+    return CompressedImage(format=kind, data=array.array("B", data))
+
+
+def encoded(kind: str, pixels: np.ndarray) -> bytes:
+    return cv2.imencode(kind, pixels)[1].tobytes()
+
+
+def test_png_is_exact(bgr: np.ndarray) -> None:
+    np.testing.assert_array_equal(to_bgr(compressed(encoded(".png", bgr), "bgr8; png compressed bgr8")), bgr)
+
+
+def test_jpeg_is_close() -> None:
+    ramp = np.repeat(np.arange(0, 256, 2, np.uint8)[None], 64, axis=0)
+    pixels = np.stack([ramp, 255 - ramp, ramp // 2], axis=-1)
+    image = to_bgr(compressed(encoded(".jpg", pixels)))
+    assert image.shape == pixels.shape
+    assert np.abs(image.astype(int) - pixels).mean() < 3
+
+
+def test_grey_jpeg_has_three_channels(bgr: np.ndarray) -> None:
+    assert to_bgr(compressed(encoded(".jpg", bgr[..., 0]), "mono8; jpeg compressed")).shape == bgr.shape
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "reason"),
+    [
+        (b"", "jpeg", "has no data"),
+        (b"no image at all", "jpeg", "format 'jpeg' do not decode"),
+        (encoded(".jpg", np.zeros((64, 64, 3), np.uint8))[:-200], "jpeg", "JPEG data are cut off after"),
+        (encoded(".png", np.zeros((64, 64, 3), np.uint8))[:60], "png", "do not decode"),
+        (encoded(".png", np.zeros((4, 4), np.uint16)), "16UC1; png compressed", "more than 8 bits"),
+        (encoded(".jpg", np.zeros((4, 4), np.uint8)), "bayer_rggb8; jpeg compressed", "raw sensor mosaic"),
+    ],
+)
+def test_refused_files(data: bytes, kind: str, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        to_bgr(compressed(data, kind))

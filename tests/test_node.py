@@ -1,0 +1,449 @@
+"""The node in its own process, over DDS: what it publishes, what it says about bad input, how it starts and ends."""
+
+import array
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from shape_msgs.msg import Mesh
+
+from mega_ros import Recovery, messages
+from mega_ros.bundle import DEFAULT
+from mega_ros.environment import share, use_large_messages
+
+HEIGHT, WIDTH = 240, 320
+K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
+PATIENCE = 30.0
+"""Seconds to wait for what must come."""
+
+use_large_messages()
+
+
+Fits: TypeAlias = Callable[[DiagnosticStatus, dict[str, str]], bool]
+
+
+class Peer(Node):
+    """Publishes to the node under test and hears what it says."""
+
+    def __init__(self, context: Context, image_type: type, image_topic: str) -> None:
+        super().__init__("peer", context=context)
+        self.executor_ = SingleThreadedExecutor(context=context)
+        self.executor_.add_node(self)
+        self.stamp = 0
+        self.images = self.create_publisher(image_type, image_topic, 1)
+        self.infos = self.create_publisher(CameraInfo, "camera_info", 1)
+        self.meshes: list[PointCloud2] = []
+        self.joints: list[PointCloud2] = []
+        self.topologies: list[Mesh] = []
+        self.statuses: list[DiagnosticStatus] = []
+        self.create_subscription(PointCloud2, "mega/mesh", self.meshes.append, 10)
+        self.create_subscription(PointCloud2, "mega/joints", self.joints.append, 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(Mesh, "mega/topology", self.topologies.append, latched)
+        self.create_subscription(DiagnosticArray, "/diagnostics", lambda m: self.statuses.extend(m.status), 10)
+
+    def wait(self, until: Callable[[], Any], again: Callable[[], None] | None = None) -> Any:
+        """Spins until `until()` is true and returns it; calls `again` every half second, for what may get lost."""
+        end = time.monotonic() + PATIENCE
+        due = 0.0
+        while not (result := until()):
+            assert time.monotonic() < end, "the node did not answer"
+            if again and time.monotonic() >= due:
+                again()
+                due = time.monotonic() + 0.5
+            self.executor_.spin_once(timeout_sec=0.05)
+        return result
+
+    def send(self, image: Any) -> int:
+        """Publishes an image with a stamp of its own, which is returned."""
+        self.stamp += 1
+        image.header.stamp.sec, image.header.stamp.nanosec = self.stamp, 123
+        image.header.frame_id = "camera_optical_frame"
+        self.images.publish(image)
+        return self.stamp
+
+    def ask(self, image: Any) -> tuple[PointCloud2, PointCloud2]:
+        """Sends an image until the node answers one of its copies: mesh and joints."""
+        first = self.stamp + 1
+        mesh = self.wait(
+            lambda: next((m for m in self.meshes if m.header.stamp.sec >= first), None), lambda: self.send(image)
+        )
+        joints = self.wait(lambda: next((m for m in self.joints if m.header == mesh.header), None))
+        return mesh, joints
+
+    def status(self, fits: Fits, again: Callable[[], Any] | None = None) -> dict[str, str]:
+        """The values of the next diagnostics that fit, while `again` is called every half second."""
+        self.statuses.clear()
+
+        def fitting() -> dict[str, str] | None:
+            for status in self.statuses:
+                values = {v.key: v.value for v in status.values} | {"message": status.message}
+                if fits(status, values):
+                    return values
+            return None
+
+        return self.wait(fitting, again)
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        client = self.create_client(kind, f"mega/{name}")
+        self.wait(client.service_is_ready)
+        future = client.call_async(request)
+        self.wait(future.done)
+        self.destroy_client(client)
+        return future.result()
+
+    def set(self, **parameters: Any) -> str:
+        """Sets parameters of the node; what it says against it, or nothing."""
+        changes = [Parameter(name, value=value).to_parameter_msg() for name, value in parameters.items()]
+        answer = self.call(SetParameters, "set_parameters", SetParameters.Request(parameters=changes))
+        return "; ".join(result.reason for result in answer.results if not result.successful)
+
+
+def command(*ros_args: str) -> list[str]:
+    return [sys.executable, "-m", "mega_ros.node", *(["--ros-args", *ros_args] if ros_args else [])]
+
+
+@contextmanager
+def running(
+    *ros_args: str, image_type: type = Image, image_topic: str = "image"
+) -> Iterator[tuple[Peer, subprocess.Popen]]:
+    """The node with `ros_args` and somebody to talk to it, alone in a DDS domain."""
+    domain = random.SystemRandom().randint(1, 230)
+    environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
+    process = subprocess.Popen(command(*ros_args), env=environment, stderr=subprocess.PIPE, text=True)
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    peer = Peer(context, image_type, image_topic)
+    try:
+        peer.wait(lambda: peer.topologies and peer.statuses)
+        yield peer, process
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE)
+        print(errors, file=sys.stderr)
+        peer.executor_.shutdown()
+        peer.destroy_node()
+        rclpy.shutdown(context=context)
+        assert process.returncode == 0
+
+
+def image(pixels: np.ndarray, encoding: str = "bgr8", **changes: Any) -> Image:
+    pixels = np.ascontiguousarray(pixels)
+    values = {"height": pixels.shape[0], "width": pixels.shape[1], "step": pixels.strides[0]} | changes
+    return Image(encoding=encoding, data=array.array("B", pixels.tobytes()), **values)
+
+
+GREY = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def recovery() -> Recovery:
+    return Recovery.load("default", provider="cpu")
+
+
+@pytest.fixture(scope="module")
+def talk() -> Iterator[Peer]:
+    """A node that takes every image for one person, so that what it finds does not depend on the detector."""
+    with running("-p", "boxes:=full_frame", "-p", "provider:=cpu") as (peer, _):
+        calibrate(peer)
+        yield peer
+
+
+@pytest.fixture
+def peer(talk: Peer) -> Peer:
+    """The same node for every test, as it was at its start."""
+    assert not talk.set(boxes="full_frame", fixed_box=[0.0] * 4, samples=-1, seed=0, fov=1.0, score_threshold=0.5)
+    return talk
+
+
+def calibrate(peer: Peer, **changes: Any) -> None:
+    """A camera_info that the node has certainly taken: diagnostics stop, or begin, to assume intrinsics."""
+    info = CameraInfo(**{"width": WIDTH, "height": HEIGHT, "k": K} | changes)
+    wanted = "assumed" if changes else "camera_info"
+
+    def again() -> None:
+        peer.infos.publish(info)
+        peer.send(image(GREY))
+
+    peer.status(lambda s, values: values["intrinsics"].startswith(wanted), again)
+
+
+def test_mesh_is_what_recovery_gives(peer: Peer, recovery: Recovery) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    mesh, joints = peer.ask(image(pixels))
+    seed = messages.frame_seed(mesh.header.stamp, 0)
+    boxes = np.float32([[0, 0, WIDTH, HEIGHT]])
+    ids = messages.read_cloud(mesh)["id"][:, 0]
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), boxes, ids, seed=seed)
+    for message, points, sigma in ((mesh, people.vertices, people.sigma), (joints, people.joints, people.joints_sigma)):
+        cloud = messages.read_cloud(message)
+        assert message.header.frame_id == "camera_optical_frame"
+        assert cloud.shape == points.shape[:2]
+        np.testing.assert_allclose(messages.positions(cloud), points, atol=1e-4)
+        np.testing.assert_allclose(cloud["sigma"], sigma, atol=1e-4)
+    assert (people.sigma > 0).all()
+
+
+def test_topology_comes_to_late_subscribers(peer: Peer, recovery: Recovery) -> None:
+    topology = peer.topologies[0]
+    np.testing.assert_array_equal([t.vertex_indices for t in topology.triangles], recovery.topology.faces)
+    np.testing.assert_allclose([[p.x, p.y, p.z] for p in topology.vertices], recovery.topology.template)
+
+
+def test_same_person_keeps_the_id(peer: Peer) -> None:
+    ids = [messages.read_cloud(peer.ask(image(GREY))[0])["id"][0, 0] for _ in range(3)]
+    assert len(set(ids)) == 1
+
+
+def test_nobody(peer: Peer, recovery: Recovery) -> None:
+    """A black image: the detector finds nobody, and the message says so."""
+    assert not peer.set(boxes="detector", score_threshold=1.0)
+    mesh, joints = peer.ask(image(np.zeros_like(GREY)))
+    assert (mesh.height, mesh.width, len(mesh.data)) == (0, len(recovery.topology.template), 0)
+    assert (joints.height, joints.width) == (0, len(recovery.topology.joint_names))
+    assert [f.name for f in mesh.fields] == ["x", "y", "z", "sigma", "id"]
+
+
+def test_diagnostics_tell_what_runs(peer: Peer, recovery: Recovery) -> None:
+    values = peer.status(lambda s, v: s.level == DiagnosticStatus.OK, lambda: peer.send(image(GREY)))
+    assert values["bundle"] == recovery.bundle.name
+    assert values["bundle_hash"] == recovery.bundle.hash
+    assert values["backend"] == recovery.backend
+    assert f"{recovery.bundle.calibration.scale:g}" in values["calibration"]
+    assert int(values["frames_received"]) >= int(values["frames_processed"]) > 0
+    assert 0 < float(values["latency_p50_s"]) <= float(values["latency_p95_s"])
+    assert float(values["rate_hz"]) > 0
+
+
+def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
+    """Images faster than the node: what it received and did not process it counts as dropped. The last one comes."""
+    assert not peer.set(samples=50)
+
+    def counted(values: dict[str, str]) -> list[int]:
+        return [int(values[f"frames_{what}"]) for what in ("received", "processed", "dropped", "rejected")]
+
+    before = counted(peer.status(lambda s, v: True))
+    for _ in range(60):
+        last = peer.send(image(GREY))
+        peer.executor_.spin_once(timeout_sec=0.002)
+    peer.wait(lambda: any(m.header.stamp.sec == last for m in peer.meshes))
+    after = counted(peer.status(lambda s, v: sum(counted(v)[1:]) == counted(v)[0]))
+    received, processed, dropped, rejected = (b - a for a, b in zip(before, after))
+    assert received > processed > 0
+    assert dropped == received - processed - rejected
+    assert rejected == 0
+
+
+BAD_IMAGES = {
+    "16 bit": (image(np.zeros((HEIGHT, WIDTH), np.uint16), "mono16"), "mono16 has more than 8 bits"),
+    "Bayer": (image(np.zeros((HEIGHT, WIDTH), np.uint8), "bayer_rggb8"), "bayer_rggb8 is a raw sensor mosaic"),
+    "cut off": (image(GREY, height=HEIGHT + 1), "the data are cut off"),
+    "empty": (image(GREY[:0]), "320 x 0 pixels"),
+    "no size": (Image(encoding="bgr8"), "0 x 0 pixels"),
+    "unknown": (image(GREY, "hsl8"), "'hsl8' is unknown"),
+    "short rows": (image(GREY, step=10), "step is 10 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_bad_image_is_named_and_survived(peer: Peer, kind: str) -> None:
+    bad, reason = BAD_IMAGES[kind]
+    values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and reason in s.message, lambda: peer.send(bad))
+    assert values["last_bad_input"].startswith("/image: ")
+    assert reason in values["last_bad_input"]
+    assert int(values["frames_rejected"]) > 0
+    assert peer.ask(image(GREY))[0].height == 1
+
+
+BAD_INFOS = {
+    "NaN": ({"k": [float("nan"), *K[1:]]}, "K is not finite"),
+    "zero": ({"k": [0.0] * 9}, "K is all zero"),
+    "no matrix": ({"k": [-300.0, *K[1:]]}, "K is no camera matrix"),
+    "millimetres": ({"k": [0.0035, 0.0, 160.0, 0.0, 0.0035, 120.0, 0.0, 0.0, 1.0]}, "K is no camera matrix in pixels"),
+    "another size": ({"width": 2 * WIDTH, "height": 2 * HEIGHT}, "it is for 640 x 480 pixels, the image has 320 x 240"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INFOS)
+def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, kind: str) -> None:
+    """People are still found, with intrinsics from the field of view."""
+    changes, reason = BAD_INFOS[kind]
+    assert not peer.set(fov=0.8)
+    calibrate(peer, **changes)
+    values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(image(GREY)))
+    assert values["intrinsics"].startswith("assumed: /camera_info: ")
+    assert reason in values["intrinsics"]
+    mesh, _ = peer.ask(image(GREY))
+    focal = WIDTH / 2 / np.tan(0.4)
+    assumed = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
+    people = recovery.run(GREY, assumed, np.float32([[0, 0, WIDTH, HEIGHT]]), samples=0)
+    np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
+    calibrate(peer)
+
+
+def test_samples_off(peer: Peer) -> None:
+    assert not peer.set(samples=0)
+    cloud = messages.read_cloud(peer.ask(image(GREY))[0])
+    assert np.isnan(cloud["sigma"]).all()
+    assert np.isfinite(messages.positions(cloud)).all()
+
+
+def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
+    box = [40.0, 20.0, 140.0, 220.0]
+    assert not peer.set(fixed_box=box)
+    assert not peer.set(boxes="fixed")
+    pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    mesh, _ = peer.ask(image(pixels))
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), np.float32([box]), samples=0)
+    np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"samples": 1000}, "range"),
+        ({"samples": -2}, "range"),
+        ({"score_threshold": 1.5}, "range"),
+        ({"fov": 0.0}, "range"),
+        ({"seed": -1}, "range"),
+        ({"boxes": "hog"}, "one of detector, full_frame, fixed"),
+        ({"boxes": "fixed"}, "fixed_box must be"),
+        ({"samples": "many"}, "Wrong parameter type"),
+        ({"bundle": "other"}, "read-only|read only"),
+    ],
+)
+def test_refused_parameters(peer: Peer, parameters: dict[str, Any], reason: str) -> None:
+    assert re.search(reason, peer.set(**parameters))
+
+
+def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
+    content = yaml.safe_load((share() / "config" / "mega.yaml").read_text())
+    shown = content["/**"]["ros__parameters"]
+    with running() as (peer, _):
+        names = list(shown)
+        values = peer.call(GetParameters, "get_parameters", GetParameters.Request(names=names)).values
+        kinds = {
+            ParameterType.PARAMETER_STRING: "string_value",
+            ParameterType.PARAMETER_INTEGER: "integer_value",
+            ParameterType.PARAMETER_DOUBLE: "double_value",
+            ParameterType.PARAMETER_DOUBLE_ARRAY: "double_array_value",
+        }
+        actual = {name: getattr(value, kinds[value.type]) for name, value in zip(names, values)}
+        assert {k: list(v) if isinstance(v, array.array) else v for k, v in actual.items()} == shown
+        described = peer.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+        assert all(d.description for d in described.descriptors)
+
+
+def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path) -> None:
+    """As a launch file starts it: the topics move, the parameter file still fits, a later -p wins."""
+    parameters = tmp_path / "mega.yaml"
+    parameters.write_text("/**:\n  ros__parameters:\n    boxes: full_frame\n    samples: 0\n    fov: 0.7\n")
+    arguments = ["--params-file", str(parameters), "-p", "image_transport:=compressed", "-p", "fov:=0.5"]
+    arguments += ["-r", "image:=/camera/image_raw", "-r", "~/mesh:=/people"]
+    with running(*arguments, image_type=CompressedImage, image_topic="/camera/image_raw/compressed") as (peer, _):
+        peer.create_subscription(PointCloud2, "/people", peer.meshes.append, 10)
+        jpeg = cv2.imencode(".jpg", GREY)[1].tobytes()
+        mesh, _ = peer.ask(CompressedImage(format="jpeg", data=array.array("B", jpeg)))
+        assert mesh.height == 1
+        values = peer.status(lambda s, v: "no camera_info has come" in s.message)
+        assert values["intrinsics"] == "assumed: /camera_info: no camera_info has come"
+        reason = "the JPEG data are cut off"
+        cut = CompressedImage(format="jpeg", data=array.array("B", jpeg[: len(jpeg) // 2]))
+        values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(cut))
+        assert values["last_bad_input"].startswith("/camera/image_raw/compressed: ")
+
+
+def test_large_images_arrive_best_effort() -> None:
+    """1280 x 720 raw, 2.8 MB, from a best-effort camera: needs the shared memory of config/fastdds.xml."""
+    with running("-p", "boxes:=full_frame", "-p", "samples:=0") as (peer, _):
+        quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        peer.images = peer.create_publisher(Image, "image", quality)
+        peer.wait(peer.images.get_subscription_count)
+        mesh, _ = peer.ask(image(np.zeros((720, 1280, 3), np.uint8)))
+        assert mesh.height == 1
+
+
+def test_wrong_type_is_named() -> None:
+    """A camera that publishes CompressedImage where Image is awaited."""
+    with running(image_type=CompressedImage) as (peer, _):
+        values = peer.status(lambda s, v: "CompressedImage" in s.message)
+        assert "/image: carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in values["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ends_with_code_0(number: signal.Signals) -> None:
+    with running("-p", "boxes:=full_frame") as (peer, process):
+        peer.send(image(GREY))  # in the midst of work
+        process.send_signal(number)
+        assert process.wait(timeout=PATIENCE) == 0
+
+
+def broken(folder: Path, how: str) -> str:
+    """Breaks a copy of the default bundle; what the node must say about it."""
+    manifest = folder / "bundle.json"
+    if how == "missing":
+        manifest.unlink()
+        return "bundle.json: cannot be read"
+    if how == "missing graph":
+        (folder / "sampler.onnx").unlink()
+        return "sampler.onnx: cannot be read"
+    if how == "changed":
+        with (folder / "backbone.onnx").open("r+b") as file:
+            file.write(b"\xff")
+        return "backbone.onnx: its SHA-256 is not"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"format": 999}))
+    return "format 999 is newer"
+
+
+@pytest.mark.parametrize("how", ["missing", "missing graph", "changed", "newer"])
+def test_bad_bundle_is_one_line_and_code_1(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(DEFAULT, folder)
+    reason = broken(folder, how)
+    end = subprocess.run(command("-p", f"bundle:={folder}"), capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 1
+    assert reason in end.stderr
+    assert len(end.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-p", "samples:=many"),
+        ("-p", "samples:=-7"),
+        ("-p", "boxes:=fixed"),
+        ("-p", "provider:=tpu"),
+        ("--params-file", "nowhere.yaml"),
+        ("-r", "no rule"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_code_1(arguments: tuple[str, str]) -> None:
+    end = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 1
+    assert len(end.stderr.strip().splitlines()) == 1
+    assert arguments[1].split(":=")[0] in end.stderr
