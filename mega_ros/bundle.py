@@ -1,6 +1,6 @@
 """A compiled model on disk: one folder with a manifest (`bundle.json`), ONNX graphs and the body's topology.
 
-This module is the only place that knows the manifest's format: `write_bundle` makes it, `Bundle.load` reads and checks it.
+Only this module knows the manifest's format: `write_bundle` makes it, `Bundle.load` reads and checks it.
 """
 
 from __future__ import annotations

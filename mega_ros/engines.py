@@ -38,7 +38,7 @@ class OnnxEngine:
         path = bundle.path(graph)
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions have no base class of their own
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise BundleError(f"{path}: onnxruntime cannot load it ({_first_line(error)}); export it again") from None
         actual = self._session.get_providers()[0]
         if provider == "cuda" and actual != "CUDAExecutionProvider":

@@ -32,7 +32,7 @@ class People:
     joints: np.ndarray
     """float32 [P, J, 3], metres."""
     joints_sigma: np.ndarray
-    """float32 [P, J], metres: |regressor| @ sigma, the largest spread that vertices with these sigmas can give a joint."""
+    """float32 [P, J], metres: |joint_regressor| @ sigma, the largest a joint of vertices with these sigmas can have."""
     ids: np.ndarray
     """uint32 [P]."""
     boxes: np.ndarray
@@ -94,7 +94,7 @@ class Recovery:
         seed: noise depends on (seed, id) alone, so a person's sigma does not depend on who else is in the image.
 
         sigma = calibration.scale * sqrt(mean_q |x_q - mean_x|^2) over the Q samples.
-        A person for whom a graph gives anything but finite numbers is left out, so the result may be shorter than `boxes`.
+        A person for whom a graph gives other than finite numbers is left out, so there may be fewer than boxes.
         Raises ValueError that names the argument.
         """
         image = _checked_image(image)

@@ -1,0 +1,17 @@
+"""The science: Mesh-VQ-VAE and MEGA in PyTorch. Names load lazily, so that numpy-only modules never import torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {"Mega": "mega", "MeshTokenizer": "tokenizer", "Topology": "topology"}
+__all__ = ["Mega", "MeshTokenizer", "Topology", "generate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"mega_model.{_HOME[name]}"), name)
+    if name == "generate":
+        return import_module("mega_model.generate")
+    raise AttributeError(f"module 'mega_model' has no attribute '{name}'")

@@ -1,0 +1,1 @@
+"""Parametric bodies that make training meshes."""

@@ -1,0 +1,1 @@
+"""Mesh sets, image sets and the synthetic scene generator."""

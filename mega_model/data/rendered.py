@@ -1,0 +1,95 @@
+"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops` or `scenes.Groups`.
+
+    python -m mega_model.data.rendered crops --split train --count 40000 --out runs/crops/train --topology runs/tokenizer/topology.npz
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from mega_model.data.meshes import BodySampler, Split
+from mega_model.data.scenes import Crops, Groups, Renderer, draw_crops, draw_groups
+from mega_model.topology import Topology
+
+CHUNK = 40
+"""Scenes that one random generator makes: a set is the same for any number of workers."""
+
+
+@dataclass(frozen=True)
+class Render:
+    kind: tyro.conf.Positional[Literal["crops", "groups"]]
+    """`crops`: one person each, for MEGA. `groups`: several, for the detector."""
+    split: Split
+    count: int
+    """Scenes, a multiple of 40."""
+    out: Path
+    topology: Path
+    height: int = 128
+    width: int = 128
+    people: int = 4
+    """At most, in a group."""
+    seed: int = 0
+    workers: int = 1
+
+
+class SceneSet:
+    """Reads what `render` wrote: `fields[name]` is an array over all scenes."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(folder.glob("*.npy"))
+        if not files:
+            raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
+        self.fields: dict[str, np.ndarray] = {f.stem: np.load(f, mmap_mode="r") for f in files}
+
+    def __len__(self) -> int:
+        return len(self.fields["images"])
+
+
+def render(config: Render) -> None:
+    if config.count % CHUNK:
+        raise ValueError(f"count {config.count} is not a multiple of {CHUNK}")
+    config.out.mkdir(parents=True, exist_ok=True)
+    shares = [range(w, config.count // CHUNK, config.workers) for w in range(config.workers)]
+    for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
+        np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (config.count, *array.shape[1:]))
+    with ProcessPoolExecutor(config.workers) as pool:
+        list(pool.map(_run, [config] * config.workers, shares))
+
+
+class _Worker:
+    def __init__(self, config: Render) -> None:
+        torch.set_num_threads(1)
+        self.config = config
+        self.bodies = BodySampler(config.split)
+        self.renderer = Renderer(Topology.load(config.topology), config.height, config.width)
+
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        c = self.config
+        rng = np.random.default_rng([c.seed, ["train", "calibration", "test"].index(c.split), chunk])
+        scenes: Crops | Groups
+        if c.kind == "crops":
+            scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK)
+        else:
+            scenes = draw_groups(rng, self.bodies, self.renderer, CHUNK, c.people)
+        return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
+
+
+def _run(config: Render, chunks: range) -> None:
+    worker = _Worker(config)
+    out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
+    for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
+        for name, array in worker.draw(chunk).items():
+            out[name][chunk * CHUNK : (chunk + 1) * CHUNK] = array
+
+
+if __name__ == "__main__":
+    render(tyro.cli(Render, args=sys.argv[1:]))

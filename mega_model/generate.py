@@ -1,0 +1,117 @@
+"""Generation: all tokens at once, or step by step (paper 3.4).
+
+Random numbers come in as uniforms in (0, 1), so that a compiled graph can repeat every choice: per step and token one
+draws the candidate code (inverse distribution function: the same law as Gumbel-max), the other makes the Gumbel noise
+by which candidates are kept.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mega_model.mega import Mega
+
+
+def visible_counts(tokens: int, steps: int) -> list[int]:
+    """n_t for t = 0..T: how many tokens are visible after t steps; 0 first, all at the end."""
+    counts = [math.floor(tokens * (1 - math.cos(math.pi * t / (2 * steps)))) for t in range(steps)]
+    return [*counts, tokens]
+
+
+def temperatures(steps: int, initial: float) -> list[float]:
+    """Noise of step t = 1..T, initial * (1 - t / T): the last step has none."""
+    return [initial * (1 - t / steps) for t in range(1, steps + 1)]
+
+
+def sample_codes(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
+    """Codes [...] of softmax(logits / temperature), logits [..., S], by one uniform [...] each; argmax without noise."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    cumulative = F.softmax(logits / temperature, dim=-1).cumsum(dim=-1)
+    # rounding may end the sum short of a uniform close to one
+    return (cumulative < uniform[..., None]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
+
+
+def step(
+    logits: Tensor, tokens: Tensor, index: Tensor, count: int, temperature: float, uniforms: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step: choose `count` tokens to show.
+
+    logits [B, N, S]; tokens int64 [B, N], right at the places index [B, M] that are shown already; uniforms [B, N, 2].
+    Returns the tokens with candidates at all other places, and the places [B, count] shown next, the old ones among them.
+    """
+    candidates = sample_codes(logits, temperature, uniforms[..., 0])
+    confidence = logits.gather(-1, candidates[..., None])[..., 0]  # unnormalised, as the paper says
+    candidates = candidates.scatter(1, index, tokens.gather(1, index))
+    if count == tokens.shape[1]:
+        return candidates, torch.arange(count, device=tokens.device).expand(len(tokens), -1)
+    if temperature > 0:
+        confidence = confidence - temperature * torch.log(-torch.log(uniforms[..., 1]))
+    confidence = confidence.scatter(1, index, torch.full_like(confidence[:, : index.shape[1]], torch.inf))
+    return candidates, confidence.topk(count, dim=1).indices
+
+
+def deterministic(model: Mega, features: Tensor) -> Tensor:
+    """The most likely tokens [B, N], with all of them masked."""
+    return first_logits(model, features).argmax(dim=-1)
+
+
+def first_logits(model: Mega, features: Tensor) -> Tensor:
+    """Logits [B, N, S] with all tokens masked. The encoder sees its cls token alone: a constant of the weights."""
+    nothing = torch.zeros(1, 0, dtype=torch.long, device=features.device)
+    cls = model.encode(nothing, nothing).expand(len(features), -1, -1)
+    return model.decode(features, cls, nothing.expand(len(features), -1))
+
+
+def sample(model: Mega, features: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """Tokens [B, Q, N] from features [B, C, h, w] and uniforms [B, Q, T, N, 2]."""
+    batch, samples, steps, length, _ = uniforms.shape
+    counts, noise = visible_counts(length, steps), temperatures(steps, temperature)
+    uniforms = uniforms.flatten(0, 1)
+
+    def spread(x: Tensor) -> Tensor:
+        return x[:, None].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
+
+    logits = spread(first_logits(model, features))  # nothing is given yet, so the samples share their first pass
+    features = spread(features)
+    tokens = torch.zeros(batch * samples, length, dtype=torch.long, device=features.device)
+    index = tokens[:, :0]
+    for t in range(steps):
+        if t > 0:
+            logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
+        tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
+    return tokens.unflatten(0, (batch, samples))
+
+
+@torch.no_grad()
+def stochastic(
+    model: Mega, features: Tensor, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Tokens [B, Q, N] sampled step by step, the same for the same seed."""
+    shape = (len(features), samples, steps, model.config.tokens, 2)
+    return sample(model, features, uniforms(shape, seed).to(features), temperature)
+
+
+@torch.no_grad()
+def unconditional(model: Mega, count: int, steps: int = 20, temperature: float = 1.2, seed: int = 0) -> Tensor:
+    """Random bodies [count, N] from a pre-trained model; noise (A (1 - t/T))^6 (paper, appendix C)."""
+    length = model.config.tokens
+    noise = [tau**6 for tau in temperatures(steps, temperature)]
+    counts = visible_counts(length, steps)
+    device = model.cls.device
+    random = uniforms((count, steps, length, 2), seed).to(device)
+    tokens = torch.zeros(count, length, dtype=torch.long, device=device)
+    index = tokens[:, :0]
+    for t in range(steps):
+        logits = model.decode(None, model.encode(tokens.gather(1, index), index), index)
+        tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], random[:, t])
+    return tokens
+
+
+def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:
+    """float32 in the open interval (0, 1)."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-7, 1 - 1e-6)

@@ -1,0 +1,121 @@
+"""Rotations, cameras and crops: pure functions, no state.
+
+Frames (metres, radians): *canonical* is SMPL's (x to the person's left, y up, z forward, vertex mean at the origin);
+*camera* is REP-103 optical (x right, y down, z forward). A crop is what a virtual pinhole camera at the same place
+sees when it looks straight at the centre of the box, so mapping it back to the full camera is one exact rotation.
+
+The first half works alike on numpy arrays and torch tensors; the second half is numpy only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from array_api_compat import array_namespace
+
+Array = Any  # numpy array or torch tensor
+
+
+def rot6d_to_matrix(rot6d: Array) -> Array:
+    """6D rotation [..., 6] to matrix [..., 3, 3]; the two 3-vectors become its first two *rows* (Zhou et al. 2019)."""
+    xp = array_namespace(rot6d)
+    a1, a2 = rot6d[..., :3], rot6d[..., 3:]
+    b1 = _normalise(xp, a1)
+    b2 = _normalise(xp, a2 - xp.sum(b1 * a2, axis=-1, keepdims=True) * b1)
+    return xp.stack([b1, b2, xp.linalg.cross(b1, b2)], axis=-2)
+
+
+def matrix_to_rot6d(matrix: Array) -> Array:
+    """Rotation matrix [..., 3, 3] to its first two rows [..., 6]."""
+    return matrix[..., :2, :].reshape(*matrix.shape[:-2], 6)
+
+
+def _normalise(xp: Any, x: Array) -> Array:
+    # dividing by max(|x|, tiny) keeps a zero vector finite
+    return x / xp.clip(xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True)), 1e-12, None)
+
+
+def project_weak(points: Array, camera: Array) -> Array:
+    """Weak perspective: points [..., V, 3], camera [..., 3] = (s, tx, ty) -> crop coordinates [..., V, 2] in [-1, 1]."""
+    return camera[..., None, :1] * (points[..., :2] + camera[..., None, 1:])
+
+
+def project(points: Array, intrinsics: Array) -> Array:
+    """Perspective: points [..., V, 3] in the camera frame, intrinsics [..., 3, 3] -> pixels [..., V, 2]."""
+    xp = array_namespace(points)
+    focal = xp.stack([intrinsics[..., 0, 0], intrinsics[..., 1, 1]], axis=-1)
+    return focal[..., None, :] * points[..., :2] / points[..., 2:] + intrinsics[..., None, :2, 2]
+
+
+# ---------------------------------------------------------------------------------------------------------- numpy only
+
+
+def intrinsics_from_fov(width: int, height: int, fov: float) -> np.ndarray:
+    """K [3, 3] of a centred pinhole camera whose larger image side spans `fov` radians."""
+    focal = max(width, height) / 2 / np.tan(fov / 2)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def look_at(direction: np.ndarray) -> np.ndarray:
+    """Rotations [P, 3, 3] that turn camera directions [P, 3] onto +z, by the shortest way (no roll)."""
+    z = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    x, y, w = z[:, 0], z[:, 1], z[:, 2]
+    k = 1 / (1 + w)  # w > 0: what a camera sees lies before it
+    rows = [1 - k * x * x, -k * x * y, -x, -k * x * y, 1 - k * y * y, -y, x, y, w]
+    return np.stack(rows, axis=-1).reshape(-1, 3, 3)
+
+
+def crop_cameras(boxes: np.ndarray, intrinsics: np.ndarray, size: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Virtual cameras that look at boxes.
+
+    boxes [P, 4] (x0, y0, x1, y1, pixels) are widened to squares of `margin` times their larger side, seen by a camera
+    with `intrinsics` [3, 3]. Returns the crops' intrinsics [P, 3, 3] (`size` pixels square, principal point in the
+    middle) and the rotations [P, 3, 3] from the full camera to each virtual camera.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    side = margin * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    centre = np.concatenate([boxes[:, :2] + boxes[:, 2:], np.full((len(boxes), 1), 2.0)], axis=1) / 2
+    ray = centre @ np.linalg.inv(intrinsics).T
+    # off the axis a pixel spans a smaller angle: the box's focal length is that along its ray
+    focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / side
+    crop = np.zeros((len(boxes), 3, 3))
+    crop[:, 0, 0] = crop[:, 1, 1] = focal
+    crop[:, :2, 2] = size / 2
+    crop[:, 2, 2] = 1
+    return crop, look_at(ray)
+
+
+def crop_images(
+    image: np.ndarray, intrinsics: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+) -> np.ndarray:
+    """What the virtual cameras of `crop_cameras` see: image [H, W, C] -> uint8 [P, size, size, C], black outside."""
+    out = np.zeros((len(crops), size, size, image.shape[2]), np.uint8)
+    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV puts pixel centres at whole numbers, K at halves
+    for p, (crop, rotation) in enumerate(zip(crops, rotations)):
+        # shrink by averaging first: warping alone would alias
+        shrink = max(1, int(np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / crop[0, 0]))
+        source = image
+        if shrink > 1:
+            h, w = (max(1, s // shrink) for s in image.shape[:2])
+            source = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+        scale = np.diag([source.shape[1] / image.shape[1], source.shape[0] / image.shape[0], 1.0])
+        homography = half @ crop @ rotation @ np.linalg.inv(half @ scale @ intrinsics)
+        out[p] = cv2.warpPerspective(source, homography, (size, size), flags=cv2.INTER_LINEAR).reshape(out[p].shape)
+    return out
+
+
+def place(
+    vertices: np.ndarray, rotation: np.ndarray, camera: np.ndarray, crops: np.ndarray, rotations: np.ndarray
+) -> np.ndarray:
+    """Canonical points into the full camera.
+
+    vertices [P, V, 3] canonical, rotation [P, 3, 3] and camera [P, 3] (s, tx, ty) as the model predicts them for crops
+    seen by the virtual cameras `crops`, `rotations` of `crop_cameras` -> [P, V, 3] metres in the camera frame.
+    """
+    half = crops[:, 0, 2]
+    depth = crops[:, 0, 0] / half / np.maximum(camera[:, 0], 1e-3)
+    translation = np.stack([camera[:, 1], camera[:, 2], depth], axis=-1)
+    seen = np.einsum("pij,pvj->pvi", rotation, vertices) + translation[:, None]
+    return np.einsum("pji,pvj->pvi", rotations, seen)

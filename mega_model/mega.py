@@ -1,0 +1,161 @@
+"""MEGA: a masked autoencoder over mesh tokens that can see an image (paper 3.2 to 3.4).
+
+The encoder sees the given tokens only. The decoder sees [image tokens, cls, 54 mesh tokens], mask tokens where a mesh
+token is not given, and predicts all of them. Rotation and camera come from the image alone. In `visible`, 1 (True) is
+given, 0 is masked. Shapes: B batch, N tokens, S codes, D width, C image channels, L image tokens, M given tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mega_model.backbones import ResNet18
+
+
+@dataclass(frozen=True)
+class MegaConfig:
+    tokens: int = 54
+    codes: int = 512
+    width: int = 256
+    encoder_blocks: int = 4
+    decoder_blocks: int = 3
+    heads: int = 4
+    image_size: int = 128
+    backbone_width: int = 40
+    """ResNet-18's first stage; 64 is the classic one."""
+    head_dropout: float = 0.1
+
+
+class MegaOutput(NamedTuple):
+    logits: Tensor
+    """[B, N, S]"""
+    rot6d: Tensor | None
+    """[B, 6]: rotation from canonical to the crop's camera; None without an image"""
+    camera: Tensor | None
+    """[B, 3] = (s, tx, ty): weak perspective in crop coordinates [-1, 1]"""
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (ViT, without qkv bias)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.proj = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """x [B, L, D]; keep bool [B, L]: what may be attended to, everything if None."""
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D']
+        mask = None if keep is None else keep[:, None, None]
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class Mega(nn.Module):
+    def __init__(self, config: MegaConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.backbone = ResNet18(c.backbone_width)
+        channels = self.backbone.channels
+
+        self.embed = nn.Embedding(c.codes, c.width)
+        self.encoder_position = nn.Parameter(torch.empty(c.tokens, c.width))
+        self.cls = nn.Parameter(torch.empty(c.width))
+        self.encoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.encoder_blocks))
+        self.encoder_norm = nn.LayerNorm(c.width)
+
+        self.image_embed = nn.Linear(channels, c.width)
+        self.mask_token = nn.Parameter(torch.empty(c.width))
+        self.decoder_position = nn.Parameter(torch.empty(1 + c.tokens, c.width))  # cls first
+        self.decoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.decoder_blocks))
+        self.head = nn.Linear(c.width, c.codes)
+
+        # no nonlinearity, as in the released code
+        drop = nn.Dropout(c.head_dropout)
+        self.pose_head = nn.Sequential(nn.Linear(channels, c.width), drop, nn.Linear(c.width, c.width), drop)
+        self.rotation_head = nn.Linear(c.width, 6)
+        self.camera_head = nn.Linear(c.width, 3)
+
+        for p in (self.encoder_position, self.cls, self.mask_token, self.decoder_position, self.embed.weight):
+            nn.init.trunc_normal_(p, std=0.02)
+        for block in (*self.encoder, *self.decoder):
+            for m in block.modules():
+                if isinstance(m, nn.Linear):
+                    nn.init.xavier_uniform_(m.weight)
+        with torch.no_grad():  # training starts from an upright person, seen from the front, who fills the crop
+            self.rotation_head.bias.copy_(torch.tensor([1.0, 0, 0, 0, -1, 0]))
+            self.camera_head.bias.copy_(torch.tensor([1.0, 0, 0]))
+
+    def forward(self, features: Tensor | None, tokens: Tensor, visible: Tensor) -> MegaOutput:
+        """features [B, C, h, w] or None (unconditional), tokens int64 [B, N], visible bool [B, N]."""
+        # rows may show different numbers of tokens: pad to the longest, and keep the padding out of the attention
+        count = visible.sum(dim=1, keepdim=True)
+        index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
+        keep = torch.arange(index.shape[1], device=index.device) < count
+        encoded = self.encode(tokens.gather(1, index), index, keep)
+        return MegaOutput(self.decode(features, encoded, index, keep), *self.pose(features))
+
+    def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
+        x = self.embed(tokens) + self.encoder_position[index]
+        x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
+        if keep is not None:
+            keep = F.pad(keep, (1, 0), value=True)
+        for block in self.encoder:
+            x = block(x, keep)
+        return self.encoder_norm(x)
+
+    def decode(self, features: Tensor | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Image features [B, C, h, w] and what `encode` gave for tokens at places index [B, M] -> logits [B, N, S]."""
+        cls, given = encoded[:, :1], encoded[:, 1:]
+        x = self.mask_token.expand(len(given), self.config.tokens, -1)
+        if keep is not None:
+            given = torch.where(keep[..., None], given, self.mask_token)
+        x = x.scatter(1, index[..., None].expand_as(given), given)
+        x = torch.cat([cls, x], dim=1) + self.decoder_position
+        if features is not None:
+            image = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
+            x = torch.cat([image + sinusoid(*image.shape[1:]).to(image), x], dim=1)
+        for block in self.decoder:
+            x = block(x)
+        return self.head(x[:, -self.config.tokens :])
+
+    def pose(self, features: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """rot6d [B, 6] and camera [B, 3] from features [B, C, h, w]."""
+        if features is None:
+            return None, None
+        x = self.pose_head(features.mean(dim=(2, 3)))
+        return self.rotation_head(x), self.camera_head(x)
+
+
+def sinusoid(length: int, width: int) -> Tensor:
+    """Position code [length, width]: sines at even, cosines at odd channels (Vaswani et al. 2017)."""
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angle = torch.arange(length)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
+
+
+def masked_count(tau: Tensor, tokens: int) -> Tensor:
+    """Cosine schedule: floor(N cos(pi tau / 2)) tokens are masked at tau in [0, 1) (paper 3.3)."""
+    return (tokens * torch.cos(tau * (math.pi / 2))).floor().long()
+
+
+def random_mask(batch: int, tokens: int, device: torch.device | str = "cpu") -> Tensor:
+    """Training masks: visible bool [batch, tokens], each row with a ratio of its own from the cosine schedule."""
+    masked = masked_count(torch.rand(batch, 1, device=device), tokens)
+    rank = torch.rand(batch, tokens, device=device).argsort(dim=1)
+    return rank >= masked
+
+
+def token_loss(logits: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
+    """Cross-entropy of the masked tokens only."""
+    return F.cross_entropy(logits[~visible], tokens[~visible])

@@ -1,0 +1,209 @@
+"""Mesh-VQ-VAE: a canonical mesh to 54 tokens and back (paper 3.1; layers after Zhou et al. 2020).
+
+Convolutions and pools alternate. Every token is the quantised latent of one vertex of the coarsest graph, so it
+describes one part of the body. Tensors are [vertices, batch, channels] inside: a gather then copies whole rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mega_model import hierarchy
+from mega_model.topology import Topology
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    seeds: tuple[int, ...] = ()
+    """Template vertices at which the hierarchy starts."""
+    channels: tuple[int, ...] = (32, 64)
+    """Width after the convolution of each level, finest first; one level more halves the graph once more."""
+    latent: int = 9
+    codes: int = 512
+    bases: int = 9
+    commitment: float = 0.25
+
+
+class TokenizerOutput(NamedTuple):
+    vertices: Tensor
+    """[B, V, 3] reconstruction"""
+    tokens: Tensor
+    """int64 [B, N]"""
+    commitment: Tensor
+    """scalar"""
+
+
+def gather_sum(x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of rows: x [inputs, D], index and weights [rows, M] -> [rows, D]."""
+    if torch.compiler.is_exporting():  # ONNX has no EmbeddingBag
+        return (weights[:, None] @ x[index]).squeeze(1)
+    return F.embedding_bag(index, x, per_sample_weights=weights, mode="sum")  # never builds the gathered rows
+
+
+class _OverTable(nn.Module):
+    """A layer over the neighbours of a fixed table."""
+
+    def __init__(self, table: hierarchy.Table) -> None:
+        super().__init__()
+        # the padding may point anywhere: its weight is zero
+        self.register_buffer("index", torch.from_numpy(table.index).long().clamp(max=table.inputs - 1), persistent=False)
+        self.register_buffer("mask", torch.from_numpy(table.hops >= 0).float(), persistent=False)
+        self.index: Tensor
+        self.mask: Tensor
+        self.mean_count = round(float(table.count.mean()))
+
+
+class MeshConv(_OverTable):
+    """Convolution with a kernel of its own per neighbour, mixed from shared bases.
+
+    y[p] = bias + sum_m sum_w mixing[p, m, w] weights[w] x[index[p, m]]
+    """
+
+    def __init__(self, table: hierarchy.Table, inputs: int, outputs: int, bases: int) -> None:
+        super().__init__(table)
+        self.weights = nn.Parameter(torch.randn(bases, outputs, inputs))
+        self.mixing = nn.Parameter(torch.randn(*table.index.shape, bases) / (self.mean_count * bases))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[V, B, C] -> [V, B, C']"""
+        bases, outputs, inputs = self.weights.shape
+        vertices, batch = x.shape[:2]
+        mixing = self.mixing * self.mask[..., None]
+        # the sums over m and w commute: gather whichever side has fewer channels
+        if outputs < inputs:
+            kernels = self.weights.permute(2, 0, 1).reshape(inputs, bases * outputs)
+            y = (x @ kernels).reshape(vertices, batch, bases, outputs).transpose(1, 2)
+            index = self.index[..., None] * bases + torch.arange(bases, device=x.device)
+            y = gather_sum(y.reshape(vertices * bases, batch * outputs), index.flatten(1), mixing.flatten(1))
+            return y.reshape(-1, batch, outputs) + self.bias
+        index = self.index[:, None].expand(-1, bases, -1).flatten(0, 1)
+        y = gather_sum(x.reshape(vertices, batch * inputs), index, mixing.transpose(1, 2).flatten(0, 1))
+        y = y.reshape(-1, bases, batch, inputs).transpose(1, 2).flatten(2)
+        return y @ self.weights.transpose(1, 2).reshape(bases * inputs, outputs) + self.bias
+
+
+class MeshPool(_OverTable):
+    """Learned weighted mean over the neighbours, to a coarser or finer graph."""
+
+    def __init__(self, table: hierarchy.Table) -> None:
+        super().__init__(table)
+        self.weights = nn.Parameter(torch.randn(table.index.shape) / self.mean_count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[V, B, C] -> [V', B, C]"""
+        weights = self.weights.abs() * self.mask
+        weights = weights / (weights.sum(dim=1, keepdim=True) + 1e-8)
+        return gather_sum(x.flatten(1), self.index, weights).reshape(-1, *x.shape[1:])
+
+
+class Quantizer(nn.Module):
+    """Nearest code; codes follow their members by exponential moving averages, and dead ones start again."""
+
+    def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codebook", torch.randn(codes, width))
+        self.register_buffer("size", torch.zeros(codes))
+        self.register_buffer("total", torch.zeros(codes, width))
+        self.codebook: Tensor
+        self.size: Tensor
+        self.total: Tensor
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes have members yet: random codes quantise to noise."""
+        return bool(self.size.any())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents [..., width] -> int64 [...]: the nearest code."""
+        flat = z.reshape(-1, z.shape[-1])
+        # |z|^2 is the same for every code
+        distance = self.codebook.square().sum(dim=1) - 2 * flat @ self.codebook.T
+        return distance.argmin(dim=1).reshape(z.shape[:-1])
+
+    @torch.no_grad()
+    def start(self, z: Tensor, rounds: int = 10) -> None:
+        """k-means on latents [..., width] (at least as many as codes)."""
+        flat = z.reshape(-1, z.shape[-1])
+        self.codebook.copy_(flat[torch.randperm(len(flat), device=flat.device)[: len(self.codebook)]])
+        for _ in range(rounds):
+            count, total = self._members(flat, self(flat))
+            self.codebook.copy_(torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], self.codebook))
+        self.size.copy_(count.clamp(min=1))
+        self.total.copy_(self.codebook * self.size[:, None])
+
+    @torch.no_grad()
+    def update(self, z: Tensor, tokens: Tensor) -> None:
+        """One step of the moving averages; codes that fewer than one latent in a hundred batches choose are replaced."""
+        flat = z.reshape(-1, z.shape[-1])
+        count, total = self._members(flat, tokens)
+        self.size.lerp_(count, 1 - self.decay)
+        self.total.lerp_(total, 1 - self.decay)
+        dead = self.size < 0.01
+        fresh = flat[torch.randint(len(flat), (len(self.size),), device=flat.device)]
+        self.size[dead] = 1.0
+        self.total[dead] = fresh[dead]
+        self.codebook.copy_(self.total / self.size[:, None])
+
+    def _members(self, flat: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        index = tokens.reshape(-1)
+        count = torch.bincount(index, minlength=len(self.codebook)).to(flat.dtype)
+        return count, torch.zeros_like(self.codebook).index_add_(0, index, flat)
+
+
+class MeshTokenizer(nn.Module):
+    """Vertices [B, V, 3] (metres, canonical) <-> tokens [B, N]."""
+
+    def __init__(self, topology: Topology, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        strides = [1, 2] * len(config.channels) + [1]
+        levels = hierarchy.build(topology.faces, len(topology.template), strides, config.seeds)
+        down, up = nn.ModuleList(), nn.ModuleList()
+        width = 3
+        for level, wide in zip(range(0, len(strides) - 1, 2), config.channels):
+            down += [MeshConv(levels[level].pool, width, wide, config.bases), nn.ELU(), MeshPool(levels[level + 1].pool)]
+            up = nn.ModuleList([MeshPool(levels[level + 1].unpool), MeshConv(levels[level].unpool, wide, width, config.bases), nn.ELU(), *up])  # fmt: skip
+            width = wide
+        down += [MeshConv(levels[-1].pool, width, config.latent, config.bases), nn.ELU()]
+        up = nn.ModuleList([MeshConv(levels[-1].unpool, config.latent, width, config.bases), nn.ELU(), *up])
+        self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up[:-1])  # the last layer has no ELU
+        self.quantizer = Quantizer(config.codes, config.latent)
+        self.length = len(levels[-1].centres)
+        # codes spell the difference to the template, so that all body parts share them
+        self.register_buffer("template", torch.from_numpy(topology.template))
+        self.template: Tensor
+
+    def latents(self, vertices: Tensor) -> Tensor:
+        """[B, V, 3] -> [B, N, latent]"""
+        return self.encoder((vertices - self.template).transpose(0, 1)).transpose(0, 1)
+
+    def reconstruct(self, quantized: Tensor) -> Tensor:
+        """Latents [B, N, latent] -> [B, V, 3]"""
+        return self.decoder(quantized.transpose(0, 1)).transpose(0, 1) + self.template
+
+    def encode(self, vertices: Tensor) -> Tensor:
+        """[B, V, 3] -> int64 [B, N]"""
+        return self.quantizer(self.latents(vertices))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """int64 [B, N] -> [B, V, 3]"""
+        return self.reconstruct(self.quantizer.codebook[tokens])
+
+    def forward(self, vertices: Tensor) -> TokenizerOutput:
+        """Reconstruction for training: gradients pass the quantiser straight through."""
+        z = self.latents(vertices)
+        if not self.quantizer.started:  # a plain autoencoder, until it knows what latents look like
+            return TokenizerOutput(self.reconstruct(z), self.quantizer(z), z.new_zeros(()))
+        tokens = self.quantizer(z)
+        quantized = self.quantizer.codebook[tokens]
+        commitment = self.config.commitment * F.mse_loss(z, quantized)
+        if self.training:
+            self.quantizer.update(z.detach(), tokens)
+        return TokenizerOutput(self.reconstruct(z + (quantized - z).detach()), tokens, commitment)

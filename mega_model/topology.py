@@ -1,0 +1,51 @@
+"""Topology: what is common to all meshes of one body model. Numpy only, one .npz file on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+SMPL_JOINTS = (
+    "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot "
+    "neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
+    "left_hand right_hand"
+).split()
+"""The 24 joints of SMPL in their order: every topology's regressor gives these."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The fixed part of a body model (V vertices, F triangles, J joints)."""
+
+    template: np.ndarray
+    """float32 [V, 3], metres: the mean body in its rest pose, canonical frame."""
+    faces: np.ndarray
+    """int32 [F, 3], counter-clockwise seen from outside."""
+    joint_regressor: np.ndarray
+    """float32 [J, V]: joints = joint_regressor @ vertices; rows sum to one."""
+    parts: np.ndarray
+    """int32 [V]: index of the joint whose bone moves the vertex."""
+    joint_names: tuple[str, ...] = tuple(SMPL_JOINTS)
+
+    def joints(self, vertices: np.ndarray) -> np.ndarray:
+        """[..., V, 3] -> [..., J, 3]."""
+        return self.joint_regressor @ vertices
+
+    def save(self, path: Path | str) -> None:
+        np.savez_compressed(path, **{f.name: np.asarray(getattr(self, f.name)) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Topology:
+        """Raises ValueError that names the file and what is wrong with it."""
+        with np.load(path, allow_pickle=False) as data:
+            missing = [f.name for f in fields(cls) if f.name not in data]
+            if missing:
+                raise ValueError(f"{path}: not a topology file, it lacks {', '.join(missing)}")
+            arrays = {f.name: data[f.name] for f in fields(cls)}
+        names = tuple(str(n) for n in arrays.pop("joint_names"))
+        count = len(arrays["template"])
+        if arrays["faces"].max() >= count or arrays["joint_regressor"].shape != (len(names), count):
+            raise ValueError(f"{path}: faces or joint_regressor do not fit the {count} template vertices")
+        return cls(**arrays, joint_names=names)

@@ -1,0 +1,1 @@
+"""One script per training stage, one shared loop."""

@@ -1,0 +1,112 @@
+"""The loop that all training stages share: AdamW, warm-up and cosine, progress, TensorBoard, resumable checkpoints.
+
+A run is a folder: a checkpoint (see mega_model.checkpoint) and `state.pt`, from which it goes on where it stopped.
+Data is a function of (seed, step), so a resumed run sees what the uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import tyro
+import yaml
+from lightning.fabric import Fabric
+from lightning.fabric.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mega_model import checkpoint
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    out: Path
+    """Folder of the run; one that holds a checkpoint is resumed."""
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 200
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    """Largest gradient norm."""
+    precision: Any = "32-true"
+    """Lightning Fabric's name: 32-true, bf16-mixed, ..."""
+    seed: int = 0
+    save_every: int = 200
+
+
+Batch = Mapping[str, Tensor]
+Losses = dict[str, Tensor]
+C = TypeVar("C")
+
+
+def parse(config: type[C], args: list[str]) -> C:
+    """`[FILE.yaml] [--field value ...]` -> a config dataclass. Options override the file, whose keys are their names."""
+    if args and args[0].endswith(".yaml"):
+        values = yaml.safe_load(Path(args[0]).read_text())
+        given = [[f"--{k}", *map(str, v if isinstance(v, list) else [v])] for k, v in values.items()]
+        args = sum(given, []) + args[1:]
+    return tyro.cli(config, args=args)
+
+
+def fit(
+    config: LoopConfig,
+    model: nn.Module,
+    batches: Callable[[np.random.Generator], Batch],
+    losses: Callable[[nn.Module, Batch], Losses],
+    before_step: Callable[[int, Batch], None] | None = None,
+) -> None:
+    """Train `model` in place and leave it in `config.out`.
+
+    `losses` names what is minimised (their sum) and, with names that start with "_", what is only shown.
+    """
+    fabric = Fabric(precision=config.precision, loggers=TensorBoardLogger(config.out.parent, config.out.name, version=""))
+    fabric.launch()
+    fabric.seed_everything(config.seed, verbose=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    plain = model
+    model, optimizer = fabric.setup(model, optimizer)
+    config.out.mkdir(parents=True, exist_ok=True)
+    first = 0
+    if (config.out / "state.pt").exists():
+        state = torch.load(config.out / "state.pt", map_location="cpu", weights_only=True)
+        checkpoint.load_weights(plain, config.out)
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.out.name, mininterval=5)
+    model.train()
+    shown: dict[str, float] = {}
+    for step in bar:
+        rng = np.random.default_rng([config.seed, fabric.global_rank, step])
+        batch = {k: fabric.to_device(v) for k, v in batches(rng).items()}
+        if before_step:
+            before_step(step, batch)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * _schedule(step, config)
+        parts = losses(model, batch)
+        fabric.backward(torch.stack([v for k, v in parts.items() if k[0] != "_"]).sum())
+        fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        for k, v in parts.items():
+            shown[k] = 0.98 * shown.get(k, float(v)) + 0.02 * float(v)
+        if step % 20 == 0:
+            bar.set_postfix({k.lstrip("_"): f"{v:.4g}" for k, v in shown.items()})
+            fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            checkpoint.save_weights(plain, config.out)
+            torch.save({"optimizer": optimizer.state_dict(), "step": step + 1}, config.out / "state.pt")
+
+
+def _schedule(step: int, config: LoopConfig) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup))
