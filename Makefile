@@ -1,0 +1,34 @@
+# make run    set up .venv, then the demo: a clip is played to the node, and its people are scored and drawn
+#             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 do the same for your own input
+# make test   set up .venv, then lint, types and tests
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: run test
+run: .venv/runtime
+	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
+
+test: .venv/development
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/python -m pytest -q
+
+# No torch here: the runtime does not need it.
+.venv/runtime: setup.py pyproject.toml | .venv/created
+	@echo "Installing the runtime into .venv: about a minute"
+	$(PIP) --editable '.[ros]'
+	@touch $@
+
+# torch by itself and first, so that nothing else chooses another build of it
+.venv/development: .venv/runtime
+	@echo "Installing torch and the development tools into .venv: a few minutes"
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[ros,train,export,dev]'
+	@touch $@
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "mega_ros needs Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+		|| { echo "No virtual environment: install Python's venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,204 @@
+"""What holds the package together: import rules, installed files, one version, commands that answer."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMPY_ONLY = ("geometry", "hierarchy", "metrics", "topology")
+"""Modules of mega_model that mega_ros may use."""
+RUNTIME = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "mega_ros").rglob("*.py")
+)
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def imports(modules: Sequence[str], forbidden: str) -> list[str]:
+    """Which of `modules` import the package `forbidden`, directly or not. All in one process, so in a fixed order."""
+    code = """
+import importlib, sys
+forbidden, *modules = sys.argv[1:]
+for module in modules:
+    importlib.import_module(module)
+    if forbidden in sys.modules:
+        sys.exit(f"{module} imports {forbidden}")
+"""
+    end = python(code, forbidden, *modules)
+    return [end.stderr] if end.returncode else []
+
+
+def test_runtime_never_imports_torch() -> None:
+    assert len(RUNTIME) > 10
+    assert not imports([*RUNTIME, *(f"mega_model.{name}" for name in NUMPY_ONLY)], "torch")
+
+
+@pytest.mark.parametrize(
+    "module", ["mega_ros", "mega_ros.recovery", "mega_ros.images", "mega_ros.cli", "mega_ros.track"]
+)
+def test_recovery_needs_no_ros(module: str) -> None:
+    assert not imports([module], "rclpy")
+
+
+def test_model_knows_nothing_of_the_runtime() -> None:
+    for path in (ROOT / "mega_model").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.split(".")[0] in ("mega_ros", "rclpy")], path
+
+
+def test_runtime_uses_only_the_numpy_modules_of_the_model() -> None:
+    for path in (ROOT / "mega_ros").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mega_model":
+                used = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
+                assert set(used) <= set(NUMPY_ONLY), path
+
+
+def test_one_version() -> None:
+    version = ElementTree.parse(ROOT / "package.xml").findtext("version")
+    assert f'version="{version}"' in (ROOT / "setup.py").read_text()
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_package_xml_is_one_that_colcon_takes() -> None:
+    """colcon treats a package with a malformed maintainer as plain Python, without saying so."""
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert package.get("format") == "3"
+    assert package.findtext("name") == "mega_ros"
+    assert package.findtext("export/build_type") == "ament_python"
+    assert re.fullmatch(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", package.find("maintainer").get("email"))  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built from a copy, so that the checkout stays as it is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode:
+        pytest.skip("this is not a git checkout")
+    for name in files.stdout.splitlines():
+        if not name.startswith("tests/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+    subprocess.run(build, cwd=folder, check=True, timeout=120)
+    return zipfile.ZipFile(next(folder.glob("*.whl")))
+
+
+def test_pip_installs_what_ros_looks_for(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    data = next(name.split("/")[0] for name in names if ".data/" in name)
+    for path in (
+        "share/ament_index/resource_index/packages/mega_ros",
+        "share/mega_ros/package.xml",
+        "share/mega_ros/launch/mega.launch.py",
+        "share/mega_ros/config/mega.yaml",
+        "share/mega_ros/config/fastdds.xml",
+        "share/mega_ros/rviz/mega.rviz",
+        "lib/mega_ros/node",
+    ):
+        assert f"{data}/data/{path}" in names
+    assert wheel.getinfo(f"{data}/data/lib/mega_ros/node").external_attr >> 16 & 0o111, "node must be executable"
+    assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+
+
+def test_pip_installs_the_default_model(wheel: zipfile.ZipFile) -> None:
+    installed = {name for name in wheel.namelist() if name.startswith("mega_ros/models/default/")}
+    present = {f"mega_ros/models/default/{path.name}" for path in (ROOT / "mega_ros/models/default").iterdir()}
+    assert installed == present
+
+
+def test_runtime_requirements_have_no_torch(wheel: zipfile.ZipFile) -> None:
+    metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))).decode()
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert any("onnxruntime" in line for line in required)
+    assert not [line for line in required if "torch" in line or "ros-" in line]
+
+
+def test_launch_file() -> None:
+    """`launch` itself comes with a ROS installation only: here, that it parses and what it starts and refers to is there."""
+    source = (ROOT / "launch" / "mega.launch.py").read_text()
+    tree = ast.parse(source)
+    assert "generate_launch_description" in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert {"image", "camera_info", "node"} <= texts
+    assert (ROOT / "scripts" / "node").stat().st_mode & 0o111
+    for folder, suffix in (("config", ".yaml"), ("config", ".xml"), ("rviz", ".rviz")):
+        named = [text for text in texts if text.endswith(suffix)]
+        assert named and all((ROOT / folder / name).is_file() for name in named)
+
+
+def test_rviz_shows_the_topics() -> None:
+    content = yaml.safe_load((ROOT / "rviz" / "mega.rviz").read_text())
+    topics = [d["Topic"]["Value"] for d in content["Visualization Manager"]["Displays"] if "Topic" in d]
+    assert "/mega/mesh" in topics
+
+
+def mega(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return python("import sys; from mega_ros.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
+
+
+def test_every_verb_answers_help() -> None:
+    from mega_ros.cli import VERBS
+
+    for verb in VERBS:
+        end = mega(*verb.split(), "--help")
+        assert end.returncode == 0, end.stderr
+        assert "usage:" in end.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help")])
+def test_help_lists_verbs(arguments: tuple[str, ...]) -> None:
+    end = mega(*arguments)
+    assert end.returncode == 0
+    assert "train tokenizer" in end.stdout
+    assert ("node" in end.stdout) == (arguments != ("train", "--help"))
+
+
+@pytest.mark.parametrize("arguments", [("fly",), ("train",), ("train", "fly"), ("node", "--fly")])
+def test_unknown_verbs_and_options(arguments: tuple[str, ...]) -> None:
+    end = mega(*arguments)
+    assert end.returncode == 2
+    assert not end.stdout and end.stderr
+    assert "Traceback" not in end.stderr
+
+
+WITHOUT_TORCH = """
+import sys
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise ModuleNotFoundError("hidden", name=name)
+sys.meta_path.insert(0, Hidden())
+from mega_ros.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+"""A runtime installation has no torch."""
+
+
+def test_missing_extra_is_one_line() -> None:
+    end = python(WITHOUT_TORCH, "train", "tokenizer")
+    assert end.returncode == 1
+    assert end.stderr.strip() == "mega train tokenizer: torch is not installed: pip install 'mega_ros[train]'"
+
+
+def test_node_starts_without_torch() -> None:
+    end = python(WITHOUT_TORCH, "node", "--help")
+    assert end.returncode == 0
+    assert "mega node" in end.stdout
