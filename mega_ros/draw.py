@@ -155,7 +155,7 @@ def sigma_views(
 
 
 def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """People [P, V, 3] as a second camera sees them that looks along -x; and its intrinsics, so that all fit `size`."""
+    """People [P, V, 3] as a second camera sees them that looks along x; and its intrinsics, so that all fit `size`."""
     centre = (vertices.max(axis=(0, 1)) + vertices.min(axis=(0, 1))) / 2
     x, y, z = np.moveaxis(vertices - centre, -1, 0)
     turned = np.stack([-z, y, x], axis=-1)  # the first camera is to the right

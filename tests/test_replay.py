@@ -11,13 +11,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.geometry import intrinsics_from_fov, project
 from mega_model.topology import SMPL_JOINTS, Topology
-from mega_ros.messages import point_cloud, read_cloud
+from mega_ros.images import to_bgr
+from mega_ros.messages import intrinsics, point_cloud, positions, read_cloud
 from mega_ros.replay import sources
 from mega_ros.replay.player import read_bag
 from mega_ros.replay.score import Score, match
@@ -113,6 +116,38 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path):
     assert len(images) == len(messages) / 2 == 120
     np.testing.assert_allclose(np.diff([m.time for m in images]), 1e9 / 15, atol=1)
     assert images[0].data != images[40].data
+
+
+def test_the_embedded_clip(root):
+    folder = root / "demo" / "clip"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
+    source = sources.clip(folder)
+    messages = list(source.messages)
+    images = [m for m in messages if m.topic == sources.COMPRESSED]
+    np.testing.assert_allclose([m.time - images[0].time for m in images], np.arange(90) * 1e9 / 15, atol=1)
+    picture = to_bgr(deserialize_message(images[0].data, CompressedImage))
+    info = next(m for m in messages if m.topic == sources.INFO)
+    K = intrinsics(deserialize_message(info.data, CameraInfo))
+    assert picture.shape == (480, 640, 3)
+    assert set(source.truth) <= {m.time for m in images}
+    shares = []
+    for people in source.truth.values():
+        visible = people["visible"] == 1
+        pixels = project(positions(people), K)[visible]
+        assert ((pixels >= -0.1) & (pixels <= [640.1, 480.1])).all()  # truth is kept to the millimetre
+        shares.append(visible.mean(axis=1))
+    assert np.shape(shares) == (30, 2)
+    assert np.min(shares) < 0.35 < 0.6 < np.max(shares)  # one passes behind something
+
+
+def test_the_embedded_clip_shows_what_its_script_makes(root):
+    pytest.importorskip("anny", reason="bodies need the extra train")
+    from mega_model.body.anny import AnnyBody
+    from mega_model.data.clip import scene
+
+    truth = sources.clip(root / "demo" / "clip").truth
+    made = scene(AnnyBody())[::3]
+    np.testing.assert_allclose([positions(truth[stamp]) for stamp in sorted(truth)], made, atol=2e-3)
 
 
 @pytest.fixture

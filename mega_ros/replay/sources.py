@@ -75,7 +75,7 @@ def clip(path: Path) -> Source:
         raise SourceError(f"{path}: there is no bag here")
     clouds = (deserialize_message(message.data, PointCloud2) for message in read_bag(path, [GROUND_TRUTH]))
     truth = {stamp_of(cloud): read_cloud(cloud) for cloud in clouds}
-    return Source(f"clip {path.name}", read_bag(path, TOPICS), truth)
+    return Source(f"embedded {path.name}", read_bag(path, TOPICS), truth)
 
 
 def photograph(path: Path, fov: float) -> Source:

@@ -1,0 +1,206 @@
+"""`python -m mega_model.data.clip` renders the demo's clip: two people, held-out motion, a ROS 2 bag in demo/clip."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation, Slerp
+from tqdm import tqdm
+
+from mega_model.body.anny import AnnyBody
+from mega_model.data.meshes import POSES, BodySampler
+from mega_model.data.scenes import VIEW_AXES, Look, Renderer, Shapes, backgrounds, noise
+from mega_model.geometry import intrinsics_from_fov
+
+RATE, SECONDS = 15, 6
+WIDTH, HEIGHT = 640, 480
+FOV = np.radians(60)
+FINER = 4
+"""The ground contact is followed at this many times the clip's rate."""
+TRUTH_EVERY = 3
+"""Frames from one ground truth to the next: all of them would be most of the file."""
+START = 1_767_225_600
+"""Stamp of the first frame, seconds: the first of January 2026."""
+QUALITY = 85
+"""Of the JPEG images."""
+FRAME = "camera_optical_frame"
+SEED = 6
+
+
+def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np.ndarray:
+    """A body moving over the ground as the poses of one motion clip say: [T, V, 3], y up, first facing z.
+
+    The poses are unevenly spaced in time: mean joint `speed` (m/s) is taken to be constant. Root translation is not
+    known: whatever is lowest stands still. Clips that are too short are repeated.
+    """
+    with np.load(POSES, allow_pickle=False) as data:
+        poses, bones = data["pose"][data["clip"] == clip].astype(np.float64), data["joints"].tolist()
+    phenotypes = np.broadcast_to(phenotype, (len(poses), 6))
+    _, heads, root = body.canonical(poses, bones, phenotypes)
+    heads = np.einsum("tij,tbj->tbi", root, heads)
+    steps = np.linalg.norm(np.diff(heads, axis=0), axis=-1).mean(axis=1) / speed
+    times = np.concatenate([[0], np.cumsum(steps)])
+
+    wanted = np.arange(RATE * SECONDS * FINER) / (RATE * FINER)
+    if times[-1] < wanted[-1]:
+        poses, times = _repeat(poses, heads, times, wanted[-1])
+    turns = [Slerp(times, Rotation.from_rotvec(poses[:, k]))(wanted).as_rotvec() for k in range(len(bones))]
+    vertices, _, root = body.canonical(np.stack(turns, axis=1), bones, np.broadcast_to(phenotype, (len(wanted), 6)))
+    vertices = np.einsum("tij,tvj->tvi", root, vertices)
+
+    lowest = np.argsort(vertices[:-1, :, 1] + vertices[1:, :, 1], axis=1)[:, :12]
+    slip = np.take_along_axis(np.diff(vertices, axis=0), lowest[..., None], axis=1).mean(axis=1)
+    path = np.concatenate([np.zeros((1, 3)), -np.cumsum(slip, axis=0)])
+    path[:, 1] = -vertices[..., 1].min(axis=1)
+    return (vertices + gaussian_filter1d(path, FINER, axis=0)[:, None])[::FINER]
+
+
+def _repeat(poses: np.ndarray, heads: np.ndarray, times: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
+    """Poses and times of a loop through the clip, long enough. The seam lies between the two most similar poses."""
+    apart = np.linalg.norm(heads[:, None] - heads[None], axis=-1).mean(axis=-1)
+    apart[times[None] - times[:, None] < 0.6 * times[-1]] = np.inf
+    first, last = np.unravel_index(np.argmin(apart), apart.shape)
+    length = times[last] - times[first]
+    rounds = range(int(until / length) + 1)
+    looped = np.concatenate([times[first:last] - times[first] + k * length for k in rounds] + [[len(rounds) * length]])
+    return np.concatenate([poses[first:last]] * len(rounds) + [poses[first : first + 1]]), looped
+
+
+def scene(body: AnnyBody) -> np.ndarray:
+    """One person walks from left to right, one from the back towards the camera: [T, 2, V, 3], camera frame, metres."""
+    # clips 40 and 90 belong to the test split; phenotypes: gender, age, muscle, weight, height, proportions
+    walks = [
+        # clip, joint speed, phenotype, heading (0: to the camera, 90: to the right), where at half time: right, away
+        (90, 0.28, [0.1, 0.70, 0.5, 0.45, 0.45, 0.6], 84, (0.1, 3.9)),
+        (40, 0.22, [0.9, 0.75, 0.6, 0.55, 0.55, 0.5], -9, (-0.75, 4.8)),
+    ]
+    people = []
+    for clip, speed, phenotype, heading, (right, away) in walks:
+        points = motion(body, clip, np.array(phenotype), speed)
+        points = points @ Rotation.from_euler("y", heading, degrees=True).as_matrix().T
+        middle = points[len(points) // 2].mean(axis=0)
+        people.append(points - [middle[0] - right, 0, middle[2] + away])
+    eye = [0, 1.35, 0]  # the camera's place: 1.35 m over the ground, looking down a little
+    view = Rotation.from_euler("x", -5, degrees=True).as_matrix() @ VIEW_AXES
+    return (np.stack(people, axis=1) - eye) @ view.T
+
+
+def render(body: AnnyBody, vertices: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """People [T, P, V, 3], a pillar and a low wall before them: images uint8 [T, H, W, 3] RGB, visible [T, P, V]."""
+    rng = np.random.default_rng(SEED)
+    bodies = BodySampler("test")
+    topology = body.topology(bodies.poses[:200], bodies.bones, np.full((200, 6), 0.5))
+    renderer = Renderer(topology, HEIGHT, WIDTH)
+    look = Look.draw(rng, 1, vertices.shape[1])
+    background = backgrounds(rng, 1, HEIGHT, WIDTH)
+    grain = 0.9 + 0.3 * noise(rng, 1, HEIGHT, WIDTH, 6, 3)
+    front = Shapes(
+        centre=torch.tensor([[[0.60, 0.40], [0.73, 0.59]]]),
+        size=torch.tensor([[[0.03, 0.28], [0.13, 0.09]]]),
+        angle=torch.zeros(1, 2),
+        round=torch.zeros(1, 2, dtype=torch.bool),
+        colour=torch.tensor([[[0.30, 0.27, 0.24], [0.16, 0.19, 0.22]]]),
+    )
+    images, visible = [], []
+    for points in tqdm(vertices, desc="rendering"):
+        image, seen, _ = renderer.render(points[None], intrinsics[None], look, background, front, grain)
+        images.append(image[0])
+        visible.append(seen[0])
+    return np.stack(images), np.stack(visible)
+
+
+def write_bag(
+    path: Path, images: np.ndarray, intrinsics: np.ndarray, vertices: np.ndarray, visible: np.ndarray
+) -> None:
+    """JPEG images, camera_info and ground truth as a compressed MCAP bag; topics and fields as the demo reads them."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types = store.types
+
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+    with writer:
+        connections: dict[str, Connection] = {}
+
+        def write(topic: str, frame: int, kind: str, **content: Any) -> None:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            stamp = START * 10**9 + round(frame * 1e9 / RATE)
+            time = types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9))
+            message = types[kind](header=types["std_msgs/msg/Header"](time, FRAME), **content)
+            writer.write(connections[topic], stamp, store.serialize_cdr(message, kind))
+
+        for frame, image in enumerate(images):
+            write("/camera/camera_info", frame, "sensor_msgs/msg/CameraInfo", **_camera_info(types, intrinsics))
+            jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            write(
+                "/camera/image_raw/compressed",
+                frame,
+                "sensor_msgs/msg/CompressedImage",
+                format="jpeg",
+                data=jpeg.ravel(),
+            )
+            if frame % TRUTH_EVERY == 0:
+                cloud = _cloud(types, vertices[frame], visible[frame])
+                write("/mega/ground_truth", frame, "sensor_msgs/msg/PointCloud2", **cloud)
+
+
+def _camera_info(types: Any, intrinsics: np.ndarray) -> dict[str, Any]:
+    return {
+        "height": HEIGHT,
+        "width": WIDTH,
+        "distortion_model": "plumb_bob",
+        "d": np.zeros(5),
+        "k": intrinsics.ravel(),
+        "r": np.eye(3).ravel(),
+        "p": np.column_stack([intrinsics, np.zeros(3)]).ravel(),
+        "binning_x": 0,
+        "binning_y": 0,
+        "roi": types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
+    }
+
+
+def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
+    """People [P, V, 3] with the fields of the node's mesh, and `visible` (1: the camera sees the vertex)."""
+    names = ["x", "y", "z", "sigma", "id", "visible"]  # four bytes each
+    points = np.zeros(visible.shape, [(name, "<u4" if name == "id" else "<f4") for name in names])
+    for axis, name in enumerate("xyz"):
+        points[name] = vertices[..., axis].round(3)  # to the millimetre: compresses better
+    points["id"] = np.arange(len(points))[:, None]
+    points["visible"] = visible
+    field = types["sensor_msgs/msg/PointField"]
+    return {
+        "height": len(vertices),
+        "width": vertices.shape[1],
+        "fields": [field(n, 4 * k, field.UINT32 if n == "id" else field.FLOAT32, 1) for k, n in enumerate(names)],
+        "is_bigendian": False,
+        "point_step": points.itemsize,
+        "row_step": points.itemsize * vertices.shape[1],
+        "data": points.reshape(-1).view(np.uint8),
+        "is_dense": True,
+    }
+
+
+def main(out: Path = Path("demo/clip")) -> None:
+    """Write the clip to `out`, in place of what is there."""
+    body = AnnyBody()
+    vertices = scene(body)
+    intrinsics = intrinsics_from_fov(WIDTH, HEIGHT, FOV)
+    images, visible = render(body, vertices, intrinsics)
+    shutil.rmtree(out, ignore_errors=True)
+    write_bag(out, images, intrinsics, vertices, visible)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {len(images)} frames, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
