@@ -45,7 +45,7 @@ def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np
     """
     with np.load(POSES, allow_pickle=False) as data:
         poses, bones = data["pose"][data["clip"] == clip].astype(np.float64), data["joints"].tolist()
-    phenotypes = np.broadcast_to(phenotype, (len(poses), 6))
+    phenotypes = np.repeat(phenotype[None], len(poses), axis=0)
     _, heads, root = body.canonical(poses, bones, phenotypes)
     heads = np.einsum("tij,tbj->tbi", root, heads)
     steps = np.linalg.norm(np.diff(heads, axis=0), axis=-1).mean(axis=1) / speed
@@ -55,7 +55,7 @@ def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np
     if times[-1] < wanted[-1]:
         poses, times = _repeat(poses, heads, times, wanted[-1])
     turns = [Slerp(times, Rotation.from_rotvec(poses[:, k]))(wanted).as_rotvec() for k in range(len(bones))]
-    vertices, _, root = body.canonical(np.stack(turns, axis=1), bones, np.broadcast_to(phenotype, (len(wanted), 6)))
+    vertices, _, root = body.canonical(np.stack(turns, axis=1), bones, np.repeat(phenotype[None], len(wanted), axis=0))
     vertices = np.einsum("tij,tvj->tvi", root, vertices)
 
     lowest = np.argsort(vertices[:-1, :, 1] + vertices[1:, :, 1], axis=1)[:, :12]

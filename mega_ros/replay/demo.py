@@ -305,6 +305,8 @@ def summarise(source: Source, recording: Recording, topology: Topology) -> dict[
     if source.truth:
         score = Score(topology)
         for stamp, truth in source.truth.items():
+            if truth.shape[1] != len(topology.template):
+                raise DemoError(f"{source.name}: its ground truth has another body than the bundle")
             if stamp in recording.clouds:
                 score.add(recording.clouds[stamp], truth, _intrinsics(recording, stamp))
         report["truth"] = score.summary()

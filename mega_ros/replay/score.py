@@ -16,7 +16,7 @@ from ..messages import positions
 MINIMUM_OVERLAP = 0.3
 """Intersection over union of image boxes from which a recovered person counts as a true one."""
 MINIMUM_VISIBLE = 0.05
-"""A person of whom the camera sees a smaller share of the vertices need not be found (the back hides half of them)."""
+"""A person of whom the camera sees a smaller share of the vertices need not be found."""
 
 
 def boxes_of(vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
