@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mega_model.detector import Detector, DetectorConfig
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.topology import Topology
@@ -58,6 +59,18 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
     model = Mega(_read_config(MegaConfig, folder))
     load_weights(model, folder)
     return model.eval(), *load_tokenizer(folder / "tokenizer")
+
+
+def begin_detector(folder: Path, config: DetectorConfig) -> Detector:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, config)
+    return Detector(config)
+
+
+def load_detector(folder: Path) -> Detector:
+    model = Detector(_read_config(DetectorConfig, folder))
+    load_weights(model, folder)
+    return model.eval()
 
 
 def _write_config(folder: Path, config: Any) -> None:

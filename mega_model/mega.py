@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from mega_model.backbones import ResNet18
 
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class MegaConfig:
     tokens: int = 54
     codes: int = 512
     width: int = 256
-    encoder_blocks: int = 4
+    encoder_blocks: int = 2
     decoder_blocks: int = 3
     heads: int = 4
     image_size: int = 128
@@ -135,6 +138,12 @@ class Mega(nn.Module):
             return None, None
         x = self.pose_head(features.mean(dim=(2, 3)))
         return self.rotation_head(x), self.camera_head(x)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB [B, 3, H, W] in 0..1 -> what backbones expect (the mean and deviation of ImageNet)."""
+    mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
+    return (images - mean) / std
 
 
 def sinusoid(length: int, width: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from scipy.stats import spearmanr
 
 Align = Literal["none", "mean", "pelvis"]
 
@@ -70,6 +69,8 @@ def best_of(errors: np.ndarray, samples: int | None = None) -> np.ndarray:
 
 def spearman(sigma: np.ndarray, error: np.ndarray) -> float:
     """Rank correlation of predicted uncertainty and error, over all elements of two arrays of one shape."""
+    from scipy.stats import spearmanr  # slow to import, and the demo does without
+
     return float(spearmanr(np.ravel(sigma), np.ravel(error)).statistic)
 
 

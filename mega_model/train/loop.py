@@ -47,6 +47,20 @@ Losses = dict[str, Tensor]
 C = TypeVar("C")
 
 
+class Objective(nn.Module):
+    """A model and how it is trained: forward(batch) -> losses.
+
+    Their sum is minimised; those whose names start with "_" are only shown.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def before_step(self, step: int, batch: Batch) -> None:
+        """Called before each step, outside of the gradient."""
+
+
 def parse(config: type[C], args: list[str]) -> C:
     """`[FILE.yaml] [--field value ...]` -> a config dataclass. Options override the file, whose keys are their names."""
     if args and args[0].endswith(".yaml"):
@@ -56,52 +70,45 @@ def parse(config: type[C], args: list[str]) -> C:
     return tyro.cli(config, args=args)
 
 
-def fit(
-    config: LoopConfig,
-    model: nn.Module,
-    batches: Callable[[np.random.Generator], Batch],
-    losses: Callable[[nn.Module, Batch], Losses],
-    before_step: Callable[[int, Batch], None] | None = None,
-) -> None:
-    """Train `model` in place and leave it in `config.out`.
-
-    `losses` names what is minimised (their sum) and, with names that start with "_", what is only shown.
-    """
+def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.Generator], Batch]) -> None:
+    """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`."""
     fabric = Fabric(precision=config.precision, loggers=TensorBoardLogger(config.out.parent, config.out.name, version=""))
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-    plain = model
-    model, optimizer = fabric.setup(model, optimizer)
+    optimizer = torch.optim.AdamW(
+        objective.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+    )
+    model = objective.model
+    trained, optimizer = fabric.setup(objective, optimizer)
     config.out.mkdir(parents=True, exist_ok=True)
     first = 0
     if (config.out / "state.pt").exists():
         state = torch.load(config.out / "state.pt", map_location="cpu", weights_only=True)
-        checkpoint.load_weights(plain, config.out)
+        checkpoint.load_weights(model, config.out)
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.out.name, mininterval=5)
-    model.train()
+    trained.train()
     shown: dict[str, float] = {}
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.out.name, mininterval=5)
     for step in bar:
         rng = np.random.default_rng([config.seed, fabric.global_rank, step])
+        torch.manual_seed(int(rng.integers(2**31)))  # masks, dropout, augmentation
         batch = {k: fabric.to_device(v) for k, v in batches(rng).items()}
-        if before_step:
-            before_step(step, batch)
+        objective.before_step(step, batch)
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _schedule(step, config)
-        parts = losses(model, batch)
-        fabric.backward(torch.stack([v for k, v in parts.items() if k[0] != "_"]).sum())
-        fabric.clip_gradients(model, optimizer, max_norm=config.clip)
+        losses = trained(batch)
+        fabric.backward(torch.stack([v for k, v in losses.items() if k[0] != "_"]).sum())
+        fabric.clip_gradients(trained, optimizer, max_norm=config.clip)
         optimizer.step()
         optimizer.zero_grad()
-        for k, v in parts.items():
+        for k, v in losses.items():
             shown[k] = 0.98 * shown.get(k, float(v)) + 0.02 * float(v)
         if step % 20 == 0:
             bar.set_postfix({k.lstrip("_"): f"{v:.4g}" for k, v in shown.items()})
             fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            checkpoint.save_weights(plain, config.out)
+            checkpoint.save_weights(model, config.out)
             torch.save({"optimizer": optimizer.state_dict(), "step": step + 1}, config.out / "state.pt")
 
 

@@ -1,0 +1,102 @@
+"""Stage 3: MEGA learns to see: masked mesh tokens, rotation and camera from pictures (paper 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from mega_model import checkpoint
+from mega_model.data.rendered import SceneSet
+from mega_model.geometry import project_weak, rot6d_to_matrix
+from mega_model.mega import Mega, MegaConfig, normalise, random_mask, token_loss
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+
+
+@dataclass(frozen=True)
+class RecoverTraining(LoopConfig):
+    pretrained: Path = Path("runs/pretrain")
+    """Checkpoint of stage 2, with its tokenizer."""
+    crops: Path = Path("runs/crops/train")
+
+
+class RecoverObjective(Objective):
+    model: Mega
+
+    def forward(self, batch: Batch) -> Losses:
+        images, tokens = normalise(augment(batch["images"])), batch["tokens"]
+        features = self.model.backbone(images)
+        visible = random_mask(*tokens.shape, device=tokens.device)
+        token_losses = []
+        # rows that show similar numbers of tokens together: the encoder pads to the longest row
+        for part in visible.sum(dim=1).argsort().chunk(4):
+            out = self.model(features[part], tokens[part], visible[part])
+            token_losses.append(token_loss(out.logits, tokens[part], visible[part]) * (~visible[part]).sum())
+        rot6d, camera = self.model.pose(features)
+        rotation = rot6d_to_matrix(rot6d)
+        # tokens pass no gradient, so the true body stands in for the predicted one
+        joints = batch["joints"] @ rotation.transpose(1, 2)
+        return {
+            "tokens": torch.stack(token_losses).sum() / (~visible).sum(),
+            "rotation": F.mse_loss(rotation, batch["rotation"]) * 5,
+            "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
+        }
+
+
+def augment(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float in 0..1: contrast, brightness, colour cast, blur, noise, and frames' black edges."""
+    batch, _, height, width = images.shape
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.empty(batch, channels, 1, 1, device=images.device).uniform_(low, high)
+
+    x = images.float() / 255
+    x = (x * uniform(0.6, 1.4) * uniform(0.9, 1.1, 3) + uniform(-0.15, 0.15)).clamp(0, 1)
+    x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1), uniform(0, 1).square())
+    x = (x + torch.randn_like(x) * uniform(0, 0.06)).clamp(0, 1)
+    # a crop that reaches over the frame's edge is black there
+    edge = torch.where(uniform(0, 1) < 0.15, uniform(0, 0.3), 0)
+    side = torch.randint(4, (batch, 1, 1, 1), device=images.device)
+    column = torch.linspace(0, 1, width, device=images.device)[None, None, None]
+    row = torch.linspace(0, 1, height, device=images.device)[None, None, :, None]
+    place = torch.where(side == 0, column, torch.where(side == 1, 1 - column, torch.where(side == 2, row, 1 - row)))
+    return x * (place >= edge)
+
+
+@torch.no_grad()
+def answers(crops: SceneSet, tokenizer: MeshTokenizer, regressor: np.ndarray) -> dict[str, Tensor]:
+    """What is learned about every crop of a set: tokens [n, N], joints [n, J, 3], joints2d [n, J, 2], rotation."""
+    fields = crops.fields
+    tokens, joints = [], []
+    for start in tqdm(range(0, len(crops), 200), desc="tokens", mininterval=5):
+        vertices = torch.from_numpy(fields["vertices"][start : start + 200].astype(np.float32))
+        tokens.append(tokenizer.encode(vertices))
+        joints.append(torch.from_numpy(regressor) @ vertices)
+    joints_all = torch.cat(joints)
+    rotation, translation, focal = (torch.from_numpy(fields[k][:]) for k in ("rotation", "translation", "focal"))
+    seen = joints_all @ rotation.transpose(1, 2) + translation[:, None]
+    joints2d = focal[:, None, None] * seen[..., :2] / seen[..., 2:]
+    return {"tokens": torch.cat(tokens), "joints": joints_all, "joints2d": joints2d, "rotation": rotation}
+
+
+def main(args: list[str]) -> None:
+    config = parse(RecoverTraining, args)
+    torch.manual_seed(config.seed)
+    pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
+    crops = SceneSet(config.crops)
+    known = answers(crops, tokenizer, topology.joint_regressor)
+    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", MegaConfig())
+    model.load_state_dict(pretrained.state_dict())
+
+    def batches(rng: np.random.Generator) -> Batch:
+        pick = np.sort(rng.choice(len(crops), config.batch, replace=False))
+        images = torch.from_numpy(crops.fields["images"][pick]).permute(0, 3, 1, 2)
+        return {"images": images} | {k: v[torch.from_numpy(pick)] for k, v in known.items()}
+
+    fit(config, RecoverObjective(model), batches)

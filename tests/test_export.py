@@ -1,0 +1,146 @@
+"""A tiny random model through the whole export: what the graphs compute is what torch computes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.check import LIMITS, Parity
+from export.to_onnx import Config, export
+from mega_model import checkpoint
+from mega_model.detector import DetectorConfig
+from mega_model.mega import MegaConfig
+from mega_model.tokenizer import TokenizerConfig
+from mega_model.topology import Topology
+from mega_ros.bundle import Bundle
+
+STEPS = 3
+
+
+def torus(around: int = 16, across: int = 8) -> Topology:
+    """A closed surface of 128 vertices that needs no body model."""
+    u, v = np.meshgrid(*(np.arange(n) * 2 * np.pi / n for n in (around, across)), indexing="ij")
+    radius = 0.6 + 0.2 * np.cos(v)
+    template = np.stack([radius * np.cos(u), radius * np.sin(u), 0.2 * np.sin(v)], axis=-1).reshape(-1, 3)
+    number = np.arange(around * across).reshape(around, across)
+    a, b, c, d = (np.roll(number, shift, (0, 1)).ravel() for shift in ((0, 0), (-1, 0), (-1, -1), (0, -1)))
+    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    regressor = np.eye(24, len(template), dtype=np.float32)
+    return Topology(template.astype(np.float32), faces.astype(np.int32), regressor, np.zeros(len(template), np.int32))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints `tokenizer`, `mega` and `detector` with random weights."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tokenizer = checkpoint.begin_tokenizer(
+        folder / "tokenizer", torus(), TokenizerConfig(channels=(8, 8), latent=4, codes=16, bases=2)
+    )
+    checkpoint.save_weights(tokenizer, folder / "tokenizer")
+    config = MegaConfig(
+        tokens=tokenizer.length, codes=16, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, image_size=64,
+        backbone_width=4,
+    )  # fmt: skip
+    mega = checkpoint.begin_mega(folder / "mega", folder / "tokenizer", config)
+    for embedding in (mega.mask_token, mega.encoder_position, mega.decoder_position, mega.embed.weight):
+        torch.nn.init.normal_(embedding)  # so that places and codes matter as in a trained model
+    checkpoint.save_weights(mega, folder / "mega")
+    (folder / "mega" / "calibration.json").write_text('{"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}')
+    detector = checkpoint.begin_detector(folder / "detector", DetectorConfig(64, 96, (4, 4, 4, 4, 4), people=5))
+    checkpoint.save_weights(detector, folder / "detector")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundle")
+    return export(Config(checkpoints / "mega", out, checkpoints / "detector", "tiny", steps=STEPS, samples=4))
+
+
+@pytest.fixture(scope="module")
+def parity(bundle: Bundle, checkpoints: Path) -> Parity:
+    return Parity(bundle, checkpoints / "mega", checkpoints / "detector")
+
+
+@pytest.mark.parametrize("people", [1, 3])
+@pytest.mark.parametrize("samples", [1, 4])
+def test_every_output_is_that_of_torch(parity: Parity, people: int, samples: int) -> None:
+    crops = np.random.default_rng(people).integers(0, 256, (people, 64, 64, 3), np.uint8)
+    differences = parity.people(crops, samples)
+    assert set(differences) == {
+        (name, output)
+        for name, graph in parity.bundle.graphs.items()
+        if name != "detector"
+        for output in graph.outputs
+    }
+    assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+
+
+def test_detector_is_that_of_torch(parity: Parity) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    differences = parity.boxes(image)
+    assert len(differences) == 2
+    assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+
+
+def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:
+    other = Parity(bundle, checkpoints / "mega")
+    with torch.no_grad():
+        other.tokenizer.quantizer.codebook.mul_(1.01)
+        other.model.camera_head.bias.add_(0.001)
+    differences = other.people(np.zeros((1, 64, 64, 3), np.uint8), 1)
+    wrong = {key for key, value in differences.items() if not value <= LIMITS[key[1]]}
+    assert wrong == {("deterministic", "vertices"), ("deterministic", "camera"), ("sampler", "mean")}
+
+
+def test_samples_differ_and_a_uniform_is_one_sample(parity: Parity) -> None:
+    """Equal uniforms give equal samples whatever their place; different ones give different samples."""
+    features = np.random.default_rng(0).normal(size=(2, 32, 2, 2)).astype(np.float32)
+    shape = (2, 3, STEPS, parity.tokenizer.length, 2)
+    uniforms = np.random.default_rng(1).uniform(0.001, 0.999, shape).astype(np.float32)
+    uniforms[:, 2] = uniforms[:, 0]
+    tokens = parity.engines["sampler"].run(features=features, uniforms=uniforms)["tokens"]
+    assert (tokens[:, 0] == tokens[:, 2]).all()
+    assert (tokens[:, 0] != tokens[:, 1]).any()
+
+
+def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> None:
+    length = json.loads((checkpoints / "mega" / "config.json").read_text())["tokens"]
+    assert bundle.name == "tiny"
+    assert bundle.graphs["backbone"].inputs["crops"].shape == ("P", 64, 64, 3)
+    assert bundle.graphs["sampler"].inputs["uniforms"].shape == ("P", "Q", STEPS, length, 2)
+    assert bundle.graphs["sampler"].outputs["sigma"].shape == ("P", 128)
+    assert bundle.graphs["detector"].inputs["image"].shape == (1, 64, 96, 3)
+    assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
+    assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {"1 sigma": 0.6})
+    assert (bundle.crop.size, bundle.crop.camera) == (64, "ray")
+
+
+def test_graphs_keep_no_paths_and_no_data_beside_them(bundle: Bundle) -> None:
+    assert {file.name for file in bundle.folder.iterdir()} == {"bundle.json", *bundle.files}
+    here = str(Path(__file__).parents[1]).encode()
+    for graph in bundle.graphs:
+        raw = bundle.path(graph).read_bytes()
+        assert here not in raw and b".py" not in raw, graph
+
+
+def test_large_weights_are_stored_as_half(bundle: Bundle) -> None:
+    for graph in ("backbone", "sampler"):
+        kinds = [
+            (tensor.data_type, int(np.prod(tensor.dims)))
+            for tensor in onnx.load(bundle.path(graph)).graph.initializer
+        ]
+        assert any(kind == onnx.TensorProto.FLOAT16 for kind, _ in kinds)
+        assert all(size < 1024 for kind, size in kinds if kind == onnx.TensorProto.FLOAT), graph
+
+
+def test_deterministic_graph_has_no_encoder(bundle: Bundle) -> None:
+    """Its encoder sees nothing, so only a constant of it is left: the graph is smaller than the sampler's."""
+    nodes = {graph: len(onnx.load(bundle.path(graph)).graph.node) for graph in ("deterministic", "sampler")}
+    norms = [n for n in onnx.load(bundle.path("deterministic")).graph.node if n.op_type == "LayerNormalization"]
+    assert len(norms) == 2  # of the one decoder block
+    assert nodes["deterministic"] < nodes["sampler"] / 2

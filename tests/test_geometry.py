@@ -1,0 +1,101 @@
+"""Rotations, cameras and crops: round trips and closed forms, on numpy and torch alike."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from mega_model import geometry
+
+K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_rot6d_round_trip(seed: int) -> None:
+    matrix = Rotation.random(4, random_state=np.random.default_rng(seed)).as_matrix()
+    rot6d = geometry.matrix_to_rot6d(matrix)
+    np.testing.assert_allclose(geometry.rot6d_to_matrix(rot6d), matrix, atol=1e-12)
+    scaled = torch.from_numpy(rot6d * 3.0)
+    np.testing.assert_allclose(geometry.rot6d_to_matrix(scaled).numpy(), matrix, atol=1e-12)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_rot6d_always_gives_finite_numbers(values: list[float]) -> None:
+    assert np.isfinite(geometry.rot6d_to_matrix(np.array(values))).all()
+
+
+def test_projections() -> None:
+    points = np.array([[0.0, 0, 2], [1, -1, 4]])
+    np.testing.assert_allclose(geometry.project(points, K), [[320, 240], [445, 115]])
+    weak = geometry.project_weak(points, np.array([0.5, 1.0, 0.0]))
+    np.testing.assert_allclose(weak, [[0.5, 0], [1, -0.5]])
+
+
+def test_intrinsics_from_field_of_view() -> None:
+    k = geometry.intrinsics_from_fov(640, 480, np.pi / 2)
+    np.testing.assert_allclose(k, [[320, 0, 320], [0, 320, 240], [0, 0, 1]])
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_crop_cameras_look_at_the_box(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform([-100, -100], [500, 400], (3, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(20, 300, (3, 2))], axis=1)
+    crops, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
+    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-12)
+    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+    ray = np.concatenate([middle, np.ones((3, 1))], axis=1) @ np.linalg.inv(K).T
+    seen = np.einsum("pij,pj->pi", rotations, ray)
+    np.testing.assert_allclose(seen[:, :2], 0, atol=1e-9)
+    assert (seen[:, 2] > 0).all()
+
+
+def test_crop_of_a_box_on_the_axis_is_a_plain_crop() -> None:
+    crops, rotations = geometry.crop_cameras(np.array([[270.0, 140, 370, 340]]), K, 128, 1.0)
+    np.testing.assert_allclose(rotations[0], np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(crops[0], [[320, 0, 64], [0, 320, 64], [0, 0, 1]])  # 200 pixels become 128
+
+
+@pytest.mark.parametrize("size", [(640, 480), (2560, 1920)])
+def test_crop_images_show_points_where_the_crop_camera_says(size: tuple[int, int]) -> None:
+    width, height = size
+    scale = width / 640
+    intrinsics = np.diag([scale, scale, 1]) @ K
+    image = np.zeros((height, width, 3), np.uint8)
+    pixel = np.array([500.0, 130.0]) * scale
+    cv2.circle(image, tuple(np.round(pixel).astype(int).tolist()), int(4 * scale), (255, 255, 255), -1)
+    box = np.array([[440.0, 80, 600, 220]]) * scale
+    crops, rotations = geometry.crop_cameras(box, intrinsics, 128, 1.1)
+    crop = geometry.crop_images(image, intrinsics, crops, rotations, 128)[0, ..., 0].astype(float)
+    rows, columns = np.mgrid[:128, :128] + 0.5
+    found = np.array([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
+    ray = rotations[0] @ np.linalg.inv(intrinsics) @ [*pixel, 1]
+    want = geometry.project(ray[None], crops[0])[0]
+    np.testing.assert_allclose(found, want, atol=0.75)
+
+
+def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
+    rng = np.random.default_rng(0)
+    body = rng.normal(scale=0.3, size=(2, 40, 3))
+    body -= body.mean(axis=1, keepdims=True)
+    turn = Rotation.random(2, random_state=rng).as_matrix()
+    boxes = np.array([[50.0, 60, 200, 400], [420, 100, 560, 380]])
+    crops, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
+    translation = np.array([[0.1, -0.2, 3.0], [-0.05, 0.1, 5.0]])
+    focal = crops[:, 0, 0] / 64
+    camera = np.stack([focal / translation[:, 2], translation[:, 0], translation[:, 1]], axis=1)
+    placed = geometry.place(body, turn, camera, crops, rotations)
+    for p in range(2):
+        want = (body[p] @ turn[p].T + translation[p]) @ rotations[p]
+        np.testing.assert_allclose(placed[p], want, atol=1e-9)
+        in_crop = geometry.project(body[p] @ turn[p].T + translation[p], crops[p])
+        again = geometry.project(placed[p] @ rotations[p].T, crops[p])
+        np.testing.assert_allclose(in_crop, again, atol=1e-9)

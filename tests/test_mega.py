@@ -1,0 +1,137 @@
+"""MEGA: masking, the meaning of `visible`, and generation."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mega_model import generate
+from mega_model.mega import Mega, MegaConfig, masked_count, random_mask, token_loss
+
+CONFIG = MegaConfig(codes=32, width=32, encoder_blocks=2, decoder_blocks=2, image_size=64, backbone_width=4)
+
+
+@pytest.fixture(scope="module")
+def model() -> Mega:
+    torch.manual_seed(0)
+    model = Mega(CONFIG).eval()
+    for p in model.parameters():  # away from the start, or all logits are alike
+        torch.nn.init.normal_(p, std=0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def features(model: Mega) -> torch.Tensor:
+    with torch.no_grad():
+        return model.backbone(torch.randn(3, 3, 64, 64))
+
+
+def test_masking_schedule_counts() -> None:
+    tau = torch.tensor([0.0, 0.2, 0.5, 0.9, 0.9999])
+    assert masked_count(tau, 54).tolist() == [math.floor(54 * math.cos(math.pi * t / 2)) for t in tau.tolist()]
+    masked = (~random_mask(4000, 54)).sum(dim=1).float()
+    assert masked.max() == 54 or masked.max() == 53
+    assert abs(masked.mean() - 54 * 2 / math.pi) < 1.5  # the mean of cos over a quarter turn
+    assert masked.std() > 10, "every row has a ratio of its own"
+
+
+def test_loss_looks_at_masked_tokens_only() -> None:
+    logits, tokens = torch.randn(2, 54, 32), torch.randint(32, (2, 54))
+    visible = random_mask(2, 54)
+    loss = token_loss(logits, tokens, visible)
+    changed = torch.where(visible[..., None], torch.randn_like(logits), logits)
+    assert token_loss(changed, tokens, visible) == loss
+    assert token_loss(logits + torch.randn_like(logits), tokens, visible) != loss
+
+
+@torch.no_grad()
+def test_masked_tokens_are_not_seen_and_visible_ones_are(model: Mega, features: torch.Tensor) -> None:
+    tokens = torch.randint(32, (3, 54))
+    visible = random_mask(3, 54)
+    visible[:, 0], visible[:, 1] = True, False
+    out = model(features, tokens, visible)
+    assert out.logits.shape == (3, 54, 32) and out.rot6d.shape == (3, 6) and out.camera.shape == (3, 3)
+    other = torch.where(visible, tokens, (tokens + 1) % 32)
+    assert torch.equal(model(features, other, visible).logits, out.logits)
+    tokens[:, 0] = (tokens[:, 0] + 1) % 32
+    assert not torch.allclose(model(features, tokens, visible).logits, out.logits)
+
+
+@torch.no_grad()
+def test_rows_with_different_counts_do_not_disturb_each_other(model: Mega, features: torch.Tensor) -> None:
+    tokens = torch.randint(32, (3, 54))
+    visible = torch.arange(54) < torch.tensor([[0], [20], [54]])
+    together = model(features, tokens, visible).logits
+    for i in range(3):
+        alone = model(features[i : i + 1], tokens[i : i + 1], visible[i : i + 1]).logits
+        torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_without_an_image(model: Mega) -> None:
+    out = model(None, torch.randint(32, (2, 54)), random_mask(2, 54))
+    assert out.logits.shape == (2, 54, 32) and out.rot6d is None and out.camera is None
+
+
+@pytest.mark.parametrize(("steps", "counts"), [(1, [0, 54]), (5, [0, 2, 10, 22, 37, 54])])
+def test_visible_counts(steps: int, counts: list[int]) -> None:
+    assert generate.visible_counts(54, steps) == counts
+    want = [math.floor(54 * (1 - math.cos(math.pi * t / (2 * steps)))) for t in range(steps)] + [54]
+    assert counts == want
+
+
+@torch.no_grad()
+def test_deterministic_is_the_argmax_of_one_pass(model: Mega, features: torch.Tensor) -> None:
+    nothing = torch.zeros(3, 54, dtype=torch.long)
+    logits = model(features, nothing, nothing.bool()).logits
+    assert (generate.deterministic(model, features) == logits.argmax(-1)).all()
+
+
+@torch.no_grad()
+def test_stochastic_repeats_with_its_seed(model: Mega, features: torch.Tensor) -> None:
+    first = generate.stochastic(model, features, samples=4, seed=3)
+    assert first.shape == (3, 4, 54) and first.min() >= 0 and first.max() < 32
+    assert torch.equal(first, generate.stochastic(model, features, samples=4, seed=3))
+    assert not torch.equal(first, generate.stochastic(model, features, samples=4, seed=4))
+    assert len({tuple(row) for row in first[0].tolist()}) > 1, "samples differ"
+
+
+def test_steps_show_more_and_keep_what_is_shown() -> None:
+    torch.manual_seed(0)
+    counts = generate.visible_counts(54, 5)
+    tokens, index = torch.zeros(2, 54, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+    for t in range(5):
+        before, shown = tokens, index
+        logits = torch.randn(2, 54, 32)
+        tokens, index = generate.step(logits, tokens, index, counts[t + 1], 1.0, torch.rand(2, 54, 2))
+        assert index.shape == (2, counts[t + 1])
+        for row in range(2):
+            assert set(shown[row].tolist()) <= set(index[row].tolist()), "shown tokens stay shown"
+            assert len(set(index[row].tolist())) == counts[t + 1]
+        assert torch.equal(tokens.gather(1, shown), before.gather(1, shown)), "and keep their codes"
+
+
+def test_inverse_distribution_sampling_follows_the_softmax() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0])
+    codes = generate.sample_codes(logits.expand(200_000, 4), 0.7, torch.rand(200_000))
+    share = torch.bincount(codes, minlength=4) / len(codes)
+    torch.testing.assert_close(share, (logits / 0.7).softmax(-1), atol=5e-3, rtol=0)
+    assert generate.sample_codes(logits, 0.0, torch.tensor(0.5)) == 3
+
+
+@torch.no_grad()
+def test_without_noise_confident_tokens_come_first() -> None:
+    logits = torch.randn(1, 54, 32)
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    tokens, index = generate.step(logits, torch.zeros(1, 54, dtype=torch.long), nothing, 10, 0.0, torch.rand(1, 54, 2))
+    best = logits.max(-1)
+    assert torch.equal(tokens, best.indices)
+    assert set(index[0].tolist()) == set(best.values[0].topk(10).indices.tolist())
+
+
+def test_unconditional(model: Mega) -> None:
+    bodies = generate.unconditional(model, 6, steps=8, seed=1)
+    assert bodies.shape == (6, 54) and len({tuple(b) for b in bodies.tolist()}) == 6

@@ -1,0 +1,106 @@
+"""Mesh-VQ-VAE: its layers, its quantiser, and that it learns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mega_model import hierarchy
+from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer, Quantizer, TokenizerConfig
+from mega_model.topology import Topology
+from test_hierarchy import icosphere
+
+
+@pytest.fixture
+def topology() -> Topology:
+    faces, count = icosphere(2)
+    rng = np.random.default_rng(0)
+    template = rng.normal(size=(count, 3)).astype(np.float32)
+    return Topology(template, faces.astype(np.int32), np.full((24, count), 1 / count, np.float32), np.zeros(count, np.int32))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])
+def test_convolution_is_its_definition(inputs: int, outputs: int) -> None:
+    faces, count = icosphere(1)
+    table = hierarchy.build(faces, count, [2])[0].pool
+    layer = MeshConv(table, inputs, outputs, bases=4)
+    x = torch.randn(count, 2, inputs)
+    y = layer(x)
+    for p in range(len(table.index)):
+        want = layer.bias.expand(2, -1).clone()
+        for m in range(int(table.count[p])):
+            kernel = torch.einsum("w,woi->oi", layer.mixing[p, m], layer.weights)
+            want = want + x[int(table.index[p, m])] @ kernel.T
+        torch.testing.assert_close(y[p], want, atol=1e-5, rtol=1e-4)
+
+
+def test_pool_is_a_weighted_mean() -> None:
+    faces, count = icosphere(2)
+    level = hierarchy.build(faces, count, [2])[0]
+    for table in (level.pool, level.unpool):
+        same = MeshPool(table)(torch.ones(table.inputs, 2, 3))
+        torch.testing.assert_close(same, torch.ones(len(table.index), 2, 3))
+
+
+def test_quantiser_finds_the_nearest_code() -> None:
+    quantizer = Quantizer(codes=7, width=3)
+    z = torch.randn(50, 3)
+    assert (quantizer(z) == torch.cdist(z, quantizer.codebook).argmin(dim=1)).all()
+
+
+def test_quantiser_starts_by_kmeans_and_follows() -> None:
+    torch.manual_seed(0)
+    clusters = torch.tensor([[0.0, 0], [10, 0], [0, 10], [10, 10]])
+    z = (clusters[:, None] + 0.1 * torch.randn(4, 100, 2)).reshape(-1, 2)
+    quantizer = Quantizer(codes=4, width=2, decay=0.5)
+    assert not quantizer.started
+    for _ in range(20):  # k-means may put two codes into one cluster: dead codes then start again elsewhere
+        quantizer.start(z)
+        if len(set(quantizer(clusters).tolist())) == 4:
+            break
+    assert quantizer.started
+    assert torch.cdist(clusters, quantizer.codebook).amin(dim=1).max() < 0.1
+    for _ in range(10):
+        quantizer.update(z + 1, quantizer(z + 1))
+    assert torch.cdist(clusters + 1, quantizer.codebook).amin(dim=1).max() < 0.1
+
+
+def test_dead_codes_start_again_from_latents() -> None:
+    quantizer = Quantizer(codes=8, width=2, decay=0.5)
+    z = torch.randn(200, 2)
+    quantizer.start(z)
+    quantizer.codebook[3] = 1e3
+    quantizer.total[3] = quantizer.codebook[3] * quantizer.size[3]
+    for _ in range(20):
+        quantizer.update(z, quantizer(z))
+    assert quantizer.codebook.abs().max() < 10
+
+
+def test_tokens_round_trip(topology: Topology) -> None:
+    model = MeshTokenizer(topology, TokenizerConfig(channels=(4, 6), codes=16)).eval()
+    vertices = torch.randn(3, len(topology.template), 3)
+    tokens = model.encode(vertices)
+    assert tokens.shape == (3, model.length) and tokens.dtype == torch.int64
+    assert model.decode(tokens).shape == vertices.shape
+    model.quantizer.size += 1
+    torch.testing.assert_close(model(vertices).vertices, model.decode(tokens), atol=1e-5, rtol=1e-4)
+
+
+def test_it_learns(topology: Topology) -> None:
+    torch.manual_seed(0)
+    model = MeshTokenizer(topology, TokenizerConfig(channels=(8, 8), codes=32))
+    template = torch.from_numpy(topology.template)
+    vertices = template * (1 + 0.3 * torch.randn(64, 1, 3))  # bodies of different proportions
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = (vertices - template).norm(dim=-1).mean()
+    for step in range(150):
+        if step == 50:
+            with torch.no_grad():
+                model.quantizer.start(model.latents(vertices))
+        out = model(vertices)
+        loss = (out.vertices - vertices).norm(dim=-1).mean()
+        optimizer.zero_grad()
+        (loss + out.commitment).backward()
+        optimizer.step()
+    assert loss < 0.6 * before
