@@ -72,10 +72,7 @@ def test_every_output_is_that_of_torch(parity: Parity, people: int, samples: int
     crops = np.random.default_rng(people).integers(0, 256, (people, 64, 64, 3), np.uint8)
     differences = parity.people(crops, samples)
     assert set(differences) == {
-        (name, output)
-        for name, graph in parity.bundle.graphs.items()
-        if name != "detector"
-        for output in graph.outputs
+        (name, output) for name, graph in parity.bundle.graphs.items() if name != "detector" for output in graph.outputs
     }
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 
@@ -131,8 +128,7 @@ def test_graphs_keep_no_paths_and_no_data_beside_them(bundle: Bundle) -> None:
 def test_large_weights_are_stored_as_half(bundle: Bundle) -> None:
     for graph in ("backbone", "sampler"):
         kinds = [
-            (tensor.data_type, int(np.prod(tensor.dims)))
-            for tensor in onnx.load(bundle.path(graph)).graph.initializer
+            (tensor.data_type, int(np.prod(tensor.dims))) for tensor in onnx.load(bundle.path(graph)).graph.initializer
         ]
         assert any(kind == onnx.TensorProto.FLOAT16 for kind, _ in kinds)
         assert all(size < 1024 for kind, size in kinds if kind == onnx.TensorProto.FLOAT), graph

@@ -1,0 +1,1 @@
+"""A trained checkpoint to a bundle that `mega_ros` runs without torch."""

@@ -1,0 +1,292 @@
+"""A trained checkpoint to a bundle: `python export/to_onnx.py --checkpoint FOLDER --out FOLDER`.
+
+Every graph wraps the very functions that training and evaluation use; export/check.py shows that they agree.
+Weight matrices are rounded to float16 for storage, all arithmetic is float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
+
+from mega_model import checkpoint, generate
+from mega_model.geometry import rot6d_to_matrix
+from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
+from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
+from mega_ros import bundle
+
+CROP_MARGIN = 1.2
+"""Side of the crop over that of the box: the middle of what the training crops show."""
+OPSET = 20
+DENSE_LIMIT = 2**23
+"""Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
+
+
+NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
+
+
+@dataclass(frozen=True)
+class Config:
+    checkpoint: Path
+    """folder that `mega train recover` wrote"""
+    out: Path
+    """folder of the bundle; its files are replaced"""
+    detector: Path | None = None
+    """checkpoint folder that `mega train detector` wrote"""
+    name: str = "default-anny-r18"
+    """name of the bundle"""
+    steps: int = 5
+    """T, steps of the sampler"""
+    samples: int = 10
+    """Q, samples per person unless the user says otherwise"""
+    temperature: float = 1.0
+    """tau of the first step"""
+    body: bundle.Body = bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets")
+
+
+class Backbone(nn.Module):
+    """crops uint8 [P, H, W, 3] RGB -> features [P, C, h, w]"""
+
+    def __init__(self, model: Mega) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+
+    def forward(self, crops: Tensor) -> Tensor:
+        return self.backbone(normalise(crops.permute(0, 3, 1, 2).float() / 255))
+
+
+class Deterministic(nn.Module):
+    """features [P, C, h, w] -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3]"""
+
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer) -> None:
+        super().__init__()
+        self.model = model
+        self.decoder = MeshDecoder(tokenizer)
+        # the encoder sees no token here: what it gives is a constant, so the graph needs no encoder
+        nothing = torch.zeros(1, 0, dtype=torch.long)
+        self.register_buffer("nothing", nothing)
+        self.register_buffer("encoded", model.encode(nothing, nothing))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        people = len(features)
+        logits = self.model.decode(features, self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1))
+        tokens = logits.argmax(dim=-1)
+        rot6d, camera = self.model.pose(features)
+        return tokens, self.decoder(tokens), rot6d_to_matrix(rot6d), camera
+
+
+class Sampler(nn.Module):
+    """features, uniforms [P, Q, T, N, 2] -> tokens [P, Q, N], mean [P, V, 3], sigma [P, V]"""
+
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.decoder = MeshDecoder(tokenizer)
+        self.temperature = temperature
+
+    def forward(self, features: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tokens = generate.sample(self.model, features, uniforms, self.temperature)
+        vertices = self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        mean = vertices.mean(dim=1)
+        sigma = (vertices - mean[:, None]).square().sum(dim=-1).mean(dim=1).sqrt()
+        return tokens, mean, sigma
+
+
+class MeshDecoder(nn.Module):
+    """`MeshTokenizer.decode` with every pool merged into the convolution behind it, where that is small enough."""
+
+    def __init__(self, tokenizer: MeshTokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        layers: list[nn.Module] = []
+        for layer in tokenizer.decoder:
+            if isinstance(layer, MeshConv) and layers and isinstance(layers[-1], MeshPool):
+                coarse = int(layers[-1].index.max()) + 1
+                if len(layer.index) * coarse * len(layer.weights) <= DENSE_LIMIT:
+                    layer = PoolConv(layers.pop(), layer, coarse)
+            layers.append(layer)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, N] -> [B, V, 3]"""
+        quantized = self.tokenizer.quantizer.codebook[tokens]
+        return self.layers(quantized.transpose(0, 1)).transpose(0, 1) + self.tokenizer.template
+
+
+class PoolConv(nn.Module):
+    """A pool to a finer graph and the convolution behind it as one matrix: 4 times as fast as gathers on a CPU.
+
+    The matrix is computed inside the graph from the small weights: onnxruntime does it once, at loading.
+    """
+
+    def __init__(self, pool: nn.Module, conv: MeshConv, coarse: int) -> None:
+        super().__init__()
+        self.pool, self.conv, self.coarse = pool, conv, coarse
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[coarse, B, C] -> [V, B, C']"""
+        bases, outputs, inputs = self.conv.weights.shape
+        batch = x.shape[1]
+        pool = self.pool(torch.eye(self.coarse)[:, None])[:, 0]  # [fine, coarse]
+        mixing = self.conv.mixing * self.conv.mask[..., None]  # [V, slots, bases]
+        matrix = (pool[self.conv.index].transpose(1, 2) @ mixing).flatten(1)  # [V, coarse * bases]
+        kernels = self.conv.weights.permute(2, 0, 1).reshape(inputs, bases * outputs)
+        y = (x @ kernels).reshape(self.coarse, batch, bases, outputs).transpose(1, 2)
+        return (matrix @ y.reshape(self.coarse * bases, batch * outputs)).reshape(-1, batch, outputs) + self.conv.bias
+
+
+def as_stored(*models: nn.Module) -> None:
+    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices of float16 values."""
+    with torch.no_grad():
+        for model in models:
+            for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+                for i in range(len(layers) - 1):
+                    convolution, norm = layers[i], layers[i + 1]
+                    if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                        layers[i], layers[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.copy_(parameter.half())
+
+
+def export(config: Config) -> bundle.Bundle:
+    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
+    as_stored(model, tokenizer)
+    config.out.mkdir(parents=True, exist_ok=True)
+    size, length = model.config.image_size, tokenizer.length
+    # example sizes P, Q that are no other dimension's: the exporter would take equal ones for the same
+    crops = torch.zeros(11, size, size, 3, dtype=torch.uint8)
+    backbone = Backbone(model)
+    features = backbone(crops)
+    graphs = {
+        "backbone": save_graph(config.out / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], ["features"]),
+        "deterministic": save_graph(
+            config.out / "deterministic.onnx",
+            Deterministic(model, tokenizer),
+            {"features": features},
+            [{0: "P"}],
+            ["tokens", "vertices", "rotation", "camera"],
+        ),
+        "sampler": save_graph(
+            config.out / "sampler.onnx",
+            Sampler(model, tokenizer, config.temperature),
+            {"features": features, "uniforms": torch.rand(11, 13, config.steps, length, 2)},
+            [{0: "P"}, {0: "P", 1: "Q"}],
+            ["tokens", "mean", "sigma"],
+        ),
+    }
+    if config.detector is not None:
+        detector = checkpoint.load_detector(config.detector)
+        as_stored(detector)
+        image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
+        graphs["detector"] = save_graph(
+            config.out / "detector.onnx", detector, {"image": image}, [{}], ["boxes", "scores"]
+        )
+    topology.save(config.out / bundle.TOPOLOGY)
+    return bundle.write_bundle(
+        config.out,
+        name=config.name,
+        graphs=graphs,
+        crop=bundle.Crop(size, CROP_MARGIN, IMAGE_MEAN, IMAGE_STD),
+        sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
+        calibration=bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED)),
+        body=config.body,
+        training={"scores": _notes(config.checkpoint / "scores.json", {}), "model": dataclasses.asdict(model.config)},
+    )
+
+
+def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else otherwise
+
+
+def save_graph(
+    path: Path, module: nn.Module, inputs: dict[str, Tensor], dynamic: list[dict[int, str]], outputs: list[str]
+) -> bundle.Graph:
+    """Export one module; `dynamic` names the sizes of each input that may change. Returns what the manifest says of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        # strict, which also traces len(tensor) as a size that may change
+        sizes = {name: torch.export.Dim(name) for dims in dynamic for name in dims.values()}
+        shapes = tuple({axis: sizes[name] for axis, name in dims.items()} for dims in dynamic)
+        exported = torch.export.export(module.eval(), tuple(inputs.values()), dynamic_shapes=shapes, strict=True)
+        program = torch.onnx.export(
+            exported, input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False
+        )
+    proto = program.model_proto
+    _strip(proto)
+    _name_sizes(proto, dynamic)
+    _halve(proto)
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+    return bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's notes: they hold stack traces with this machine's paths."""
+    del proto.graph.value_info[:]
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+
+
+def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
+    """The exporter calls sizes s6 or s27; call them P and Q."""
+    inputs, outputs = (
+        [v.type.tensor_type.shape.dim for v in values] for values in (proto.graph.input, proto.graph.output)
+    )
+    names = {inputs[i][axis].dim_param: name for i, dims in enumerate(dynamic) for axis, name in dims.items()}
+    for size in (size for shape in [*inputs, *outputs] for size in shape if size.dim_param):
+        size.dim_param = names[size.dim_param]
+
+
+def _halve(proto: onnx.ModelProto) -> None:
+    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
+    casts = []
+    for tensor in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype != np.float32 or values.size < 1024:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if (half == values).all():
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _tensors(values: Any) -> dict[str, bundle.Tensor]:
+    return {
+        value.name: bundle.Tensor(
+            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            tuple(size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
+
+
+def main() -> None:
+    made = export(tyro.cli(Config, description=__doc__))
+    size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
+    print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Graphs in onnxruntime: the default bundle's run, and what does not fit its manifest is refused at loading."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mega_ros.bundle import Bundle, BundleError, Graph, Tensor
+from mega_ros.engines import OnnxEngine
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.load("default")
+
+
+def changed(bundle: Bundle, graph: Graph) -> Bundle:
+    return dataclasses.replace(bundle, graphs={**bundle.graphs, "backbone": graph})
+
+
+def test_outputs_are_those_of_the_manifest_for_any_number_of_people(bundle: Bundle) -> None:
+    engines = {name: OnnxEngine(bundle, name, "cpu") for name in ("backbone", "deterministic", "sampler")}
+    size = bundle.crop.size
+    for people, samples in ((1, 2), (3, 1)):
+        crops = np.random.default_rng(0).integers(0, 256, (people, size, size, 3), np.uint8)
+        features = engines["backbone"].run(crops=crops)["features"]
+        shape = [int(n) for n in bundle.graphs["sampler"].inputs["uniforms"].shape[2:]]
+        uniforms = np.full((people, samples, *shape), 0.5, np.float32)
+        inputs = {"crops": crops, "features": features, "uniforms": uniforms}
+        for name, engine in engines.items():
+            graph = bundle.graphs[name]
+            outputs = engine.run(**{key: inputs[key] for key in graph.inputs})
+            assert set(outputs) == set(graph.outputs)
+            for key, value in outputs.items():
+                expected = tuple({"P": people, "Q": samples}.get(n, n) for n in graph.outputs[key].shape)
+                assert (value.shape, value.dtype.name) == (expected, graph.outputs[key].dtype), key
+                assert np.isfinite(value).all(), key
+
+
+def test_a_person_does_not_depend_on_the_others(bundle: Bundle) -> None:
+    engine = OnnxEngine(bundle, "deterministic", "cpu")
+    shape = [int(n) for n in bundle.graphs["deterministic"].inputs["features"].shape[1:]]
+    features = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    together, alone = engine.run(features=features), engine.run(features=features[1:2])
+    assert (together["tokens"][1] == alone["tokens"][0]).all()
+    np.testing.assert_allclose(together["vertices"][1], alone["vertices"][0], atol=1e-5)
+
+
+def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
+    assert OnnxEngine(bundle, "backbone", "cpu").backend == "onnxruntime CPUExecutionProvider"
+    with pytest.raises(ValueError, match="provider: 'gpu' is unknown"):
+        OnnxEngine(bundle, "backbone", "gpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
+)
+def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
+    assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
+    with pytest.raises(ValueError, match="provider: cuda was asked for, but this onnxruntime has none"):
+        OnnxEngine(bundle, "backbone", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Tensor("float32", ("P", 128, 128, 3)), "input crops is uint8"),
+        (Tensor("uint8", ("P", 7, 7, 3)), "input crops is uint8"),
+        (Tensor("uint8", ("P", 3)), "input crops is uint8"),
+    ],
+)
+def test_graph_that_is_not_what_the_manifest_says(bundle: Bundle, tensor: Tensor, message: str) -> None:
+    other = changed(bundle, Graph({"crops": tensor}, bundle.graphs["backbone"].outputs))
+    with pytest.raises(BundleError, match=message):
+        OnnxEngine(other, "backbone", "cpu")
+
+
+def test_graph_with_other_names(bundle: Bundle) -> None:
+    real = bundle.graphs["backbone"]
+    with pytest.raises(BundleError, match="inputs are crops, the manifest says images"):
+        OnnxEngine(changed(bundle, Graph({"images": real.inputs["crops"]}, real.outputs)), "backbone", "cpu")
+    with pytest.raises(BundleError, match="outputs are features, the manifest says map"):
+        OnnxEngine(changed(bundle, Graph(real.inputs, {"map": real.outputs["features"]})), "backbone", "cpu")
+
+
+def test_file_that_is_no_graph(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "backbone.onnx").write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"backbone\.onnx: onnxruntime cannot load it") as caught:
+        OnnxEngine(dataclasses.replace(bundle, folder=tmp_path), "backbone", "cpu")
+    assert "\n" not in str(caught.value)
