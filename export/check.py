@@ -38,7 +38,7 @@ LIMITS = {
     "boxes": 1e-2,
     "scores": 1e-4,
 }
-"""Largest allowed differences: metres for vertices, mean and sigma, pixels for boxes, the number of tokens that differ."""
+"""Largest allowed differences. Metres for vertices, mean and sigma; pixels for boxes; for tokens, how many differ."""
 SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 """P, Q"""
 

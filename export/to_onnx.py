@@ -36,6 +36,7 @@ DENSE_LIMIT = 2**23
 """Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
 
 
+ANNY = bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets")
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
 
 
@@ -55,7 +56,7 @@ class Config:
     """Q, samples per person unless the user says otherwise"""
     temperature: float = 1.0
     """tau of the first step"""
-    body: bundle.Body = bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets")
+    body: bundle.Body = ANNY
 
 
 class Backbone(nn.Module):
@@ -79,9 +80,11 @@ class Deterministic(nn.Module):
         # the encoder sees no token here: what it gives is a constant, so the graph needs no encoder
         nothing = torch.zeros(1, 0, dtype=torch.long)
         self.register_buffer("nothing", nothing)
-        self.register_buffer("encoded", model.encode(nothing, nothing))
+        self.register_buffer("encoded", model.encode(nothing, nothing).detach())
+        self.nothing: Tensor
+        self.encoded: Tensor
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Any, ...]:
         people = len(features)
         logits = self.model.decode(features, self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1))
         tokens = logits.argmax(dim=-1)
@@ -150,7 +153,7 @@ class PoolConv(nn.Module):
 
 
 def as_stored(*models: nn.Module) -> None:
-    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices of float16 values."""
+    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16."""
     with torch.no_grad():
         for model in models:
             for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -216,7 +219,7 @@ def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
 def save_graph(
     path: Path, module: nn.Module, inputs: dict[str, Tensor], dynamic: list[dict[int, str]], outputs: list[str]
 ) -> bundle.Graph:
-    """Export one module; `dynamic` names the sizes of each input that may change. Returns what the manifest says of it."""
+    """Export one module; `dynamic` names each input's sizes that may change. Returns what the manifest says of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         # strict, which also traces len(tensor) as a size that may change
@@ -226,6 +229,7 @@ def save_graph(
         program = torch.onnx.export(
             exported, input_names=list(inputs), output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False
         )
+    assert program is not None
     proto = program.model_proto
     _strip(proto)
     _name_sizes(proto, dynamic)
@@ -246,9 +250,8 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
     """The exporter calls sizes s6 or s27; call them P and Q."""
-    inputs, outputs = (
-        [v.type.tensor_type.shape.dim for v in values] for values in (proto.graph.input, proto.graph.output)
-    )
+    inputs = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    outputs = [value.type.tensor_type.shape.dim for value in proto.graph.output]
     names = {inputs[i][axis].dim_param: name for i, dims in enumerate(dynamic) for axis, name in dims.items()}
     for size in (size for shape in [*inputs, *outputs] for size in shape if size.dim_param):
         size.dim_param = names[size.dim_param]

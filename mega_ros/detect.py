@@ -31,8 +31,8 @@ class Detector:
         letterbox = np.zeros((1, self._height, self._width, 3), np.uint8)  # the image sits in the upper left corner
         letterbox[0, : size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
         out = self._engine.run(image=letterbox)
-        boxes = out["boxes"] * np.float32([width / size[0], height / size[1]] * 2)
-        boxes = np.clip(boxes, 0, np.float32([width, height] * 2))
+        boxes = out["boxes"] * np.array([width / size[0], height / size[1]] * 2, np.float32)
+        boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
         # written so that NaN fails
         found = (out["scores"] >= self.threshold) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
         return boxes[found], out["scores"][found]

@@ -191,6 +191,6 @@ def without_detector(tmp_path: Path) -> Iterator[Recovery]:
 
 
 def test_bundle_without_detector_needs_boxes(without_detector: Recovery, image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="boxes: the bundle .* has no detector"):
+    with pytest.raises(ValueError, match=r"boxes: the bundle .* has no detector"):
         without_detector.run(image)
     assert len(without_detector.run(image, boxes=BOXES, samples=0)) == 2
