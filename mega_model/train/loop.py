@@ -103,7 +103,7 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
         optimizer.step()
         optimizer.zero_grad()
         for k, v in losses.items():
-            shown[k] = 0.98 * shown.get(k, float(v)) + 0.02 * float(v)
+            shown[k] = 0.98 * shown.get(k, v.item()) + 0.02 * v.item()
         if step % 20 == 0:
             bar.set_postfix({k.lstrip("_"): f"{v:.4g}" for k, v in shown.items()})
             fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
