@@ -214,6 +214,7 @@ def test_ctrl_c_ends_demo_and_node(tmp_path, environment):
         ("--video", __file__),
         ("--camera", "987"),
         ("--bundle", "nowhere"),
+        ("--fov", "180"),
     ],
 )
 def test_what_cannot_be_played_is_one_line_and_code_1(args, tmp_path, monkeypatch, capfd):

@@ -47,7 +47,7 @@ from .player import Message, Player
 from .score import Score
 from .sources import Source, SourceError, stamp_of, without_stderr
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 SHEET_ROWS = 4
 
 
@@ -217,6 +217,10 @@ def _interrupt(*_: Any) -> None:
 
 
 def _source(options: Options) -> Source:
+    if sum(given is not None for given in (options.image, options.video, options.camera)) > 1:
+        raise SourceError("--image, --video and --camera exclude each other")
+    if not 1 <= options.fov <= 170:
+        raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
     fov = np.radians(options.fov)
     if options.image is not None:
         return sources.photograph(options.image, fov)
@@ -245,6 +249,8 @@ def stream(source: Source, options: Options, console: Console) -> tuple[Recordin
                     # frames on their way: wait for the last one, but not for those that the node has skipped
                     _wait(lambda: max(recording.sent, default=0) in recording.arrived, 5.0, node)
             except KeyboardInterrupt:
+                if not recording.sent:
+                    raise
                 interrupted = True
         finally:
             with _undisturbed():
@@ -267,11 +273,12 @@ def _keep_to_ourselves() -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """No Ctrl-C in here: an impatient second one must not leave the node behind."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait(condition: Callable[[], bool], seconds: float, node: NodeProcess) -> None:
