@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from scipy.spatial.transform import Rotation
 
 from mega_model import metrics
+
+settings.register_profile("metrics", deadline=None, max_examples=40)  # how long an example takes says nothing here
+settings.load_profile("metrics")
 
 batch_shapes = array_shapes(min_dims=0, max_dims=2, max_side=3)
 seeds = st.integers(0, 2**32 - 1)
