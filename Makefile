@@ -2,7 +2,8 @@
 #             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 do the same for your own input
 # make test   set up .venv, then lint, types and tests
 PYTHON ?= python3
-PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet
+# without byte code: most of what is installed is never imported
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: run test
 run: .venv/runtime

@@ -35,7 +35,10 @@ def nodes(context: LaunchContext) -> list[Node]:
             output="screen",
             remappings=[("image", given["image"]), ("camera_info", camera_info)],
             # later ones win
-            parameters=[given["params"], {name: given[name] for name in ("image_transport", "bundle") if given[name]}],
+            parameters=[
+                given["params"],
+                *({name: given[name]} for name in ("image_transport", "bundle") if given[name]),
+            ],
         ),
         Node(
             package="rviz2",

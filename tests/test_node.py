@@ -49,8 +49,8 @@ Fits: TypeAlias = Callable[[DiagnosticStatus, dict[str, str]], bool]
 class Peer(Node):
     """Publishes to the node under test and hears what it says."""
 
-    def __init__(self, context: Context, image_type: type, image_topic: str) -> None:
-        super().__init__("peer", context=context)
+    def __init__(self, context: Context, image_type: type, image_topic: str, namespace: str) -> None:
+        super().__init__("peer", context=context, namespace=namespace)
         self.executor_ = SingleThreadedExecutor(context=context)
         self.executor_.add_node(self)
         self.stamp = 0
@@ -124,20 +124,22 @@ class Peer(Node):
 
 
 def command(*ros_args: str) -> list[str]:
-    return [sys.executable, "-m", "mega_ros.node", *(["--ros-args", *ros_args] if ros_args else [])]
+    return [sys.executable, "-m", "mega_ros.node", "--ros-args", *ros_args]
 
 
 @contextmanager
 def running(
-    *ros_args: str, image_type: type = Image, image_topic: str = "image"
+    *ros_args: str, image_type: type = Image, image_topic: str = "image", namespace: str = "/"
 ) -> Iterator[tuple[Peer, subprocess.Popen]]:
     """The node with `ros_args` and somebody to talk to it, alone in a DDS domain."""
     domain = random.SystemRandom().randint(1, 230)
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
-    process = subprocess.Popen(command(*ros_args), env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command("-r", f"__ns:={namespace}", *ros_args), env=environment, stderr=subprocess.PIPE, text=True
+    )
     context = Context()
     rclpy.init(context=context, domain_id=domain)
-    peer = Peer(context, image_type, image_topic)
+    peer = Peer(context, image_type, image_topic, namespace)
     try:
         peer.wait(lambda: peer.topologies and peer.statuses)
         yield peer, process
@@ -364,17 +366,18 @@ def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path
     parameters.write_text("/**:\n  ros__parameters:\n    boxes: full_frame\n    samples: 0\n    fov: 0.7\n")
     arguments = ["--params-file", str(parameters), "-p", "image_transport:=compressed", "-p", "fov:=0.5"]
     arguments += ["-r", "image:=/camera/image_raw", "-r", "~/mesh:=/people"]
-    with running(*arguments, image_type=CompressedImage, image_topic="/camera/image_raw/compressed") as (peer, _):
+    topic = "/camera/image_raw/compressed"
+    with running(*arguments, image_type=CompressedImage, image_topic=topic, namespace="/robot") as (peer, _):
         peer.create_subscription(PointCloud2, "/people", peer.meshes.append, 10)
         jpeg = cv2.imencode(".jpg", GREY)[1].tobytes()
         mesh, _ = peer.ask(CompressedImage(format="jpeg", data=array.array("B", jpeg)))
         assert mesh.height == 1
         values = peer.status(lambda s, v: "no camera_info has come" in s.message)
-        assert values["intrinsics"] == "assumed: /camera_info: no camera_info has come"
+        assert values["intrinsics"] == "assumed: /robot/camera_info: no camera_info has come"
         reason = "the JPEG data are cut off"
         cut = CompressedImage(format="jpeg", data=array.array("B", jpeg[: len(jpeg) // 2]))
         values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(cut))
-        assert values["last_bad_input"].startswith("/camera/image_raw/compressed: ")
+        assert values["last_bad_input"].startswith(f"{topic}: ")
 
 
 def test_large_images_arrive_best_effort() -> None:
