@@ -48,11 +48,22 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mega = checkpoint.begin_mega(folder / "mega", folder / "tokenizer", config)
     for embedding in (mega.mask_token, mega.encoder_position, mega.decoder_position, mega.embed.weight):
         torch.nn.init.normal_(embedding)  # so that places and codes matter as in a trained model
+    _as_if_trained(mega)
     checkpoint.save_weights(mega, folder / "mega")
     (folder / "mega" / "calibration.json").write_text('{"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}')
     detector = checkpoint.begin_detector(folder / "detector", DetectorConfig(64, 96, (4, 4, 4, 4, 4), people=5))
+    _as_if_trained(detector)
     checkpoint.save_weights(detector, folder / "detector")
     return folder
+
+
+def _as_if_trained(model: torch.nn.Module) -> None:
+    """Batch norms that have seen data: the export merges them into convolutions."""
+    for norm in (m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.running_mean, std=0.1)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+        torch.nn.init.uniform_(norm.weight, 0.5, 1)
+        torch.nn.init.normal_(norm.bias, std=0.1)
 
 
 @pytest.fixture(scope="module")
