@@ -161,7 +161,7 @@ def demo(*args: str) -> list[str]:
 
 def test_demo_on_the_embedded_clip(tmp_path, environment):
     done = subprocess.run(
-        demo("--seconds", "2", "--out", str(tmp_path)), env=environment, capture_output=True, text=True, timeout=120
+        demo("--seconds", "2", "--out", str(tmp_path)), env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())

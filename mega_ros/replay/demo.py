@@ -209,6 +209,8 @@ def main(args: list[str]) -> int:
     console.print(table(report))
     for path in [options.out / "report.json", *written]:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
+    if not report["people_per_frame"]:
+        console.print("  nobody was found: no contact sheet")
     return 130 if interrupted and not source.live else 0
 
 
