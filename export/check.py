@@ -102,8 +102,9 @@ class Parity:
         assert self.detector is not None
         boxes, scores = self.detector(torch.from_numpy(image))
         got = self.engines["detector"].run(image=image)
-        # each of torch's boxes to the nearest: equal scores may come in any order; what is nobody does not count
-        apart = np.abs(got["boxes"][:, None] - boxes[scores > 0.01].numpy()).max(axis=-1).min(axis=0)
+        # each of torch's boxes to the nearest, because equal scores may come in any order, and any may be the last one
+        boxes = boxes[scores > scores[-1] + 1e-5]
+        apart = np.abs(got["boxes"][:, None] - boxes.numpy()).max(axis=-1).min(axis=0)
         return {
             ("detector", "boxes"): float(apart.max(initial=0)),
             ("detector", "scores"): _largest(got["scores"], scores.numpy()),
