@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import sys
 import warnings
 from dataclasses import dataclass
@@ -286,7 +287,9 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
 
 
 def main() -> None:
-    made = export(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    logging.disable(logging.WARNING)  # the exporter talks about its own internals
+    made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
 
