@@ -19,7 +19,7 @@ ROS = [
     "ros-std-srvs",
     "ros-visualization-msgs",
 ]
-TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16"]
+TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16", "tqdm>=4.60"]
 EXPORT = ["torch>=2.4", "onnx>=1.16", "onnxscript>=0.3"]
 DEV = [
     "hypothesis>=6",

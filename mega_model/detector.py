@@ -1,8 +1,9 @@
-"""A small person detector: one point per person on a coarse grid, which gives the sides of the box (after CenterNet)."""
+"""A small person detector: one point per person on a coarse grid, which gives the sides of a box (cf. CenterNet)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,11 @@ class Detector(nn.Module):
         self.config = config
         c = config.channels
         self.stem = nn.Sequential(nn.Conv2d(3, c[0], 3, 2, 1, bias=False), nn.BatchNorm2d(c[0]), nn.ReLU())
-        self.down = nn.ModuleList(BasicBlock(a, b, 2) for a, b in zip(c, c[1:]))
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(c[2:], c[3:]))
+        self.down = nn.ModuleList(BasicBlock(a, b, 2) for a, b in pairwise(c))
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(c[2:]))
         self.head = nn.Sequential(nn.Conv2d(c[2], c[2], 3, 1, 1, bias=False), nn.BatchNorm2d(c[2]), nn.ReLU())
         self.heat, self.sides = nn.Conv2d(c[2], 1, 1), nn.Conv2d(c[2], 4, 1)
+        assert self.heat.bias is not None
         nn.init.constant_(self.heat.bias, -4.0)  # most cells hold nobody
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,8 +64,8 @@ class Detector(nn.Module):
 def targets(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """What the maps should say about boxes [B, P, 4] (NaN: none) in pictures of height x width pixels.
 
-    Returns heat [B, h, w] (1 at the middle of a box, falling off with its size), sides [B, 4, h, w] and where they count,
-    bool [B, h, w].
+    Returns heat [B, h, w] (1 at the middle of a box, falling off with its size), sides [B, 4, h, w] and where they
+    count, bool [B, h, w].
     """
     h, w = height // STRIDE, width // STRIDE
     boxes = boxes / STRIDE

@@ -28,7 +28,7 @@ def temperatures(steps: int, initial: float) -> list[float]:
 
 
 def sample_codes(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Codes [...] of softmax(logits / temperature), logits [..., S], by one uniform [...] each; argmax without noise."""
+    """Codes [...] of softmax(logits / temperature), logits [..., S], by one uniform [...] each; 0: the argmax."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = F.softmax(logits / temperature, dim=-1).cumsum(dim=-1)
@@ -42,7 +42,7 @@ def step(
     """One step: choose `count` tokens to show.
 
     logits [B, N, S]; tokens int64 [B, N], right at the places index [B, M] that are shown already; uniforms [B, N, 2].
-    Returns the tokens with candidates at all other places, and the places [B, count] shown next, the old ones among them.
+    Returns the tokens with candidates at all other places, and the places [B, count] shown next, old ones among them.
     """
     candidates = sample_codes(logits, temperature, uniforms[..., 0])
     confidence = logits.gather(-1, candidates[..., None])[..., 0]  # unnormalised, as the paper says

@@ -38,7 +38,7 @@ def _normalise(xp: Any, x: Array) -> Array:
 
 
 def project_weak(points: Array, camera: Array) -> Array:
-    """Weak perspective: points [..., V, 3], camera [..., 3] = (s, tx, ty) -> crop coordinates [..., V, 2] in [-1, 1]."""
+    """Weak perspective: points [..., V, 3], camera [..., 3] = (s, tx, ty) -> crop coordinates [..., V, 2], -1 to 1."""
     return camera[..., None, :1] * (points[..., :2] + camera[..., None, 1:])
 
 

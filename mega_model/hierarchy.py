@@ -1,11 +1,11 @@
-"""Graph pooling levels of a mesh topology ("Fully Convolutional Mesh Autoencoder", Zhou et al. 2020, sec. 3). Numpy only.
+"""Pooling levels of a mesh topology ("Fully Convolutional Mesh Autoencoder", Zhou et al. 2020, sec. 3). Numpy only.
 
 A level turns a graph (ordered adjacency lists) into a coarser one with stride s:
 
 centres  a breadth-first scan makes a vertex a centre if no centre lies within s - 1 hops; stride 1 keeps every vertex.
 pool     row i: the input vertices within s hops of centre i, breadth first, the centre itself first.
 unpool   row v: the centres within s hops of input vertex v, ascending. Never empty, as the centres are maximal.
-graph    two centres are adjacent if at most 2 s - 1 hops apart, listed breadth first, each vertex its own first neighbour.
+graph    two centres are adjacent if at most 2 s - 1 hops apart; listed breadth first, each vertex its own neighbour.
 
 On SMPL's faces and red template vertices this gives the tables that the authors published, bit for bit.
 """

@@ -105,7 +105,8 @@ class Mega(nn.Module):
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         keep = torch.arange(index.shape[1], device=index.device) < count
         encoded = self.encode(tokens.gather(1, index), index, keep)
-        return MegaOutput(self.decode(features, encoded, index, keep), *self.pose(features))
+        rot6d, camera = (None, None) if features is None else self.pose(features)
+        return MegaOutput(self.decode(features, encoded, index, keep), rot6d, camera)
 
     def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
@@ -132,10 +133,8 @@ class Mega(nn.Module):
             x = block(x)
         return self.head(x[:, -self.config.tokens :])
 
-    def pose(self, features: Tensor | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    def pose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """rot6d [B, 6] and camera [B, 3] from features [B, C, h, w]."""
-        if features is None:
-            return None, None
         x = self.pose_head(features.mean(dim=(2, 3)))
         return self.rotation_head(x), self.camera_head(x)
 

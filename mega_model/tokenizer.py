@@ -51,7 +51,9 @@ class _OverTable(nn.Module):
     def __init__(self, table: hierarchy.Table) -> None:
         super().__init__()
         # the padding may point anywhere: its weight is zero
-        self.register_buffer("index", torch.from_numpy(table.index).long().clamp(max=table.inputs - 1), persistent=False)
+        self.register_buffer(
+            "index", torch.from_numpy(table.index).long().clamp(max=table.inputs - 1), persistent=False
+        )
         self.register_buffer("mask", torch.from_numpy(table.hops >= 0).float(), persistent=False)
         self.index: Tensor
         self.mask: Tensor
@@ -140,7 +142,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor) -> None:
-        """One step of the moving averages; codes that fewer than one latent in a hundred batches choose are replaced."""
+        """One step of the moving averages; codes chosen less than once in a hundred batches start again elsewhere."""
         flat = z.reshape(-1, z.shape[-1])
         count, total = self._members(flat, tokens)
         self.size.lerp_(count, 1 - self.decay)
@@ -165,14 +167,15 @@ class MeshTokenizer(nn.Module):
         self.config = config
         strides = [1, 2] * len(config.channels) + [1]
         levels = hierarchy.build(topology.faces, len(topology.template), strides, config.seeds)
-        down, up = nn.ModuleList(), nn.ModuleList()
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
         width = 3
-        for level, wide in zip(range(0, len(strides) - 1, 2), config.channels):
-            down += [MeshConv(levels[level].pool, width, wide, config.bases), nn.ELU(), MeshPool(levels[level + 1].pool)]
-            up = nn.ModuleList([MeshPool(levels[level + 1].unpool), MeshConv(levels[level].unpool, wide, width, config.bases), nn.ELU(), *up])  # fmt: skip
+        for here, coarser, wide in zip(levels[::2], levels[1::2], config.channels):
+            down += [MeshConv(here.pool, width, wide, config.bases), nn.ELU(), MeshPool(coarser.pool)]
+            up = [MeshPool(coarser.unpool), MeshConv(here.unpool, wide, width, config.bases), nn.ELU(), *up]
             width = wide
         down += [MeshConv(levels[-1].pool, width, config.latent, config.bases), nn.ELU()]
-        up = nn.ModuleList([MeshConv(levels[-1].unpool, config.latent, width, config.bases), nn.ELU(), *up])
+        up = [MeshConv(levels[-1].unpool, config.latent, width, config.bases), nn.ELU(), *up]
         self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up[:-1])  # the last layer has no ELU
         self.quantizer = Quantizer(config.codes, config.latent)
         self.length = len(levels[-1].centres)

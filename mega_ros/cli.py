@@ -13,6 +13,7 @@ VERBS = {
     "demo": ("mega_ros.replay.demo:main", "play a bag, image, video or camera to the node and show what it finds"),
     "train tokenizer": ("mega_model.train.tokenizer:main", "stage 1: meshes to tokens and back"),
     "train pretrain": ("mega_model.train.pretrain:main", "stage 2: masked meshes, without images"),
+    "train backbone": ("mega_model.train.backbone:main", "before stage 3: the image backbone on joints"),
     "train recover": ("mega_model.train.recover:main", "stage 3: images to meshes"),
     "train detector": ("mega_model.train.detector:main", "the person detector"),
     "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips"),

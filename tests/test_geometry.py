@@ -49,7 +49,7 @@ def test_crop_cameras_look_at_the_box(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.uniform([-100, -100], [500, 400], (3, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(20, 300, (3, 2))], axis=1)
-    crops, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
+    _, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
     np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-12)
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     ray = np.concatenate([middle, np.ones((3, 1))], axis=1) @ np.linalg.inv(K).T

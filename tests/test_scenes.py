@@ -42,16 +42,25 @@ def test_mirrored_poses_give_mirrored_joints(bodies: BodySampler, topology: Topo
     mirrored = poses[:, bodies.mirror] * np.array([1, -1, -1], np.float32)
     a, _, _ = bodies.body.canonical(poses, bodies.bones, shape)
     b, _, _ = bodies.body.canonical(mirrored, bodies.bones, shape)
-    swap = [SMPL_JOINTS.index(j.replace("left", "#").replace("right", "left").replace("#", "right")) for j in SMPL_JOINTS]
+    swap = [
+        SMPL_JOINTS.index(j.replace("left", "#").replace("right", "left").replace("#", "right")) for j in SMPL_JOINTS
+    ]
     np.testing.assert_allclose(topology.joints(a)[:, swap] * [-1, 1, 1], topology.joints(b), atol=0.03)
 
 
 def test_joint_regressor_finds_the_bones(bodies: BodySampler, topology: Topology) -> None:
     np.testing.assert_allclose(topology.joint_regressor.sum(axis=1), 1, atol=1e-5)
     rng = np.random.default_rng(3)
-    vertices, heads, _ = bodies.body.canonical(bodies.draw_poses(rng, 30), bodies.bones, bodies.draw_phenotypes(rng, 30))
+    vertices, heads, _ = bodies.body.canonical(
+        bodies.draw_poses(rng, 30), bodies.bones, bodies.draw_phenotypes(rng, 30)
+    )
     joints = topology.joints(vertices)
-    for joint, bone in (("pelvis", "root"), ("left_wrist", "wrist.L"), ("right_elbow", "lowerarm01.R"), ("head", "head")):
+    for joint, bone in (
+        ("pelvis", "root"),
+        ("left_wrist", "wrist.L"),
+        ("right_elbow", "lowerarm01.R"),
+        ("head", "head"),
+    ):
         head = heads[:, bodies.body.model.bone_labels.index(bone)]
         assert np.linalg.norm(joints[:, SMPL_JOINTS.index(joint)] - head, axis=-1).mean() < 0.015
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_hierarchy import icosphere
 
 from mega_model import hierarchy
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer, Quantizer, TokenizerConfig
 from mega_model.topology import Topology
-from test_hierarchy import icosphere
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def topology() -> Topology:
     faces, count = icosphere(2)
     rng = np.random.default_rng(0)
     template = rng.normal(size=(count, 3)).astype(np.float32)
-    return Topology(template, faces.astype(np.int32), np.full((24, count), 1 / count, np.float32), np.zeros(count, np.int32))
+    return Topology(
+        template, faces.astype(np.int32), np.full((24, count), 1 / count, np.float32), np.zeros(count, np.int32)
+    )
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])

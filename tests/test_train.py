@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -40,10 +41,8 @@ def train_line(out: Path, until: int | None = None) -> dict[str, torch.Tensor]:
         left = None if left is None else left - 1
         return line_batches(rng)
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         fit(config, Line(nn.Linear(3, 3)), batches)
-    except KeyboardInterrupt:
-        pass
     return load_file(out / "model.safetensors")
 
 
@@ -65,14 +64,18 @@ def test_options_override_the_file(tmp_path: Path) -> None:
 
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--steps", "4", "--warmup", "1", "--lr", "0.001", "--batch"]
-    folder = {name: str(tmp_path / name) for name in ("tokenizer", "pretrain", "recover", "detector", "crops", "groups")}
+    folder = {
+        name: str(tmp_path / name) for name in ("tokenizer", "pretrain", "recover", "detector", "crops", "groups")
+    }
     tokenizer.main([*few, "4", "--out", folder["tokenizer"], "--quantize-from", "2"])
     topology = tmp_path / "tokenizer" / "topology.npz"
     size = rendered.CHUNK
     rendered.render(rendered.Render("crops", "train", size, tmp_path / "crops", topology))
     rendered.render(rendered.Render("groups", "train", size, tmp_path / "groups", topology, 96, 128, 2))
     pretrain.main([*few, "4", "--out", folder["pretrain"], "--tokenizer", folder["tokenizer"], "--bodies", "100"])
-    recover.main([*few, "4", "--out", folder["recover"], "--pretrained", folder["pretrain"], "--crops", folder["crops"]])
+    recover.main(
+        [*few, "4", "--out", folder["recover"], "--pretrained", folder["pretrain"], "--crops", folder["crops"]]
+    )
     detector.main([*few, "4", "--out", folder["detector"], "--groups", folder["groups"]])
 
     crops = folder["crops"]

@@ -42,7 +42,7 @@ class AnnyBody:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Bodies without global rotation.
 
-        poses [B, K, 3]: rotation vectors (radians, Anny's axes) of the K named bones, the root first; phenotypes [B, 6].
+        poses [B, K, 3]: rotation vectors (radians, Anny's axes) of K bones, the root first; phenotypes [B, 6].
         Returns vertices [B, V, 3], bone heads [B, bones, 3] (both canonical, metres) and the root's rotation [B, 3, 3].
         """
         matrices = Rotation.from_rotvec(poses.reshape(-1, 3)).as_matrix().reshape(*poses.shape[:2], 3, 3)
@@ -79,7 +79,9 @@ class AnnyBody:
                 head = heads[:, self.model.bone_labels.index(bone)]
                 near = np.argsort(np.linalg.norm(vertices - head[:, None], axis=-1).mean(axis=0))[:60]
                 # one more, heavy equation makes the weights sum to one
-                a = np.concatenate([vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near)), np.full((1, 60), 100.0)])
+                a = np.concatenate(
+                    [vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near)), np.full((1, 60), 100.0)]
+                )
                 regressor[j, near] = nnls(a, np.append(head.reshape(-1), 100.0))[0]
             regressor[j] /= regressor[j].sum()
         return Topology(template, self.faces, regressor, parts)

@@ -32,7 +32,7 @@ class BodySampler:
         self.probability = weight / weight.sum()
         sides = str.maketrans("LR", "RL")
         self.mirror = [self.bones.index(b[:-1] + b[-1].translate(sides) if b[-2] == "." else b) for b in self.bones]
-        self.legs = [k for k, b in enumerate(self.bones) if b.partition(".")[0] in _LEGS]
+        self.legs = np.flatnonzero([b.partition(".")[0] in _LEGS for b in self.bones])
 
     def draw_poses(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Rotation vectors [count, K, 3] in Anny's axes; the root faces -y up to a tilt and the training noise."""
@@ -40,7 +40,7 @@ class BodySampler:
         poses = self.poses[pick[0]]
         if self.augment:
             swap = rng.random(count) < 0.3  # the legs of another frame
-            poses[np.ix_(swap, self.legs)] = self.poses[pick[1, swap]][:, self.legs]
+            poses[np.ix_(np.flatnonzero(swap), self.legs)] = self.poses[pick[1, swap]][:, self.legs]
             flip = rng.random(count) < 0.5
             poses[flip] = poses[flip][:, self.mirror] * np.array([1, -1, -1], np.float32)
             poses = poses + rng.normal(0, 0.03, poses.shape)
@@ -49,7 +49,9 @@ class BodySampler:
     def draw_phenotypes(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """[count, 6] gender, age, muscle, weight, height, proportions, each in 0..1; mostly adults."""
         phenotypes = rng.random((count, 6))
-        phenotypes[:, 1] = np.where(rng.random(count) < 0.85, rng.uniform(0.55, 0.95, count), rng.uniform(0.2, 0.55, count))
+        phenotypes[:, 1] = np.where(
+            rng.random(count) < 0.85, rng.uniform(0.55, 0.95, count), rng.uniform(0.2, 0.55, count)
+        )
         phenotypes[:, 3] = rng.beta(2, 2, count)
         return phenotypes
 

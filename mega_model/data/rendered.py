@@ -1,6 +1,7 @@
-"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops` or `scenes.Groups`.
+r"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops` or `scenes.Groups`.
 
-    python -m mega_model.data.rendered crops --split train --count 40000 --out runs/crops/train --topology runs/tokenizer/topology.npz
+python -m mega_model.data.rendered crops --split train --count 40000 --out runs/crops/train \
+    --topology runs/tokenizer/topology.npz
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SKIN, TOP, BOTTOM, SHOES, HAIR = range(5)
 NEAR = 0.1
 """Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""
 
-_SIMPLE = {name: SKIN for name in ("neck", "head", "wrist")} | {"ankle": SHOES, "hip": BOTTOM, "pelvis": BOTTOM}
+_SIMPLE = dict.fromkeys(("neck", "head", "wrist"), SKIN) | {"ankle": SHOES, "hip": BOTTOM, "pelvis": BOTTOM}
 _SKIN_TONES = np.array([[0.87, 0.67, 0.55], [0.78, 0.57, 0.44], [0.55, 0.36, 0.25], [0.30, 0.19, 0.13]])
 
 
@@ -49,7 +49,11 @@ class Look:
         shape = (batch, people)
         region = np.zeros((*shape, 25), int)
         # how far the clothes reach down each limb
-        reach = {"shoulder": rng.random(shape) < 0.9, "elbow": rng.random(shape) < 0.5, "knee": rng.random(shape) < 0.65}
+        reach = {
+            "shoulder": rng.random(shape) < 0.9,
+            "elbow": rng.random(shape) < 0.5,
+            "knee": rng.random(shape) < 0.65,
+        }
         for part, joint in enumerate(SMPL_JOINTS):
             name = joint.split("_")[-1]
             if name in reach:
@@ -67,14 +71,21 @@ class Look:
         pattern = rng.choice(4, size=(*shape, 5), p=[0.5, 0.2, 0.1, 0.2])
         pattern[..., [SKIN, HAIR]] = 0
         frequency = rng.uniform(4, 20, (*shape, 5, 1)) * rng.normal(size=(*shape, 5, 3))
-        light = rng.normal(size=(batch, 2, 3)) * [1, 0.5, 0.5] + [0, -0.7, -0.7]  # mostly from above and the camera's side
+        light = rng.normal(size=(batch, 2, 3)) * [1, 0.5, 0.5] + [
+            0,
+            -0.7,
+            -0.7,
+        ]  # mostly from above and the camera's side
         light /= np.linalg.norm(light, axis=-1, keepdims=True)
-        power = np.stack([rng.uniform(0.3, 0.9, batch), rng.uniform(0, 0.3, batch), rng.uniform(0.2, 0.6, batch)], axis=1)
+        power = np.stack(
+            [rng.uniform(0.3, 0.9, batch), rng.uniform(0, 0.3, batch), rng.uniform(0.2, 0.6, batch)], axis=1
+        )
 
         def tensor(x: np.ndarray) -> Tensor:
             return torch.from_numpy(x.astype(np.float32))
 
-        return cls(torch.from_numpy(region), tensor(colours), tensor(pattern), tensor(frequency), tensor(light), tensor(power))  # fmt: skip
+        drawn = (colours, pattern, frequency, light, power)
+        return cls(torch.from_numpy(region), *map(tensor, drawn))
 
 
 @dataclass
@@ -93,7 +104,9 @@ class Shapes:
     """[B, K, 3]"""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, batch: int, count: int, presence: float, size: tuple[float, float]) -> Shapes:
+    def draw(
+        cls, rng: np.random.Generator, batch: int, count: int, presence: float, size: tuple[float, float]
+    ) -> Shapes:
         half = rng.uniform(*size, (batch, count, 2)) * (rng.random((batch, count, 1)) < presence)
         arrays = [
             rng.uniform(0, 1, (batch, count, 2)), half, rng.uniform(0, math.pi, (batch, count)),
@@ -144,7 +157,9 @@ def backgrounds(rng: np.random.Generator, batch: int, height: int, width: int) -
         return torch.from_numpy(rng.uniform(low, high, (batch, 1, 1)).astype(np.float32))
 
     y = torch.linspace(0, 1, height)[None, :, None]
-    blend = (y * amount(-1, 1) + noise(rng, batch, height, width, 2) * amount(0, 1) + amount(0, 1)).clamp(0, 1)[..., None]
+    blend = (y * amount(-1, 1) + noise(rng, batch, height, width, 2) * amount(0, 1) + amount(0, 1)).clamp(0, 1)[
+        ..., None
+    ]
     images = colour() * (1 - blend) + colour() * blend
     floor = (y > amount(0.4, 1.1)).expand(batch, height, width)[..., None]
     images = torch.where(floor, colour() * (1 + 0.3 * noise(rng, batch, height, width, 12, 3)[..., None]), images)
@@ -180,21 +195,29 @@ class Renderer:
         pixels = project(points, intrinsics)
         corner = torch.cat([pixels, points[..., 2:]], dim=-1)[:, faces]  # [B, P F, 3 corners, (x, y, z)]
         low, high = corner.amin(2), corner.amax(2)
-        first, last = (low[..., :2] - 0.5).ceil(), (high[..., :2] - 0.5).floor()  # pixel centres within the bounding box
+        first, last = (
+            (low[..., :2] - 0.5).ceil(),
+            (high[..., :2] - 0.5).floor(),
+        )  # pixel centres within the bounding box
         a, b, c = corner[..., :2].unbind(2)
         area = _cross(b - a, c - a)
         size = torch.tensor([self.width, self.height], device=self.device)
-        drawn = (area < 0) & (low[..., 2] > NEAR) & (last >= first).all(-1) & (last >= 0).all(-1) & (first < size).all(-1)
+        drawn = (
+            (area < 0) & (low[..., 2] > NEAR) & (last >= first).all(-1) & (last >= 0).all(-1) & (first < size).all(-1)
+        )
         extent = (last - first).amax(-1) + 1
         empty = torch.iinfo(torch.int64).max
-        # depth above, face below in one integer: a single minimum finds the nearest face. Positive floats sort as integers.
+        # depth above, face below in one integer: one minimum finds the nearest face. Positive floats sort as integers.
         buffer = torch.full((batch * self.height * self.width,), empty, device=self.device)
         smaller, limit = 0, 2
-        while smaller < max(self.width, self.height):  # faces of similar size together, or the largest would set the cost
+        while smaller < max(
+            self.width, self.height
+        ):  # faces of similar size together, or the largest would set the cost
             pick, face = (drawn & (extent > smaller) & (extent <= limit)).nonzero(as_tuple=True)
             smaller, limit = limit, limit * 2
-            for pick, face in zip(pick.split(200_000_000 // limit**2 + 1), face.split(200_000_000 // limit**2 + 1)):
-                self._draw(buffer, corner[pick, face], area[pick, face], first[pick, face], pick, face, smaller)
+            at_once = 200_000_000 // limit**2 + 1  # bounds the memory
+            for p, f in zip(pick.split(at_once), face.split(at_once)):
+                self._draw(buffer, corner[p, f], area[p, f], first[p, f], p, f, smaller)
         buffer = buffer.view(batch, -1)
         face = torch.where(buffer == empty, -1, buffer & 0xFFFFFFFF)
         depth = (buffer >> 32).int().view(torch.float32)
@@ -217,7 +240,9 @@ class Renderer:
         inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (x > 0) & (x < self.width) & (y > 0) & (y < self.height)
         n, row, column = inside.nonzero(as_tuple=True)
         near = 1 / corner[n, :, 2]
-        depth = 1 / (w0[n, row, column] * near[:, 0] + w1[n, row, column] * near[:, 1] + w2[n, row, column] * near[:, 2])
+        depth = 1 / (
+            w0[n, row, column] * near[:, 0] + w1[n, row, column] * near[:, 1] + w2[n, row, column] * near[:, 2]
+        )
         pixel = (pick[n] * self.height + y[n, row, 0].long()) * self.width + x[n, 0, column].long()
         buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
 
@@ -227,10 +252,10 @@ class Renderer:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pictures of people.
 
-        vertices [B, P, V, 3] in the camera frame, intrinsics [B, 3, 3], background [B, H, W, 3], `front` the shapes that
-        hide people, grain [B, H, W] their brightness.
-        Returns images uint8 [B, H, W, 3] RGB, visible bool [B, P, V] (the camera sees the vertex) and who int [B, H, W]
-        (the person at each pixel, -1: nobody).
+        vertices [B, P, V, 3] in the camera frame, intrinsics [B, 3, 3], background [B, H, W, 3], `front` the shapes
+        that hide people, grain [B, H, W] their brightness.
+        Returns images uint8 [B, H, W, 3] RGB, visible bool [B, P, V] (the camera sees the vertex) and who int
+        [B, H, W] (the person at each pixel, -1: nobody).
         """
         v = torch.from_numpy(np.asarray(vertices, np.float32)).to(self.device)
         k = torch.from_numpy(np.asarray(intrinsics, np.float32)).to(self.device)
@@ -249,7 +274,7 @@ class Renderer:
         return images.cpu().numpy(), seen.cpu().numpy(), who.cpu().numpy()
 
     def _seen(self, v: Tensor, k: Tensor, depth: Tensor, hidden: Tensor) -> Tensor:
-        """Vertices within the picture, not behind a shape, and not behind a surface (5 cm of tolerance: the silhouette)."""
+        """Vertices in the picture, behind no shape and no surface (5 cm of tolerance: the silhouette)."""
         uv = project(v, k[:, None]).floor().long()
         inside = (v[..., 2] > NEAR) & (uv >= 0).all(-1) & (uv[..., 0] < self.width) & (uv[..., 1] < self.height)
         x, y = uv[..., 0].clamp(0, self.width - 1), uv[..., 1].clamp(0, self.height - 1)
@@ -328,7 +353,7 @@ def random_views(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def draw_crops(rng: np.random.Generator, bodies: BodySampler, renderer: Renderer, count: int) -> Crops:
-    """Random people in crops as `geometry.crop_cameras` makes them: box margins and offsets vary, some people are cut off."""
+    """Random people in crops like those of `geometry.crop_cameras`: margins and offsets vary, some are cut off."""
     vertices, root = bodies.draw(rng, count)
     rotation = random_views(rng, count) @ root
     oriented = np.einsum("bij,bvj->bvi", rotation, vertices)
@@ -400,5 +425,3 @@ def draw_groups(rng: np.random.Generator, bodies: BodySampler, renderer: Rendere
     area = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
     boxes[absent | (pixels < 30) | (pixels < 0.1 * area) | ~visible.any(axis=2)] = np.nan
     return Groups(images, boxes)
-
-

@@ -1,4 +1,4 @@
-"""`mega evaluate`: the scores of a trained model on rendered people of held-out clips, and the calibration of its sigma.
+"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, and the calibration of its sigma.
 
 Errors are those of meshes oriented as in the camera, both centred on the pelvis; metres inside, millimetres printed.
 Writes calibration.json (read by the export) and scores.json into the checkpoint.
@@ -77,11 +77,9 @@ def predict(model: Mega, tokenizer: MeshTokenizer, crops: SceneSet, config: Eval
         samples = tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
         sigma = (samples - samples.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
         again = tokenizer.decode(tokenizer.encode(truth))
-        parts.append(
-            (truth @ true_turn, single @ turn, (samples @ turn[:, None]).half(), sigma, again @ true_turn)
-        )
-    arrays = [torch.cat(part).numpy() for part in zip(*parts)]
-    return Predictions(*arrays, visible=fields["visible"][:count])
+        parts.append((truth @ true_turn, single @ turn, (samples @ turn[:, None]).half(), sigma, again @ true_turn))
+    all_truth, all_single, all_samples, all_sigma, all_again = (torch.cat(part).numpy() for part in zip(*parts))
+    return Predictions(all_truth, all_single, all_samples, all_sigma, all_again, fields["visible"][:count])
 
 
 def vertex_errors(predicted: np.ndarray, truth: np.ndarray, topology: Topology) -> np.ndarray:
@@ -111,7 +109,7 @@ def scores(p: Predictions, crops: SceneSet, topology: Topology, scale: float) ->
     joints, true_joints = regressor @ p.single, regressor @ truth
     error = vertex_errors(p.single, truth, topology)
     constant, oriented = constant_answer(crops, len(truth))
-    each = np.stack([vertex_errors(p.samples[:, q].astype(np.float32), truth, topology).mean(1) for q in range(p.samples.shape[1])], axis=1)  # fmt: skip
+    each = np.stack([vertex_errors(x.astype(np.float32), truth, topology).mean(1) for x in p.samples.swapaxes(0, 1)], 1)
     mean = p.samples.mean(axis=1, dtype=np.float32)
     sigma = scale * p.sigma
     mm = 1000.0
@@ -151,8 +149,8 @@ def main(args: list[str]) -> None:
     result = scores(predict(model, tokenizer, test, config), test, topology, scale)
     calibration = {
         "scale": scale,
-        "how": "sigma times scale is the root mean square vertex error (pelvis-aligned, oriented) on rendered people of "
-        "held-out calibration clips; coverage is that on rendered people of other held-out clips",
+        "how": "sigma times scale is the root mean square vertex error (pelvis-aligned, oriented) on rendered people "
+        "of held-out calibration clips; coverage is that on rendered people of other held-out clips",
         "coverage": {"1 sigma": result["coverage 1 sigma"], "2 sigma": result["coverage 2 sigma"]},
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,17 +63,19 @@ class Objective(nn.Module):
 
 
 def parse(config: type[C], args: list[str]) -> C:
-    """`[FILE.yaml] [--field value ...]` -> a config dataclass. Options override the file, whose keys are their names."""
+    """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after."""
     if args and args[0].endswith(".yaml"):
         values = yaml.safe_load(Path(args[0]).read_text())
         given = [[f"--{k}", *map(str, v if isinstance(v, list) else [v])] for k, v in values.items()]
-        args = sum(given, []) + args[1:]
+        args = [*chain.from_iterable(given), *args[1:]]
     return tyro.cli(config, args=args)
 
 
 def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.Generator], Batch]) -> None:
     """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`."""
-    fabric = Fabric(precision=config.precision, loggers=TensorBoardLogger(config.out.parent, config.out.name, version=""))
+    fabric = Fabric(
+        precision=config.precision, loggers=TensorBoardLogger(config.out.parent, config.out.name, version="")
+    )
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     optimizer = torch.optim.AdamW(
@@ -85,6 +88,7 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
     if (config.out / "state.pt").exists():
         state = torch.load(config.out / "state.pt", map_location="cpu", weights_only=True)
         checkpoint.load_weights(model, config.out)
+        objective.load_state_dict(state["objective"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     trained.train()
@@ -109,7 +113,9 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
             fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             checkpoint.save_weights(model, config.out)
-            torch.save({"optimizer": optimizer.state_dict(), "step": step + 1}, config.out / "state.pt")
+            rest = {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
+            state = {"optimizer": optimizer.state_dict(), "objective": rest, "step": step + 1}
+            torch.save(state, config.out / "state.pt")
 
 
 def _schedule(step: int, config: LoopConfig) -> float:

@@ -26,7 +26,7 @@ class PretrainObjective(Objective):
 
     def forward(self, batch: Batch) -> Losses:
         tokens = batch["tokens"]
-        visible = random_mask(*tokens.shape, device=tokens.device)
+        visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
         losses = []
         # rows that show similar numbers of tokens together: the encoder pads to the longest row
         for part in visible.sum(dim=1).argsort().chunk(4):

@@ -15,15 +15,15 @@ from tqdm import tqdm
 from mega_model import checkpoint
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import project_weak, rot6d_to_matrix
-from mega_model.mega import Mega, MegaConfig, normalise, random_mask, token_loss
+from mega_model.mega import Mega, normalise, random_mask, token_loss
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
 
 @dataclass(frozen=True)
 class RecoverTraining(LoopConfig):
-    pretrained: Path = Path("runs/pretrain")
-    """Checkpoint of stage 2, with its tokenizer."""
+    pretrained: Path = Path("runs/backbone")
+    """Checkpoint to start from, with its tokenizer."""
     crops: Path = Path("runs/crops/train")
 
 
@@ -33,21 +33,28 @@ class RecoverObjective(Objective):
     def forward(self, batch: Batch) -> Losses:
         images, tokens = normalise(augment(batch["images"])), batch["tokens"]
         features = self.model.backbone(images.contiguous(memory_format=torch.channels_last))  # CPUs convolve faster so
-        visible = random_mask(*tokens.shape, device=tokens.device)
+        visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
         token_losses = []
         # rows that show similar numbers of tokens together: the encoder pads to the longest row
         for part in visible.sum(dim=1).argsort().chunk(4):
             out = self.model(features[part], tokens[part], visible[part])
             token_losses.append(token_loss(out.logits, tokens[part], visible[part]) * (~visible[part]).sum())
         rot6d, camera = self.model.pose(features)
-        rotation = rot6d_to_matrix(rot6d)
-        # tokens pass no gradient, so the true body stands in for the predicted one
-        joints = batch["joints"] @ rotation.transpose(1, 2)
         return {
             "tokens": torch.stack(token_losses).sum() / (~visible).sum(),
-            "rotation": F.mse_loss(rotation, batch["rotation"]) * 5,
-            "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
+            **pose_losses(rot6d, camera, batch),
         }
+
+
+def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch) -> Losses:
+    """Of the rotation [B, 6], on its matrix, and of the camera [B, 3], on the picture."""
+    rotation = rot6d_to_matrix(rot6d)
+    # tokens pass no gradient, so the true body stands in for the predicted one
+    joints = batch["joints"] @ rotation.transpose(1, 2)
+    return {
+        "rotation": F.mse_loss(rotation, batch["rotation"]) * 5,
+        "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
+    }
 
 
 def augment(images: Tensor) -> Tensor:
@@ -86,13 +93,13 @@ def answers(crops: SceneSet, tokenizer: MeshTokenizer, regressor: np.ndarray) ->
     return {"tokens": torch.cat(tokens), "joints": joints_all, "joints2d": joints2d, "rotation": rotation}
 
 
-def main(args: list[str]) -> None:
-    config = parse(RecoverTraining, args)
+def run(config: RecoverTraining, objective: type[Objective]) -> SceneSet:
+    """Train a copy of the `pretrained` checkpoint on rendered crops. Returns these."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     crops = SceneSet(config.crops)
     known = answers(crops, tokenizer, topology.joint_regressor)
-    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", MegaConfig())
+    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", pretrained.config)
     model.load_state_dict(pretrained.state_dict())
 
     def batches(rng: np.random.Generator) -> Batch:
@@ -100,7 +107,13 @@ def main(args: list[str]) -> None:
         images = torch.from_numpy(crops.fields["images"][pick]).permute(0, 3, 1, 2)
         return {"images": images} | {k: v[torch.from_numpy(pick)] for k, v in known.items()}
 
-    fit(config, RecoverObjective(model), batches)
+    fit(config, objective(model), batches)
+    return crops
+
+
+def main(args: list[str]) -> None:
+    config = parse(RecoverTraining, args)
+    crops = run(config, RecoverObjective)
     provenance = {
         "pictures": f"{len(crops)} rendered people, seen {config.steps * config.batch} times",
         "motion": "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217",
