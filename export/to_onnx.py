@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from mega_model import checkpoint, generate
+from mega_model.detector import Detector
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
@@ -169,48 +171,65 @@ def as_stored(*models: nn.Module) -> None:
 
 def export(config: Config) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    as_stored(model, tokenizer)
+    detector = checkpoint.load_detector(config.detector) if config.detector else None
+    calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
     config.out.mkdir(parents=True, exist_ok=True)
-    size, length = model.config.image_size, tokenizer.length
-    # example sizes P, Q that are no other dimension's: the exporter would take equal ones for the same
-    crops = torch.zeros(11, size, size, 3, dtype=torch.uint8)
+    # minutes pass: who uses the old bundle meanwhile must not meet half a new one
+    with tempfile.TemporaryDirectory(dir=config.out) as folder:
+        new = Path(folder)
+        graphs = save_graphs(new, model, tokenizer, detector, config)
+        topology.save(new / bundle.TOPOLOGY)
+        bundle.write_bundle(
+            new,
+            name=config.name,
+            graphs=graphs,
+            crop=bundle.Crop(model.config.image_size, CROP_MARGIN, IMAGE_MEAN, IMAGE_STD),
+            sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
+            calibration=calibration,
+            body=config.body,
+            training={
+                "scores": _notes(config.checkpoint / "scores.json", {}),
+                "model": dataclasses.asdict(model.config),
+            },
+        )
+        for old in config.out.glob("*.onnx"):
+            old.unlink()
+        for file in new.iterdir():
+            file.replace(config.out / file.name)
+    return bundle.Bundle.load(config.out)
+
+
+def save_graphs(
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, detector: Detector | None, config: Config
+) -> dict[str, bundle.Graph]:
+    """Every graph of a bundle, by name."""
+    as_stored(model, tokenizer)
+    # example sizes P, Q that are no other dimension's, so that none is taken for the other
+    crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
     backbone = Backbone(model)
     features = backbone(crops)
     graphs = {
-        "backbone": save_graph(config.out / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], ["features"]),
+        "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], ["features"]),
         "deterministic": save_graph(
-            config.out / "deterministic.onnx",
+            folder / "deterministic.onnx",
             Deterministic(model, tokenizer),
             {"features": features},
             [{0: "P"}],
             ["tokens", "vertices", "rotation", "camera"],
         ),
         "sampler": save_graph(
-            config.out / "sampler.onnx",
+            folder / "sampler.onnx",
             Sampler(model, tokenizer, config.temperature),
-            {"features": features, "uniforms": torch.rand(11, 13, config.steps, length, 2)},
+            {"features": features, "uniforms": torch.rand(11, 13, config.steps, tokenizer.length, 2)},
             [{0: "P"}, {0: "P", 1: "Q"}],
             ["tokens", "mean", "sigma"],
         ),
     }
-    if config.detector is not None:
-        detector = checkpoint.load_detector(config.detector)
+    if detector is not None:
         as_stored(detector)
         image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
-        graphs["detector"] = save_graph(
-            config.out / "detector.onnx", detector, {"image": image}, [{}], ["boxes", "scores"]
-        )
-    topology.save(config.out / bundle.TOPOLOGY)
-    return bundle.write_bundle(
-        config.out,
-        name=config.name,
-        graphs=graphs,
-        crop=bundle.Crop(size, CROP_MARGIN, IMAGE_MEAN, IMAGE_STD),
-        sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
-        calibration=bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED)),
-        body=config.body,
-        training={"scores": _notes(config.checkpoint / "scores.json", {}), "model": dataclasses.asdict(model.config)},
-    )
+        graphs["detector"] = save_graph(folder / "detector.onnx", detector, {"image": image}, [{}], ["boxes", "scores"])
+    return graphs
 
 
 def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +308,10 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
 def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     logging.disable(logging.WARNING)  # the exporter talks about its own internals
-    made = export(config)
+    try:
+        made = export(config)
+    except FileNotFoundError as error:
+        sys.exit(f"{error.filename}: not found; give the folder of a checkpoint")
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
 
