@@ -37,8 +37,8 @@ from mega_ros.environment import share, use_large_messages
 
 HEIGHT, WIDTH = 240, 320
 K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
-PATIENCE = 30.0
-"""Seconds to wait for what must come."""
+PATIENCE = 90.0
+"""Seconds to wait for what must come, on a busy machine."""
 
 use_large_messages()
 
@@ -248,15 +248,18 @@ def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
     def counted(values: dict[str, str]) -> list[int]:
         return [int(values[f"frames_{what}"]) for what in ("received", "processed", "dropped", "rejected")]
 
-    before = counted(peer.status(lambda s, v: True))
+    def settled(status: DiagnosticStatus, values: dict[str, str]) -> bool:
+        return counted(values)[0] == sum(counted(values)[1:])
+
+    before = counted(peer.status(settled))
     for _ in range(60):
         last = peer.send(image(GREY))
         peer.executor_.spin_once(timeout_sec=0.002)
     peer.wait(lambda: any(m.header.stamp.sec == last for m in peer.meshes))
-    after = counted(peer.status(lambda s, v: sum(counted(v)[1:]) == counted(v)[0]))
+    after = counted(peer.status(settled))
     received, processed, dropped, rejected = (b - a for a, b in zip(before, after))
     assert received > processed > 0
-    assert dropped == received - processed - rejected
+    assert dropped == received - processed
     assert rejected == 0
 
 
