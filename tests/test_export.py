@@ -18,6 +18,7 @@ from mega_model.topology import Topology
 from mega_ros.bundle import Bundle
 
 STEPS = 3
+pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
 
 
 def torus(around: int = 16, across: int = 8) -> Topology:
