@@ -87,7 +87,9 @@ def test_package_xml_is_one_that_colcon_takes() -> None:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """Built from a copy, so that the checkout stays as it is."""
     folder = tmp_path_factory.mktemp("wheel")
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    files = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if files.returncode:
         pytest.skip("this is not a git checkout")
     for name in files.stdout.splitlines():
@@ -109,6 +111,7 @@ def test_pip_installs_what_ros_looks_for(wheel: zipfile.ZipFile) -> None:
         "share/mega_ros/config/mega.yaml",
         "share/mega_ros/config/fastdds.xml",
         "share/mega_ros/rviz/mega.rviz",
+        "share/mega_ros/demo/clip/clip.mcap",
         "lib/mega_ros/node",
     ):
         assert f"{data}/data/{path}" in names
