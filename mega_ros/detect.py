@@ -13,6 +13,9 @@ import numpy as np
 from .bundle import Bundle
 from .engines import OnnxEngine, Provider
 
+OVERLAP = 0.5
+"""Of two boxes whose intersection over union is larger, the one with the lower score is dropped."""
+
 FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -35,7 +38,11 @@ class Detector:
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
         # written so that NaN fails
         found = (out["scores"] >= self.threshold) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-        return boxes[found], out["scores"][found]
+        boxes, scores = boxes[found], out["scores"][found]
+        corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        # the graph gives one box per peak, but a large person may have two
+        best = np.array(cv2.dnn.NMSBoxes(corner_and_size.tolist(), scores.tolist(), self.threshold, OVERLAP), int)
+        return boxes[best], scores[best]
 
 
 def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from mega_model.geometry import intrinsics_from_fov, project
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame
+from mega_ros.track import intersection_over_union
 
 WIDTH, HEIGHT = 320, 240
 K = intrinsics_from_fov(WIDTH, HEIGHT, np.radians(60))
@@ -163,6 +164,7 @@ def test_detector_answers_in_image_pixels(recovery: Recovery, image: np.ndarray)
     assert (boxes >= 0).all() and (boxes <= [2 * WIDTH, HEIGHT, 2 * WIDTH, HEIGHT]).all()
     assert (boxes[:, 2:] > boxes[:, :2]).all()
     assert (np.diff(scores) <= 0).all()
+    assert np.triu(intersection_over_union(boxes, boxes), 1).max() <= 0.5, "one person, one box"
 
 
 def test_an_empty_image_has_nobody(recovery: Recovery) -> None:
