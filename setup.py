@@ -20,7 +20,7 @@ ROS = [
     "ros-visualization-msgs",
 ]
 TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16", "tqdm>=4.60"]
-EXPORT = ["torch>=2.4", "onnx>=1.16", "onnxscript>=0.3"]
+EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
 DEV = [
     "hypothesis>=6",
     "mypy>=1.11",
@@ -68,11 +68,11 @@ setup(
         "array-api-compat>=1.8",
         "matplotlib>=3.6",
         "numpy>=1.23",
-        "onnxruntime>=1.18",
+        "onnxruntime>=1.21",
         "opencv-python-headless>=4.8",
         "pyyaml>=6",
         "rich>=13",
-        "rosbags>=0.10.6",
+        "rosbags>=0.11.9",
         "scipy>=1.9",
         "tyro>=0.9",
     ],

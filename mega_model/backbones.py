@@ -33,22 +33,28 @@ class ResNet18(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
+        self.stem = nn.Sequential(
             nn.Conv2d(3, width, 7, 2, 3, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
-        ]
-        inputs = width
-        for stage in range(4):
-            outputs = width << stage
-            layers += [BasicBlock(inputs, outputs, 1 if stage == 0 else 2), BasicBlock(outputs, outputs, 1)]
-            inputs = outputs
-        self.channels = inputs
-        self.layers = nn.Sequential(*layers)
+        )
+        widths = [width << stage for stage in range(4)]
+        self.stages = nn.ModuleList(
+            nn.Sequential(BasicBlock(inputs, outputs, 1 if stage == 0 else 2), BasicBlock(outputs, outputs, 1))
+            for stage, (inputs, outputs) in enumerate(zip([width, *widths], widths))
+        )
+        self.channels = widths[-1]
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
+    def levels(self, images: Tensor) -> list[Tensor]:
+        """The maps after each stage, at strides 4, 8, 16 and 32."""
+        maps = [self.stem(images)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        return self.levels(images)[-1]

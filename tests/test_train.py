@@ -15,7 +15,7 @@ from torch import nn
 from mega_model import checkpoint, generate
 from mega_model.data import rendered
 from mega_model.evaluate import default as evaluate
-from mega_model.train import detector, pretrain, recover, tokenizer
+from mega_model.train import backbone, detector, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
 
@@ -64,18 +64,17 @@ def test_options_override_the_file(tmp_path: Path) -> None:
 
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--steps", "4", "--warmup", "1", "--lr", "0.001", "--batch"]
-    folder = {
-        name: str(tmp_path / name) for name in ("tokenizer", "pretrain", "recover", "detector", "crops", "groups")
-    }
+    names = "tokenizer pretrain backbone recover detector crops groups".split()
+    folder = {name: str(tmp_path / name) for name in names}
     tokenizer.main([*few, "4", "--out", folder["tokenizer"], "--quantize-from", "2"])
     topology = tmp_path / "tokenizer" / "topology.npz"
     size = rendered.CHUNK
     rendered.render(rendered.Render("crops", "train", size, tmp_path / "crops", topology))
     rendered.render(rendered.Render("groups", "train", size, tmp_path / "groups", topology, 96, 128, 2))
     pretrain.main([*few, "4", "--out", folder["pretrain"], "--tokenizer", folder["tokenizer"], "--bodies", "100"])
-    recover.main(
-        [*few, "4", "--out", folder["recover"], "--pretrained", folder["pretrain"], "--crops", folder["crops"]]
-    )
+    on_crops = [*few, "4", "--crops", folder["crops"]]
+    backbone.main([*on_crops, "--out", folder["backbone"], "--pretrained", folder["pretrain"]])
+    recover.main([*on_crops, "--out", folder["recover"], "--pretrained", folder["backbone"]])
     detector.main([*few, "4", "--out", folder["detector"], "--groups", folder["groups"]])
 
     crops = folder["crops"]

@@ -7,6 +7,7 @@ Data is a function of (seed, step), so a resumed run sees what the uninterrupted
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -73,9 +74,7 @@ def parse(config: type[C], args: list[str]) -> C:
 
 def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.Generator], Batch]) -> None:
     """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`."""
-    fabric = Fabric(
-        precision=config.precision, loggers=TensorBoardLogger(config.out.parent, config.out.name, version="")
-    )
+    fabric = _fabric(config)
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     optimizer = torch.optim.AdamW(
@@ -93,7 +92,14 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
         first = state["step"]
     trained.train()
     shown: dict[str, float] = {}
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc=config.out.name, mininterval=5)
+    bar = tqdm(
+        range(first, config.steps),
+        initial=first,
+        total=config.steps,
+        desc=config.out.name,
+        mininterval=5,
+        disable=not fabric.is_global_zero,
+    )
     for step in bar:
         rng = np.random.default_rng([config.seed, fabric.global_rank, step])
         torch.manual_seed(int(rng.integers(2**31)))  # masks, dropout, augmentation
@@ -112,10 +118,23 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
             bar.set_postfix({k.lstrip("_"): f"{v:.4g}" for k, v in shown.items()})
             fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if not fabric.is_global_zero:
+                continue
             checkpoint.save_weights(model, config.out)
             rest = {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
             state = {"optimizer": optimizer.state_dict(), "objective": rest, "step": step + 1}
             torch.save(state, config.out / "state.pt")
+
+
+def _fabric(config: LoopConfig) -> Fabric:
+    """One process, or as many as torchrun started; each takes `config.batch` of its own."""
+    many: dict[str, Any] = {}
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        # a stage may leave parts of the model alone
+        many = {"strategy": "ddp_find_unused_parameters_true", "devices": local, "num_nodes": world // local}
+    logger = TensorBoardLogger(config.out.parent, config.out.name, version="")
+    return Fabric(precision=config.precision, loggers=logger, **many)
 
 
 def _schedule(step: int, config: LoopConfig) -> float:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.data.rendered import SceneSet
-from mega_model.geometry import project_weak, rot6d_to_matrix
+from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.mega import Mega, normalise, random_mask, token_loss
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
@@ -47,12 +47,13 @@ class RecoverObjective(Objective):
 
 
 def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch) -> Losses:
-    """Of the rotation [B, 6], on its matrix, and of the camera [B, 3], on the picture."""
+    """Of the rotation [B, 6], and of rotation and camera [B, 3] on the picture."""
     rotation = rot6d_to_matrix(rot6d)
     # tokens pass no gradient, so the true body stands in for the predicted one
     joints = batch["joints"] @ rotation.transpose(1, 2)
     return {
-        "rotation": F.mse_loss(rotation, batch["rotation"]) * 5,
+        # on the six numbers, not their matrix: a network that is unsure can answer small ones, and learns sooner
+        "rotation": F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"])) * 5,
         "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
     }
 
@@ -77,28 +78,36 @@ def augment(images: Tensor) -> Tensor:
     return x * (place >= edge)
 
 
-@torch.no_grad()
-def answers(crops: SceneSet, tokenizer: MeshTokenizer, regressor: np.ndarray) -> dict[str, Tensor]:
-    """What is learned about every crop of a set: tokens [n, N], joints [n, J, 3], joints2d [n, J, 2], rotation."""
+def pose_answers(crops: SceneSet, regressor: np.ndarray) -> dict[str, Tensor]:
+    """Of every crop of a set: joints [n, J, 3] (canonical), joints2d [n, J, 2] (-1 to 1), rotation [n, 3, 3]."""
     fields = crops.fields
-    tokens, joints = [], []
-    for start in tqdm(range(0, len(crops), 200), desc="tokens", mininterval=5):
-        vertices = torch.from_numpy(fields["vertices"][start : start + 200].astype(np.float32))
-        tokens.append(tokenizer.encode(vertices))
-        joints.append(torch.from_numpy(regressor) @ vertices)
-    joints_all = torch.cat(joints)
+    joints = torch.from_numpy(regressor @ fields["vertices"].astype(np.float32))
     rotation, translation, focal = (torch.from_numpy(np.array(fields[k])) for k in ("rotation", "translation", "focal"))
-    seen = joints_all @ rotation.transpose(1, 2) + translation[:, None]
+    seen = joints @ rotation.transpose(1, 2) + translation[:, None]
     joints2d = focal[:, None, None] * seen[..., :2] / seen[..., 2:]
-    return {"tokens": torch.cat(tokens), "joints": joints_all, "joints2d": joints2d, "rotation": rotation}
+    return {"joints": joints, "joints2d": joints2d, "rotation": rotation}
 
 
-def run(config: RecoverTraining, objective: type[Objective]) -> SceneSet:
+@torch.no_grad()
+def token_answers(crops: SceneSet, tokenizer: MeshTokenizer) -> Tensor:
+    """int64 [n, N]: the tokens of every crop's body."""
+    vertices = crops.fields["vertices"]
+    return torch.cat(
+        [
+            tokenizer.encode(torch.from_numpy(vertices[start : start + 200].astype(np.float32)))
+            for start in tqdm(range(0, len(crops), 200), desc="tokens", mininterval=5)
+        ]
+    )
+
+
+def run(config: RecoverTraining, objective: type[Objective], with_tokens: bool) -> SceneSet:
     """Train a copy of the `pretrained` checkpoint on rendered crops. Returns these."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     crops = SceneSet(config.crops)
-    known = answers(crops, tokenizer, topology.joint_regressor)
+    known = pose_answers(crops, topology.joint_regressor)
+    if with_tokens:
+        known["tokens"] = token_answers(crops, tokenizer)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", pretrained.config)
     model.load_state_dict(pretrained.state_dict())
 
@@ -113,7 +122,7 @@ def run(config: RecoverTraining, objective: type[Objective]) -> SceneSet:
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    crops = run(config, RecoverObjective)
+    crops = run(config, RecoverObjective, with_tokens=True)
     provenance = {
         "pictures": f"{len(crops)} rendered people, seen {config.steps * config.batch} times",
         "motion": "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217",
