@@ -100,13 +100,16 @@ class Mega(nn.Module):
 
     def forward(self, features: Tensor | None, tokens: Tensor, visible: Tensor) -> MegaOutput:
         """features [B, C, h, w] or None (unconditional), tokens int64 [B, N], visible bool [B, N]."""
+        rot6d, camera = (None, None) if features is None else self.pose(features)
+        return MegaOutput(self.logits(features, tokens, visible), rot6d, camera)
+
+    def logits(self, features: Tensor | None, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The forward's logits [B, N, S] alone."""
         # rows may show different numbers of tokens: pad to the longest, and keep the padding out of the attention
         count = visible.sum(dim=1, keepdim=True)
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         keep = torch.arange(index.shape[1], device=index.device) < count
-        encoded = self.encode(tokens.gather(1, index), index, keep)
-        rot6d, camera = (None, None) if features is None else self.pose(features)
-        return MegaOutput(self.decode(features, encoded, index, keep), rot6d, camera)
+        return self.decode(features, self.encode(tokens.gather(1, index), index, keep), index, keep)
 
     def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
@@ -164,6 +167,13 @@ def random_mask(batch: int, tokens: int, device: torch.device | str = "cpu") -> 
     return rank >= masked
 
 
-def token_loss(logits: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-    """Cross-entropy of the masked tokens only."""
-    return F.cross_entropy(logits[~visible], tokens[~visible])
+def token_loss(model: Mega, features: Tensor | None, tokens: Tensor) -> Tensor:
+    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3); features [B, C, h, w] or None."""
+    visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
+    losses = []
+    # rows that show similar numbers of tokens together: the encoder pads to the longest row
+    for part in visible.sum(dim=1).argsort().chunk(4):
+        logits = model.logits(None if features is None else features[part], tokens[part], visible[part])
+        masked = ~visible[part]
+        losses.append(F.cross_entropy(logits[masked], tokens[part][masked], reduction="sum"))
+    return torch.stack(losses).sum() / (~visible).sum()

@@ -10,7 +10,7 @@ import torch
 
 from mega_model import checkpoint
 from mega_model.data.meshes import BodySampler
-from mega_model.mega import Mega, MegaConfig, random_mask, token_loss
+from mega_model.mega import Mega, MegaConfig, token_loss
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
 
@@ -25,14 +25,7 @@ class PretrainObjective(Objective):
     model: Mega
 
     def forward(self, batch: Batch) -> Losses:
-        tokens = batch["tokens"]
-        visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
-        losses = []
-        # rows that show similar numbers of tokens together: the encoder pads to the longest row
-        for part in visible.sum(dim=1).argsort().chunk(4):
-            out = self.model(None, tokens[part], visible[part])
-            losses.append(token_loss(out.logits, tokens[part], visible[part]) * (~visible[part]).sum())
-        return {"tokens": torch.stack(losses).sum() / (~visible).sum()}
+        return {"tokens": token_loss(self.model, None, batch["tokens"])}
 
 
 def main(args: list[str]) -> None:

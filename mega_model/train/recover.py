@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
-from mega_model.mega import Mega, normalise, random_mask, token_loss
+from mega_model.mega import Mega, normalise, token_loss
 from mega_model.tokenizer import MeshTokenizer
+from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
 
@@ -25,25 +26,23 @@ class RecoverTraining(LoopConfig):
     pretrained: Path = Path("runs/backbone")
     """Checkpoint to start from, with its tokenizer."""
     crops: Path = Path("runs/crops/train")
+    pixels: int = 128
+    """Crops are shrunk to this size; steps on small ones are cheap."""
 
 
 class RecoverObjective(Objective):
     model: Mega
 
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
+        super().__init__(model)
+        self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
+        self.pixels = config.pixels
+
     def forward(self, batch: Batch) -> Losses:
-        images, tokens = normalise(augment(batch["images"])), batch["tokens"]
-        features = self.model.backbone(images.contiguous(memory_format=torch.channels_last))  # CPUs convolve faster so
-        visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
-        token_losses = []
-        # rows that show similar numbers of tokens together: the encoder pads to the longest row
-        for part in visible.sum(dim=1).argsort().chunk(4):
-            out = self.model(features[part], tokens[part], visible[part])
-            token_losses.append(token_loss(out.logits, tokens[part], visible[part]) * (~visible[part]).sum())
-        rot6d, camera = self.model.pose(features)
-        return {
-            "tokens": torch.stack(token_losses).sum() / (~visible).sum(),
-            **pose_losses(rot6d, camera, batch),
-        }
+        features = self.model.backbone(pictures(batch["images"], self.pixels))
+        with torch.no_grad():
+            tokens = self.frozen[0].to(features.device).encode(batch["vertices"])
+        return {"tokens": token_loss(self.model, features, tokens), **pose_losses(*self.model.pose(features), batch)}
 
 
 def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch) -> Losses:
@@ -56,6 +55,12 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch) -> Losses:
         "rotation": F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"])) * 5,
         "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
     }
+
+
+def pictures(images: Tensor, pixels: int) -> Tensor:
+    """uint8 [B, 3, H, W] -> augmented, `pixels` square, as the backbone wants them."""
+    x = F.interpolate(augment(images), size=(pixels, pixels), mode="bilinear", antialias=True)
+    return normalise(x).contiguous(memory_format=torch.channels_last)  # CPUs convolve faster so
 
 
 def augment(images: Tensor) -> Tensor:
@@ -78,51 +83,63 @@ def augment(images: Tensor) -> Tensor:
     return x * (place >= edge)
 
 
-def pose_answers(crops: SceneSet, regressor: np.ndarray) -> dict[str, Tensor]:
-    """Of every crop of a set: joints [n, J, 3] (canonical), joints2d [n, J, 2] (-1 to 1), rotation [n, 3, 3]."""
-    fields = crops.fields
-    joints = torch.from_numpy(regressor @ fields["vertices"].astype(np.float32))
-    rotation, translation, focal = (torch.from_numpy(np.array(fields[k])) for k in ("rotation", "translation", "focal"))
-    seen = joints @ rotation.transpose(1, 2) + translation[:, None]
-    joints2d = focal[:, None, None] * seen[..., :2] / seen[..., 2:]
-    return {"joints": joints, "joints2d": joints2d, "rotation": rotation}
+def twins(topology: Topology) -> np.ndarray:
+    """int [V]: for each vertex the one on the body's other side. ValueError if the topology is not symmetric."""
+    distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
+    twin = distance.argmin(axis=1)
+    if distance.min(axis=1).max() > 0.001 or (twin[twin] != np.arange(len(twin))).any():
+        raise ValueError("the body's left and right do not have the same vertices")
+    return twin
 
 
-@torch.no_grad()
-def token_answers(crops: SceneSet, tokenizer: MeshTokenizer) -> Tensor:
-    """int64 [n, N]: the tokens of every crop's body."""
-    vertices = crops.fields["vertices"]
-    return torch.cat(
-        [
-            tokenizer.encode(torch.from_numpy(vertices[start : start + 200].astype(np.float32)))
-            for start in tqdm(range(0, len(crops), 200), desc="tokens", mininterval=5)
-        ]
+def draw(rng: np.random.Generator, crops: SceneSet, count: int, twin: np.ndarray, regressor: np.ndarray) -> Batch:
+    """Random crops, half of them mirrored.
+
+    images uint8 [B, 3, S, S], vertices [B, V, 3] and joints [B, J, 3] (canonical), rotation [B, 3, 3] (canonical to
+    camera), vertices2d [B, V, 2] and joints2d [B, J, 2] (-1 to 1 in the crop), visible bool [B, V].
+    """
+    pick = np.sort(rng.choice(len(crops), count, replace=False))
+    images, vertices, rotation, translation, focal, visible = (
+        crops.fields[name][pick] for name in ("images", "vertices", "rotation", "translation", "focal", "visible")
     )
+    vertices = vertices.astype(np.float32)
+    flip = rng.random(count) < 0.5
+    across = np.array([-1, 1, 1], np.float32)
+    images[flip] = images[flip][:, :, ::-1]
+    vertices[flip] = vertices[flip][:, twin] * across
+    visible[flip] = visible[flip][:, twin]
+    rotation[flip] *= across * across[:, None]
+    translation[flip] *= across
+
+    def seen(points: np.ndarray) -> np.ndarray:
+        x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
+        return focal[:, None, None] * x[..., :2] / x[..., 2:]
+
+    joints = regressor @ vertices
+    batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
+    batch |= {"vertices2d": seen(vertices), "joints2d": seen(joints), "visible": visible}
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def run(config: RecoverTraining, objective: type[Objective], with_tokens: bool) -> SceneSet:
+def run(config: RecoverTraining, objective: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> SceneSet:
     """Train a copy of the `pretrained` checkpoint on rendered crops. Returns these."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     crops = SceneSet(config.crops)
-    known = pose_answers(crops, topology.joint_regressor)
-    if with_tokens:
-        known["tokens"] = token_answers(crops, tokenizer)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", pretrained.config)
     model.load_state_dict(pretrained.state_dict())
-
-    def batches(rng: np.random.Generator) -> Batch:
-        pick = np.sort(rng.choice(len(crops), config.batch, replace=False))
-        images = torch.from_numpy(crops.fields["images"][pick]).permute(0, 3, 1, 2)
-        return {"images": images} | {k: v[torch.from_numpy(pick)] for k, v in known.items()}
-
-    fit(config, objective(model), batches)
+    twin = twins(topology)
+    fit(
+        config,
+        objective(model, tokenizer, topology),
+        lambda rng: draw(rng, crops, config.batch, twin, topology.joint_regressor),
+    )
     return crops
 
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    crops = run(config, RecoverObjective, with_tokens=True)
+    crops = run(config, lambda model, tokenizer, _: RecoverObjective(model, tokenizer, config))
     provenance = {
         "pictures": f"{len(crops)} rendered people, seen {config.steps * config.batch} times",
         "motion": "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217",
