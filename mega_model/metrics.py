@@ -1,12 +1,20 @@
-"""Errors of recovered people and of their uncertainty. Numpy arrays of any batch shape; metres in, metres out."""
+"""Errors of recovered people, of their uncertainty, and of sets of random bodies.
+
+Numpy arrays of any batch shape; metres in, metres out. scipy is imported where it is used: it is slow to load, and the
+runtime does without.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 Align = Literal["none", "mean", "pelvis"]
+LEVELS = np.arange(1, 20) / 20
+"""Probabilities at which `calibration_error` compares promise and fact: 5 % to 95 %."""
+REMOVED = np.arange(100) / 100
+"""Shares that `sparsification` takes away."""
 
 
 def distances(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -67,9 +75,26 @@ def best_of(errors: np.ndarray, samples: int | None = None) -> np.ndarray:
     return errors[..., :samples].min(axis=-1)
 
 
+def improvement(first: float, last: float) -> float:
+    """By how many percent the error `last` lies below `first`: "Imp" of the paper's table 2."""
+    return 100 * (1 - last / first)
+
+
+# ------------------------------------------------------------------------------------------------------- uncertainty
+
+
+def spread(samples: Any) -> Any:
+    """Sigma [..., V] of samples [..., Q, V, 3]: the root mean square distance from their mean, in metres.
+
+    Works alike on numpy arrays and torch tensors, so that evaluation and the exported graph have one formula.
+    """
+    deviation = samples - samples.mean(axis=-3, keepdims=True)
+    return (deviation * deviation).sum(axis=-1).mean(axis=-2) ** 0.5
+
+
 def spearman(sigma: np.ndarray, error: np.ndarray) -> float:
     """Rank correlation of predicted uncertainty and error, over all elements of two arrays of one shape."""
-    from scipy.stats import spearmanr  # slow to import, and the demo does without
+    from scipy.stats import spearmanr
 
     return float(spearmanr(np.ravel(sigma), np.ravel(error)).statistic)
 
@@ -77,3 +102,75 @@ def spearman(sigma: np.ndarray, error: np.ndarray) -> float:
 def coverage(error: np.ndarray, sigma: np.ndarray, factor: float = 1.0) -> float:
     """Share of errors within `factor` sigma, over all elements of two arrays of one shape."""
     return float(np.mean(error <= factor * sigma))
+
+
+def radius(level: np.ndarray | float) -> np.ndarray:
+    """How many sigma the distance from the mean stays within, with probability `level`, shape kept.
+
+    The error model: an isotropic 3D Gaussian whose root mean square radius is sigma. Each axis then has the deviation
+    sigma / sqrt(3), and distance * sqrt(3) / sigma follows the chi distribution of 3 degrees of freedom.
+    """
+    from scipy.special import gammaincinv
+
+    return np.sqrt(2 / 3 * gammaincinv(1.5, np.asarray(level, float)))
+
+
+def reliability(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Share of errors within the `radius` of each of the `LEVELS` -> [L]; equal to them if sigma tells the truth."""
+    return np.array([coverage(error, sigma, factor) for factor in radius(LEVELS)])
+
+
+def calibration_error(error: np.ndarray, sigma: np.ndarray) -> float:
+    """Expected calibration error: mean over `LEVELS` of |share of errors within the radius - level|. 0 is the best."""
+    return float(np.abs(reliability(error, sigma) - LEVELS).mean())
+
+
+def sparsification(error: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean error of what is left after each share of `REMOVED` [L] is taken away, over the mean error of all.
+
+    Taken away are the elements of the largest sigma (first curve [L]), or of the largest error (second curve: the best
+    that any sigma can do). Both begin at 1. Elements of one sigma go in the order in which they stand.
+    """
+    error, sigma = np.ravel(error).astype(float), np.ravel(sigma)
+    left = len(error) - np.floor(REMOVED * len(error)).astype(int)
+
+    def curve(order: np.ndarray) -> np.ndarray:
+        return np.cumsum(error[order])[left - 1] / left / error.mean()
+
+    return curve(np.argsort(sigma, kind="stable")), curve(np.argsort(error))
+
+
+def ause(error: np.ndarray, sigma: np.ndarray) -> float:
+    """Area under the sparsification error: mean gap of the two curves of `sparsification`, in units of the mean error.
+
+    0 if sigma orders the errors as they are; the same for any monotone change of sigma (Ilg et al. 2018).
+    """
+    by_sigma, best = sparsification(error, sigma)
+    return float((by_sigma - best).mean())
+
+
+# ------------------------------------------------------------------------------------------------ sets of random bodies
+
+
+def apd(joints: np.ndarray) -> float:
+    """Average pairwise distance: mean over all pairs of n bodies, and over joints, of the joints' distance.
+
+    joints [n, J, 3], brought together by the caller.
+    """
+    from scipy.spatial.distance import pdist
+
+    return float(np.mean([pdist(joints[:, j]).mean() for j in range(joints.shape[1])]))
+
+
+def fid(features: np.ndarray, reference: np.ndarray) -> float:
+    """Frechet distance of the Gaussians fitted to features [n, D] and reference [m, D] (Heusel et al. 2017).
+
+    |mean difference|^2 + trace(A + B - 2 (A B)^(1/2)) with the covariances A and B.
+    """
+    difference = features.mean(axis=0) - reference.mean(axis=0)
+    a, b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (features, reference))
+    values, vectors = np.linalg.eigh(a)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # A B has the eigenvalues of root B root, which is symmetric
+    shared = np.sqrt(np.linalg.eigvalsh(root @ b @ root).clip(0)).sum()
+    return float(difference @ difference + np.trace(a) + np.trace(b) - 2 * shared)

@@ -123,3 +123,99 @@ def test_coverage_of_a_half_normal_error():
     sigma = np.full_like(error, 0.02)
     assert metrics.coverage(error, sigma) == pytest.approx(0.683, abs=0.005)
     assert metrics.coverage(error, sigma, 2) == pytest.approx(0.954, abs=0.005)
+
+
+def test_improvement_is_that_of_the_papers_table():
+    assert metrics.improvement(101.6, 87.5) == pytest.approx(13.9, abs=0.05)
+
+
+def test_spread_is_the_root_mean_square_distance_from_the_mean():
+    samples = np.zeros((2, 4, 5, 3))
+    samples[1, :, 2] = [[3, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]]
+    expected = np.zeros((2, 5))
+    expected[1, 2] = np.sqrt((9 + 9 + 16 + 16) / 4)
+    np.testing.assert_allclose(metrics.spread(samples + 7), expected, atol=1e-12)
+
+
+def test_spread_is_one_formula_for_arrays_and_tensors():
+    torch = pytest.importorskip("torch")
+    samples = points(0, (2, 5))
+    np.testing.assert_allclose(metrics.spread(torch.from_numpy(samples)).numpy(), metrics.spread(samples))
+
+
+def gaussian_errors(seed: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors whose sigma is the truth: isotropic 3D Gaussians of root mean square radius sigma."""
+    rng = np.random.default_rng(seed)
+    sigma = rng.uniform(0.01, 0.2, shape)
+    return np.linalg.norm(rng.normal(size=(*shape, 3)) * sigma[..., None] / np.sqrt(3), axis=-1), sigma
+
+
+def test_radius_of_a_gaussian_in_space():
+    # the median of chi with 3 degrees of freedom is 1.5382, its 90 % quantile 2.5003; sigma is sqrt(3) of its units
+    np.testing.assert_allclose(metrics.radius(np.array([0.5, 0.9])) * np.sqrt(3), [1.5382, 2.5003], atol=1e-4)
+    assert metrics.radius(0) == 0
+
+
+def test_true_sigma_is_calibrated_at_every_level():
+    error, sigma = gaussian_errors(0, (200, 1000))
+    np.testing.assert_allclose(metrics.reliability(error, sigma), metrics.LEVELS, atol=0.004)
+    assert metrics.coverage(error, sigma, float(metrics.radius(0.9))) == pytest.approx(0.9, abs=0.003)
+    assert metrics.calibration_error(error, sigma) < 0.003
+
+
+def test_a_sigma_of_no_use_has_the_largest_calibration_error():
+    error = np.ones(10)
+    assert metrics.calibration_error(error, np.zeros(10)) == pytest.approx(0.5)  # nothing is ever covered
+    assert metrics.calibration_error(error, np.full(10, 1e9)) == pytest.approx(0.5)  # everything is
+
+
+def test_too_small_a_sigma_covers_too_little():
+    error, sigma = gaussian_errors(1, (100, 1000))
+    assert (metrics.reliability(error, sigma / 2) < metrics.LEVELS).all()
+    assert (metrics.reliability(error, sigma * 2) > metrics.LEVELS).all()
+
+
+def test_ause_of_perfect_useless_and_wrong_orders():
+    """Errors uniform in 0..1: what is left of the best order has the mean (1 - f) / 2, of no order 1/2, and of the
+    reversed one (1 + f) / 2. Over the mean 1/2 and integrated, the gaps are 0, 1/2 and 1."""
+    error = np.random.default_rng(0).uniform(size=200_000)
+    assert metrics.ause(error, error) == 0
+    assert metrics.ause(error, np.exp(3 * error)) == 0, "only the order counts"
+    assert metrics.ause(error, np.random.default_rng(1).uniform(size=error.shape)) == pytest.approx(0.5, abs=0.01)
+    assert metrics.ause(error, -error) == pytest.approx(1, abs=0.011)
+
+
+def test_sparsification_begins_at_one_and_is_the_same_in_any_unit():
+    error, sigma = gaussian_errors(2, (40, 50))
+    curve, best = metrics.sparsification(error, sigma)
+    assert curve[0] == pytest.approx(1) and best[0] == pytest.approx(1)
+    assert (curve >= best - 1e-12).all() and (np.diff(best) <= 1e-12).all()
+    np.testing.assert_allclose(metrics.sparsification(1000 * error, 3 * sigma)[0], curve)
+
+
+def test_apd_of_known_points():
+    joints = np.zeros((3, 2, 3))
+    joints[1, 0, 0], joints[2, 0, 1] = 3, 4  # pairs of the first joint: 3, 4 and 5; the second never moves
+    assert metrics.apd(joints) == pytest.approx((3 + 4 + 5) / 3 / 2)
+
+
+def test_apd_of_gaussians():
+    # the difference of two has the deviation sqrt(2) on each axis, and the mean length of chi_3, sqrt(8 / pi), times it
+    assert metrics.apd(points(0, (1500,), 4)) == pytest.approx(np.sqrt(2) * np.sqrt(8 / np.pi), rel=0.02)
+
+
+@given(seeds)
+def test_fid_of_two_gaussians(seed):
+    """Samples whitened to exact moments, so that the closed form of commuting covariances holds to rounding."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(60, 4))
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False)).T)
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    first, second, shift = rng.uniform(0.1, 3, 4), rng.uniform(0.1, 3, 4), rng.normal(size=4)
+    expected = shift @ shift + ((first - second) ** 2).sum()
+    assert metrics.fid(x * first @ turn, x * second @ turn + shift) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fid_of_a_set_and_itself_is_zero():
+    x = np.random.default_rng(3).normal(size=(30, 50))  # fewer samples than dimensions, too
+    assert metrics.fid(x, x[::-1]) == pytest.approx(0, abs=1e-6)
