@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import tyro
+from torch import Tensor
 from tqdm import tqdm
 
 from mega_model.data.meshes import BodySampler, Split
@@ -43,22 +45,73 @@ class Render:
 
 
 class SceneSet:
-    """Reads what `render` wrote: `fields[name]` is an array over all scenes."""
+    """Reads what `render` wrote: `fields[name]` is an array over all scenes. One of crops is an `images.ImageSet`."""
 
-    def __init__(self, folder: Path) -> None:
+    evaluation_regressor: np.ndarray | None = None
+
+    def __init__(self, folder: Path, topology: Topology | None = None) -> None:
+        """`topology` stands in for the folder's topology.npz, which sets of older versions lack."""
         files = sorted(folder.glob("*.npy"))
         if not files:
             raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
+        self.folder = folder
         self.fields: dict[str, np.ndarray] = {f.stem: np.load(f, mmap_mode="r") for f in files}
+        self._topology = topology
 
     def __len__(self) -> int:
         return len(self.fields["images"])
+
+    @cached_property
+    def topology(self) -> Topology:
+        return self._topology or Topology.load(self.folder / "topology.npz")
+
+    @cached_property
+    def twins(self) -> np.ndarray:
+        return twins(self.topology)
+
+    def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        """See `images.ImageSet`; with `rng`, half of the crops are mirrored.
+
+        Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V].
+        """
+        images, vertices, rotation, translation, focal, visible = (
+            self.fields[name][index] for name in ("images", "vertices", "rotation", "translation", "focal", "visible")
+        )
+        vertices = vertices.astype(np.float32)
+        if rng:
+            flip = rng.random(len(index)) < 0.5
+            across = np.array([-1, 1, 1], np.float32)
+            images[flip] = images[flip][:, :, ::-1]
+            vertices[flip] = vertices[flip][:, self.twins] * across
+            visible[flip] = visible[flip][:, self.twins]
+            rotation[flip] *= across * across[:, None]
+            translation[flip] *= across
+
+        def seen(points: np.ndarray) -> np.ndarray:
+            x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
+            return focal[:, None, None] * x[..., :2] / x[..., 2:]
+
+        joints = self.topology.joints(vertices)
+        batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
+        batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
+        batch |= {"vertices2d": seen(vertices), "visible": visible}
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def twins(topology: Topology) -> np.ndarray:
+    """int [V]: for each vertex the one on the body's other side. ValueError if the topology is not symmetric."""
+    distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
+    twin = distance.argmin(axis=1)
+    if distance.min(axis=1).max() > 0.001 or (twin[twin] != np.arange(len(twin))).any():
+        raise ValueError("the body's left and right do not have the same vertices")
+    return twin
 
 
 def render(config: Render) -> None:
     if config.count % CHUNK:
         raise ValueError(f"count {config.count} is not a multiple of {CHUNK}")
     config.out.mkdir(parents=True, exist_ok=True)
+    Topology.load(config.topology).save(config.out / "topology.npz")
     shares = [range(w, config.count // CHUNK, config.workers) for w in range(config.workers)]
     for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
         np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (config.count, *array.shape[1:]))

@@ -1,0 +1,89 @@
+"""Image sets: pictures of people with their meshes, one interface for all data sets, and mixtures of them.
+
+A set is opened by name, `open_set("KIND:PATH")`, and gives batches of the fields that `ImageSet.batch` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mega_model.data.rendered import SceneSet
+from mega_model.topology import Topology
+
+
+class ImageSet(Protocol):
+    """Pictures of people, cropped, with their meshes."""
+
+    evaluation_regressor: np.ndarray | None
+    """float32 [J, V]: the joints that the set's evaluation protocol compares, where they are not the topology's."""
+
+    @property
+    def topology(self) -> Topology: ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        """The people `index` int [B], augmented if there is an `rng`.
+
+        images uint8 [B, 3, H, W] RGB; vertices [B, V, 3] canonical, metres; rotation [B, 3, 3] canonical to camera;
+        joints [B, 24, 3] canonical; joints2d [B, 24, 2] in the crop, -1 to 1; confidence [B, 24] of each joints2d, 0
+        where it is unknown. float32. Joints that a set lacks are zero. A set may add fields of its own.
+        """
+        ...
+
+
+class Mixture:
+    """Draws from several image sets, from each in its proportion."""
+
+    def __init__(self, sets: Sequence[ImageSet], proportions: Sequence[float] = ()) -> None:
+        """`proportions` are relative; none: each set counts as often as it has people."""
+        self.sets = sets
+        weights = np.array(proportions or [len(s) for s in sets], float)
+        if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
+            raise ValueError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
+        first = [s.batch(np.zeros(1, int), None) for s in sets]
+        for field, what in (("images", "crops"), ("vertices", "bodies")):
+            shapes = [tuple(batch[field].shape[1:]) for batch in first]
+            if len(set(shapes)) > 1:
+                raise ValueError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")
+        self.names = [name for name in first[0] if all(name in batch for batch in first)]
+        self.proportions = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return sum(len(s) for s in self.sets)
+
+    def batch(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
+        """`count` random people, augmented: the fields that all the sets have."""
+        counts = rng.multinomial(count, self.proportions)
+        parts = []
+        for images, n in zip(self.sets, counts):
+            if n:
+                # nobody twice, unless the set has too few; sorted, because disks read so
+                index = np.sort(rng.choice(len(images), n, replace=n > len(images)))
+                parts.append(images.batch(index, rng))
+        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
+
+
+def open_set(
+    name: str,
+    size: tuple[int, int] | None = None,
+    body: Path | None = None,
+    topology: Topology | None = None,
+) -> ImageSet:
+    """The image set "KIND:PATH", as crops of `size` (H, W).
+
+    `body` is the SMPL model that makes the meshes of all kinds but `rendered`; a rendered set has meshes, and the size
+    it was rendered at unless another is asked for. `topology`: see `rendered.SceneSet`.
+    """
+    kind, _, path = name.partition(":")
+    if not path:
+        raise ValueError(f"image set {name!r}: write KIND:PATH, for example rendered:runs/crops/test")
+    if kind == "rendered":
+        return SceneSet(Path(path), topology)
+    raise ValueError(f"image set {name!r}: there is no kind {kind!r}")
