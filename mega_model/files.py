@@ -1,0 +1,125 @@
+"""Arrays in other people's files, read without running anything that is in them.
+
+What is wrong is one line that names the file and the field: a FileNotFoundError, or a ValueError for the rest.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_npz(path: Path, fields: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays `fields` of an .npz file. None are read if none are asked for, but the file must be one."""
+    _must_exist(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not an .npz file, or cut short")
+    with np.load(path, allow_pickle=False) as archive:
+        return {field: _member(path, archive, field) for field in fields}
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an .npy file."""
+    _must_exist(path)
+    try:
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """What is in a pickle of Python 2 or 3: builtins, numpy arrays, and `Record`s for objects of chumpy and scipy.
+
+    Raises ValueError for anything else, before any code of it could run.
+    """
+    _must_exist(path)
+    with path.open("rb") as file:
+        try:
+            return _DataUnpickler(file, encoding="latin1").load()
+        except Exception as error:  # damaged pickles raise anything
+            raise ValueError(f"{path}: not a readable pickle file ({error})") from error
+
+
+def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """`value` as float32. Raises ValueError if it is not finite numbers [shape], where None is any length."""
+    array = np.asarray(value)
+    wanted = ", ".join("any" if n is None else str(n) for n in shape)
+    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
+        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise ValueError(f"{path}: field '{field}' holds something other than finite numbers")
+    return array.astype(np.float32)
+
+
+class Record:
+    """An object of another library in a pickle: its fields, as data."""
+
+    fields: dict[str, Any]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.fields = state
+
+    def array(self) -> np.ndarray:
+        """The array that a chumpy array, a selection of one, or a scipy csc_matrix stands for, else ValueError."""
+        has = self.fields.keys()
+        if "x" in has:
+            return as_array(self.fields["x"])
+        if {"a", "idxs", "preferred_shape"} <= has:
+            return as_array(self.fields["a"]).ravel()[self.fields["idxs"]].reshape(self.fields["preferred_shape"])
+        if {"data", "indices", "indptr", "_shape"} <= has:
+            dense = np.zeros(self.fields["_shape"])
+            columns = np.repeat(np.arange(dense.shape[1]), np.diff(self.fields["indptr"]))
+            dense[self.fields["indices"], columns] = self.fields["data"]
+            return dense
+        raise ValueError(f"an object with the fields {', '.join(sorted(has))} is not an array")
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array that `read_pickle` found, whichever library wrote it."""
+    return value.array() if isinstance(value, Record) else np.asarray(value)
+
+
+_KNOWN = {
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    "numpy.core.multiarray._reconstruct": np.zeros(0).__reduce__()[0],
+    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
+    "copyreg._reconstructor": copyreg._reconstructor,  # type: ignore[attr-defined]
+    "builtins.object": object,
+    "builtins.set": set,
+    # Python 3 writes bytes so where it writes for Python 2
+    "_codecs.encode": lambda text, _: text.encode("latin1"),
+}
+
+
+class _DataUnpickler(pickle.Unpickler):
+    """Makes what is data, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _KNOWN.get(f"{module.replace('numpy._core', 'numpy.core')}.{name}")
+        if known is not None:
+            return known
+        if module.split(".")[0] in ("chumpy", "scipy"):
+            return Record
+        raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not data")
+
+
+def _must_exist(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+
+
+def _member(path: Path, archive: Any, field: str) -> np.ndarray:
+    try:
+        return archive[field]
+    except KeyError:
+        raise ValueError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: field '{field}' cannot be read ({error})") from error
