@@ -188,6 +188,7 @@ def export(config: Config) -> bundle.Bundle:
             calibration=calibration,
             body=config.body,
             training={
+                **_notes(config.checkpoint / "training.json", {}),
                 "scores": _notes(config.checkpoint / "scores.json", {}),
                 "model": dataclasses.asdict(model.config),
             },

@@ -30,6 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if verb is None:
         return _help(args)
     use_large_messages()
+    sys.argv[0] = f"mega {verb}"  # what the verb's own help calls it
     module, function = VERBS[verb][0].split(":")
     try:
         return getattr(import_module(module), function)(args[len(verb.split()) :]) or 0
