@@ -97,13 +97,14 @@ _KNOWN = {
     # Python 3 writes bytes so where it writes for Python 2
     "_codecs.encode": lambda text, _: text.encode("latin1"),
 }
+_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy._core.multiarray": "numpy.core.multiarray"}
 
 
 class _DataUnpickler(pickle.Unpickler):
     """Makes what is data, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get(f"{module.replace('numpy._core', 'numpy.core')}.{name}")
+        known = _KNOWN.get(f"{_RENAMED.get(module, module)}.{name}")
         if known is not None:
             return known
         if module.split(".")[0] in ("chumpy", "scipy"):
