@@ -21,7 +21,10 @@ ROS = [
 ]
 TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16", "tqdm>=4.60"]
 EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
+# apart from `train`, because the licence of smplx allows research only
+SMPL = ["smplx>=0.1.28"]
 DEV = [
+    *SMPL,
     "hypothesis>=6",
     "mypy>=1.11",
     "pytest>=8",
@@ -76,7 +79,7 @@ setup(
         "scipy>=1.9",
         "tyro>=0.9",
     ],
-    extras_require={"ros": ROS, "train": TRAIN, "export": EXPORT, "dev": DEV},
+    extras_require={"ros": ROS, "train": TRAIN, "smpl": SMPL, "export": EXPORT, "dev": DEV},
     entry_points={"console_scripts": ["mega = mega_ros.cli:main"]},
     zip_safe=False,
 )

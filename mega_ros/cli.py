@@ -20,7 +20,14 @@ VERBS = {
 }
 """Verb -> "module:function", what it does. The function takes the arguments after the verb, returns the exit code."""
 
-_EXTRAS = {"torch": "train", "lightning": "train", "anny": "train", "safetensors": "train", "rclpy": "ros"}
+_EXTRAS = {
+    "torch": "train",
+    "lightning": "train",
+    "anny": "train",
+    "safetensors": "train",
+    "smplx": "smpl",
+    "rclpy": "ros",
+}
 """Package that may be absent -> the extra that brings it."""
 
 
