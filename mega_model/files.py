@@ -90,6 +90,7 @@ _KNOWN = {
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
     "numpy.core.multiarray._reconstruct": np.zeros(0).__reduce__()[0],
+    "numpy.core.numeric._frombuffer": np.zeros(0).__reduce_ex__(5)[0],
     "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
     "copyreg._reconstructor": copyreg._reconstructor,  # type: ignore[attr-defined]
     "builtins.object": object,
@@ -97,7 +98,12 @@ _KNOWN = {
     # Python 3 writes bytes so where it writes for Python 2
     "_codecs.encode": lambda text, _: text.encode("latin1"),
 }
-_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg", "numpy._core.multiarray": "numpy.core.multiarray"}
+_RENAMED = {
+    "__builtin__": "builtins",
+    "copy_reg": "copyreg",
+    "numpy._core.multiarray": "numpy.core.multiarray",
+    "numpy._core.numeric": "numpy.core.numeric",
+}
 
 
 class _DataUnpickler(pickle.Unpickler):

@@ -61,10 +61,11 @@ def write_smpl(path: Path, vertices: int = 162, joints: int = 24, seed: int = 0)
     if path.suffix == ".npz":
         np.savez(path, **arrays)
     else:
-        chumpy = ModuleType("chumpy.ch")
-        chumpy.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
-        with patch.dict(sys.modules, {"chumpy": ModuleType("chumpy"), "chumpy.ch": chumpy}):  # pickle looks there
-            path.write_bytes(python2_pickle(_as_released(arrays, chumpy.Ch())))
+        chumpy = {name: ModuleType(name) for name in ("chumpy", "chumpy.ch", "chumpy.reordering")}
+        for name, kind in (("chumpy.ch", "Ch"), ("chumpy.reordering", "Select")):
+            setattr(chumpy[name], kind, type(kind, (), {"__module__": name}))
+        with patch.dict(sys.modules, chumpy):  # where pickle looks for the classes
+            path.write_bytes(python2_pickle(_as_released(arrays)))
     return path
 
 
@@ -118,8 +119,13 @@ class _Python2Pickler(pickle._Pickler):
     dispatch: ClassVar = {**pickle._Pickler.dispatch, str: _save_string, bytes: _save_string}
 
 
-def _as_released(arrays: dict[str, np.ndarray], shapes: Any) -> dict[str, Any]:
-    """The shapes in a chumpy array, the regressor sparse, the rest plain."""
-    vars(shapes).update(x=arrays["shapedirs"], _dirty_vars={"x"}, _itr=None, _status="new")
+def _as_released(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The shapes as a selection from a chumpy array with twice as many, the regressor sparse, the rest plain."""
+    shapes = arrays["shapedirs"]
+    all_shapes = sys.modules["chumpy.ch"].Ch()
+    vars(all_shapes).update(x=np.concatenate([shapes, shapes + 1], axis=2), _dirty_vars={"x"}, _itr=None)
+    some_shapes = sys.modules["chumpy.reordering"].Select()
+    index = np.arange(2 * shapes.size).reshape(len(shapes), 3, -1)[..., : shapes.shape[2]]
+    vars(some_shapes).update(a=all_shapes, idxs=index.ravel(), preferred_shape=shapes.shape, _dirty_vars=set())
     words = {name: str(arrays[name]) for name in ("bs_style", "bs_type")}
-    return {**arrays, **words, "shapedirs": shapes, "J_regressor": csc_matrix(arrays["J_regressor"])}
+    return {**arrays, **words, "shapedirs": some_shapes, "J_regressor": csc_matrix(arrays["J_regressor"])}

@@ -1,0 +1,179 @@
+"""SMPL and SMPL-H, the paper's body, posed by smplx, from a model file that the user has licensed. Never shipped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mega_model.files import as_array, floats, read_npy, read_npz, read_pickle
+from mega_model.topology import SMPL_JOINTS, Topology
+
+VARIABLE = "MEGA_SMPL"
+"""Environment variable with the path of the model file, or of a folder with one per gender."""
+
+WHERE = (
+    "SMPL may not be passed on, so get it from its authors: register at https://smpl.is.tue.mpg.de and download SMPL "
+    "for Python (smpl/models/basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl); or, as the paper did, at "
+    "https://mano.is.tue.mpg.de the extended SMPL+H model used in AMASS (smplh/neutral/model.npz). "
+    f"Then give its path, or set {VARIABLE} to it"
+)
+
+HIERARCHY_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
+"""Vertices at which the pooling hierarchy starts: they give the paper's 54 tokens (spec section 2)."""
+
+H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
+"""Rows of the H36M-17 regressor that give the 14 joints which papers compare, in LSP's order (spec section 5)."""
+
+_FIELDS = ("v_template", "f", "J_regressor", "kintree_table", "shapedirs", "posedirs", "weights")
+_BODY = 22  # joints before those of the hands, in SMPL and SMPL-H alike
+_SHAPES = 10
+_GENDERS = {word: gender for gender in ("neutral", "male", "female") for word in (gender[0], gender)}
+
+
+class SmplBody:
+    """SMPL or SMPL-H with flat hands, of the gender of its file."""
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        """`path` of an .npz or .pkl file, by default the environment variable MEGA_SMPL.
+
+        Raises FileNotFoundError that says where to get the file, ValueError if it is not one.
+        """
+        file = _find(path)
+        data = _read(file)
+        template = floats(file, "v_template", data["v_template"], (None, 3))
+        count = len(template)
+        regressor = floats(file, "J_regressor", data["J_regressor"], (None, count))
+        joints = len(regressor)
+        if joints not in (24, 52):
+            raise ValueError(f"{file}: it has {joints} joints, but SMPL has 24 and SMPL-H has 52")
+        weights = floats(file, "weights", data["weights"], (count, joints))
+        posedirs = floats(file, "posedirs", data["posedirs"], (count, 3, 9 * (joints - 1)))
+        shapedirs = floats(file, "shapedirs", data["shapedirs"], (count, 3, None))
+        if shapedirs.shape[2] < _SHAPES:
+            raise ValueError(
+                f"{file}: field 'shapedirs' has {shapedirs.shape[2]} shapes, at least {_SHAPES} are needed"
+            )
+        faces = floats(file, "f", data["f"], (None, 3)).astype(np.int32)
+        if (faces < 0).any() or (faces >= count).any():
+            raise ValueError(f"{file}: field 'f' names vertices that the {count} of 'v_template' lack")
+        tree = floats(file, "kintree_table", data["kintree_table"], (2, joints))
+        parents = [int(parent) for parent in tree[0, 1:]]
+        if any(not 0 <= parent <= k for k, parent in enumerate(parents)):
+            raise ValueError(f"{file}: field 'kintree_table' should name the parent of a joint among those before it")
+
+        # a flat hand moves as its wrist does: so do all of its joints
+        moved_by = list(range(_BODY))
+        for parent in parents[_BODY - 1 :]:
+            moved_by.append(moved_by[parent])
+        bones = weights @ np.eye(_BODY, dtype=np.float32)[moved_by]
+        parts = [j if j < _BODY else moved_by[j] + 2 for j in range(joints)]  # SMPL's hands come two after its wrists
+        hands = [22, 23] if joints == 24 else [25, 40]  # SMPL-H: the middle fingers' first joints
+        self._topology = Topology(
+            template - template.mean(axis=0),
+            faces,
+            regressor[[*range(_BODY), *hands]],
+            (weights @ np.eye(len(SMPL_JOINTS), dtype=np.float32)[parts]).argmax(axis=1).astype(np.int32),
+        )
+        self._skinning = {
+            "v_template": torch.from_numpy(template),
+            "shapedirs": torch.from_numpy(shapedirs[..., :_SHAPES].copy()),
+            "posedirs": torch.from_numpy(posedirs[..., : 9 * (_BODY - 1)].reshape(3 * count, -1).T.copy()),
+            "J_regressor": torch.from_numpy(regressor[:_BODY].copy()),
+            "parents": torch.tensor([-1, *parents[: _BODY - 1]]),
+            "lbs_weights": torch.from_numpy(bones),
+        }
+
+    def topology(self) -> Topology:
+        """The file's mean body, and SMPL's 24 joints (of SMPL-H, a hand's joint is its middle knuckle)."""
+        return self._topology
+
+    def canonical(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
+        """Bodies without global rotation, their vertex mean at the origin (spec section 7): float32 [B, V, 3], metres.
+
+        pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists; or [B, 66], [B, 72], [B, 156],
+        [B, 165] with the root before and hands after them, which both are left out, as the paper does. betas [B, 10] or
+        more, the first 10 count. Raises ValueError for other shapes.
+        """
+        from smplx.lbs import lbs  # an extra of its own, because of its licence
+
+        if pose.ndim != 2 or pose.shape[1] not in (63, 66, 72, 156, 165):
+            raise ValueError(f"a pose of the shape {list(pose.shape)} is not SMPL's: [B, 63], 66, 72, 156 or 165")
+        if betas.ndim != 2 or len(betas) != len(pose) or betas.shape[1] < _SHAPES:
+            raise ValueError(f"betas of the shape {list(betas.shape)} do not fit {len(pose)} poses: [B, {_SHAPES}]")
+        first = 0 if pose.shape[1] == 63 else 3
+        rotations = np.pad(pose[:, first : first + 63], ((0, 0), (3, 0)))
+        with torch.no_grad():
+            vertices, _ = lbs(
+                torch.from_numpy(betas[:, :_SHAPES].astype(np.float32)),
+                torch.from_numpy(rotations.astype(np.float32)),
+                **self._skinning,
+            )
+            return (vertices - vertices.mean(dim=1, keepdim=True)).numpy()
+
+
+def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
+    """The body of each gender ("neutral", "male", "female"), where a data set needs it.
+
+    One file stands for all three. A folder has a file for each, told by its name (SMPL_MALE.pkl, basicmodel_m_..., or
+    male/model.npz); it may lack some. By default the environment variable MEGA_SMPL says which.
+    """
+    path = _find(path)
+    if path.is_file():
+        return dict.fromkeys(_GENDERS.values(), SmplBody(path))
+    files: dict[str, Path] = {}
+    for file in sorted(p for p in path.rglob("*") if p.suffix in (".npz", ".pkl")):
+        words = re.split("[^a-z]+", str(file.relative_to(path)).lower())
+        for gender in {_GENDERS[word] for word in words if word in _GENDERS}:
+            if gender in files:
+                raise ValueError(f"{path}: two {gender} bodies in it, {files[gender].name} and {file.name}")
+            files[gender] = file
+    if not files:
+        raise ValueError(f"{path}: no .npz or .pkl file in it whose name tells a gender. {WHERE}")
+    return {gender: SmplBody(file) for gender, file in files.items()}
+
+
+def gender_of(value: Any) -> str:
+    """Which of "neutral", "male" and "female" a data set means by "m", b"female", or an array with one of these."""
+    words = np.asarray(value).ravel().tolist()
+    word = words[0].decode() if words and isinstance(words[0], bytes) else str(*words[:1])
+    if word.lower() not in _GENDERS:
+        raise ValueError(f"'{word}' is none of the genders {', '.join(_GENDERS)}")
+    return _GENDERS[word.lower()]
+
+
+def load_regressor(path: Path | str, vertices: int) -> np.ndarray:
+    """A joint regressor float32 [J, vertices] from the user's .npy file, such as J_regressor_h36m.npy (J = 17)."""
+    file = Path(path)
+    regressor = floats(file, "regressor", read_npy(file), (None, vertices))
+    if abs(regressor.sum(axis=1) - 1).max(initial=0) > 0.1:
+        raise ValueError(f"{file}: not a joint regressor, the weights of a joint should sum to one")
+    return regressor
+
+
+def _find(path: Path | str | None) -> Path:
+    chosen = path or os.environ.get(VARIABLE)
+    if not chosen:
+        raise FileNotFoundError(f"no SMPL model file was given. {WHERE}")
+    if not Path(chosen).exists():
+        raise FileNotFoundError(f"{chosen}: there is no such SMPL model file. {WHERE}")
+    return Path(chosen)
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a model file, none of it trusted."""
+    if file.suffix == ".npz":
+        return read_npz(file, _FIELDS)
+    values = read_pickle(file)
+    missing = [field for field in _FIELDS if not isinstance(values, Mapping) or field not in values]
+    if missing:
+        raise ValueError(f"{file}: not an SMPL model file, it lacks {', '.join(missing)}")
+    try:
+        return {field: as_array(values[field]) for field in _FIELDS}
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"{file}: an array in it cannot be read ({error})") from error
