@@ -8,6 +8,7 @@ by which candidates are kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,11 @@ from mega_model.mega import Mega
 
 
 def visible_counts(tokens: int, steps: int) -> list[int]:
-    """n_t for t = 0..T: how many tokens are visible after t steps; 0 first, all at the end."""
+    """n_t for t = 0..T: how many tokens are visible after t steps; 0 first, all at the end.
+
+    The paper rounds the visible tokens down (3.4). The released code rounds the masked ones down, so it shows one more
+    after most steps, and it always leaves at least one masked, even at the end (reference_checkpoints.md, section 4).
+    """
     counts = [math.floor(tokens * (1 - math.cos(math.pi * t / (2 * steps)))) for t in range(steps)]
     return [*counts, tokens]
 
@@ -39,20 +44,26 @@ def sample_codes(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
 def step(
     logits: Tensor, tokens: Tensor, index: Tensor, count: int, temperature: float, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step: choose `count` tokens to show.
-
-    logits [B, N, S]; tokens int64 [B, N], right at the places index [B, M] that are shown already; uniforms [B, N, 2].
-    Returns the tokens with candidates at all other places, and the places [B, count] shown next, old ones among them.
-    """
+    """One step: draw candidate codes, then choose `count` tokens to show; uniforms [B, N, 2], the rest as in `show`."""
     candidates = sample_codes(logits, temperature, uniforms[..., 0])
-    confidence = logits.gather(-1, candidates[..., None])[..., 0]  # unnormalised, as the paper says
-    candidates = candidates.scatter(1, index, tokens.gather(1, index))
+    return show(logits, candidates, tokens, index, count, -temperature * torch.log(-torch.log(uniforms[..., 1])))
+
+
+def show(
+    logits: Tensor, candidates: Tensor, tokens: Tensor, index: Tensor, count: int, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The paper's choice of the tokens that become visible: those of the largest logit plus noise.
+
+    logits [B, N, S]; candidates int64 [B, N]; tokens int64 [B, N], right at the places index [B, M] that are shown
+    already; noise [B, N], Gumbel times the temperature. Returns the tokens with candidates at all other places, and the
+    places [B, count] shown next, old ones among them.
+    """
+    after = candidates.scatter(1, index, tokens.gather(1, index))
     if count == tokens.shape[1]:
-        return candidates, torch.arange(count, device=tokens.device).expand(len(tokens), -1)
-    if temperature > 0:
-        confidence = confidence - temperature * torch.log(-torch.log(uniforms[..., 1]))
+        return after, torch.arange(count, device=tokens.device).expand(len(tokens), -1)
+    confidence = logits.gather(-1, candidates[..., None])[..., 0] + noise  # unnormalised, as the paper says
     confidence = confidence.scatter(1, index, torch.full_like(confidence[:, : index.shape[1]], torch.inf))
-    return candidates, confidence.topk(count, dim=1).indices
+    return after, confidence.topk(count, dim=1).indices
 
 
 def deterministic(model: Mega, features: Tensor) -> Tensor:
@@ -60,31 +71,43 @@ def deterministic(model: Mega, features: Tensor) -> Tensor:
     return first_logits(model, features).argmax(dim=-1)
 
 
-def first_logits(model: Mega, features: Tensor) -> Tensor:
-    """Logits [B, N, S] with all tokens masked. The encoder sees its cls token alone: a constant of the weights."""
-    nothing = torch.zeros(1, 0, dtype=torch.long, device=features.device)
-    cls = model.encode(nothing, nothing).expand(len(features), -1, -1)
-    return model.decode(features, cls, nothing.expand(len(features), -1))
+def first_logits(model: Mega, features: Tensor | None) -> Tensor:
+    """Logits [B, N, S] with all tokens masked, [1, N, S] without an image.
+
+    The encoder sees its cls token alone: what it gives is a constant of the weights.
+    """
+    nothing = torch.zeros(1, 0, dtype=torch.long, device=model.cls.device)
+    cls = model.encode(nothing, nothing)
+    if features is None:
+        return model.decode(None, cls, nothing)
+    return model.decode(features, cls.expand(len(features), -1, -1), nothing.expand(len(features), -1))
 
 
 def sample(model: Mega, features: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     """Tokens [B, Q, N] from features [B, C, h, w] and uniforms [B, Q, T, N, 2]."""
-    batch, samples, steps, length, _ = uniforms.shape
-    counts, noise = visible_counts(length, steps), temperatures(steps, temperature)
-    uniforms = uniforms.flatten(0, 1)
+    batch, samples, steps = uniforms.shape[:3]
 
     def spread(x: Tensor) -> Tensor:
         return x[:, None].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
 
     logits = spread(first_logits(model, features))  # nothing is given yet, so the samples share their first pass
-    features = spread(features)
-    tokens = torch.zeros(batch * samples, length, dtype=torch.long, device=features.device)
+    tokens = _unmask(model, spread(features), logits, uniforms.flatten(0, 1), temperatures(steps, temperature))
+    return tokens.unflatten(0, (batch, samples))
+
+
+def _unmask(model: Mega, features: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]) -> Tensor:
+    """Tokens [B, N] step by step: features [B, C, h, w] or None, the first step's logits, uniforms [B, T, N, 2]."""
+    steps, length = uniforms.shape[1:3]
+    counts = visible_counts(length, steps)
+    tokens = torch.zeros_like(uniforms[:, 0, :, 0], dtype=torch.long)
     index = tokens[:, :0]
     for t in range(steps):
-        if t > 0:
+        if counts[t + 1] == counts[t]:  # with many steps the first ones may show nothing
+            continue
+        if counts[t] > 0:
             logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
         tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
-    return tokens.unflatten(0, (batch, samples))
+    return tokens
 
 
 @torch.no_grad()
@@ -98,18 +121,13 @@ def stochastic(
 
 @torch.no_grad()
 def unconditional(model: Mega, count: int, steps: int = 20, temperature: float = 1.2, seed: int = 0) -> Tensor:
-    """Random bodies [count, N] from a pre-trained model; noise (A (1 - t/T))^6 (paper, appendix C)."""
-    length = model.config.tokens
-    noise = [tau**6 for tau in temperatures(steps, temperature)]
-    counts = visible_counts(length, steps)
-    device = model.cls.device
-    random = uniforms((count, steps, length, 2), seed).to(device)
-    tokens = torch.zeros(count, length, dtype=torch.long, device=device)
-    index = tokens[:, :0]
-    for t in range(steps):
-        logits = model.decode(None, model.encode(tokens.gather(1, index), index), index)
-        tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], random[:, t])
-    return tokens
+    """Random bodies [count, N] from a pre-trained model.
+
+    The noise is (A (1 - t/T))^6 (paper, appendix C); the released code's is (1 - t/T) (A (1 - t/T))^5.
+    """
+    random = uniforms((count, steps, model.config.tokens, 2), seed).to(model.cls.device)
+    logits = first_logits(model, None).expand(count, -1, -1)
+    return _unmask(model, None, logits, random, [tau**6 for tau in temperatures(steps, temperature)])
 
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -15,8 +15,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from mega_model.files import read_npy
 
 Adjacency = Sequence[Sequence[int]]
 Rows = Sequence[Sequence[tuple[int, int]]]
@@ -47,6 +50,27 @@ class Table:
             index[r, : len(row)], hops[r, : len(row)] = np.array(row, np.int32).T
         return cls(index, hops, inputs)
 
+    @classmethod
+    def of_published(cls, array: np.ndarray, inputs: int) -> Table:
+        """From the layout of the published files, int [rows, 1 + 2 M]: count, then M pairs of index and hops.
+
+        Raises ValueError that says what is wrong.
+        """
+        if array.ndim != 2 or array.shape[1] % 2 == 0 or array.dtype.kind != "i":
+            raise ValueError(f"a table of connections is integers [rows, 1 + 2 M], not {array.dtype} {array.shape}")
+        table = cls(array[:, 1::2].astype(np.int32), array[:, 2::2].astype(np.int32), inputs)
+        there = np.arange(table.index.shape[1]) < array[:, :1]
+        padded = (table.index == inputs) & (table.hops == -1)
+        known = (table.index >= 0) & (table.index < inputs) & (table.hops >= 0)
+        if not np.where(there, known, padded).all():
+            raise ValueError(f"the connections do not fit a graph of {inputs} vertices")
+        return table
+
+    def published(self) -> np.ndarray:
+        """The inverse of `of_published`."""
+        pairs = np.stack([self.index, self.hops], axis=-1).reshape(len(self.index), -1)
+        return np.concatenate([self.count[:, None], pairs], axis=1).astype(np.int32)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -65,7 +89,11 @@ def build(faces: np.ndarray, vertices: int, strides: Iterable[int], seeds: Seque
 
     `seeds` are vertices that every level must keep; the breadth-first scans start there.
     """
-    graph: Adjacency = _edges(faces, vertices)
+    return coarsen(_edges(faces, vertices), strides, seeds)
+
+
+def coarsen(graph: Adjacency, strides: Iterable[int], seeds: Sequence[int] = ()) -> list[Level]:
+    """`build` from the vertices' neighbours, each list in order of first appearance over the faces' edges."""
     levels = []
     for stride in strides:
         fine = len(graph)
@@ -80,6 +108,40 @@ def build(faces: np.ndarray, vertices: int, strides: Iterable[int], seeds: Seque
         graph = [[number[v] for v, _ in _ball(graph, c, 2 * stride - 1) if v in number] for c in centres]
         seeds = [number[s] for s in seeds]
     return levels
+
+
+def save(folder: Path, levels: Sequence[Level]) -> None:
+    """Write the tables as they are published: `_pool0.npy`, `_unpool0.npy`, `_pool1.npy` ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, level in enumerate(levels):
+        np.save(folder / f"_pool{i}.npy", level.pool.published())
+        np.save(folder / f"_unpool{i}.npy", level.unpool.published())
+
+
+def load(folder: Path) -> list[Level]:
+    """All levels of a folder that holds published tables.
+
+    Raises FileNotFoundError for a table that is not there, ValueError for one that is damaged or does not fit.
+    """
+    levels: list[Level] = []
+    fine = len(read_npy(folder / "_pool0.npy"))
+    while not levels or (folder / f"_pool{len(levels)}.npy").exists():
+        number = len(levels)
+        pool = _published(folder / f"_pool{number}.npy", fine)
+        coarse = len(pool.index)
+        unpool = _published(folder / f"_unpool{number}.npy", coarse)
+        if len(unpool.index) != fine:
+            raise ValueError(f"{folder / f'_unpool{number}.npy'}: {len(unpool.index)} rows for {fine} vertices")
+        levels.append(Level(pool.index[:, 0], pool, unpool))
+        fine = coarse
+    return levels
+
+
+def _published(path: Path, inputs: int) -> Table:
+    try:
+        return Table.of_published(read_npy(path), inputs)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _edges(faces: np.ndarray, vertices: int) -> list[list[int]]:

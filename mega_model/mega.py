@@ -8,14 +8,15 @@ given, 0 is masked. Shapes: B batch, N tokens, S codes, D width, C image channel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mega_model.backbones import ResNet18
+from mega_model.backbones import BACKBONES
+from mega_model.transformer import Block
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -29,10 +30,23 @@ class MegaConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     heads: int = 4
-    image_size: int = 128
+    backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "given"] = "resnet18"
     backbone_width: int = 40
-    """ResNet-18's first stage; 64 is the classic one."""
+    """See `backbones.BACKBONES`."""
+    image_size: int = 128
+    """Side of the crops in pixels. Crops are square; the ViT looks at the middle three quarters of their columns."""
     head_dropout: float = 0.1
+
+
+_PAPER = MegaConfig(width=1024, encoder_blocks=12, decoder_blocks=4, head_dropout=0.5)
+
+PRESETS = {
+    "default": MegaConfig(),
+    "hrnet": replace(_PAPER, backbone="hrnet", backbone_width=48, image_size=224),
+    "vit": replace(_PAPER, backbone="vit", backbone_width=1280, image_size=256),
+    "resnet": replace(_PAPER, backbone="resnet50", backbone_width=64, image_size=224),
+}
+"""The small default, and the paper's three (section 3.2; sizes: the released configurations)."""
 
 
 class MegaOutput(NamedTuple):
@@ -41,33 +55,14 @@ class MegaOutput(NamedTuple):
     rot6d: Tensor | None
     """[B, 6]: rotation from canonical to the crop's camera; None without an image"""
     camera: Tensor | None
-    """[B, 3] = (s, tx, ty): weak perspective in crop coordinates [-1, 1]"""
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block (ViT, without qkv bias)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x [B, L, D]; keep bool [B, L]: what may be attended to, everything if None."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D']
-        mask = None if keep is None else keep[:, None, None]
-        x = x + self.proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+    """[B, 3] = (s, tx, ty): weak perspective in coordinates that are -1 and 1 at the edges of the square crop"""
 
 
 class Mega(nn.Module):
     def __init__(self, config: MegaConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.backbone = ResNet18(c.backbone_width)
+        self.backbone = BACKBONES[c.backbone](c.backbone_width)
         channels = self.backbone.channels
 
         self.embed = nn.Embedding(c.codes, c.width)
@@ -132,9 +127,9 @@ class Mega(nn.Module):
         if features is not None:
             image = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
             x = torch.cat([image + sinusoid(*image.shape[1:]).to(image), x], dim=1)
-        for block in self.decoder:
+        for block in self.decoder[:-1]:
             x = block(x)
-        return self.head(x[:, -self.config.tokens :])
+        return self.head(self.decoder[-1](x, first=x.shape[1] - self.config.tokens))
 
     def pose(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """rot6d [B, 6] and camera [B, 3] from features [B, C, h, w]."""

@@ -6,7 +6,10 @@ describes one part of the body. Tensors are [vertices, batch, channels] inside: 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -15,6 +18,17 @@ from torch import Tensor, nn
 
 from mega_model import hierarchy
 from mega_model.topology import Topology
+
+
+class Layer(NamedTuple):
+    """A layer of the encoder or decoder: sqrt(1 - r) ELU(convolution) + sqrt(r) shortcut, with r the residual rate."""
+
+    channels: int
+    """That come out."""
+    bases: int
+    """Of the convolution's kernels."""
+    residual: float
+    """0: a convolution only; 1: a shortcut only, which is what a pool is."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,18 @@ class TokenizerConfig:
     codes: int = 512
     bases: int = 9
     commitment: float = 0.25
+    from_template: bool = True
+    """Codes spell the difference to the template, so that all body parts share them; else the vertices themselves."""
+    layers: tuple[Layer, ...] = ()
+    """Encoder and decoder spelt out, in place of what `channels`, `latent` and `bases` say of them."""
+
+    def stack(self) -> list[Layer]:
+        """The encoder's layers and, as many again, the decoder's; every second one changes the graph."""
+        if self.layers:
+            return [Layer(*layer) for layer in self.layers]  # from a file they come as plain lists
+        down = [Layer(c, bases, rate) for c in self.channels for bases, rate in ((self.bases, 0), (0, 1))]
+        up = [Layer(c, bases, rate) for c in self.channels[::-1] for bases, rate in ((self.bases, 0), (0, 1))]
+        return [*down, Layer(self.latent, self.bases, 0), *up, Layer(3, self.bases, 0)]
 
 
 class TokenizerOutput(NamedTuple):
@@ -104,6 +130,34 @@ class MeshPool(_OverTable):
         return gather_sum(x.flatten(1), self.index, weights).reshape(-1, *x.shape[1:])
 
 
+class MeshMixed(nn.Module):
+    """A convolution and a shortcut around it, mixed by the residual rate."""
+
+    def __init__(self, convolution: nn.Module, shortcut: nn.Module, rate: float) -> None:
+        super().__init__()
+        self.convolution, self.shortcut, self.rate = convolution, shortcut, rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[V, B, C] -> [V', B, C']"""
+        return math.sqrt(1 - self.rate) * self.convolution(x) + math.sqrt(self.rate) * self.shortcut(x)
+
+
+def mesh_layer(table: hierarchy.Table, inputs: int, layer: Layer, last: bool) -> list[nn.Module]:
+    """The modules of one layer: one, and the ELU behind a pure convolution. The `last` layer has no ELU."""
+    convolution: list[nn.Module] = []
+    shortcut: list[nn.Module] = []
+    if layer.residual < 1:
+        convolution = [MeshConv(table, inputs, layer.channels, layer.bases), *([] if last else [nn.ELU()])]
+    if layer.residual > 0 and inputs != layer.channels:
+        shortcut.append(nn.Linear(inputs, layer.channels, bias=False))
+    if layer.residual > 0 and len(table.index) != table.inputs:
+        shortcut.append(MeshPool(table))
+    if not layer.residual:
+        return convolution
+    around = shortcut[0] if len(shortcut) == 1 else nn.Sequential(*shortcut)
+    return [MeshMixed(nn.Sequential(*convolution), around, layer.residual) if convolution else around]
+
+
 class Quantizer(nn.Module):
     """Nearest code; codes follow their members by exponential moving averages, and dead ones start again."""
 
@@ -162,25 +216,29 @@ class Quantizer(nn.Module):
 class MeshTokenizer(nn.Module):
     """Vertices [B, V, 3] (metres, canonical) <-> tokens [B, N]."""
 
-    def __init__(self, topology: Topology, config: TokenizerConfig) -> None:
+    def __init__(
+        self, topology: Topology, config: TokenizerConfig, levels: Sequence[hierarchy.Level] | None = None
+    ) -> None:
+        """`levels` is the hierarchy, if it is known; else it is computed from the topology's faces."""
         super().__init__()
         self.config = config
-        strides = [1, 2] * len(config.channels) + [1]
-        levels = hierarchy.build(topology.faces, len(topology.template), strides, config.seeds)
-        down: list[nn.Module] = []
-        up: list[nn.Module] = []
+        stack = config.stack()
+        half = len(stack) // 2
+        if levels is None:
+            strides = [1 + layer % 2 for layer in range(half)]
+            levels = hierarchy.build(topology.faces, len(topology.template), strides, config.seeds)
+        tables = [level.pool for level in levels[:half]] + [level.unpool for level in levels[:half][::-1]]
+        modules = []
         width = 3
-        for here, coarser, wide in zip(levels[::2], levels[1::2], config.channels):
-            down += [MeshConv(here.pool, width, wide, config.bases), nn.ELU(), MeshPool(coarser.pool)]
-            up = [MeshPool(coarser.unpool), MeshConv(here.unpool, wide, width, config.bases), nn.ELU(), *up]
-            width = wide
-        down += [MeshConv(levels[-1].pool, width, config.latent, config.bases), nn.ELU()]
-        up = [MeshConv(levels[-1].unpool, config.latent, width, config.bases), nn.ELU(), *up]
-        self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up[:-1])  # the last layer has no ELU
-        self.quantizer = Quantizer(config.codes, config.latent)
-        self.length = len(levels[-1].centres)
-        # codes spell the difference to the template, so that all body parts share them
-        self.register_buffer("template", torch.from_numpy(topology.template))
+        for number, (table, layer) in enumerate(zip(tables, stack), 1):
+            modules.append(mesh_layer(table, width, layer, last=number == len(stack)))
+            width = layer.channels
+        self.encoder = nn.Sequential(*chain.from_iterable(modules[:half]))
+        self.decoder = nn.Sequential(*chain.from_iterable(modules[half:]))
+        self.quantizer = Quantizer(config.codes, stack[half - 1].channels)
+        self.length = len(tables[half].index)
+        template = torch.from_numpy(topology.template)
+        self.register_buffer("template", template if config.from_template else torch.zeros_like(template))
         self.template: Tensor
 
     def latents(self, vertices: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""The transformer block that MEGA and its ViT backbone are made of."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Pre-norm block (Dosovitskiy et al. 2021): attention and a GELU layer four times as wide, each around a shortcut.
+
+    `bias` is that of queries, keys and values, `eps` that of the layer norms.
+    """
+
+    def __init__(self, width: int, heads: int, bias: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None, first: int = 0) -> Tensor:
+        """x [B, L, D] -> [B, L - first, D]: the outputs from place `first` on; those before are only attended to.
+
+        keep bool [B, L]: what may be attended to, everything if None.
+        """
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D']
+        mask = None if keep is None else keep[:, None, None]
+        seen = F.scaled_dot_product_attention(q[:, :, first:], k, v, attn_mask=mask)
+        x = x[:, first:] + self.proj(seen.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
