@@ -12,7 +12,7 @@ run: .venv/runtime
 test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
 
 # No torch here: the runtime does not need it.
 .venv/runtime: setup.py pyproject.toml | .venv/created

@@ -29,6 +29,7 @@ DEV = [
     "mypy>=1.11",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
     "rosbags-image>=0.10",
     "ruff>=0.6",
     "setuptools>=69",
