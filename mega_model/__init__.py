@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {"Mega": "mega", "MeshTokenizer": "tokenizer", "Topology": "topology"}
-__all__ = ["Mega", "MeshTokenizer", "Topology", "generate"]
+__all__ = ["Mega", "MeshTokenizer", "Topology", "generate", "reference"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"mega_model.{_HOME[name]}"), name)
-    if name == "generate":
-        return import_module("mega_model.generate")
+    if name in ("generate", "reference"):
+        return import_module(f"mega_model.{name}")
     raise AttributeError(f"module 'mega_model' has no attribute '{name}'")

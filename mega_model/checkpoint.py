@@ -1,19 +1,22 @@
 """Trained models on disk: a folder with `model.safetensors`, `config.json`, and the tokenizer's `topology.npz`.
 
-A MEGA checkpoint holds its tokenizer's in the folder `tokenizer`.
+A MEGA checkpoint holds its tokenizer's in the folder `tokenizer`. An imported tokenizer's tables are in `connections`.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mega_model import hierarchy
 from mega_model.detector import Detector, DetectorConfig
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
@@ -41,7 +44,8 @@ def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -
 
 def load_tokenizer(folder: Path) -> tuple[MeshTokenizer, Topology]:
     topology = Topology.load(folder / "topology.npz")
-    model = MeshTokenizer(topology, _read_config(TokenizerConfig, folder))
+    levels = hierarchy.load(folder / "connections") if (folder / "connections").exists() else None
+    model = MeshTokenizer(topology, _read_config(TokenizerConfig, folder), levels)
     load_weights(model, folder)
     return model.eval(), topology
 
@@ -51,13 +55,27 @@ def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "config.json", "topology.npz"):
         shutil.copy(tokenizer / name, folder / "tokenizer" / name)
+    if (tokenizer / "connections").exists():
+        shutil.copytree(tokenizer / "connections", folder / "tokenizer" / "connections", dirs_exist_ok=True)
     _write_config(folder, config)
     return Mega(config)
 
 
+def save_mega(
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, topology: Topology, levels: Sequence[hierarchy.Level]
+) -> None:
+    """The checkpoint of a model that comes from elsewhere, with the tables of its tokenizer."""
+    hierarchy.save(folder / "tokenizer" / "connections", levels)
+    topology.save(folder / "tokenizer" / "topology.npz")
+    for part, place in ((tokenizer, folder / "tokenizer"), (model, folder)):
+        _write_config(place, part.config)
+        save_weights(part, place)
+
+
 def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
-    model = Mega(_read_config(MegaConfig, folder))
-    load_weights(model, folder)
+    with torch.device("meta"):  # the weights are in the file
+        model = Mega(_read_config(MegaConfig, folder))
+    load_weights(model.to_empty(device="cpu"), folder)
     return model.eval(), *load_tokenizer(folder / "tokenizer")
 
 

@@ -48,6 +48,6 @@ class Topology:
             arrays = {f.name: data[f.name] for f in fields(cls)}
         names = tuple(str(n) for n in arrays.pop("joint_names"))
         count = len(arrays["template"])
-        if arrays["faces"].max() >= count or arrays["joint_regressor"].shape != (len(names), count):
+        if arrays["faces"].max(initial=-1) >= count or arrays["joint_regressor"].shape != (len(names), count):
             raise ValueError(f"{path}: faces or joint_regressor do not fit the {count} template vertices")
         return cls(**arrays, joint_names=names)
