@@ -1,7 +1,8 @@
 """`mega evaluate`: scores of a trained model on rendered people of held-out clips, and the calibration of its sigma.
 
 Errors are those of meshes oriented as in the camera, both centred on the pelvis; metres inside, millimetres printed.
-Writes calibration.json (read by the export) and scores.json into the checkpoint.
+Writes calibration.json and scores.json (read by the export) into the checkpoint, and a report into its folder
+`evaluation`. The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
 """
 
 from __future__ import annotations
@@ -9,153 +10,139 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-from tqdm import tqdm
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, metrics
 from mega_model.data.rendered import SceneSet
-from mega_model.geometry import rot6d_to_matrix
-from mega_model.mega import Mega, normalise
+from mega_model.evaluate.predict import Pictures, Prediction, Sampling, collect, predict
+from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.report import Report, publish
+from mega_model.evaluate.uncertainty import ERROR_MODEL, by_visibility, curves, vertex_fields
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 
 
-@dataclass(frozen=True)
-class Evaluate:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Pictures, Sampling):
     checkpoint: Path = Path("runs/recover")
     test: Path = Path("runs/crops/test")
     calibration: Path = Path("runs/crops/calibration")
-    count: int = 500
-    """Pictures of each set."""
+    count: int | None = 500
+    """Pictures of each set, drawn at random."""
     samples: int = 10
-    steps: int = 5
-    temperature: float = 1.0
-    seed: int = 0
+    """Q, meshes per picture."""
 
 
-@dataclass
-class Predictions:
-    """What a model says about n pictures, and the truth; oriented, metres, vertex mean at the origin."""
-
-    truth: np.ndarray
-    """[n, V, 3]"""
-    single: np.ndarray
-    """[n, V, 3] deterministic"""
-    samples: np.ndarray
-    """float16 [n, Q, V, 3]"""
-    sigma: np.ndarray
-    """[n, V] spread of the samples, as the sampler graph computes it"""
-    tokenised: np.ndarray
-    """[n, V, 3] the truth through the tokenizer and back: no prediction can be better than about this"""
-    visible: np.ndarray
-    """bool [n, V]"""
+Found = dict[str, np.ndarray]
+"""What `look` gives, of all pictures."""
 
 
 @torch.no_grad()
-def predict(model: Mega, tokenizer: MeshTokenizer, crops: SceneSet, config: Evaluate) -> Predictions:
-    parts: list[tuple[Tensor, ...]] = []
-    fields = crops.fields
-    count = min(config.count, len(crops))
-    for start in tqdm(range(0, count, 20), desc="evaluate", mininterval=5):
-        chunk = slice(start, min(start + 20, count))
-        images = torch.from_numpy(fields["images"][chunk]).permute(0, 3, 1, 2).float() / 255
-        features = model.backbone(normalise(images))
-        rot6d, _ = model.pose(features)
-        turn = rot6d_to_matrix(rot6d).transpose(1, 2)
-        truth = torch.from_numpy(fields["vertices"][chunk].astype(np.float32))
-        true_turn = torch.from_numpy(fields["rotation"][chunk]).transpose(1, 2)
-        single = tokenizer.decode(generate.deterministic(model, features))
-        tokens = generate.stochastic(
-            model, features, config.samples, config.steps, config.temperature, config.seed + start
-        )
-        samples = tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        sigma = (samples - samples.mean(1, keepdim=True)).square().sum(-1).mean(1).sqrt()
-        again = tokenizer.decode(tokenizer.encode(truth))
-        parts.append((truth @ true_turn, single @ turn, (samples @ turn[:, None]).half(), sigma, again @ true_turn))
-    all_truth, all_single, all_samples, all_sigma, all_again = (torch.cat(part).numpy() for part in zip(*parts))
-    return Predictions(all_truth, all_single, all_samples, all_sigma, all_again, fields["visible"][:count])
+def look(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Found:
+    """Errors of B pictures in metres: per picture [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
+    vertices = p.batch["vertices"]
+    again = tokenizer.decode(tokenizer.encode(vertices.to(tokenizer.template.device))).cpu()
+    return {
+        **vertex_fields(p, protocol),
+        **protocol.errors(p.single, p.truth),
+        "samples": protocol.errors(p.samples, p.truth[:, None])["PVE"],
+        "mean": protocol.errors(p.samples.mean(axis=1), p.truth)["PVE"],
+        "tokenizer": protocol.errors(again.numpy(), vertices.numpy())["PVE"],
+        "vertices": vertices.numpy(),
+        "rotation": p.batch["rotation"].numpy(),
+    }
 
 
-def vertex_errors(predicted: np.ndarray, truth: np.ndarray, topology: Topology) -> np.ndarray:
-    """Distances [..., V] of meshes [..., V, 3] whose pelvises are brought together."""
-    pelvis = topology.joint_regressor[:1]
-    return metrics.distances(predicted - pelvis @ predicted, truth - pelvis @ truth)
-
-
-def calibrate(p: Predictions, topology: Topology) -> float:
+def calibrate(found: Found) -> float:
     """The factor that makes sigma the root mean square error of the deterministic mesh."""
-    error = vertex_errors(p.single, p.truth, topology)
-    return float(np.sqrt(np.square(error).mean() / np.square(p.sigma).mean()))
+    return float(np.sqrt(np.square(found["error"]).mean() / np.square(found["sigma"]).mean()))
 
 
-def constant_answer(crops: SceneSet, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best constant answers: the mean canonical mesh under the mean rotation, and the mean oriented mesh [V, 3]."""
-    vertices = crops.fields["vertices"][:count].astype(np.float32)
-    rotation = crops.fields["rotation"][:count]
+def constant_answers(found: Found, protocol: Protocol) -> tuple[float, float]:
+    """PVE of the best constant answers: the mean canonical mesh under the mean rotation, and the mean oriented mesh."""
+    vertices, rotation = found["vertices"], found["rotation"]
     u, _, vt = np.linalg.svd(rotation.mean(axis=0))
     turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-    return vertices.mean(axis=0) @ turn.T, np.einsum("nij,nvj->nvi", rotation, vertices).mean(axis=0)
+    truth = np.einsum("nij,nvj->nvi", rotation, vertices)
+    answers = vertices.mean(axis=0) @ turn.T, truth.mean(axis=0)
+    mesh, oriented = (float(protocol.vertex_errors(answer, truth).mean()) for answer in answers)
+    return mesh, oriented
 
 
-def scores(p: Predictions, crops: SceneSet, topology: Topology, scale: float) -> dict[str, float]:
-    """All numbers, errors in millimetres."""
-    truth, regressor = p.truth, topology.joint_regressor
-    joints, true_joints = regressor @ p.single, regressor @ truth
-    error = vertex_errors(p.single, truth, topology)
-    constant, oriented = constant_answer(crops, len(truth))
-    each = np.stack([vertex_errors(x.astype(np.float32), truth, topology).mean(1) for x in p.samples.swapaxes(0, 1)], 1)
-    mean = p.samples.mean(axis=1, dtype=np.float32)
-    sigma = scale * p.sigma
-    mm = 1000.0
-    out = {
-        "PVE": error.mean() * mm,
-        "PVE visible": error[p.visible].mean() * mm,
-        "PVE occluded": error[~p.visible].mean() * mm,
-        "MPJPE": metrics.mpjpe(joints, true_joints).mean() * mm,
-        "PA-MPJPE": metrics.pa_mpjpe(joints, true_joints).mean() * mm,
-        "PVE of the tokenizer alone": vertex_errors(p.tokenised, truth, topology).mean() * mm,
-        "PVE constant: mean mesh, mean rotation": vertex_errors(constant, truth, topology).mean() * mm,
-        "PVE constant: mean oriented mesh": vertex_errors(oriented, truth, topology).mean() * mm,
-        "PVE one sample": each.mean() * mm,
-        "PVE mean of samples": vertex_errors(mean, truth, topology).mean() * mm,
+def error_scores(found: Found, protocol: Protocol) -> dict[str, float]:
+    """Millimetres, but for the share."""
+    mesh, oriented = constant_answers(found, protocol)
+    metres = {
+        "PVE": found["PVE"].mean(),
+        "PVE visible": found["error"][found["visible"]].mean(),
+        "PVE occluded": found["error"][~found["visible"]].mean(),
+        "MPJPE": found["MPJPE"].mean(),
+        "PA-MPJPE": found["PA-MPJPE"].mean(),
+        "PVE of the tokenizer alone": found["tokenizer"].mean(),
+        "PVE constant: mean mesh, mean rotation": mesh,
+        "PVE constant: mean oriented mesh": oriented,
+        "PVE one sample": found["samples"].mean(),
+        "PVE mean of samples": found["mean"].mean(),
     }
     for q in (5, 10):
-        if q <= each.shape[1]:
-            out[f"PVE best of {q}"] = metrics.best_of(each, q).mean() * mm
-    out |= {
-        "below the constant answer, %": 100 * (1 - out["PVE"] / out["PVE constant: mean mesh, mean rotation"]),
-        "Spearman of sigma and error": metrics.spearman(sigma, error),
-        "coverage 1 sigma": metrics.coverage(error, sigma, 1),
-        "coverage 2 sigma": metrics.coverage(error, sigma, 2),
-        "mean sigma visible": sigma[p.visible].mean() * mm,
-        "mean sigma occluded": sigma[~p.visible].mean() * mm,
-        "pictures": len(truth),
-        "samples": each.shape[1],
-    }
-    return {k: round(float(v), 4) for k, v in out.items()}
+        if q <= found["samples"].shape[1]:
+            metres[f"PVE best of {q}"] = metrics.best_of(found["samples"], q).mean()
+    share = metrics.improvement(mesh, float(metres["PVE"]))
+    return {name: 1000 * float(value) for name, value in metres.items()} | {"below the constant answer, %": share}
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Evaluate, args=args, description=__doc__)
+def evaluate(config: Evaluate) -> tuple[Report, dict[str, float], dict[str, Any]]:
+    """The report, and what scores.json and calibration.json hold."""
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    scale = calibrate(predict(model, tokenizer, SceneSet(config.calibration), config), topology)
-    test = SceneSet(config.test)
-    result = scores(predict(model, tokenizer, test, config), test, topology, scale)
+    model, tokenizer = model.to(config.device), tokenizer.to(config.device)
+    protocol = Protocol.of(SceneSet(config.test, topology), Conventions())
+
+    def run(folder: Path) -> Found:
+        predictions = predict(model, tokenizer, SceneSet(folder, topology), config, config)
+        return collect(look(p, tokenizer, protocol) for p in predictions)
+
+    scale = calibrate(run(config.calibration))
+    found = run(config.test)
+    error, sigma = found["error"], scale * found["sigma"]
+    errors = error_scores(found, protocol)
+    groups = by_visibility(error, sigma, found["visible"])
+    within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
+    scores = {
+        **errors,
+        **{f"{name}, {group}": value for group, values in groups.items() for name, value in values.items()},
+        **{f"coverage {name}": value for name, value in within.items()},
+        "pictures": len(error),
+        "samples": config.samples,
+    }
     calibration = {
         "scale": scale,
         "how": "sigma times scale is the root mean square vertex error (pelvis-aligned, oriented) on rendered people "
         "of held-out calibration clips; coverage is that on rendered people of other held-out clips",
-        "coverage": {"1 sigma": result["coverage 1 sigma"], "2 sigma": result["coverage 2 sigma"]},
+        "coverage": within,
     }
+    facts = {
+        "model": str(config.checkpoint),
+        "set": str(config.test),
+        "pictures": str(len(error)),
+        "protocol": protocol.name,
+        "sigma": f"{scale:g} times the spread of {config.describe()}; calibrated on {config.calibration}",
+        "error model": ERROR_MODEL,
+    }
+    report = Report(
+        "Scores on held-out rendered people",
+        facts,
+        {"Errors, mm": {name: {"": value} for name, value in errors.items()}, "Vertices": groups},
+        {"Sparsification, and promised against measured coverage": curves(error, sigma)},
+    )
+    return report, {name: round(value, 4) for name, value in scores.items()}, calibration
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Evaluate, args=args, description=__doc__)
+    report, scores, calibration = evaluate(config)
+    (config.checkpoint / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    (config.checkpoint / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
-    table = Table("score", "value", title=f"{config.checkpoint} on {config.test}")
-    for name, value in result.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+    publish(report, config.checkpoint / "evaluation", "default")

@@ -1,0 +1,47 @@
+"""`mega evaluate deterministic`: tables 1 and 3 of the paper, one mesh per picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from mega_model.evaluate.predict import Subject, collect, predict
+from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
+from mega_model.evaluate.report import Report, publish
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deterministic(Subject, Conventions):
+    pass
+
+
+def evaluate(config: Deterministic) -> Report:
+    model, tokenizer, images = config.open()
+    protocol = Protocol.of(images, config)
+    errors = collect(protocol.errors(p.single, p.truth) for p in predict(model, tokenizer, images, config))
+    return Report(
+        "Deterministic mode (tables 1 and 3)",
+        config.facts(protocol.name, len(errors["PVE"])),
+        {"Errors, mm": {config.images: {metric: 1000 * float(errors[metric].mean()) for metric in METRICS}}},
+        {"Share of the pictures whose error is below a bound": distribution(errors)},
+    )
+
+
+def distribution(errors: dict[str, np.ndarray]) -> Figure:
+    """Cumulative distribution of each of `METRICS` [n], metres."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    share = np.arange(1, len(errors["PVE"]) + 1) / len(errors["PVE"])
+    for metric in METRICS:
+        axes.plot(1000 * np.sort(errors[metric]), share, label=metric)
+    axes.set(xlabel="error, mm", ylabel="share of the pictures", xlim=(0, None))
+    axes.legend()
+    return figure
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Deterministic, args=args, description=__doc__)
+    publish(evaluate(config), config.folder, config.name("deterministic"))

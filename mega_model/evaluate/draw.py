@@ -1,0 +1,77 @@
+"""Meshes on matplotlib axes: seen from far away, lit from the camera, coloured by face or by a number per vertex.
+
+Points are in the camera's axes (x right, y down, z away), in any unit that the axes' limits have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+BODY = np.array([0.47, 0.62, 0.83])
+"""Colour of a mesh that shows no number."""
+SCALE = colormaps["coolwarm"]
+"""Blue: certain or right; red: uncertain or wrong."""
+UPRIGHT = np.diag([1.0, -1.0, -1.0])
+"""Canonical axes as a camera sees an upright person who faces it."""
+SIDE = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
+"""From the camera's axes to those of a second camera, which stands to the left and looks along the first one's x."""
+
+
+def grid(rows: int, columns: int, headings: list[str], side: float = 2.0) -> tuple[Figure, np.ndarray]:
+    """A figure of empty square axes [rows, columns] without ticks, and headings over the first row."""
+    figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, heading in zip(axes[0], headings):
+        ax.set_title(heading, fontsize=9)
+    return figure, axes
+
+
+def image(axes: Axes, picture: np.ndarray) -> None:
+    """A square crop uint8 [3, H, H], in its coordinates -1 to 1."""
+    axes.imshow(picture.transpose(1, 2, 0), extent=(-1, 1, 1, -1))
+
+
+def body(axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None, limit: float = 1) -> None:
+    """A mesh [V, 3]; values [V] colour it from 0 (blue) to `limit` (red). What faces away is not drawn."""
+    corners = points[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    shine = -normals[:, 2] / (np.linalg.norm(normals, axis=1) + 1e-12)
+    drawn = np.flatnonzero(shine > 0)
+    drawn = drawn[np.argsort(-corners[drawn, :, 2].mean(axis=1))]  # the nearest last
+    colours = np.broadcast_to(BODY, (len(drawn), 3))
+    if values is not None:
+        colours = SCALE(values[faces[drawn]].mean(axis=1) / limit)[:, :3]
+    lit = colours * (0.45 + 0.55 * shine[drawn, None])
+    axes.add_collection(PolyCollection(corners[drawn, :, :2], facecolors=lit, edgecolors=lit, linewidths=0.3))
+
+
+def alone(
+    axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None, limit: float = 1
+) -> None:
+    """A mesh [V, 3] in the middle of empty axes, as large as fits."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    body(axes, (points - (low + high) / 2) / (0.52 * (high - low)[:2].max()), faces, values, limit)
+    axes.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
+
+
+def over(axes: Axes, picture: np.ndarray, points: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> None:
+    """A mesh [V, 3] over its crop, by the weak perspective camera (s, tx, ty)."""
+    image(axes, picture)
+    scale, tx, ty = camera
+    body(axes, scale * (points + [tx, ty, 0]), faces)
+    axes.set(xlim=(-1, 1), ylim=(1, -1))
+
+
+def scale_bar(figure: Figure, axes: Any, limit: float, label: str) -> None:
+    """The colours' meaning, from 0 to `limit` metres in millimetres, beside some axes."""
+    figure.colorbar(ScalarMappable(Normalize(0, 1000 * limit), SCALE), ax=axes, label=label, shrink=0.8)

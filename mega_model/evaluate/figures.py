@@ -1,0 +1,199 @@
+"""`mega evaluate figures`: figures 4 to 7 and 9 of the paper, on the first of the drawn pictures, not on chosen ones.
+
+Figure 3 comes with `mega evaluate random`; figure 6 also with the table it belongs to, by `mega evaluate mean`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mega_model import checkpoint, generate, metrics
+from mega_model.evaluate import draw
+from mega_model.evaluate.mean import error_distribution, errors_by_mode
+from mega_model.evaluate.predict import Prediction, Sampling, Subject, predict
+from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.report import Report, publish
+from mega_model.mega import Mega, normalise
+from mega_model.tokenizer import MeshTokenizer
+
+SHOWN_STEPS = (1, 5, 9, 13, 16, 20)
+"""Steps of a random generation that figure 7 shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Subject, Sampling, Conventions):
+    count: int | None = 100
+    """Pictures that figure 6 counts, drawn at random."""
+    rows: int = 4
+    """Pictures that the other figures show."""
+    pretrained: Path | None = None
+    """Checkpoint of the pre-training, for the random bodies of figure 7."""
+
+
+class Person(NamedTuple):
+    """One picture of a `Prediction`."""
+
+    picture: np.ndarray
+    """uint8 [3, H, W]"""
+    truth: np.ndarray
+    single: np.ndarray
+    samples: np.ndarray
+    rotation: np.ndarray
+    camera: np.ndarray
+    error: np.ndarray
+    """[V] of the deterministic mesh, metres"""
+    sigma: np.ndarray
+    """[V] spread of the samples, metres"""
+
+
+def people(p: Prediction, protocol: Protocol) -> list[Person]:
+    error, sigma = protocol.vertex_errors(p.single, p.truth), metrics.spread(p.samples)
+    pictures = p.batch["images"].numpy()
+    return [*map(Person, pictures, p.truth, p.single, p.samples, p.rotation, p.camera, error, sigma)]
+
+
+def evaluate(config: Figures) -> Report:
+    model, tokenizer, images = config.open()
+    protocol = Protocol.of(images, config)
+    faces = images.topology.faces
+    shown: list[Person] = []
+
+    def noted(p: Prediction) -> Prediction:
+        if len(shown) < config.rows:
+            shown.extend(people(p, protocol))
+        return p
+
+    errors = errors_by_mode(map(noted, predict(model, tokenizer, images, config, config)), protocol)
+    shown = shown[: config.rows]
+    figures = {
+        "Figure 4: error of the deterministic mesh, and uncertainty": errors_and_sigma(shown, faces),
+        "Figure 5: samples of one picture, from the camera and from the side": several_samples(shown, faces),
+        "Figure 6: distribution of the errors": error_distribution(errors),
+        "Figure 7: meshes after each step; tokens still masked are shown as code 0": steps_of_pictures(
+            model, tokenizer, shown, faces, config
+        ),
+        "Figure 9: truth, picture, deterministic mesh, uncertainty": qualitative(shown, faces),
+    }
+    if config.pretrained:
+        random = steps_of_random_bodies(config.pretrained, faces, config)
+        figures["Figure 7, continued: random bodies after some of 20 steps"] = random
+    facts = config.facts(protocol.name, len(errors["deterministic", "PVE"])) | {"samples": config.describe()}
+    return Report("Figures", facts, {}, figures)
+
+
+def colour_limit(values: list[np.ndarray]) -> float:
+    """Upper end of a colour scale, metres: all but the largest 2 % of the values are below it."""
+    return float(np.quantile(values, 0.98))
+
+
+def errors_and_sigma(shown: list[Person], faces: np.ndarray) -> Figure:
+    """Figure 4."""
+    figure, axes = draw.grid(len(shown), 3, ["image", "error", "uncertainty"])
+    for column, label, values in (
+        (1, "error, mm", [p.error for p in shown]),
+        (2, "standard deviation, mm", [p.sigma for p in shown]),
+    ):
+        limit = colour_limit(values)
+        for row, (p, value) in enumerate(zip(shown, values)):
+            draw.alone(axes[row, column], p.single, faces, value, limit)
+        draw.scale_bar(figure, axes[:, column], limit, label)
+    for row, p in enumerate(shown):
+        draw.image(axes[row, 0], p.picture)
+    return figure
+
+
+def several_samples(shown: list[Person], faces: np.ndarray, columns: int = 5) -> Figure:
+    """Figure 5: two rows per picture."""
+    headings = ["image", *(f"sample {q + 1}" for q in range(columns))]
+    figure, axes = draw.grid(2 * len(shown), 1 + columns, headings)
+    for row, p in enumerate(shown):
+        draw.image(axes[2 * row, 0], p.picture)
+        for column, sample in enumerate(p.samples[:columns], start=1):
+            draw.over(axes[2 * row, column], p.picture, sample, p.camera, faces)
+            draw.alone(axes[2 * row + 1, column], sample @ draw.SIDE.T, faces)
+    return figure
+
+
+def qualitative(shown: list[Person], faces: np.ndarray) -> Figure:
+    """Figure 9."""
+    headings = ["ground truth", "image", "deterministic", "uncertainty", "uncertainty, canonical"]
+    figure, axes = draw.grid(len(shown), len(headings), headings)
+    limit = colour_limit([p.sigma for p in shown])
+    for row, p in zip(axes, shown):
+        draw.alone(row[0], p.truth, faces)
+        draw.image(row[1], p.picture)
+        draw.over(row[2], p.picture, p.single, p.camera, faces)
+        draw.alone(row[3], p.single, faces, p.sigma, limit)
+        draw.alone(row[4], p.single @ p.rotation @ draw.UPRIGHT, faces, p.sigma, limit)
+    draw.scale_bar(figure, axes[:, -1], limit, "standard deviation, mm")
+    return figure
+
+
+@torch.no_grad()
+def steps_of_pictures(
+    model: Mega, tokenizer: MeshTokenizer, shown: list[Person], faces: np.ndarray, config: Figures
+) -> Figure:
+    """Figure 7, upper part: a row per picture."""
+    pictures = torch.from_numpy(np.stack([p.picture for p in shown])).to(config.device)
+    features = model.backbone(normalise(pictures.float() / 255))
+    uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
+    noise = generate.temperatures(config.steps, config.temperature)
+    meshes = [known_bodies(tokenizer, *state) for state in states(model, features, uniforms, noise)]
+    headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
+    figure, axes = draw.grid(len(shown), len(headings), headings)
+    for i, (row, p) in enumerate(zip(axes, shown)):
+        draw.image(row[0], p.picture)
+        for ax, after in zip(row[1:], meshes):
+            draw.alone(ax, after[i] @ p.rotation.T, faces)
+    return figure
+
+
+@torch.no_grad()
+def steps_of_random_bodies(pretrained: Path, faces: np.ndarray, config: Figures, rows: int = 2) -> Figure:
+    """Figure 7, lower part."""
+    model, tokenizer, _ = checkpoint.load_mega(pretrained)
+    steps = SHOWN_STEPS[-1]
+    uniforms = generate.uniforms((rows, steps, tokenizer.length, 2), config.seed)
+    noise = [tau**6 for tau in generate.temperatures(steps, 1.2)]  # appendix C
+    after = states(model, None, uniforms, noise)
+    figure, axes = draw.grid(rows, len(SHOWN_STEPS), [f"step {t}" for t in SHOWN_STEPS])
+    for column, step in zip(axes.T, SHOWN_STEPS):
+        for ax, mesh in zip(column, known_bodies(tokenizer, *after[step - 1])):
+            draw.alone(ax, mesh @ draw.UPRIGHT, faces)
+    return figure
+
+
+def states(model: Mega, features: Tensor | None, uniforms: Tensor, noise: list[float]) -> list[tuple[Tensor, Tensor]]:
+    """Tokens [B, N] and the places [B, n_t] of those that are kept, after each step of a generation.
+
+    features [B, C, h, w], or None for random bodies; uniforms [B, T, N, 2]; noise: the temperature of each step.
+    """
+    steps, length = uniforms.shape[1:3]
+    counts = generate.visible_counts(length, steps)
+    tokens = torch.zeros(len(uniforms), length, dtype=torch.long, device=uniforms.device)
+    index = tokens[:, :0]
+    after = []
+    for t in range(steps):
+        logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
+        tokens, index = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
+        after.append((tokens, index))
+    return after
+
+
+def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.ndarray:
+    """Meshes [B, V, 3] of tokens [B, N] of which only those at index [B, M] are kept: all others are code 0."""
+    kept = torch.zeros_like(tokens).scatter(1, index, tokens.gather(1, index))
+    return tokenizer.decode(kept).cpu().numpy()
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Figures, args=args, description=__doc__)
+    publish(evaluate(config), config.folder, config.name("figures"))

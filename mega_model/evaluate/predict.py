@@ -1,0 +1,151 @@
+"""A model run once over an image set, batch by batch: what every table and figure is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from mega_model import checkpoint, generate
+from mega_model.data.images import ImageSet, open_set
+from mega_model.geometry import rot6d_to_matrix
+from mega_model.mega import Mega, normalise
+from mega_model.tokenizer import MeshTokenizer
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Which pictures a model is run on, and where."""
+
+    count: int | None = None
+    """Pictures of the set, drawn at random; all of them if this is not given."""
+    seed: int = 0
+    batch: int = 20
+    """Pictures at once."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The stochastic mode: HRNet as in the paper. Its ResNet-50 takes 2 steps at temperature 10 (appendix C)."""
+
+    samples: int = 25
+    """Q, meshes per picture."""
+    steps: int = 5
+    """T"""
+    temperature: float = 1.0
+    """Noise of the first step."""
+
+    def describe(self) -> str:
+        return f"{self.samples} in {self.steps} steps, temperature {self.temperature:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Which model, and where its report goes."""
+
+    checkpoint: Path
+    """Folder of a trained or imported model."""
+    out: Path | None = None
+    """Folder of the report; the checkpoint's folder `evaluation` if this is not given."""
+
+    @property
+    def folder(self) -> Path:
+        return self.out or self.checkpoint / "evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Trained, Pictures):
+    """What is evaluated: a model on an image set."""
+
+    images: Annotated[str, tyro.conf.arg(name="set")]
+    """KIND:PATH of an image set, for example rendered:runs/crops/test or 3dpw:/data/3DPW."""
+    body: Path | None = None
+    """SMPL model file of the set's meshes, or a folder with one for each gender; by default the environment variable
+    MEGA_SMPL. A rendered set needs none."""
+
+    def name(self, table: str) -> str:
+        """What the report of a table is called: sets of several kinds may share a folder."""
+        return f"{table}-{self.images.partition(':')[0]}"
+
+    def facts(self, protocol: str, count: int) -> dict[str, str]:
+        """What a report says of the model, the `count` pictures, and the protocol."""
+        drawn = f"{count}, drawn at random with seed {self.seed}" if self.count else f"{count}, the whole set"
+        return {"model": str(self.checkpoint), "set": self.images, "pictures": drawn, "protocol": protocol}
+
+    def open(self) -> tuple[Mega, MeshTokenizer, ImageSet]:
+        """Raises ValueError if model and set are of different bodies."""
+        model, tokenizer, topology = checkpoint.load_mega(self.checkpoint)
+        size = model.config.image_size
+        images = open_set(self.images, size=(size, size), body=self.body, topology=topology)
+        here, there = len(topology.template), images.batch(np.zeros(1, int), None)["vertices"].shape[1]
+        if here != there:
+            raise ValueError(f"{self.images} has meshes of {there} vertices, the model of {self.checkpoint} of {here}")
+        return model.to(self.device), tokenizer.to(self.device), images
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about B pictures. Meshes are turned as the camera sees them; metres."""
+
+    batch: Mapping[str, Tensor]
+    """What the image set gave."""
+    truth: np.ndarray
+    """[B, V, 3]"""
+    single: np.ndarray
+    """[B, V, 3] deterministic"""
+    samples: np.ndarray
+    """[B, Q, V, 3]; Q is 0 where none were asked for"""
+    rotation: np.ndarray
+    """[B, 3, 3] predicted: canonical to camera"""
+    camera: np.ndarray
+    """[B, 3] (s, tx, ty) predicted"""
+
+
+def pictures(total: int, config: Pictures) -> np.ndarray:
+    """The pictures out of `total` that are looked at, int [n], ascending."""
+    count = min(config.count or total, total)
+    return np.sort(np.random.default_rng(config.seed).permutation(total)[:count])
+
+
+@torch.no_grad()
+def predict(
+    model: Mega, tokenizer: MeshTokenizer, images: ImageSet, config: Pictures, sampling: Sampling | None = None
+) -> Iterator[Prediction]:
+    """One after the other, for a large set's samples fit no memory. Without `sampling`: deterministic mode alone."""
+    picked = pictures(len(images), config)
+    for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
+        batch = images.batch(picked[start : start + config.batch], None)
+        features = model.backbone(normalise(batch["images"].to(config.device).float() / 255))
+        rot6d, camera = model.pose(features)
+        rotation = rot6d_to_matrix(rot6d)
+        single = tokenizer.decode(generate.deterministic(model, features))
+        samples = single[:, None][:, :0]
+        if sampling:
+            tokens = generate.stochastic(
+                model, features, sampling.samples, sampling.steps, sampling.temperature, config.seed + start
+            )
+            samples = tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        yield Prediction(
+            batch,
+            (batch["vertices"] @ batch["rotation"].mT).numpy(),
+            (single @ rotation.mT).cpu().numpy(),
+            (samples @ rotation.mT[:, None]).cpu().numpy(),
+            rotation.cpu().numpy(),
+            camera.cpu().numpy(),
+        )
+
+
+def collect(parts: Iterable[Mapping[K, np.ndarray]]) -> dict[K, np.ndarray]:
+    """Arrays of batches, joined name by name along the first axis."""
+    joined = list(parts)
+    return {name: np.concatenate([part[name] for part in joined]) for name in joined[0]}

@@ -1,0 +1,81 @@
+"""From meshes to errors, by the conventions that published tables follow. Where they split, each has a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mega_model import metrics
+from mega_model.data.images import ImageSet
+
+METRICS = ("PVE", "MPJPE", "PA-MPJPE")
+COUNTS = (1, 5, 10, 25, 50, 100)
+"""Q of the paper's tables 2 and 4."""
+
+Joints = Literal["h36m14", "smpl24"]
+Align = Literal["pelvis", "mean"]
+
+_HIPS = [2, 3]
+"""Right and left hip among the 14 joints of Human3.6M that are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """Where the literature splits."""
+
+    joints: Joints | None = None
+    """Joints that are regressed from both meshes: 14 of Human3.6M's, or SMPL's 24. If not given: h36m14 on sets that
+    bring its regressor, as tables on 3DPW do, else smpl24."""
+    align: Align = "pelvis"
+    """Where predicted and true body are brought together: at the pelvis, as published tables are, or at the mean of
+    the vertices, as the released code does."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Conventions on one body: V vertices, J joints."""
+
+    name: str
+    regressor: np.ndarray
+    """[J, V]"""
+    origin: np.ndarray
+    """[V]: weights of the vertices whose sum is brought to zero"""
+
+    @classmethod
+    def of(cls, images: ImageSet, chosen: Conventions) -> Protocol:
+        """Raises ValueError if the set lacks the regressor of the joints that are asked for."""
+        regressor = images.evaluation_regressor
+        joints = chosen.joints or ("smpl24" if regressor is None else "h36m14")
+        if joints == "smpl24":
+            regressor = images.topology.joint_regressor
+            pelvis = regressor[0]
+        elif regressor is None:
+            raise ValueError("this image set has no regressor of Human3.6M's joints: use --joints smpl24")
+        else:
+            pelvis = regressor[_HIPS].mean(axis=0)
+        origin = pelvis if chosen.align == "pelvis" else np.full(len(pelvis), 1 / len(pelvis), np.float32)
+        return cls(f"{joints}, aligned at the {chosen.align}", regressor, origin)
+
+    def place(self, meshes: np.ndarray) -> np.ndarray:
+        """Meshes [..., V, 3], moved so that their origins coincide."""
+        return meshes - self.origin[None] @ meshes
+
+    def vertex_errors(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Distances [..., V] of the vertices of meshes [..., V, 3]."""
+        return metrics.distances(self.place(predicted), self.place(truth))
+
+    def errors(self, predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """Each of `METRICS` [...] of meshes [..., V, 3], metres."""
+        joints, true_joints = self.regressor @ self.place(predicted), self.regressor @ self.place(truth)
+        return {
+            "PVE": self.vertex_errors(predicted, truth).mean(axis=-1),
+            "MPJPE": metrics.mpjpe(joints, true_joints, at="none"),
+            "PA-MPJPE": metrics.pa_mpjpe(joints, true_joints),
+        }
+
+
+def sample_counts(samples: int) -> list[int]:
+    """The paper's Q up to `samples`."""
+    return [q for q in COUNTS if q <= samples]

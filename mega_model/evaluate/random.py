@@ -1,0 +1,106 @@
+"""`mega evaluate random`: random bodies of a pre-trained model, their diversity and plausibility (paper 4.4, figure 3).
+
+They are compared with the meshes that pre-training learns from. APD is taken of the topology's joints in canonical
+bodies, pelvises brought together. FID compares the latents of a mesh autoencoder, so its numbers mean something only
+beside others of the same autoencoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+
+from mega_model import checkpoint, generate, metrics
+from mega_model.data.mesh_sets import MeshOptions, MeshSet
+from mega_model.evaluate import draw
+from mega_model.evaluate.predict import Trained
+from mega_model.evaluate.report import Report, publish
+from mega_model.mega import Mega
+from mega_model.tokenizer import MeshTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(MeshOptions, Trained):
+    count: int = 500
+    """Random bodies."""
+    compared: int = 5000
+    """Bodies of the mesh set that they are compared with."""
+    steps: int = 20
+    temperature: float = 1.2
+    """Noise of the first step."""
+    autoencoder: Path | None = None
+    """Tokenizer checkpoint whose latents, before they are quantised, the FID compares; the model's own if this is not
+    given. The paper's has 7 x 9 numbers: a tokenizer with one level of channels more than SMPL's."""
+    batch: int = 50
+    """Bodies at once."""
+    seed: int = 0
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def evaluate(config: Random) -> Report:
+    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
+    model, tokenizer = model.to(config.device), tokenizer.to(config.device)
+    judge = checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
+    meshes = config.open_meshes()
+    rng = np.random.default_rng(config.seed)
+    reference = latents(judge, draw_bodies(meshes, rng, config.compared, config.batch), config)
+    bodies = {
+        "random bodies": random_bodies(model, tokenizer, config),
+        "as many of the mesh set": draw_bodies(meshes, rng, config.count, config.batch),
+    }
+    table = {}
+    for name, vertices in bodies.items():
+        joints = topology.joints(vertices)
+        fid = metrics.fid(latents(judge, vertices, config), reference)
+        table[name] = {"APD, cm": 100 * metrics.apd(joints - joints[:, :1]), "FID": fid}
+    whose = config.autoencoder or "the model's own tokenizer"
+    facts = {
+        "model": str(config.checkpoint),
+        "mesh set": f"{meshes.made_of['meshes']}, {config.compared} of them",
+        "random bodies": f"{config.count} in {config.steps} steps, temperature {config.temperature:g}, "
+        f"seed {config.seed}",
+        "FID": f"of the {reference.shape[1]} latents of {whose}",
+    }
+    figure = gallery(bodies["random bodies"], topology.faces)
+    return Report("Random bodies", facts, {"Diversity and plausibility": table}, {"Figure 3: random bodies": figure})
+
+
+@torch.no_grad()
+def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
+    """[count, V, 3] canonical, metres."""
+    parts = []
+    for start in range(0, config.count, config.batch):
+        size = min(config.batch, config.count - start)
+        tokens = generate.unconditional(model, size, config.steps, config.temperature, config.seed + start)
+        parts.append(tokenizer.decode(tokens).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: int) -> np.ndarray:
+    """[count, V, 3] canonical, metres."""
+    return np.concatenate([meshes.draw(rng, min(batch, count - start)) for start in range(0, count, batch)])
+
+
+@torch.no_grad()
+def latents(judge: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
+    """[n, V, 3] -> float64 [n, D]"""
+    parts = torch.from_numpy(vertices).split(config.batch)
+    return torch.cat([judge.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
+
+
+def gallery(bodies: np.ndarray, faces: np.ndarray, rows: int = 3, columns: int = 8) -> Figure:
+    """Figure 3: the first bodies, seen from the front."""
+    figure, axes = draw.grid(rows, columns, [])
+    for ax, vertices in zip(axes.flat, bodies):
+        draw.alone(ax, vertices @ draw.UPRIGHT, faces)
+    return figure
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Random, args=args, description=__doc__)
+    publish(evaluate(config), config.folder, "random")

@@ -1,0 +1,96 @@
+"""What a table looks like: on the screen, as JSON, and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as ScreenTable
+
+Rows = Mapping[str, Mapping[str, float | None]]
+"""Row -> column -> value; None: there is none."""
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #2c3440; max-width: 70em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0 } caption { text-align: left; font-weight: 600; padding-bottom: .4em }
+th, td { padding: .25em .9em; border-bottom: 1px solid #dde; text-align: right }
+th:first-child { text-align: left } dt { font-weight: 600 } dd { margin: 0 0 .4em } img { max-width: 100% }
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    title: str
+    facts: Mapping[str, str]
+    """How the numbers were made: model, set, protocol, ..."""
+    tables: Mapping[str, Rows]
+    """By caption, which names the unit."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """By caption."""
+
+
+def publish(report: Report, folder: Path, name: str) -> None:
+    """Print a report's tables, and write them to `name`.json and, with its figures, to `name`.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"title": report.title, "facts": report.facts, "tables": report.tables}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / f"{name}.html").write_text(page(report), encoding="utf-8")
+    console = Console()
+    console.print(f"[bold]{report.title}[/bold]")
+    for key, value in report.facts.items():
+        console.print(f"{key}: {value}", markup=False, highlight=False)
+    for caption, rows in report.tables.items():
+        table = ScreenTable("", title=caption, title_justify="left", box=SIMPLE_HEAD)
+        for column in columns(rows):
+            table.add_column(column, justify="right")
+        for row, values in rows.items():
+            table.add_row(row, *(number(values.get(c)) for c in columns(rows)))
+        console.print(table)
+    console.print(f"report: {folder / name}.html", markup=False, highlight=False)
+
+
+def page(report: Report) -> str:
+    """The HTML page."""
+    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.facts.items())
+    tables = "".join(_table(caption, rows) for caption, rows in report.tables.items())
+    figures = "".join(_figure(caption, figure) for caption, figure in report.figures.items())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report.title)}</title>'
+        f"<style>{_STYLE}</style><h1>{escape(report.title)}</h1><dl>{facts}</dl>{tables}{figures}</html>\n"
+    )
+
+
+def columns(rows: Rows) -> list[str]:
+    """All columns that any row has, in the order of their first appearance."""
+    return list(dict.fromkeys(column for values in rows.values() for column in values))
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _table(caption: str, rows: Rows) -> str:
+    head = "".join(f"<th>{escape(c)}</th>" for c in ["", *columns(rows)])
+    body = "".join(
+        f"<tr><th>{escape(row)}</th>{''.join(f'<td>{number(values.get(c))}</td>' for c in columns(rows))}</tr>"
+        for row, values in rows.items()
+    )
+    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+
+
+def _figure(caption: str, figure: Figure) -> str:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    data = base64.b64encode(png.getvalue()).decode()
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,101 @@
+"""`mega evaluate uncertainty`: does sigma say how wrong each vertex is? The paper only shows it (figure 4).
+
+Sigma is the samples' spread times the checkpoint's calibration; the error is that of the deterministic mesh. See
+`mega_model.metrics` for each number's definition, and `metrics.radius` for the error model behind coverage.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from mega_model import metrics
+from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
+from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.report import Report, publish
+
+ERROR_MODEL = (
+    "errors are isotropic 3D Gaussians of root mean square radius sigma, "
+    "so the radius that holds a share of them follows from the chi distribution of 3 degrees of freedom"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty(Subject, Sampling, Conventions):
+    scale: float | None = None
+    """Factor on the samples' spread; the one in the checkpoint's calibration.json if this is not given."""
+
+
+def evaluate(config: Uncertainty) -> Report:
+    model, tokenizer, images = config.open()
+    protocol = Protocol.of(images, config)
+    scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
+    found = collect(vertex_fields(p, protocol) for p in predict(model, tokenizer, images, config, config))
+    error, sigma = found["error"], scale * found["sigma"]
+    facts = config.facts(protocol.name, len(error))
+    facts |= {"sigma": f"{scale:g} times the spread of {config.describe()}", "error model": ERROR_MODEL}
+    return Report(
+        "Uncertainty per vertex",
+        facts,
+        {"Vertices": by_visibility(error, sigma, found.get("visible"))},
+        {"Sparsification, and promised against measured coverage": curves(error, sigma)},
+    )
+
+
+def saved_scale(checkpoint: Path) -> float:
+    """What `mega evaluate` calibrated; 1 for a checkpoint that it has not seen."""
+    file = checkpoint / "calibration.json"
+    return json.loads(file.read_text())["scale"] if file.exists() else 1.0
+
+
+def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
+    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres; `visible` where the set knows it."""
+    fields = {"error": protocol.vertex_errors(p.single, p.truth), "sigma": metrics.spread(p.samples)}
+    return fields | ({"visible": p.batch["visible"].numpy()} if "visible" in p.batch else {})
+
+
+def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray | None) -> dict[str, dict[str, float]]:
+    """`measure` of all vertices [n, V], and of the visible and the occluded ones where bool [n, V] tells them apart."""
+    groups = {"all": np.ones(error.shape, bool)}
+    if visible is not None:
+        groups |= {"visible": visible, "occluded": ~visible}
+    return {group: measure(error[pick], sigma[pick]) for group, pick in groups.items() if pick.any()}
+
+
+def measure(error: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
+    """All numbers on error and sigma of one shape, metres; `within`: share of the errors in the radius of a level."""
+    half, most = metrics.radius(np.array([0.5, 0.9]))
+    return {
+        "error, mm": 1000 * float(error.mean()),
+        "sigma, mm": 1000 * float(sigma.mean()),
+        "Spearman": metrics.spearman(sigma, error),
+        "AUSE": metrics.ause(error, sigma),
+        "within 50 %": metrics.coverage(error, sigma, half),
+        "within 90 %": metrics.coverage(error, sigma, most),
+        "ECE": metrics.calibration_error(error, sigma),
+    }
+
+
+def curves(error: np.ndarray, sigma: np.ndarray) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    by_sigma, best = metrics.sparsification(error, sigma)
+    left.plot(metrics.REMOVED, by_sigma, label="largest sigma removed")
+    left.plot(metrics.REMOVED, best, label="largest error removed (the best possible)")
+    left.fill_between(metrics.REMOVED, best, by_sigma, alpha=0.15)
+    left.set(xlabel="share of the vertices removed", ylabel="error of the rest / error of all", ylim=(0, None))
+    left.legend()
+    right.plot([0, 1], [0, 1], color="0.7")
+    right.plot(metrics.LEVELS, metrics.reliability(error, sigma), marker="o")
+    right.set(xlabel="probability promised", ylabel="share of the errors within", xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Uncertainty, args=args, description=__doc__)
+    publish(evaluate(config), config.folder, config.name("uncertainty"))

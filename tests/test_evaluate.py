@@ -1,0 +1,295 @@
+"""Every table and figure comes out of a command, says by which protocol, and has the numbers that the meshes imply."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy.spatial.transform import Rotation
+
+from mega_model import checkpoint, generate
+from mega_model.body.anny import HIERARCHY_SEEDS
+from mega_model.data import rendered
+from mega_model.data.images import ImageSet, open_set
+from mega_model.data.meshes import BodySampler
+from mega_model.evaluate import draw, figures
+from mega_model.evaluate.mean import errors_by_mode, mean_table
+from mega_model.evaluate.predict import Prediction
+from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
+from mega_model.evaluate.report import Report, page
+from mega_model.evaluate.stochastic import best_of_table
+from mega_model.evaluate.uncertainty import by_visibility
+from mega_model.mega import MegaConfig
+from mega_model.tokenizer import TokenizerConfig
+from mega_ros import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`: an untrained checkpoint whose meshes still look like bodies; `crops`: 40 rendered people."""
+    out = tmp_path_factory.mktemp("evaluate")
+    bodies = BodySampler("test")
+    rng = np.random.default_rng(0)
+    topology = bodies.body.topology(bodies.draw_poses(rng, 20), bodies.bones, bodies.draw_phenotypes(rng, 20))
+    torch.manual_seed(0)
+    tokenizer = checkpoint.begin_tokenizer(out / "tokenizer", topology, TokenizerConfig(seeds=HIERARCHY_SEEDS))
+    tokenizer.quantizer.codebook.mul_(0.03)  # small codes: small steps away from the template
+    checkpoint.save_weights(tokenizer, out / "tokenizer")
+    tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, image_size=32, backbone_width=4)
+    checkpoint.save_weights(checkpoint.begin_mega(out / "model", out / "tokenizer", tiny), out / "model")
+    topology.save(out / "topology.npz")
+    crops = rendered.Render("crops", "test", rendered.CHUNK, out / "crops", out / "topology.npz", 32, 32)
+    rendered.render(crops)
+    return out
+
+
+@pytest.fixture(scope="module")
+def crops(folder: Path) -> ImageSet:
+    return open_set(f"rendered:{folder / 'crops'}")
+
+
+def evaluate(folder: Path, table: str, *options: str) -> tuple[dict, str]:
+    """The JSON and the HTML that `mega evaluate <table>` leaves, run on eight pictures."""
+    shared = ["--checkpoint", folder / "model", "--set", f"rendered:{folder / 'crops'}", "--out", folder / table]
+    assert cli.main(["evaluate", table, *map(str, shared), "--count", "8", "--batch", "5", *options]) == 0
+    file = folder / table / f"{table}-rendered"
+    return json.loads(file.with_suffix(".json").read_text()), file.with_suffix(".html").read_text()
+
+
+def only_table(content: dict) -> dict:
+    (table,) = content["tables"].values()
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------ protocols
+
+
+def test_alignment_is_what_its_name_says(crops: ImageSet) -> None:
+    truth = crops.batch(np.arange(2), None)["vertices"].numpy()
+    moved = truth + np.array([0.1, 0.2, 0.3], np.float32)
+    wrong = truth.copy()
+    wrong[:, crops.topology.joint_regressor[0] > 0] += 0.05  # the pelvis alone
+    for align in ("pelvis", "mean"):
+        protocol = Protocol.of(crops, Conventions(align=align))  # type: ignore[arg-type]
+        assert align in protocol.name and "smpl24" in protocol.name
+        for error in protocol.errors(moved, truth).values():
+            np.testing.assert_allclose(error, 0, atol=1e-5)
+    by_pelvis, by_mean = (
+        Protocol.of(crops, Conventions(align=align)).errors(wrong, truth)["PVE"]  # type: ignore[arg-type]
+        for align in ("pelvis", "mean")
+    )
+    assert (by_pelvis > 3 * by_mean).all(), "one wrong pelvis moves every vertex, but hardly their mean"
+
+
+def test_sets_with_human36m_joints_are_compared_on_them(folder: Path) -> None:
+    images = rendered.SceneSet(folder / "crops")
+    with pytest.raises(ValueError, match="smpl24"):
+        Protocol.of(images, Conventions(joints="h36m14"))
+    rng = np.random.default_rng(0)
+    images.evaluation_regressor = rng.dirichlet(np.ones(1229), 14).astype(np.float32)
+    protocol = Protocol.of(images, Conventions())
+    assert protocol.name.startswith("h36m14")
+    placed = protocol.place(images.batch(np.arange(3), None)["vertices"].numpy())
+    hips = (images.evaluation_regressor @ placed)[:, 2:4]
+    np.testing.assert_allclose(hips.mean(axis=1), 0, atol=1e-5)
+    assert Protocol.of(images, Conventions(joints="smpl24")).name.startswith("smpl24")
+
+
+def test_procrustes_forgives_what_the_others_do_not(crops: ImageSet) -> None:
+    truth = crops.batch(np.arange(2), None)["vertices"].numpy()
+    turned = 1.2 * truth @ Rotation.from_euler("y", 90, degrees=True).as_matrix().astype(np.float32)
+    errors = Protocol.of(crops, Conventions()).errors(turned, truth)
+    assert (errors["PVE"] > 0.05).all() and (errors["MPJPE"] > 0.05).all()
+    np.testing.assert_allclose(errors["PA-MPJPE"], 0, atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def test_best_by_metric_and_best_by_sample_differ() -> None:
+    """Of two samples one has the better mesh, the other the better joints."""
+    samples = {"PVE": np.array([[0.10, 0.08, 1, 1, 1]]), "MPJPE": np.array([[0.05, 0.07, 1, 1, 1]])}
+    samples["PA-MPJPE"] = np.array([[0.04, 0.06, 1, 1, 1]])
+    single = {metric: np.array([0.09]) for metric in METRICS}
+    by_metric, by_sample = (best_of_table(single, samples, best) for best in ("metric", "sample"))  # type: ignore[arg-type]
+    assert [by_metric[m]["Q = 5"] for m in METRICS] == pytest.approx([80, 50, 40])
+    assert [by_sample[m]["Q = 5"] for m in METRICS] == pytest.approx([80, 70, 60])
+    assert by_metric["PVE"] == pytest.approx({"Q = 1": 100, "Q = 5": 80, "Imp, %": 20, "deterministic": 90})
+
+
+def test_mean_table_of_known_meshes(crops: ImageSet) -> None:
+    """Five samples about the truth: 0, +d, -d, +d, -d in x on every vertex, and a deterministic mesh 3 d in y off."""
+    d, count = 0.02, 2
+    batch = crops.batch(np.arange(count), None)
+    truth = batch["vertices"].numpy()
+    offsets = d * np.array([0, 1, -1, 1, -1], np.float32)[:, None, None] * np.array([1, 0, 0], np.float32)
+    single = truth + np.array([0, 3 * d, 0], np.float32)
+    nothing = np.zeros((count, 3))
+    prediction = Prediction(batch, truth, single, truth[:, None] + offsets, nothing, nothing)
+    errors = errors_by_mode([prediction, prediction], Protocol.of(crops, Conventions()))
+    assert len(errors["mean of 5", "PVE"]) == 2 * count
+    table = mean_table(errors, [1, 5])
+    assert table["SD"] == pytest.approx({"Q = 1": None, "Q = 5": 1000 * d * np.sqrt(4 / 5), "deterministic": 0})
+    assert table["Dist. to det."] == pytest.approx({"Q = 1": 3000 * d, "Q = 5": 3000 * d, "deterministic": 0}, rel=1e-4)
+    assert table["PVE"]["Q = 5"] == pytest.approx(0, abs=1e-2), "aligned at the pelvis, a shift is no error"
+
+
+def test_uncertainty_by_visibility() -> None:
+    """Visible vertices with a true sigma, occluded ones with a third of it."""
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.01, 0.1, (100, 500))
+    error = np.linalg.norm(rng.normal(size=(*sigma.shape, 3)), axis=-1) * sigma / np.sqrt(3)
+    visible = rng.random(sigma.shape) < 0.5
+    groups = by_visibility(error, np.where(visible, sigma, sigma / 3), visible)
+    good, bad = groups["visible"], groups["occluded"]
+    assert good["within 50 %"] == pytest.approx(0.5, abs=0.01)
+    assert good["within 90 %"] == pytest.approx(0.9, abs=0.01)
+    assert good["ECE"] < 0.01 < 0.3 < bad["ECE"]
+    assert good["AUSE"] == pytest.approx(bad["AUSE"], abs=0.02), "the order is as good in both"
+    assert "visible" not in by_visibility(error, sigma, None)
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+
+
+def test_deterministic_and_stochastic_tables(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single, html = evaluate(folder, "deterministic")
+    (row,) = only_table(single).values()
+    assert list(row) == [*METRICS] and all(value > 0 for value in row.values())
+    assert single["facts"]["protocol"] == "smpl24, aligned at the pelvis"
+    assert single["facts"]["pictures"].startswith("8,")
+    printed = capsys.readouterr().out
+    assert "PA-MPJPE" in printed and f"{row['PVE']:.4g}" in printed and f"{row['PVE']:.4g}" in html
+    assert html.count("<img") == 1
+
+    best, _ = evaluate(folder, "stochastic", "--samples", "10", "--steps", "3", "--best", "sample")
+    table = only_table(best)
+    assert {metric: table[metric]["deterministic"] for metric in METRICS} == pytest.approx(row)
+    values = [table["PVE"][f"Q = {q}"] for q in (1, 5, 10)]
+    assert values[0] > values[1] > values[2]
+    assert table["PVE"]["Imp, %"] == pytest.approx(100 * (1 - values[2] / values[0]))
+    assert best["facts"]["protocol"].endswith("best by sample")
+
+
+def test_mean_table(folder: Path) -> None:
+    content, html = evaluate(folder, "mean", "--samples", "5", "--steps", "3", "--align", "mean")
+    table = only_table(content)
+    assert list(table) == [*METRICS, "Dist. to det.", "SD"]
+    assert list(table["PVE"]) == ["Q = 1", "Q = 5", "deterministic"]
+    assert table["Dist. to det."]["Q = 5"] < table["Dist. to det."]["Q = 1"]
+    assert table["SD"]["Q = 5"] > 0 and content["facts"]["protocol"] == "smpl24, aligned at the mean"
+    assert html.count("<img") == 1
+
+
+def test_random_table(folder: Path) -> None:
+    out = ["--checkpoint", str(folder / "model"), "--out", str(folder / "random")]
+    assert cli.main(["evaluate", "random", *out, "--count", "20", "--compared", "60", "--steps", "4"]) == 0
+    content = json.loads((folder / "random" / "random.json").read_text())
+    table = only_table(content)
+    assert table["random bodies"]["APD, cm"] > 0
+    assert 0 < table["as many of the mesh set"]["FID"] < table["random bodies"]["FID"], "untrained: far from real"
+    assert "486 latents" in content["facts"]["FID"]
+    assert (folder / "random" / "random.html").read_text().count("<img") == 1
+
+
+def test_uncertainty_table(folder: Path) -> None:
+    content, html = evaluate(folder, "uncertainty", "--samples", "4", "--steps", "2", "--scale", "2")
+    table = only_table(content)
+    assert list(table) == ["all", "visible", "occluded"]
+    assert all(0 <= row["within 50 %"] <= row["within 90 %"] <= 1 for row in table.values())
+    assert content["facts"]["sigma"].startswith("2 times") and "chi" in content["facts"]["error model"]
+    assert html.count("<img") == 1
+
+
+def test_figures(folder: Path) -> None:
+    sampling = ["--samples", "5", "--steps", "3", "--rows", "1"]
+    _, html = evaluate(folder, "figures", *sampling, "--pretrained", str(folder / "model"))
+    captions = re.findall("<figcaption>(.*?)</figcaption>", html)
+    assert [caption[:8] for caption in captions] == [f"Figure {n}" for n in (4, 5, 6, 7, 9, 7)]
+
+
+def test_default_scores_and_calibration(folder: Path) -> None:
+    crops = str(folder / "crops")
+    command = ["evaluate", "--checkpoint", str(folder / "model"), "--test", crops, "--calibration", crops]
+    assert cli.main([*command, "--count", "6", "--steps", "2", "--samples", "5"]) == 0
+    scores = json.loads((folder / "model" / "scores.json").read_text())
+    calibration = json.loads((folder / "model" / "calibration.json").read_text())
+    assert scores["pictures"] == 6 and scores["samples"] == 5
+    assert scores["PVE best of 5"] < scores["PVE one sample"]
+    assert calibration["scale"] > 0 and calibration["coverage"]["1 sigma"] == scores["coverage 1 sigma"]
+    assert (folder / "model" / "evaluation" / "default.html").exists()
+    # what was calibrated is used from now on
+    content, _ = evaluate(folder, "uncertainty", "--samples", "5", "--steps", "2")
+    assert content["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+
+
+def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "crops"
+    other.mkdir()
+    for file in (folder / "crops").glob("*.npy"):
+        array = np.load(file)
+        np.save(other / file.name, array[:, :100] if file.stem in ("vertices", "visible") else array)
+    with pytest.raises(ValueError, match="100"):
+        cli.main(["evaluate", "deterministic", "--checkpoint", str(folder / "model"), "--set", f"rendered:{other}"])
+
+
+# --------------------------------------------------------------------------------------------------- pictures and pages
+
+
+def pixels(mesh: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+    """uint8 RGB [100, 100, 3] of a mesh alone on a page."""
+    figure, axes = draw.grid(1, 1, [], side=1)
+    draw.alone(axes[0, 0], mesh, faces, values)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def test_meshes_stand_upright_and_show_their_values(crops: ImageSet) -> None:
+    topology = crops.topology
+    mesh = topology.template @ draw.UPRIGHT
+    certain, uncertain = (pixels(mesh, topology.faces, np.full(len(mesh), v)).astype(int) for v in (0.0, 1.0))
+    drawn = certain.min(axis=-1) < 250
+    rows, columns = np.nonzero(drawn)
+    assert np.ptp(rows) > 80, "as large as fits"
+    head, feet = (columns[rows < rows.min() + 8], columns[rows > rows.max() - 8])
+    assert np.ptp(head) < np.ptp(feet), "the head is up"
+    assert (certain[drawn][:, 2] >= certain[drawn][:, 0]).mean() > 0.9, "blue"
+    assert (uncertain[drawn][:, 0] >= uncertain[drawn][:, 2]).mean() > 0.9, "red"
+
+
+def test_the_nearer_triangle_hides_the_other() -> None:
+    corners = np.array([[-1.0, 1, 0], [0, -1, 0], [1, 1, 0]])  # counter-clockwise for the camera, whose y is down
+    mesh = np.concatenate([corners + [0, 0, 1], corners])
+    near_is_red = np.array([0.0, 0, 0, 1, 1, 1])
+    for faces in ([[0, 2, 1], [3, 5, 4]], [[3, 5, 4], [0, 2, 1]]):
+        red, _, blue = pixels(mesh, np.array(faces), near_is_red)[50, 50].astype(int)
+        assert red > blue
+    assert pixels(mesh, np.array([[0, 1, 2]])).min() > 250, "what faces away is not drawn"
+
+
+def test_steps_end_where_the_sampler_does(folder: Path) -> None:
+    model, tokenizer, _ = checkpoint.load_mega(folder / "model")
+    features = torch.randn(2, model.backbone.channels, 1, 1, generator=torch.Generator().manual_seed(0))
+    uniforms = generate.uniforms((2, 3, 54, 2), seed=1)
+    with torch.no_grad():
+        states = figures.states(model, features, uniforms, generate.temperatures(3, 1.0))
+        whole = generate.sample(model, features, uniforms[:, None], 1.0)[:, 0]
+        assert [index.shape[1] for _, index in states] == generate.visible_counts(54, 3)[1:]
+        assert torch.equal(states[-1][0], whole)
+        mesh = figures.known_bodies(tokenizer, *states[-1])
+        np.testing.assert_allclose(mesh, tokenizer.decode(whole).numpy(), atol=1e-6)
+
+
+def test_a_page_needs_nothing_else_and_escapes_what_it_is_given() -> None:
+    figure, _ = draw.grid(1, 1, [])
+    report = Report("a < b", {"set": "x & y"}, {"mm": {"<row>": {"Q": 1.23456, "P": None}}}, {"shown": figure})
+    html = page(report)
+    assert "a &lt; b" in html and "x &amp; y" in html and "&lt;row&gt;" in html and "1.235" in html
+    assert not re.search(r"https?:|<script|<link", html), "no network"
+    assert 'src="data:image/png;base64,' in html
