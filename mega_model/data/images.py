@@ -5,6 +5,7 @@ A set is opened by name, `open_set("KIND:PATH")`, and gives batches of the field
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mega_model.body.smpl import VARIABLE, load_bodies, load_regressor
+from mega_model.data.annotations import read_people
+from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
+from mega_model.data.shards import ShardedPeople
 from mega_model.topology import Topology
 
 
@@ -76,14 +81,26 @@ def open_set(
     body: Path | None = None,
     topology: Topology | None = None,
 ) -> ImageSet:
-    """The image set "KIND:PATH", as crops of `size` (H, W).
+    """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224, or as rendered.
 
-    `body` is the SMPL model that makes the meshes of all kinds but `rendered`; a rendered set has meshes, and the size
-    it was rendered at unless another is asked for. `topology`: see `rendered.SceneSet`.
+    KIND:PATH is one of those that `annotations.read_people` lists, or
+    `rendered:FOLDER`  what `python -m mega_model.data.rendered crops` made
+    `shards:FOLDER`    or URL: what `python -m mega_model.data.shards` made
+
+    For all kinds but `rendered`, `body` is the SMPL model file, or a folder with one per gender (by default the
+    environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: what labels pictures with
+    these needs it, and so do the 14 joints that 3DPW and EMDB are evaluated on. `topology` is that of a rendered set,
+    by default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
     """
-    kind, _, path = name.partition(":")
-    if not path:
-        raise ValueError(f"image set {name!r}: write KIND:PATH, for example rendered:runs/crops/test")
+    kind, _, place = name.partition(":")
     if kind == "rendered":
-        return SceneSet(Path(path), topology)
-    raise ValueError(f"image set {name!r}: there is no kind {kind!r}")
+        return SceneSet(Path(place), topology, size)
+    source = ShardedPeople(place) if kind == "shards" else read_people(name)
+    bodies = load_bodies(body)
+    vertices = len(next(iter(bodies.values())).topology().template)
+    folder = Path(body or os.environ[VARIABLE])
+    file = (folder if folder.is_dir() else folder.parent) / "J_regressor_h36m.npy"
+    h36m = load_regressor(file, vertices) if file.exists() else None
+    if h36m is None and source.joints == len(SPIN_JOINTS):
+        raise FileNotFoundError(f"{file}: {name} labels Human3.6M's joints; SPIN's data have this file that finds them")
+    return PeopleSet(source, bodies, h36m, size or (224, 224))

@@ -19,6 +19,7 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from mega_model.data.crops import columns, resize
 from mega_model.data.meshes import BodySampler, Split
 from mega_model.data.scenes import Crops, Groups, Renderer, draw_crops, draw_groups
 from mega_model.topology import Topology
@@ -49,14 +50,17 @@ class SceneSet:
 
     evaluation_regressor: np.ndarray | None = None
 
-    def __init__(self, folder: Path, topology: Topology | None = None) -> None:
-        """`topology` stands in for the folder's topology.npz, which sets of older versions lack."""
+    def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
+        """`topology` stands in for the folder's topology.npz, which sets of older versions lack.
+
+        `size` (H, W) of the crops in batches, by default as rendered.
+        """
         files = sorted(folder.glob("*.npy"))
         if not files:
             raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
         self.folder = folder
         self.fields: dict[str, np.ndarray] = {f.stem: np.load(f, mmap_mode="r") for f in files}
-        self._topology = topology
+        self._topology, self.size = topology, size
 
     def __len__(self) -> int:
         return len(self.fields["images"])
@@ -92,6 +96,8 @@ class SceneSet:
             return focal[:, None, None] * x[..., :2] / x[..., 2:]
 
         joints = self.topology.joints(vertices)
+        if self.size:
+            images = columns(np.stack([resize(image, self.size[0]) for image in images]), self.size[1])
         batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
         batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
         batch |= {"vertices2d": seen(vertices), "visible": visible}

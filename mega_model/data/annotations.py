@@ -1,0 +1,274 @@
+"""Reads the labels of the public data sets, in the files that people have on disk: `read_people("KIND:PATH")`.
+
+Nothing that is in a file is run. What is wrong is one line that names the file and the field: a FileNotFoundError,
+or a ValueError for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from mega_model.body.smpl import gender_of
+from mega_model.data.crops import PIXELS_PER_SCALE
+from mega_model.data.people import SPIN_JOINTS, People, join
+from mega_model.files import floats, read_npz, read_pickle
+from mega_model.geometry import project
+from mega_model.topology import SMPL_JOINTS
+
+SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
+"""Data sets that label SPIN's joints on pictures; the others label SMPL's."""
+
+KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
+"""What `images.open_set` opens; `read_people` all but the last two."""
+
+MARGIN = 1.2
+"""A person's square is wider by this than the larger side of the box, as SPIN made it."""
+
+OCCLUDED_SCENES = (
+    "courtyard_backpack courtyard_basketball courtyard_bodyScannerMotions courtyard_box courtyard_golf "
+    "courtyard_jacket courtyard_laceShoe downtown_stairs flat_guitar flat_packBags outdoors_climbing "
+    "outdoors_crosscountry outdoors_fencing outdoors_freestyle outdoors_golf outdoors_parcours outdoors_slalom"
+).split()
+"""3DPW-OCC: the scenes of 3DPW (all splits) in which objects hide people (Zhang et al. 2020)."""
+
+_SPIN_LABELS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 14, 16, 17]
+"""Of the 24 joints in SPIN's layout, those of `people.SPIN_JOINTS`."""
+
+
+def read_people(name: str) -> People:
+    """The labels of a data set, "KIND:PATH":
+
+    `coco:FILE.npz`, `mpii:`, `h36m:`, `mpi-inf-3dhp:`  in BEDLAM's or SPIN's layout
+    `3dpw:FOLDER`      3DPW itself: its test split; or one of the folders in its sequenceFiles
+    `3dpw:FILE.npz`    the common 3dpw_test.npz, or the released code's 3DPW_test.npz
+    `3dpw-occ:FOLDER`  3DPW itself: the scenes of all splits in which objects hide people; or an .npz file of these
+    `emdb:FOLDER`      EMDB itself: the sequences of EMDB 1; or an .npz file
+
+    An .npz file names its pictures from its own folder or one above it.
+    """
+    kind, _, place = name.partition(":")
+    path = Path(place)
+    if kind not in KINDS or not place:
+        raise ValueError(f"image set {name!r}: write KIND:PATH, with one of the kinds {', '.join(KINDS)}")
+    if kind in SPIN_KINDS or path.suffix == ".npz":
+        return read_npz_people(path, len(SPIN_JOINTS if kind in SPIN_KINDS else SMPL_JOINTS))
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder")
+    if kind == "emdb":
+        return read_emdb(path)
+    if kind == "3dpw-occ":
+        return read_3dpw(path, OCCLUDED_SCENES)
+    split = path / "sequenceFiles" / "test"
+    return read_3dpw(split if split.is_dir() else path)
+
+
+def read_npz_people(path: Path, joints: int) -> People:
+    """imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape, and maybe part | j2d, gender.
+
+    `joints` is 17 for files that label SPIN's joints, of which
+    `people.SPIN_JOINTS` are kept, and 24 for those that label SMPL's. Files with `root_orient` are the released code's
+    own: they hold 1 / scale, and the depth of a joint in place of a confidence (spec section 6).
+    """
+    names = read_npz(path, ["imgname"])["imgname"].astype(str)
+    with np.load(path, allow_pickle=False) as archive:
+        has = archive.files
+
+    def one_of(*names: str) -> str:
+        return next((name for name in names if name in has), names[0])
+
+    prepared = "root_orient" in has
+    pose_names = ["root_orient", "pose_body"] if prepared else [one_of("pose_cam", "pose")]
+    betas_name, joints_name = one_of("betas", "shape"), one_of("part", "j2d")
+    optional = [name for name in (joints_name, "gender") if name in has]
+    data = read_npz(path, ["center", "scale", *pose_names, betas_name, *optional])
+
+    count = len(names)
+    if names.ndim != 1 or not count:
+        raise ValueError(f"{path}: field 'imgname' has the shape {list(names.shape)} in place of [any]")
+    scale = floats(path, "scale", data["scale"], (count,))
+    if (scale <= 0).any():
+        raise ValueError(f"{path}: field 'scale' holds numbers that are not positive")
+    pose = np.concatenate([_wide(path, name, data[name], count, 3) for name in pose_names], axis=1)
+    points = np.zeros((count, joints, 3), np.float32)
+    if joints_name in data:
+        labels = floats(path, joints_name, data[joints_name], (count, None, 3))
+        if labels.shape[1] < 24:
+            raise ValueError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
+        points = labels[:, _SPIN_LABELS] if joints == len(_SPIN_LABELS) else labels[:, :24]
+        points[..., 2] = points[..., 2] > 0 if prepared else points[..., 2].clip(0, 1)
+    return People(
+        images=_find_pictures(path, names),
+        centre=floats(path, "center", data["center"], (count, 2)),
+        side=PIXELS_PER_SCALE * (1 / scale if prepared else scale),
+        pose=_wide(path, " + ".join(pose_names), pose, count, 66)[:, :66],
+        betas=_wide(path, betas_name, data[betas_name], count, 10)[:, :10],
+        gender=_genders(path, data["gender"], count) if "gender" in data else np.full(count, "neutral"),
+        joints2d=points,
+    )
+
+
+def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
+    """The sequences in `folder`, a split in 3DPW's `sequenceFiles`, or all below it, that begin with one of `scenes`.
+
+    Only frames whose camera was aligned and that show at least a joint. The square is the one around the detected
+    joints; joints2d are SMPL's, projected from the label.
+    """
+    files = [p for p in _files(folder, "*.pkl") if p.name.startswith(tuple(scenes))]
+    above = next((p for p in folder.resolve().parents if (p / "imageFiles").is_dir()), folder)
+    parts = [part for path in files for part in _read_3dpw_sequence(path, above / "imageFiles")]
+    return _some(parts, f"{folder}: no 3DPW sequence in it has a frame with a valid camera")
+
+
+def read_emdb(folder: Path) -> People:
+    """The sequences of EMDB 1, on which papers evaluate, below `folder`: the frames that EMDB calls good."""
+    parts = [_read_emdb_sequence(path) for path in _files(folder, "*_data.pkl")]
+    return _some([p for p in parts if p is not None], f"{folder}: no sequence in it belongs to EMDB 1")
+
+
+def _read_3dpw_sequence(path: Path, pictures: Path) -> list[People]:
+    data = read_pickle(path)
+    intrinsics = floats(path, "cam_intrinsics", _field(path, data, "cam_intrinsics"), (3, 3))
+    folder = pictures / str(_field(path, data, "sequence"))
+    people = [_read_3dpw_person(path, data, k, folder, intrinsics) for k in range(len(_field(path, data, "poses")))]
+    return [person for person in people if len(person)]
+
+
+def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: np.ndarray) -> People:
+    def own(name: str) -> Any:
+        values = _field(path, data, name)
+        if len(values) <= k:
+            raise ValueError(f"{path}: field '{name}' is of {len(values)} people, but 'poses' of more")
+        return values[k]
+
+    valid = _flags(path, "campose_valid", own("campose_valid"))
+    detected = _rows(path, "poses2d", own("poses2d"), valid, 3, None)
+    known = detected[:, 2] > 0
+    valid[valid] = known.any(axis=1)
+    detected, known = detected[known.any(axis=1)], known[known.any(axis=1), None]
+    low = np.where(known, detected[:, :2], np.inf).min(axis=2, initial=np.inf)
+    high = np.where(known, detected[:, :2], -np.inf).max(axis=2, initial=-np.inf)
+    pose = _rows(path, "poses", own("poses"), valid, 72)
+    cameras = _rows(path, "cam_poses", _field(path, data, "cam_poses"), valid, 4, 4)
+    turn, shift = cameras[:, :3, :3], cameras[:, None, :3, 3]
+    joints = _rows(path, "jointPositions", own("jointPositions"), valid, 72).reshape(-1, 24, 3)
+    points = project(joints @ turn.transpose(0, 2, 1) + shift, intrinsics)
+    names = np.array([str(folder / f"image_{k:05d}.jpg") for k in np.flatnonzero(valid)])
+    return _sequence(path, names, low, high, turn, pose[:, :66], own("betas"), own("genders"), points)
+
+
+def _read_emdb_sequence(path: Path) -> People | None:
+    data = read_pickle(path)
+    if not _field(path, data, "emdb1"):
+        return None
+    good = _flags(path, "good_frames_mask", _field(path, data, "good_frames_mask"))
+    good &= ~np.isin(np.arange(len(good)), _field(path, data, "bboxes", "invalid_idxs"))
+
+    def rows(*names: str, shape: tuple[int, ...]) -> np.ndarray:
+        return _rows(path, ".".join(names), _field(path, data, *names), good, *shape)
+
+    pose = np.concatenate([rows("smpl", "poses_root", shape=(3,)), rows("smpl", "poses_body", shape=(69,))], axis=1)
+    turn = rows("camera", "extrinsics", shape=(4, 4))[:, :3, :3]
+    boxes = rows("bboxes", "bboxes", shape=(4,))
+    points = rows("kp2d", shape=(24, 2))
+    names = np.array([str(path.parent / "images" / f"{k:05d}.jpg") for k in np.flatnonzero(good)])
+    betas, gender = _field(path, data, "smpl", "betas"), _field(path, data, "gender")
+    return _sequence(path, names, boxes[:, :2], boxes[:, 2:], turn, pose[:, :66], betas, gender, points)
+
+
+def _sequence(
+    path: Path,
+    names: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    turn: np.ndarray,
+    pose: np.ndarray,
+    betas: Any,
+    gender: Any,
+    points: np.ndarray,
+) -> People:
+    """One person in n frames.
+
+    low, high [n, 2] are the corners of the boxes, turn [n, 3, 3] rotates from the world of the poses [n, 66] to the
+    camera, points [n, 24, 2] are SMPL's joints; betas [10 or more] and gender are the same in all.
+    """
+    count = len(names)
+    root = Rotation.from_matrix(turn) * Rotation.from_rotvec(pose[:, :3]) if count else Rotation.identity(0)
+    shape = _wide(path, "betas", np.ravel(np.asarray(betas))[None], 1, 10)[:, :10]
+    return People(
+        images=names,
+        centre=(low + high) / 2,
+        side=MARGIN * (high - low).max(axis=1).clip(1),
+        pose=np.concatenate([root.as_rotvec(), pose[:, 3:]], axis=1).astype(np.float32),
+        betas=np.repeat(shape, count, axis=0),
+        gender=np.repeat(_genders(path, [gender], 1), count),
+        joints2d=np.pad(points, ((0, 0), (0, 0), (0, 1)), constant_values=1).astype(np.float32),
+    )
+
+
+def _find_pictures(path: Path, names: np.ndarray) -> np.ndarray:
+    """Full paths: in the file's folder, or in the first one above it that has the first picture."""
+    above = path.resolve().parents
+    folder = next((p for p in above if (p / names[0]).is_file()), above[0])
+    return np.array([str(folder / name) for name in names])
+
+
+def _genders(path: Path, values: Any, count: int) -> np.ndarray:
+    words, place = np.unique(np.asarray(values).astype(str), return_inverse=True)
+    if place.shape != (count,):
+        raise ValueError(f"{path}: field 'gender' has the shape {list(place.shape)} in place of [{count}]")
+    try:
+        return np.array([gender_of(word) for word in words])[place]
+    except ValueError as error:
+        raise ValueError(f"{path}: field 'gender': {error}") from error
+
+
+def _wide(path: Path, field: str, value: Any, count: int, least: int) -> np.ndarray:
+    """`value` as float32 [count, at least `least`]."""
+    array = floats(path, field, value, (count, None))
+    if array.shape[1] < least:
+        raise ValueError(
+            f"{path}: field '{field}' has the shape {list(array.shape)}, but its rows need {least} numbers"
+        )
+    return array
+
+
+def _flags(path: Path, field: str, value: Any) -> np.ndarray:
+    """bool [n]: which of a sequence's frames to use."""
+    array = np.asarray(value)
+    if array.ndim != 1 or array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of one number per frame")
+    return array > 0
+
+
+def _rows(path: Path, field: str, value: Any, keep: np.ndarray, *shape: int | None) -> np.ndarray:
+    """The frames `keep`, bool [n], of a `value` [n, *shape], as float32. The others may be anything."""
+    array = np.asarray(value)
+    if array.shape[:1] != keep.shape:
+        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)}, but there are {len(keep)} frames")
+    return floats(path, field, array[keep], (None, *shape))
+
+
+def _field(path: Path, data: Any, *names: str) -> Any:
+    for k, name in enumerate(names):
+        if not isinstance(data, Mapping) or name not in data:
+            raise ValueError(f"{path}: field '{'.'.join(names[: k + 1])}' is missing")
+        data = data[name]
+    return data
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    files = sorted(folder.rglob(pattern))
+    if not files:
+        raise FileNotFoundError(f"{folder}: there is no file {pattern} in it")
+    return files
+
+
+def _some(parts: list[People], message: str) -> People:
+    if not parts:
+        raise ValueError(message)
+    return join(parts)

@@ -1,0 +1,150 @@
+r"""Data sets larger than a disk: WebDataset shards, tar files with a picture and a label per person, anywhere.
+
+python -m mega_model.data.shards coco:data/coco/coco.npz --out shards/coco
+
+writes shard-000000.tar, shard-000001.tar, ... with NUMBER.jpg and NUMBER.json (the fields of `people.People`) for each
+person. index.npz says where in which file they begin, so that any of them is one range read from a disk or, through
+fsspec, from a server or an object store: `open_set("shards:s3://bucket/coco")` is an image set like any other.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import fsspec
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from mega_model.data.annotations import read_people
+from mega_model.data.crops import Frame, affine_crop, decode
+from mega_model.data.people import People, Picture
+from mega_model.files import floats
+
+REACH = 1.8
+"""A shard's picture shows the person's square and around it: all that augmentation can ask for (1.25 times, turned)."""
+
+LARGEST = 448
+"""Pixels: persons whose square is larger are shrunk to this."""
+
+
+@dataclass(frozen=True)
+class Write:
+    people: tyro.conf.Positional[str]
+    """Data set to convert, KIND:PATH."""
+    out: Path
+    per_shard: int = 1000
+    """People in a file."""
+
+
+def write(config: Write) -> None:
+    people = read_people(config.people)
+    config.out.mkdir(parents=True, exist_ok=True)
+    places = np.zeros((len(people), 5), np.int64)
+    with ThreadPoolExecutor() as pool:
+        for shard, first in enumerate(tqdm(range(0, len(people), config.per_shard), desc=str(config.out))):
+            rows = np.arange(first, min(first + config.per_shard, len(people)))
+            some, pictures = people.fetch(rows)
+            path = config.out / _name(shard)
+            with tarfile.open(path, "w") as tar:
+                for row, files in zip(rows, pool.map(_sample, [some] * len(rows), range(len(rows)), pictures)):
+                    for ending, data in files.items():
+                        member = tarfile.TarInfo(f"{row:08d}.{ending}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+            with tarfile.open(path) as tar:
+                found = [(member.offset_data, member.size) for member in tar]
+            places[rows] = np.insert(np.reshape(found, (-1, 4)), 0, shard, axis=1)
+    np.savez(config.out / "index.npz", places=places, joints=people.joints)
+
+
+class ShardedPeople:
+    """A `people.Source` in the shards of a folder or URL."""
+
+    def __init__(self, place: str) -> None:
+        """Raises FileNotFoundError or ValueError that names what is wrong with the index."""
+        self.files, folder = fsspec.core.url_to_fs(place)
+        self.folder = folder.rstrip("/")
+        index = f"{self.folder}/index.npz"
+        if not self.files.exists(index):
+            raise FileNotFoundError(f"{index}: there is no such file; python -m mega_model.data.shards writes it")
+        try:
+            with np.load(io.BytesIO(self.files.cat_file(index)), allow_pickle=False) as data:
+                self.places, self.joints = data["places"], int(data["joints"])
+        except Exception as error:  # damaged archives raise anything
+            raise ValueError(f"{index}: not the index of shards ({error})") from error
+        if self.places.ndim != 2 or self.places.shape[1] != 5 or self.places.dtype.kind != "i":
+            raise ValueError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def fetch(self, index: np.ndarray) -> tuple[People, Sequence[Picture]]:
+        places = self.places[index]
+        paths = [f"{self.folder}/{_name(shard)}" for shard in places[:, 0]]
+        starts, sizes = places[:, [1, 3]].T.ravel(), places[:, [2, 4]].T.ravel()
+        try:
+            data = self.files.cat_ranges(paths * 2, starts.tolist(), (starts + sizes).tolist(), on_error="raise")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}: there is no such shard") from error
+        names = [f"{path}, person {k}" for path, k in zip(paths, index)]
+        pictures, labels = data[: len(index)], data[len(index) :]
+        people = [_read_label(name, label, self.joints) for name, label in zip(names, labels)]
+        columns = (np.stack(values) for values in zip(*people))
+        return People(*columns), [partial(decode, picture, name) for picture, name in zip(pictures, names)]
+
+
+def _name(shard: int) -> str:
+    return f"shard-{shard:06d}.tar"
+
+
+def _sample(people: People, k: int, picture: Picture) -> dict[str, bytes]:
+    """The files of person k: the picture around its square, and its label there."""
+    frame = Frame(people.centre[k], REACH * float(people.side[k]))
+    pixels = max(1, round(REACH * min(float(people.side[k]), LARGEST)))
+    crop = cv2.cvtColor(affine_crop(picture(), frame, pixels, smooth=True), cv2.COLOR_RGB2BGR)
+    xy, confidence = people.joints2d[k, :, :2], people.joints2d[k, :, 2:]
+    label = {
+        "centre": [pixels / 2, pixels / 2],
+        "side": pixels / REACH,
+        "pose": people.pose[k].tolist(),
+        "betas": people.betas[k].tolist(),
+        "gender": str(people.gender[k]),
+        "joints2d": np.concatenate([(frame.points(xy) + 1) * pixels / 2, confidence], axis=1).tolist(),
+    }
+    jpg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    return {"jpg": jpg, "json": json.dumps(label).encode()}
+
+
+def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
+    """The fields of `People`, of one person."""
+    path = Path(name)
+    try:
+        label = json.loads(data)
+        values = [label[f.name] for f in fields(People) if f.name != "images"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a label of a person ({error!r})") from error
+    centre, side, pose, betas, gender, joints2d = values
+    return (
+        name,
+        floats(path, "centre", centre, (2,)),
+        floats(path, "side", side, ()),
+        floats(path, "pose", pose, (66,)),
+        floats(path, "betas", betas, (10,)),
+        str(gender),
+        floats(path, "joints2d", joints2d, (joints, 3)),
+    )
+
+
+if __name__ == "__main__":
+    write(tyro.cli(Write, args=sys.argv[1:]))
