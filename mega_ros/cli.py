@@ -16,6 +16,7 @@ VERBS = {
     "train backbone": ("mega_model.train.backbone:main", "before stage 3: the image backbone on joints"),
     "train recover": ("mega_model.train.recover:main", "stage 3: images to meshes"),
     "train detector": ("mega_model.train.detector:main", "the person detector"),
+    "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
     "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips"),
 }
 """Verb -> "module:function", what it does. The function takes the arguments after the verb, returns the exit code."""
