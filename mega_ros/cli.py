@@ -17,7 +17,13 @@ VERBS = {
     "train recover": ("mega_model.train.recover:main", "stage 3: images to meshes"),
     "train detector": ("mega_model.train.detector:main", "the person detector"),
     "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
-    "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips"),
+    "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per picture"),
+    "evaluate stochastic": ("mega_model.evaluate.stochastic:main", "table 2: the best of Q meshes"),
+    "evaluate mean": ("mega_model.evaluate.mean:main", "table 4: the mean of Q meshes"),
+    "evaluate random": ("mega_model.evaluate.random:main", "random bodies: diversity and plausibility"),
+    "evaluate uncertainty": ("mega_model.evaluate.uncertainty:main", "does sigma say how wrong each vertex is?"),
+    "evaluate figures": ("mega_model.evaluate.figures:main", "figures 4 to 7 and 9"),
+    "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips, calibrate its sigma"),
 }
 """Verb -> "module:function", what it does. The function takes the arguments after the verb, returns the exit code."""
 
@@ -60,7 +66,7 @@ def _help(args: list[str]) -> int:
         listed = {verb: what for verb, (_, what) in VERBS.items()}
     print("usage: mega <verb> [options]      mega <verb> --help tells a verb's options\n", file=stream)
     for verb, what in listed.items():
-        print(f"  {verb:<16} {what}", file=stream)
+        print(f"  {verb:<22} {what}", file=stream)
     return 0 if stream is sys.stdout else 2
 
 
