@@ -19,7 +19,15 @@ ROS = [
     "ros-std-srvs",
     "ros-visualization-msgs",
 ]
-TRAIN = ["torch>=2.4", "anny==0.6.2", "lightning>=2.4", "safetensors>=0.4", "tensorboard>=2.16", "tqdm>=4.60"]
+TRAIN = [
+    "torch>=2.4",
+    "anny==0.6.2",
+    "fsspec>=2023.1",
+    "lightning>=2.4",
+    "safetensors>=0.4",
+    "tensorboard>=2.16",
+    "tqdm>=4.60",
+]
 EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]
