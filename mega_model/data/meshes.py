@@ -11,6 +11,8 @@ from scipy.spatial.transform import Rotation
 from mega_model.body.anny import AnnyBody
 
 POSES = Path(__file__).with_name("cmu_anny_poses.npz")
+MOTION = "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
+"""Where the poses come from, as whoever uses them is asked to say."""
 Split = Literal["train", "calibration", "test"]
 
 _LEGS = ("upperleg01", "lowerleg01", "foot")

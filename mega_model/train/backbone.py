@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mega_model.mega import Mega
 from mega_model.topology import SMPL_JOINTS, Topology
 from mega_model.train.loop import Batch, Losses, Objective, parse
-from mega_model.train.recover import RecoverTraining, pictures, pose_losses, run
+from mega_model.train.recover import PictureTraining, pictures, pose_losses, run
 
 
 class BodyMaps(nn.Module):
@@ -40,20 +40,20 @@ class BodyMaps(nn.Module):
 class BackboneObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, topology: Topology, config: RecoverTraining) -> None:
+    def __init__(self, model: Mega, topology: Topology, config: PictureTraining) -> None:
         super().__init__(model)
         self.maps = BodyMaps(model.backbone.channels)
         template = torch.from_numpy(topology.template)
         self.register_buffer("template", (template - template.mean(0)) / template.std(0), persistent=False)
-        self.pixels = config.pixels
+        self.config = config
 
     def forward(self, batch: Batch) -> Losses:
-        levels = self.model.backbone.levels(pictures(batch["images"], self.pixels))
+        levels = self.model.backbone.levels(pictures(batch["images"], self.config.pixels))
         joints, surface = self.maps(levels)
         return {
             "joints": joint_loss(joints, batch["joints2d"]),
             "surface": surface_loss(surface, batch["vertices2d"], batch["visible"], self.get_buffer("template")),
-            **pose_losses(*self.model.pose(levels[-1]), batch),
+            **pose_losses(*self.model.pose(levels[-1]), batch, self.config.rotation),
         }
 
 
@@ -87,5 +87,5 @@ def surface_loss(maps: Tensor, vertices2d: Tensor, visible: Tensor, template: Te
 
 
 def main(args: list[str]) -> None:
-    config = parse(RecoverTraining, args)
+    config = parse(PictureTraining, args)
     run(config, lambda model, _, topology: BackboneObjective(model, topology, config))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mega_model import checkpoint
+from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.detector import Detector, DetectorConfig, targets
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
@@ -47,13 +48,14 @@ def main(args: list[str]) -> None:
     height, width = groups.fields["images"].shape[1:3]
     model = checkpoint.begin_detector(config.out, DetectorConfig(height, width))
 
-    def batches(rng: np.random.Generator) -> Batch:
-        pick = np.sort(rng.choice(len(groups), config.batch, replace=False))
+    def batches(rng: np.random.Generator, count: int) -> Batch:
+        pick = np.sort(rng.choice(len(groups), count, replace=False))
         images = torch.from_numpy(groups.fields["images"][pick]).permute(0, 3, 1, 2)
         boxes = torch.from_numpy(groups.fields["boxes"][pick])
-        flip = torch.from_numpy(rng.random(config.batch) < 0.5)
+        flip = torch.from_numpy(rng.random(count) < 0.5)
         images = torch.where(flip[:, None, None, None], images.flip(3), images)
         turned = torch.stack([width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]], dim=-1)
         return {"images": images, "boxes": torch.where(flip[:, None, None], turned, boxes)}
 
-    fit(config, DetectorObjective(model), batches)
+    data = {"pictures": f"{len(groups)} rendered groups of people", "motion": MOTION}
+    fit(config, DetectorObjective(model), batches, data)

@@ -1,16 +1,26 @@
 """The loop that all training stages share: AdamW, warm-up and cosine, progress, TensorBoard, resumable checkpoints.
 
-A run is a folder: a checkpoint (see mega_model.checkpoint) and `state.pt`, from which it goes on where it stopped.
-Data is a function of (seed, step), so a resumed run sees what the uninterrupted one would have seen.
+A run is a folder: a checkpoint (see mega_model.checkpoint), `training.json` (what it was made of), TensorBoard's
+events, and `state.pt`, from which it goes on where it stopped.
+
+A step's batch is a row of micro-batches, shared evenly by the processes. Everything random about a micro-batch (data,
+augmentation, masks, dropout) is a function of (seed, step, its place in the row). So a resumed run sees what the
+uninterrupted one would have seen, and the same micro-batches give the same curve on any number of processes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +31,7 @@ import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mega_model import checkpoint
@@ -32,7 +43,11 @@ class LoopConfig:
     """Folder of the run; one that holds a checkpoint is resumed."""
     steps: int
     batch: int
+    """Examples of one step, over all processes."""
     lr: float
+    micro_batch: int | None = None
+    """Examples that a process takes at once: fewer need less memory, and several of them make a step. By default a
+    process takes its whole share of the batch."""
     warmup: int = 200
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
@@ -42,11 +57,16 @@ class LoopConfig:
     """Lightning Fabric's name: 32-true, bf16-mixed, ..."""
     seed: int = 0
     save_every: int = 200
+    loaders: int = 1
+    """Threads of each process that make micro-batches ahead of their use."""
 
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
-C = TypeVar("C")
+Batches = Callable[[np.random.Generator, int], Batch]
+"""(rng, count) -> `count` examples; random by `rng` alone, and called from several threads."""
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Objective(nn.Module):
@@ -59,11 +79,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def before_step(self, step: int, batch: Batch) -> None:
+    def before_step(self, step: int) -> None:
         """Called before each step, outside of the gradient."""
 
 
-def parse(config: type[C], args: list[str]) -> C:
+def parse(config: type[A], args: list[str]) -> A:
     """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after."""
     if args and args[0].endswith(".yaml"):
         values = yaml.safe_load(Path(args[0]).read_text())
@@ -72,25 +92,30 @@ def parse(config: type[C], args: list[str]) -> C:
     return tyro.cli(config, args=args)
 
 
-def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.Generator], Batch]) -> None:
-    """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`."""
+def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:
+    """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`.
+
+    `data` says in training.json what the batches are made of. SIGTERM saves and raises SystemExit. Raises ValueError if
+    the processes cannot share the batch, or if `config.out` holds a run of something else.
+    """
     fabric = _fabric(config)
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
-    optimizer = torch.optim.AdamW(
-        objective.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-    )
-    model = objective.model
+    micro, share = _shares(config, fabric.world_size)
+    learned = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     trained, optimizer = fabric.setup(objective, optimizer)
     config.out.mkdir(parents=True, exist_ok=True)
-    first = 0
-    if (config.out / "state.pt").exists():
-        state = torch.load(config.out / "state.pt", map_location="cpu", weights_only=True)
-        checkpoint.load_weights(model, config.out)
-        objective.load_state_dict(state["objective"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    first = _resume(config.out, objective, optimizer)
     trained.train()
+
+    mine = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+    places = ((step, place) for step in range(first, config.steps) for place in mine)
+
+    def draw(place: tuple[int, int]) -> tuple[int, Batch]:
+        rng = np.random.default_rng([config.seed, *place])
+        return int(rng.integers(2**31)), batches(rng, micro)
+
     shown: dict[str, float] = {}
     bar = tqdm(
         range(first, config.steps),
@@ -100,34 +125,63 @@ def fit(config: LoopConfig, objective: Objective, batches: Callable[[np.random.G
         mininterval=5,
         disable=not fabric.is_global_zero,
     )
-    for step in bar:
-        rng = np.random.default_rng([config.seed, fabric.global_rank, step])
-        torch.manual_seed(int(rng.integers(2**31)))  # masks, dropout, augmentation
-        batch = {k: fabric.to_device(v) for k, v in batches(rng).items()}
-        objective.before_step(step, batch)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(step, config)
-        losses = trained(batch)
-        fabric.backward(torch.stack([v for k, v in losses.items() if k[0] != "_"]).sum())
-        fabric.clip_gradients(trained, optimizer, max_norm=config.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        for k, v in losses.items():
-            shown[k] = 0.98 * shown.get(k, v.item()) + 0.02 * v.item()
-        if step % 20 == 0:
-            bar.set_postfix({k.lstrip("_"): f"{v:.4g}" for k, v in shown.items()})
-            fabric.log_dict({k.lstrip("_"): v for k, v in shown.items()}, step)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            if not fabric.is_global_zero:
-                continue
-            checkpoint.save_weights(model, config.out)
-            rest = {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
-            state = {"optimizer": optimizer.state_dict(), "objective": rest, "step": step + 1}
-            torch.save(state, config.out / "state.pt")
+    with _sigterm() as came, closing(_ahead(draw, places, config.loaders)) as drawn:
+        for step in bar:
+            torch.manual_seed(config.seed + step)
+            objective.before_step(step)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * _schedule(step, config)
+            losses = _backward(fabric, trained, drawn, share)
+            fabric.clip_gradients(trained, optimizer, max_norm=config.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            now, stop = _agree(fabric, losses, came())
+            fabric.log_dict(now, step)
+            shown = {name: 0.98 * shown.get(name, v) + 0.02 * v for name, v in now.items()}
+            if step % 20 == 0:
+                bar.set_postfix({name: f"{v:.4g}" for name, v in shown.items()})
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps or stop:
+                if fabric.is_global_zero:
+                    made = {
+                        **data,
+                        "steps": step + 1,
+                        "batch": config.batch,
+                        "examples": (step + 1) * config.batch,
+                        "processes": fabric.world_size,
+                        "seed": config.seed,
+                        "losses": {name: float(f"{v:.4g}") for name, v in shown.items()},
+                    }
+                    _save(config.out, objective, optimizer, made)
+                    fabric.logger.save()
+                fabric.barrier()  # a process that ended would have torchrun end this one
+            if stop:
+                raise SystemExit(128 + signal.SIGTERM)
+
+
+def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], share: int) -> Losses:
+    """Leave the gradient of a step's `share` of micro-batches. Returns the means of their losses."""
+    means: Losses = {}
+    for k in range(share):
+        seed, batch = next(drawn)
+        torch.manual_seed(seed)  # masks, dropout, augmentation
+        with fabric.no_backward_sync(trained, enabled=k + 1 < share):
+            losses = {name: v / share for name, v in trained(fabric.to_device(dict(batch))).items()}
+            fabric.backward(torch.stack([v for name, v in losses.items() if name[0] != "_"]).sum())
+        means = {name: means.get(name, 0) + v.detach() for name, v in losses.items()}
+    return means
+
+
+def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float], bool]:
+    """The losses' means over all processes, and whether any of them is to stop."""
+    values = torch.stack([*losses.values()])
+    all_values = fabric.all_reduce(torch.cat([values, values.new_tensor([stop])]))
+    assert isinstance(all_values, Tensor)
+    *means, stops = all_values.tolist()
+    return dict(zip((name.lstrip("_") for name in losses), means)), stops > 0
 
 
 def _fabric(config: LoopConfig) -> Fabric:
-    """One process, or as many as torchrun started; each takes `config.batch` of its own."""
+    """One process, or as many as torchrun started."""
     many: dict[str, Any] = {}
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
@@ -137,8 +191,92 @@ def _fabric(config: LoopConfig) -> Fabric:
     return Fabric(precision=config.precision, loggers=logger, **many)
 
 
+def _shares(config: LoopConfig, processes: int) -> tuple[int, int]:
+    """Examples of a micro-batch, and micro-batches of each process in a step."""
+    micro = config.micro_batch or max(1, config.batch // processes)
+    if config.batch % (micro * processes):
+        raise ValueError(
+            f"batch {config.batch}: not a multiple of {processes} processes x {micro} examples; "
+            "change batch, micro_batch or the number of processes"
+        )
+    return micro, config.batch // (micro * processes)
+
+
 def _schedule(step: int, config: LoopConfig) -> float:
     """Linear warm-up, then half a cosine to zero."""
     if step < config.warmup:
         return (step + 1) / config.warmup
     return 0.5 + 0.5 * math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup))
+
+
+def _ahead(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator[B, None, None]:
+    """make(job) of each job, in their order, made by threads as far ahead as there are threads."""
+    left = iter(jobs)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(make, job) for job in islice(left, threads))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, job) for job in islice(left, 1))
+            yield made
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM does not end the process; the function says whether it came."""
+    came = False
+
+    def note(*_: Any) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _rest(objective: Objective) -> dict[str, Tensor]:
+    """What an objective learns beside its model."""
+    return {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
+
+
+def _save(folder: Path, objective: Objective, optimizer: Optimizer, made: Mapping[str, Any]) -> None:
+    """Writes everything, and only then puts it in the place of what was there."""
+    new = folder / "unfinished"
+    new.mkdir(exist_ok=True)
+    step = made["steps"]
+    checkpoint.save_weights(objective.model, new)
+    torch.save({"optimizer": optimizer.state_dict(), "objective": _rest(objective), "step": step}, new / "state.pt")
+    (new / "training.json").write_text(json.dumps(made, indent=1) + "\n")
+    for file in new.iterdir():
+        file.replace(folder / file.name)
+    new.rmdir()
+
+
+def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
+    """Load what `_save` left, if anything. Returns the steps that are done."""
+    file = folder / "state.pt"
+    if not file.exists():
+        return 0
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        missing = {"optimizer", "objective", "step"} - state.keys()
+        if missing:
+            raise ValueError(f"no {', '.join(sorted(missing))} in it")
+        differ = state["objective"].keys() ^ _rest(objective).keys()
+        if differ:
+            raise ValueError(f"it was left by another stage or version: {', '.join(sorted(differ))} not in both")
+        objective.load_state_dict(state["objective"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+    except (ValueError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"{file}: cannot go on from here, so delete it or train into another folder: {error}"
+        ) from error
+    try:
+        checkpoint.load_weights(objective.model, folder)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder / 'model.safetensors'}: not of this model, train into another folder: {error}"
+        ) from error
+    return int(state["step"])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model import checkpoint
+from mega_model.backbones import Backbone, ViT
+from mega_model.data.images import ImageSet, Mixture, open_set
+from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.mega import Mega, normalise, token_loss
@@ -22,12 +25,26 @@ from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, par
 
 
 @dataclass(frozen=True)
-class RecoverTraining(LoopConfig):
+class PictureTraining(LoopConfig):
     pretrained: Path = Path("runs/backbone")
     """Checkpoint to start from, with its tokenizer."""
-    crops: Path = Path("runs/crops/train")
-    pixels: int = 128
-    """Crops are shrunk to this size; steps on small ones are cheap."""
+    sets: tuple[str, ...] = ("rendered:runs/crops/train",)
+    """Image sets, KIND:PATH each (see mega_model.data.images)."""
+    proportions: tuple[float, ...] = ()
+    """Of each set in a batch. By default, sets count as often as they have people."""
+    body: Path | None = None
+    """SMPL model that makes the meshes of sets which have none."""
+    pixels: int | None = None
+    """Crops are shrunk to this size: steps on small ones are cheap."""
+    rotation: Literal["rot6d", "matrix"] = "rot6d"
+    """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
+    numbers, but not a small matrix, and so learns sooner."""
+
+
+@dataclass(frozen=True)
+class RecoverTraining(PictureTraining):
+    trained_blocks: int | None = None
+    """Blocks of the backbone, from its last, that learn; 0: it is frozen. By default all of it learns."""
 
 
 class RecoverObjective(Objective):
@@ -36,30 +53,57 @@ class RecoverObjective(Objective):
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
         super().__init__(model)
         self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
-        self.pixels = config.pixels
+        self.config = config
+        if config.trained_blocks is not None:
+            freeze(model.backbone, config.trained_blocks)
+
+    def train(self, mode: bool = True) -> RecoverObjective:
+        super().train(mode)
+        if self.config.trained_blocks is not None:
+            self.model.backbone.eval()  # what does not learn keeps the statistics of its batch norms
+        return self
 
     def forward(self, batch: Batch) -> Losses:
-        features = self.model.backbone(pictures(batch["images"], self.pixels))
+        features = self.model.backbone(pictures(batch["images"], self.config.pixels))
         with torch.no_grad():
             tokens = self.frozen[0].to(features.device).encode(batch["vertices"])
-        return {"tokens": token_loss(self.model, features, tokens), **pose_losses(*self.model.pose(features), batch)}
+        return {
+            "tokens": token_loss(self.model, features, tokens),
+            **pose_losses(*self.model.pose(features), batch, self.config.rotation),
+        }
 
 
-def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch) -> Losses:
+def freeze(backbone: Backbone, trained_blocks: int) -> None:
+    """Only the last blocks and the norm behind them go on learning. ValueError if the backbone has no such blocks."""
+    backbone.requires_grad_(False)
+    if trained_blocks:
+        if not isinstance(backbone, ViT) or trained_blocks > len(backbone.blocks):
+            raise ValueError(
+                f"trained_blocks {trained_blocks}: only the ViT has blocks that can learn alone, at most 32"
+            )
+        for module in (*backbone.blocks[-trained_blocks:], backbone.norm):
+            module.requires_grad_(True)
+
+
+def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["rot6d", "matrix"]) -> Losses:
     """Of the rotation [B, 6], and of rotation and camera [B, 3] on the picture."""
     rotation = rot6d_to_matrix(rot6d)
+    if compared == "matrix":
+        rotation_loss = F.mse_loss(rotation, batch["rotation"])
+    else:
+        rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
     # tokens pass no gradient, so the true body stands in for the predicted one
-    joints = batch["joints"] @ rotation.transpose(1, 2)
-    return {
-        # on the six numbers, not their matrix: a network that is unsure can answer small ones, and learns sooner
-        "rotation": F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"])) * 5,
-        "reprojection": F.l1_loss(project_weak(joints, camera), batch["joints2d"]),
-    }
+    points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
+    confidence = batch["confidence"][..., None].expand_as(points)
+    distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
+    return {"rotation": rotation_loss, "reprojection": distance}
 
 
-def pictures(images: Tensor, pixels: int) -> Tensor:
-    """uint8 [B, 3, H, W] -> augmented, `pixels` square, as the backbone wants them."""
-    x = F.interpolate(augment(images), size=(pixels, pixels), mode="bilinear", antialias=True)
+def pictures(images: Tensor, pixels: int | None) -> Tensor:
+    """uint8 [B, 3, H, W] -> augmented, `pixels` square if that is given, as the backbone wants them."""
+    x = augment(images)
+    if pixels is not None:
+        x = F.interpolate(x, size=(pixels, pixels), mode="bilinear", antialias=True)
     return normalise(x).contiguous(memory_format=torch.channels_last)  # CPUs convolve faster so
 
 
@@ -83,68 +127,37 @@ def augment(images: Tensor) -> Tensor:
     return x * (place >= edge)
 
 
-def twins(topology: Topology) -> np.ndarray:
-    """int [V]: for each vertex the one on the body's other side. ValueError if the topology is not symmetric."""
-    distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
-    twin = distance.argmin(axis=1)
-    if distance.min(axis=1).max() > 0.001 or (twin[twin] != np.arange(len(twin))).any():
-        raise ValueError("the body's left and right do not have the same vertices")
-    return twin
-
-
-def draw(rng: np.random.Generator, crops: SceneSet, count: int, twin: np.ndarray, regressor: np.ndarray) -> Batch:
-    """Random crops, half of them mirrored.
-
-    images uint8 [B, 3, S, S], vertices [B, V, 3] and joints [B, J, 3] (canonical), rotation [B, 3, 3] (canonical to
-    camera), vertices2d [B, V, 2] and joints2d [B, J, 2] (-1 to 1 in the crop), visible bool [B, V].
-    """
-    pick = np.sort(rng.choice(len(crops), count, replace=False))
-    images, vertices, rotation, translation, focal, visible = (
-        crops.fields[name][pick] for name in ("images", "vertices", "rotation", "translation", "focal", "visible")
-    )
-    vertices = vertices.astype(np.float32)
-    flip = rng.random(count) < 0.5
-    across = np.array([-1, 1, 1], np.float32)
-    images[flip] = images[flip][:, :, ::-1]
-    vertices[flip] = vertices[flip][:, twin] * across
-    visible[flip] = visible[flip][:, twin]
-    rotation[flip] *= across * across[:, None]
-    translation[flip] *= across
-
-    def seen(points: np.ndarray) -> np.ndarray:
-        x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
-        return focal[:, None, None] * x[..., :2] / x[..., 2:]
-
-    joints = regressor @ vertices
-    batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
-    batch |= {"vertices2d": seen(vertices), "joints2d": seen(joints), "visible": visible}
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def run(config: RecoverTraining, objective: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> SceneSet:
-    """Train a copy of the `pretrained` checkpoint on rendered crops. Returns these."""
+def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> None:
+    """Train a copy of the `pretrained` checkpoint on pictures. ValueError if a set's bodies are not the model's."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
-    crops = SceneSet(config.crops)
+    side = pretrained.config.image_size
+    sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
+    for name, images in zip(config.sets, sets):
+        if len(images.topology.template) != len(topology.template):
+            raise ValueError(
+                f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
+                f"{config.pretrained} {len(topology.template)}"
+            )
+    mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", pretrained.config)
     model.load_state_dict(pretrained.state_dict())
-    twin = twins(topology)
-    fit(
-        config,
-        objective(model, tokenizer, topology),
-        lambda rng: draw(rng, crops, config.batch, twin, topology.joint_regressor),
-    )
-    return crops
+    fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
+
+
+def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
+    """What training.json says of the pictures, and of what was learned before them."""
+    about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
+    if config.proportions:
+        about["proportions"] = config.proportions
+    if any(isinstance(images, SceneSet) for images in sets):
+        about["motion"] = MOTION
+    before = config.pretrained / "training.json"
+    if before.exists():
+        about["before"] = json.loads(before.read_text())
+    return about
 
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    crops = run(config, lambda model, tokenizer, _: RecoverObjective(model, tokenizer, config))
-    provenance = {
-        "pictures": f"{len(crops)} rendered people, seen {config.steps * config.batch} times",
-        "motion": "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217",
-        "steps": config.steps,
-        "batch": config.batch,
-        "seed": config.seed,
-    }
-    (config.out / "training.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    run(config, lambda model, tokenizer, _: RecoverObjective(model, tokenizer, config))

@@ -1,0 +1,124 @@
+"""Real processes: two of them learn what one learns with their batches put together, and SIGTERM loses nothing.
+
+Started by torchrun or python, this file is the training that its tests look at.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_hierarchy import icosphere
+
+from mega_model.geometry import rot6d_to_matrix
+from mega_model.mega import Mega, MegaConfig
+from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
+from mega_model.topology import Topology
+from mega_model.train.loop import Batch, LoopConfig, fit
+from mega_model.train.pretrain import PretrainObjective
+from mega_model.train.recover import RecoverObjective, RecoverTraining
+
+STEPS, PER_PROCESS = 12, 3
+STAGES = ("pretrain", "recover")
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def train(out: Path, processes: int, pause: float = 0.0) -> None:
+    """Both stages of MEGA, tiny, on noise. A step takes PER_PROCESS examples for each of `processes`."""
+    torch.manual_seed(0)
+    faces, count = icosphere(2)
+    template = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    regressor = np.full((24, count), 1 / count, np.float32)
+    topology = Topology(template, faces.astype(np.int32), regressor, np.zeros(count, np.int32))
+    tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16))
+    model = Mega(MegaConfig(tokenizer.length, 16, 32, 1, 1, 2, backbone_width=8, image_size=32))
+
+    def tokens(rng: np.random.Generator, count: int) -> Batch:
+        return {"tokens": torch.from_numpy(rng.integers(16, size=(count, tokenizer.length)))}
+
+    def pictures(rng: np.random.Generator, count: int) -> Batch:
+        time.sleep(pause)
+        floats = {"vertices": template.shape, "joints": (24, 3), "joints2d": (24, 2), "rotation": (6,)}
+        batch = {k: torch.from_numpy(rng.normal(size=(count, *s)).astype(np.float32)) for k, s in floats.items()}
+        batch |= {"rotation": rot6d_to_matrix(batch["rotation"]), "confidence": torch.ones(count, 24)}
+        return batch | {"images": torch.from_numpy(rng.integers(256, size=(count, 3, 32, 32), dtype=np.uint8))}
+
+    sizes = {"steps": STEPS, "batch": PER_PROCESS * processes, "micro_batch": PER_PROCESS, "lr": 0.003, "warmup": 2}
+    fit(LoopConfig(out / "pretrain", **sizes), PretrainObjective(model), tokens, {})
+    recover = RecoverTraining(out / "recover", **sizes, loaders=2)
+    fit(recover, RecoverObjective(model, tokenizer, recover), pictures, {})
+
+
+def curves(out: Path, stage: str) -> dict[str, list[float]]:
+    """Every loss at every step, as TensorBoard shows them."""
+    events = EventAccumulator(str(out / stage), {"scalars": 0}).Reload()
+    scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+    assert all([e.step for e in events] == list(range(STEPS)) for events in scalars.values()), "each step once"
+    return {name: [e.value for e in events] for name, events in scalars.items()}
+
+
+def start(launcher: list[str], out: Path, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, *launcher, __file__, str(out), str(pause)])
+
+
+def terminate(launcher: list[str], out: Path) -> int:
+    """Start the training, send SIGTERM in the middle of the second stage, and return the exit code."""
+    process = start(launcher, out, pause=0.5)
+    while not list((out / "recover").glob("events*")):
+        assert process.poll() is None, "it ended before it was told to"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait()
+    done = torch.load(out / "recover" / "state.pt", weights_only=True)["step"]
+    assert 0 < done < STEPS, "it was saved where it was stopped"
+    return code
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process with the double batch."""
+    out = tmp_path_factory.mktemp("one")
+    train(out, processes=2)
+    return out
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two processes, told to stop in the middle and started again."""
+    out = tmp_path_factory.mktemp("two")
+    assert terminate(TORCHRUN, out) != 0
+    assert start(TORCHRUN, out).wait() == 0
+    return out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_learn_what_one_does_with_the_double_batch(one: Path, two: Path, stage: str) -> None:
+    expected, found = curves(one, stage), curves(two, stage)
+    assert expected.keys() == found.keys()
+    for name in expected:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+        assert len(set(found[name])) == STEPS, "the curve is not flat"
+    weights, others = (load_file(out / stage / "model.safetensors") for out in (one, two))
+    for name in weights:
+        if "running_" not in name and "num_batches" not in name:  # of these, each process keeps its own
+            torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_sigterm_saves_and_the_next_start_goes_on(one: Path, tmp_path: Path) -> None:
+    assert terminate([], tmp_path) == 128 + signal.SIGTERM
+    train(tmp_path, processes=2)
+    assert curves(tmp_path, "recover") == curves(one, "recover")
+    whole, parts = (load_file(out / "recover" / "model.safetensors") for out in (one, tmp_path))
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), 2, float(sys.argv[2]))
