@@ -115,8 +115,8 @@ def read_npz_people(path: Path, joints: int) -> People:
 def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
     """The sequences in `folder`, a split in 3DPW's `sequenceFiles`, or all below it, that begin with one of `scenes`.
 
-    Only frames whose camera was aligned and that show at least a joint. The square is the one around the detected
-    joints; joints2d are SMPL's, projected from the label.
+    Only frames whose camera was aligned and in which joints were detected. The square is around these, as in SPIN's
+    3dpw_test.npz (the released code smooths it over time); joints2d are SMPL's, projected from the label.
     """
     files = [p for p in _files(folder, "*.pkl") if p.name.startswith(tuple(scenes))]
     above = next((p for p in folder.resolve().parents if (p / "imageFiles").is_dir()), folder)

@@ -86,20 +86,16 @@ class PeopleSet:
     def __init__(
         self, source: Source, bodies: Mapping[str, SmplBody], h36m: np.ndarray | None, size: tuple[int, int]
     ) -> None:
-        """`h36m` [17, V] finds Human3.6M's joints on meshes: a source with SPIN's joints needs it.
-
-        A source with SMPL's joints is one to evaluate on: with `h36m`, on the 14 joints that papers compare.
-        """
+        """`h36m` [17, V] finds Human3.6M's joints on meshes; a source with SPIN's joints needs it."""
         self.source, self.bodies, self.size = source, bodies, size
         self.topology: Topology = next(iter(bodies.values())).topology()
-        self.evaluation_regressor: np.ndarray | None = None
-        if source.joints == len(SPIN_JOINTS):
-            if h36m is None:
-                raise ValueError("people with SPIN's joints need Human3.6M's joint regressor")
+        self.evaluation_regressor = None if h36m is None else h36m[[*H36M_14]]
+        if source.joints != len(SPIN_JOINTS):
+            self.regressor, self.swap = self.topology.joint_regressor, mirrored(SMPL_JOINTS)
+        elif h36m is not None:
             self.regressor, self.swap = h36m[[*H36M_14, 0, 7, 9]], mirrored(SPIN_JOINTS)
         else:
-            self.regressor, self.swap = self.topology.joint_regressor, mirrored(SMPL_JOINTS)
-            self.evaluation_regressor = None if h36m is None else h36m[[*H36M_14]]
+            raise ValueError("people with SPIN's joints need Human3.6M's joint regressor")
 
     def __len__(self) -> int:
         return len(self.source)
