@@ -42,6 +42,20 @@ def project_weak(points: Array, camera: Array) -> Array:
     return camera[..., None, :1] * (points[..., :2] + camera[..., None, 1:])
 
 
+def crop_translation(camera: Array, centre: Array, side: Array, image_size: Array, focal: Array) -> Array:
+    """Where a crop's weak-perspective camera puts a body in the camera of the whole image, metres [..., 3].
+
+    camera [..., 3] = (s, tx, ty); the crop is the square about centre [..., 2] with the side [...] (pixels) of an image
+    of image_size [..., 2] = (width, height), whose camera has its principal point in the middle and the focal length [...]
+    (pixels). How the paper's demo places people (spec section 5), with 1000 / 224 max(width, height) as focal length;
+    `place` is exact where the image's own camera is known.
+    """
+    xp = array_namespace(camera)
+    scale = side * camera[..., 0]
+    shift = (2 * centre - image_size) / scale[..., None]
+    return xp.concat([camera[..., 1:] + shift, (2 * focal / scale)[..., None]], axis=-1)
+
+
 def project(points: Array, intrinsics: Array) -> Array:
     """Perspective: points [..., V, 3] in the camera frame, intrinsics [..., 3, 3] -> pixels [..., V, 2]."""
     xp = array_namespace(points)

@@ -134,6 +134,38 @@ def test_without_noise_confident_tokens_come_first() -> None:
     assert set(index[0].tolist()) == set(best.values[0].topk(10).indices.tolist())
 
 
-def test_unconditional(model: Mega) -> None:
-    bodies = generate.unconditional(model, 6, steps=8, seed=1)
+@pytest.mark.parametrize("steps", [8, 20])  # of 20 steps, the first two show nothing
+def test_unconditional(model: Mega, steps: int) -> None:
+    bodies = generate.unconditional(model, 6, steps=steps, seed=1)
     assert bodies.shape == (6, 54) and len({tuple(b) for b in bodies.tolist()}) == 6
+
+
+@torch.no_grad()
+def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: torch.Tensor) -> None:
+    """The shared first pass and the outputs that are left out change nothing."""
+    uniforms = generate.uniforms((3, 2, 4, 54, 2), seed=7)
+    tokens = torch.zeros(6, 54, dtype=torch.long)
+    visible = torch.zeros(6, 54, dtype=torch.bool)
+    counts, noise = generate.visible_counts(54, 4), generate.temperatures(4, 1.0)
+    for t in range(4):
+        logits = model(features.repeat_interleave(2, dim=0), tokens, visible).logits
+        index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : counts[t]]
+        tokens, shown = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, :, t].flatten(0, 1))
+        visible = torch.zeros_like(visible).scatter(1, shown, True)
+    assert torch.equal(generate.sample(model, features, uniforms, 1.0).flatten(0, 1), tokens)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_that_is_not_needed(model: Mega, features: torch.Tensor) -> None:
+    """Tokens through the encoder (with cls) and the decoder's head, for three pictures, two samples, five steps."""
+    encoded: list[int] = []
+    decoded: list[int] = []
+    hooks = [
+        model.encoder[0].register_forward_hook(lambda _, args, out: encoded.append(out.shape[0] * out.shape[1])),
+        model.head.register_forward_hook(lambda _, args, out: decoded.append(out.shape[0] * out.shape[1])),
+    ]
+    generate.stochastic(model, features, samples=2, steps=5)
+    for hook in hooks:
+        hook.remove()
+    assert encoded == [1, 6 * 3, 6 * 11, 6 * 23, 6 * 38]
+    assert decoded == [3 * 54, 6 * 54, 6 * 54, 6 * 54, 6 * 54]

@@ -16,7 +16,7 @@ import torch
 from smpl_files import smpl_arrays
 from torch import Tensor
 
-from mega_model import Mega, checkpoint, generate, hierarchy, reference
+from mega_model import Mega, checkpoint, generate, geometry, hierarchy, reference
 from mega_model.body.smpl import HIERARCHY_SEEDS
 from mega_model.generate import temperatures
 from mega_model.mega import PRESETS
@@ -282,6 +282,25 @@ def test_faces_are_read_in_three_formats(tmp_path: Path) -> None:
     for name in ("wrong.npy", "faces.stl"):
         with pytest.raises(ValueError, match=name):
             reference.read_faces(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------------------------ geometry
+
+
+def test_rotations_and_cameras_are_as_recorded() -> None:
+    data = recorded("geometry")
+    np.testing.assert_allclose(geometry.rot6d_to_matrix(data["rot6d"]), data["rotmat"], atol=1e-6)
+    oriented = data["verts"] @ geometry.rot6d_to_matrix(data["orient_rot6d"]).swapaxes(1, 2)
+    np.testing.assert_allclose(oriented, data["oriented"], atol=1e-6)
+    np.testing.assert_allclose(geometry.project_weak(oriented, data["cam"]), data["projected"], atol=1e-6)
+    crop = (data["box_center"], data["box_size"], data["img_size"])
+    translation = geometry.crop_translation(data["cam"], *crop, data["focal"])
+    np.testing.assert_allclose(translation, data["cam_t"], rtol=1e-5)
+    width, height = data["img_size"].T
+    zero, one = np.zeros(4), np.ones(4)
+    rows = [data["focal"] * one, zero, width / 2, zero, data["focal"] * one, height / 2, zero, zero, one]
+    pixels = geometry.project(oriented + translation[:, None], np.stack(rows, axis=-1).reshape(4, 3, 3))
+    np.testing.assert_allclose(pixels, data["pixels"], rtol=1e-4, atol=1e-2)
 
 
 # -------------------------------------------------------------------------------------------------------- wrong inputs

@@ -8,7 +8,15 @@ import torch
 from test_hierarchy import icosphere
 
 from mega_model import hierarchy
-from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer, Quantizer, TokenizerConfig
+from mega_model.tokenizer import (
+    Layer,
+    MeshConv,
+    MeshPool,
+    MeshTokenizer,
+    Quantizer,
+    TokenizerConfig,
+    mesh_layer,
+)
 from mega_model.topology import Topology
 
 
@@ -43,6 +51,36 @@ def test_pool_is_a_weighted_mean() -> None:
     for table in (level.pool, level.unpool):
         same = MeshPool(table)(torch.ones(table.inputs, 2, 3))
         torch.testing.assert_close(same, torch.ones(len(table.index), 2, 3))
+
+
+def test_layers_are_spelt_out_or_follow_from_the_widths(topology: Topology) -> None:
+    short = TokenizerConfig(channels=(4, 6), latent=5, codes=16, bases=3)
+    long = TokenizerConfig(codes=16, layers=tuple(short.stack()))
+    one, other = MeshTokenizer(topology, short), MeshTokenizer(topology, long)
+    other.load_state_dict(one.state_dict())
+    vertices = torch.randn(2, len(topology.template), 3)
+    assert torch.equal(one.encode(vertices), other.encode(vertices))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_a_layer_mixes_convolution_and_shortcut(rate: float) -> None:
+    faces, count = icosphere(2)
+    table = hierarchy.build(faces, count, [2])[0].pool
+    layers = torch.nn.Sequential(*mesh_layer(table, 3, Layer(5, bases=2, residual=rate), last=False))
+    parts = {type(m): m for m in layers.modules()}
+    assert (MeshConv in parts) == (rate < 1) and (MeshPool in parts) == (torch.nn.Linear in parts) == (rate > 0)
+    x = torch.randn(count, 2, 3)
+    want = torch.zeros(len(table.index), 2, 5)
+    if rate < 1:
+        want += (1 - rate) ** 0.5 * torch.nn.functional.elu(parts[MeshConv](x))
+    if rate > 0:
+        want += rate**0.5 * parts[MeshPool](parts[torch.nn.Linear](x))
+    torch.testing.assert_close(layers(x), want)
+
+
+def test_codes_may_spell_the_vertices_themselves(topology: Topology) -> None:
+    model = MeshTokenizer(topology, TokenizerConfig(channels=(4, 6), codes=16, from_template=False))
+    assert not model.template.any()
 
 
 def test_quantiser_finds_the_nearest_code() -> None:
