@@ -52,8 +52,8 @@ def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
     """
     weights = _read(path)
     config = _mega_config(path, weights, preset)
-    released = {key: _mega_name(key, config) for key in _mega_keys(config)}
-    image = {key for key in released if key.startswith(_IMAGE_PART)}
+    released = {key: released_name(key, config) for key in _mega_keys(config)}
+    image = {key for key in released if key.startswith(IMAGE_PART)}
     pretrained = weights.keys().isdisjoint(released[key] for key in image)
     with torch.device("cpu" if pretrained else "meta"):  # what is in the file needs no start
         model = Mega(config)
@@ -189,7 +189,7 @@ def _released_shape(name: str, own: torch.Size) -> torch.Size:
 
 # ---------------------------------------------------------------------------------------------------------------- MEGA
 
-_IMAGE_PART = ("backbone.", "image_embed.", "pose_head.", "rotation_head.", "camera_head.")
+IMAGE_PART = ("backbone.", "image_embed.", "pose_head.", "rotation_head.", "camera_head.")
 """What the pre-training model does not have."""
 
 _FAMILIES = {"hrnet": ("backbone.stage4.", 15), "resnet": ("backbone.7.", 32), "vit": ("backbone.blocks.", 1)}
@@ -285,7 +285,7 @@ _BACKBONE_RULES: dict[str, Rules] = {
 }
 
 
-def _mega_name(key: str, config: MegaConfig) -> str:
+def released_name(key: str, config: MegaConfig) -> str:
     """What the released model calls one of our keys."""
     for pattern, to in chain(_BACKBONE_RULES.get(config.backbone, []), _RULES):
         key = re.sub(pattern, to, key)
