@@ -24,6 +24,8 @@ WHERE = (
     f"Then give its path, or set {VARIABLE} to it"
 )
 
+GENDERS = ("neutral", "male", "female")
+
 HIERARCHY_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
 """Vertices at which the pooling hierarchy starts: they give the paper's 54 tokens (spec section 2)."""
 
@@ -33,7 +35,7 @@ H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 _FIELDS = ("v_template", "f", "J_regressor", "kintree_table", "shapedirs", "posedirs", "weights")
 _BODY = 22  # joints before those of the hands, in SMPL and SMPL-H alike
 _SHAPES = 10
-_GENDERS = {word: gender for gender in ("neutral", "male", "female") for word in (gender[0], gender)}
+_GENDERS = {word: gender for gender in GENDERS for word in (gender[0], gender)}
 
 
 class SmplBody:
@@ -96,25 +98,31 @@ class SmplBody:
     def canonical(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
         """Bodies without global rotation, their vertex mean at the origin (spec section 7): float32 [B, V, 3], metres.
 
-        pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists; or [B, 66], [B, 72], [B, 156],
-        [B, 165] with the root before and hands after them, which both are left out, as the paper does. betas [B, 10] or
-        more, the first 10 count. Raises ValueError for other shapes.
+        pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists, or what `body_pose` takes.
+        betas [B, 10] or more, the first 10 count. Raises ValueError for other shapes.
         """
         from smplx.lbs import lbs  # an extra of its own, because of its licence
 
-        if pose.ndim != 2 or pose.shape[1] not in (63, 66, 72, 156, 165):
-            raise ValueError(f"a pose of the shape {list(pose.shape)} is not SMPL's: [B, 63], 66, 72, 156 or 165")
+        pose = body_pose(pose)
         if betas.ndim != 2 or len(betas) != len(pose) or betas.shape[1] < _SHAPES:
             raise ValueError(f"betas of the shape {list(betas.shape)} do not fit {len(pose)} poses: [B, {_SHAPES}]")
-        first = 0 if pose.shape[1] == 63 else 3
-        rotations = np.pad(pose[:, first : first + 63], ((0, 0), (3, 0)))
         with torch.no_grad():
             vertices, _ = lbs(
                 torch.from_numpy(betas[:, :_SHAPES].astype(np.float32)),
-                torch.from_numpy(rotations.astype(np.float32)),
+                torch.from_numpy(np.pad(pose, ((0, 0), (3, 0))).astype(np.float32)),
                 **self._skinning,
             )
             return (vertices - vertices.mean(dim=1, keepdim=True)).numpy()
+
+
+def body_pose(pose: np.ndarray) -> np.ndarray:
+    """The 21 joints that the paper poses, [B, 63], of a pose that may have the root before and hands after them.
+
+    Takes [B, 63], SMPL's [B, 66] and [B, 72], SMPL-H's [B, 156] and SMPL-X's [B, 165], else raises ValueError.
+    """
+    if pose.ndim != 2 or pose.shape[1] not in (63, 66, 72, 156, 165):
+        raise ValueError(f"poses of the shape {list(pose.shape)} are not SMPL's: [B, 63], 66, 72, 156 or 165")
+    return pose if pose.shape[1] == 63 else pose[:, 3:66]
 
 
 def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
@@ -125,7 +133,7 @@ def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
     """
     path = _find(path)
     if path.is_file():
-        return dict.fromkeys(_GENDERS.values(), SmplBody(path))
+        return dict.fromkeys(GENDERS, SmplBody(path))
     files: dict[str, Path] = {}
     for file in sorted(p for p in path.rglob("*") if p.suffix in (".npz", ".pkl")):
         words = re.split("[^a-z]+", str(file.relative_to(path)).lower())

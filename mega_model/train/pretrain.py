@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from mega_model import checkpoint
-from mega_model.data.meshes import BodySampler
-from mega_model.mega import Mega, MegaConfig, token_loss
+from mega_model.data.mesh_sets import MeshOptions, MeshSet
+from mega_model.mega import PRESETS, Mega, token_loss
+from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
 
 @dataclass(frozen=True)
-class PretrainTraining(LoopConfig):
+class PretrainTraining(MeshOptions, LoopConfig):
+    preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
+    """Size of the model and its backbone, which this stage leaves alone."""
     tokenizer: Path = Path("runs/tokenizer")
     bodies: int = 20000
     """Random bodies that are tokenised once, before the training."""
@@ -28,18 +34,30 @@ class PretrainObjective(Objective):
         return {"tokens": token_loss(self.model, None, batch["tokens"])}
 
 
+@torch.no_grad()
+def tokenise(tokenizer: MeshTokenizer, meshes: MeshSet, count: int, seed: int) -> Tensor:
+    """Random meshes as tokens: int64 [count, N]."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer.to(device)
+    rng = np.random.default_rng(seed)
+    sizes = [min(100, count - done) for done in range(0, count, 100)]
+    drawn = (torch.from_numpy(meshes.draw(rng, size)) for size in tqdm(sizes, desc="tokenising", mininterval=5))
+    return torch.cat([tokenizer.encode(vertices.to(device)).cpu() for vertices in drawn])
+
+
 def main(args: list[str]) -> None:
     config = parse(PretrainTraining, args)
-    tokenizer, _ = checkpoint.load_tokenizer(config.tokenizer)
-    bodies = BodySampler("train")
-    rng = np.random.default_rng(config.seed)
-    with torch.no_grad():
-        chunks = [tokenizer.encode(torch.from_numpy(bodies.draw(rng, 100)[0])) for _ in range(config.bodies // 100)]
-    tokens = torch.cat(chunks)
+    tokenizer, topology = checkpoint.load_tokenizer(config.tokenizer)
+    meshes = config.open_meshes()
+    known, given = len(topology.template), len(meshes.topology().template)
+    if known != given:
+        raise ValueError(f"{config.tokenizer}: its tokenizer is for meshes of {known} vertices, these have {given}")
+    tokens = tokenise(tokenizer, meshes, config.bodies, config.seed)
     torch.manual_seed(config.seed)
-    model = checkpoint.begin_mega(config.out, config.tokenizer, MegaConfig())
+    size = replace(PRESETS[config.preset], tokens=tokenizer.length, codes=tokenizer.config.codes)
+    model = checkpoint.begin_mega(config.out, config.tokenizer, size)
 
-    def batches(rng: np.random.Generator) -> Batch:
-        return {"tokens": tokens[torch.from_numpy(rng.integers(len(tokens), size=config.batch))]}
+    def batches(rng: np.random.Generator, count: int) -> Batch:
+        return {"tokens": tokens[torch.from_numpy(rng.integers(len(tokens), size=count))]}
 
-    fit(config, PretrainObjective(model), batches)
+    fit(config, PretrainObjective(model), batches, meshes.made_of)

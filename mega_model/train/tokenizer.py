@@ -1,22 +1,29 @@
-"""Stage 1: the Mesh-VQ-VAE learns to reconstruct random bodies. Loss: mean vertex distance (metres) + commitment."""
+"""Stage 1: the Mesh-VQ-VAE learns to reconstruct bodies. Loss: mean vertex distance (metres) + commitment."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mega_model import checkpoint
-from mega_model.body.anny import HIERARCHY_SEEDS
-from mega_model.data.meshes import BodySampler
+from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 
+PRESETS = {
+    "default": TokenizerConfig(),
+    "paper": TokenizerConfig(channels=(32, 64, 128), from_template=False),
+}
+"""For the default bodies' 1229 vertices, and for SMPL's 6890 as in the paper (spec section 1.1): 54 tokens both."""
+
 
 @dataclass(frozen=True)
-class TokenizerTraining(LoopConfig):
+class TokenizerTraining(MeshOptions, LoopConfig):
+    preset: Literal["default", "paper"] = "default"
     quantize_from: int = 500
     """Step at which the codebook starts, by k-means over the latents of the step's bodies and of some more."""
 
@@ -24,15 +31,16 @@ class TokenizerTraining(LoopConfig):
 class TokenizerObjective(Objective):
     model: MeshTokenizer
 
-    def __init__(self, model: MeshTokenizer, config: TokenizerTraining, bodies: BodySampler) -> None:
+    def __init__(self, model: MeshTokenizer, config: TokenizerTraining, meshes: MeshSet) -> None:
         super().__init__(model)
-        self.config, self.bodies = config, bodies
+        self.config, self.meshes = config, meshes
 
     @torch.no_grad()
-    def before_step(self, step: int, batch: Batch) -> None:
+    def before_step(self, step: int) -> None:
         if step == self.config.quantize_from:
-            more = self.bodies.draw(np.random.default_rng(self.config.seed), 1000)[0]
-            self.model.quantizer.start(self.model.latents(torch.from_numpy(more).to(batch["vertices"])))
+            more = torch.from_numpy(self.meshes.draw(np.random.default_rng(self.config.seed), 1000))
+            parts = more.to(self.model.template).split(50)  # all at once would need gigabytes
+            self.model.quantizer.start(torch.cat([self.model.latents(part) for part in parts]))
 
     def forward(self, batch: Batch) -> Losses:
         out = self.model(batch["vertices"])
@@ -48,13 +56,12 @@ def perplexity(tokens: Tensor) -> Tensor:
 
 def main(args: list[str]) -> None:
     config = parse(TokenizerTraining, args)
-    bodies = BodySampler("train")
+    meshes = config.open_meshes()
     torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    topology = bodies.body.topology(bodies.draw_poses(rng, 400), bodies.bones, bodies.draw_phenotypes(rng, 400))
-    model = checkpoint.begin_tokenizer(config.out, topology, TokenizerConfig(seeds=HIERARCHY_SEEDS))
+    preset = replace(PRESETS[config.preset], seeds=meshes.seeds)
+    model = checkpoint.begin_tokenizer(config.out, meshes.topology(), preset)
 
-    def batches(rng: np.random.Generator) -> Batch:
-        return {"vertices": torch.from_numpy(bodies.draw(rng, config.batch)[0])}
+    def batches(rng: np.random.Generator, count: int) -> Batch:
+        return {"vertices": torch.from_numpy(meshes.draw(rng, count))}
 
-    fit(config, TokenizerObjective(model, config, bodies), batches)
+    fit(config, TokenizerObjective(model, config, meshes), batches, meshes.made_of)

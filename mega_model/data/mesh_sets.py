@@ -1,0 +1,157 @@
+"""Meshes to learn from without pictures: random Anny bodies, or the frames of motion files as SMPL bodies."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mega_model.body import anny, smpl
+from mega_model.data.meshes import MOTION, BodySampler, Split
+from mega_model.files import floats, read_npz
+from mega_model.topology import Topology
+
+_NO_MOTION = ("*shape.npz", "*stagei.npz")  # what AMASS puts beside its motions: one per person
+
+
+class MeshSet(Protocol):
+    @property
+    def made_of(self) -> Mapping[str, Any]:
+        """What it is, for the record of a training."""
+        ...
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Vertices at which the topology's hierarchy starts."""
+        ...
+
+    def topology(self) -> Topology: ...
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Random canonical meshes: float32 [count, V, 3], metres."""
+        ...
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """Which meshes to train on; by default random Anny bodies."""
+
+    meshes: Path | None = None
+    """Folder with AMASS' or BEDLAM's motion files, for training on SMPL bodies."""
+    smpl: Path | None = None
+    """Their model file, or a folder with one for each gender; by default the environment variable MEGA_SMPL."""
+
+    def open_meshes(self) -> MeshSet:
+        return SmplMeshes(self.meshes, smpl.load_bodies(self.smpl), "train") if self.meshes else AnnyMeshes()
+
+
+class AnnyMeshes:
+    """The bodies of the default model."""
+
+    def __init__(self) -> None:
+        self.bodies = BodySampler("train")
+        self.made_of = {"meshes": "random Anny bodies", "motion": MOTION}
+        self.seeds = anny.HIERARCHY_SEEDS
+
+    def topology(self) -> Topology:
+        rng = np.random.default_rng(0)
+        poses, phenotypes = self.bodies.draw_poses(rng, 400), self.bodies.draw_phenotypes(rng, 400)
+        return self.bodies.body.topology(poses, self.bodies.bones, phenotypes)
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return self.bodies.draw(rng, count)[0]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A motion file: one person, T frames."""
+
+    pose: np.ndarray
+    """float32 [T, 63]: rotation vectors (radians) of the 21 joints from hips to wrists"""
+    betas: np.ndarray
+    """float32 [at least 10]"""
+    gender: str
+    """ "neutral", "male" or "female" """
+
+
+def read_motion(file: Path) -> Motion:
+    """An .npz file of AMASS (poses [T, 156] or [T, 165], betas [16]) or BEDLAM (poses [T, 72], betas [10] or [11]).
+
+    Both have the gender; what else they have is not read. The betas are taken as SMPL's, also where they are SMPL-X's.
+    Raises FileNotFoundError or ValueError that names file and field.
+    """
+    data = read_npz(file, ("poses", "betas"))
+    poses = floats(file, "poses", data["poses"], (None, None))
+    betas = floats(file, "betas", data["betas"], (None,))
+    if not len(poses):
+        raise ValueError(f"{file}: field 'poses' has no frames")
+    if len(betas) < 10:
+        raise ValueError(f"{file}: field 'betas' has {len(betas)} shapes, at least 10 are needed")
+    try:
+        pose = smpl.body_pose(poses)
+    except ValueError as error:
+        raise ValueError(f"{file}: field 'poses': {error}") from error
+    return Motion(pose, betas, _gender(file))
+
+
+class SmplMeshes:
+    """Frames of all the motion files under a folder: every file as often as any other, and then any frame of it.
+
+    The files are split, never their frames: of ten, one is for calibration, one for tests (told by the path within the
+    folder, so that a file stays where it is when others come).
+    """
+
+    def __init__(self, folder: Path, bodies: Mapping[str, smpl.SmplBody], split: Split) -> None:
+        """`bodies` by gender. Raises FileNotFoundError or ValueError that names the folder, or a file and its field."""
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: there is no such folder of motion files")
+        found = [f for f in sorted(folder.rglob("*.npz")) if not any(f.match(name) for name in _NO_MOTION)]
+        self.files = [f for f in found if _split_of(f.relative_to(folder).as_posix()) == split]
+        if not self.files:
+            raise ValueError(f"{folder}: none of its {len(found)} .npz files of motions is in the split '{split}'")
+        for file in self.files:
+            if _gender(file) not in bodies:
+                raise ValueError(f"{file}: field 'gender' is '{_gender(file)}', for which there is no SMPL model file")
+        self.bodies = bodies
+        self._topology = next(bodies[gender] for gender in smpl.GENDERS if gender in bodies).topology()
+        vertices = len(self._topology.template)
+        self.made_of = {
+            "meshes": f"SMPL bodies of {vertices} vertices",
+            "motion": f"{folder.name}, {len(self.files)} files",
+        }
+        # they are vertices of SMPL's surface, and say nothing of another one
+        self.seeds = smpl.HIERARCHY_SEEDS if vertices == 6890 else ()
+        # the same file is drawn again and again: keep some, never all
+        self._read = lru_cache(maxsize=1000)(read_motion)
+
+    def topology(self) -> Topology:
+        return self._topology
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        motions = [self._read(self.files[k]) for k in rng.integers(len(self.files), size=count)]
+        pose = np.stack([motion.pose[rng.integers(len(motion.pose))] for motion in motions])
+        betas = np.stack([motion.betas[:10] for motion in motions])
+        genders = np.array([motion.gender for motion in motions])
+        vertices = np.empty((count, len(self._topology.template), 3), np.float32)
+        for gender in np.unique(genders):
+            of = genders == gender
+            vertices[of] = self.bodies[gender].canonical(pose[of], betas[of])
+        return vertices
+
+
+def _gender(file: Path) -> str:
+    value = read_npz(file, ("gender",))["gender"]
+    try:
+        return smpl.gender_of(value)
+    except ValueError as error:
+        raise ValueError(f"{file}: field 'gender': {error}") from error
+
+
+def _split_of(name: str) -> Split:
+    tenth = zlib.crc32(name.encode()) % 10
+    return "test" if tenth == 0 else "calibration" if tenth == 5 else "train"
