@@ -134,7 +134,8 @@ def predict(
             tokens = generate.stochastic(
                 model, features, sampling.samples, sampling.steps, sampling.temperature, config.seed + start
             )
-            samples = tokenizer.decode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+            meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
+            samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         yield Prediction(
             batch,
             (batch["vertices"] @ batch["rotation"].mT).numpy(),

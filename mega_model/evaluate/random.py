@@ -43,10 +43,14 @@ class Random(MeshOptions, Trained):
 
 
 def evaluate(config: Random) -> Report:
-    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
+    model, tokenizer, known = checkpoint.load_mega(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)
     judge = checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
     meshes = config.open_meshes()
+    topology = meshes.topology()
+    here, there = len(known.template), len(topology.template)
+    if here != there:
+        raise ValueError(f"the mesh set has {there} vertices, the model of {config.checkpoint} {here}: give --meshes")
     rng = np.random.default_rng(config.seed)
     reference = latents(judge, draw_bodies(meshes, rng, config.compared, config.batch), config)
     bodies = {
