@@ -536,6 +536,21 @@ def test_rendered_crops_at_another_size(tmp_path: Path) -> None:
         open_set(f"rendered:{tmp_path}")
 
 
+def test_damaged_rendered_crops_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "crops"
+    write_rendered(folder, 32)
+    focal = np.load(folder / "focal.npy")
+    np.save(folder / "focal.npy", focal[:4])
+    with pytest.raises(ValueError, match=r"crops: its fields are of different lengths, .*'focal': 4, 'images': 6"):
+        open_set(f"rendered:{folder}")
+    (folder / "focal.npy").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"focal\.npy: not a readable \.npy file"):
+        open_set(f"rendered:{folder}")
+    (folder / "focal.npy").unlink()
+    with pytest.raises(ValueError, match=r"crops: no rendered crops, it lacks focal\.npy"):
+        whole(open_set(f"rendered:{folder}"))
+
+
 # ------------------------------------------------------------------------------------------------------------- shards
 
 

@@ -53,13 +53,17 @@ class SceneSet:
     def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
         """`topology` stands in for the folder's topology.npz, which sets of older versions lack.
 
-        `size` (H, W) of the crops in batches, by default as rendered.
+        `size` (H, W) of the crops in batches, by default as rendered. Raises FileNotFoundError or ValueError that names
+        what is wrong with a file.
         """
         files = sorted(folder.glob("*.npy"))
         if not files:
             raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
         self.folder = folder
-        self.fields: dict[str, np.ndarray] = {f.stem: np.load(f, mmap_mode="r") for f in files}
+        self.fields = {file.stem: _map(file) for file in files}
+        lengths = {name: len(array) for name, array in self.fields.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
         self._topology, self.size = topology, size
 
     def __len__(self) -> int:
@@ -77,7 +81,11 @@ class SceneSet:
         """See `images.ImageSet`; with `rng`, half of the crops are mirrored.
 
         Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V].
+        Raises ValueError if these are no crops.
         """
+        missing = [f.name for f in fields(Crops) if f.name not in self.fields]
+        if missing:
+            raise ValueError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
         images, vertices, rotation, translation, focal, visible = (
             self.fields[name][index] for name in ("images", "vertices", "rotation", "translation", "focal", "visible")
         )
@@ -96,12 +104,19 @@ class SceneSet:
             return focal[:, None, None] * x[..., :2] / x[..., 2:]
 
         joints = self.topology.joints(vertices)
-        if self.size:
+        if self.size not in (None, images.shape[1:3]):
             images = columns(np.stack([resize(image, self.size[0]) for image in images]), self.size[1])
         batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
         batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
         batch |= {"vertices2d": seen(vertices), "visible": visible}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _map(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{file}: not a readable .npy file ({error})") from error
 
 
 def twins(topology: Topology) -> np.ndarray:
