@@ -45,10 +45,10 @@ def project_weak(points: Array, camera: Array) -> Array:
 def crop_translation(camera: Array, centre: Array, side: Array, image_size: Array, focal: Array) -> Array:
     """Where a crop's weak-perspective camera puts a body in the camera of the whole image, metres [..., 3].
 
-    camera [..., 3] = (s, tx, ty); the crop is the square about centre [..., 2] with the side [...] (pixels) of an image
-    of image_size [..., 2] = (width, height), whose camera has its principal point in the middle and the focal length [...]
-    (pixels). How the paper's demo places people (spec section 5), with 1000 / 224 max(width, height) as focal length;
-    `place` is exact where the image's own camera is known.
+    camera [..., 3] = (s, tx, ty). The crop is the square about centre [..., 2] with the side [...] (pixels) of an image
+    of image_size [..., 2] = (width, height), whose camera has its principal point in the middle and a focal length
+    [...] in pixels. So the paper's demo places people (spec section 5), with 1000 / 224 max(width, height) as focal
+    length; `place` is exact where the image's own camera is known.
     """
     xp = array_namespace(camera)
     scale = side * camera[..., 0]

@@ -1,8 +1,9 @@
 """The authors' released checkpoints as models of this project.
 
 `load_mega` and `load_tokenizer` read the files that the released code of MEGA and Mesh-VQ-VAE writes, and
-`mega import-reference` makes of them a checkpoint of this project, to train, evaluate and export. Every key and shape
-is checked; what is not read is in `UNUSED`.
+`mega import-reference` makes of them a checkpoint of this project, to train, evaluate and export. Of a file, the
+weights under `model` are read, not the optimizer's state and scores beside them. Every key and shape is checked; keys
+that are not used are in `UNUSED`.
 
 Files do not tell everything. Attention has 4 heads. The cameras of a released model are relative to a square crop whose
 edges are at -1 and 1; only one that was trained with the released loader of 256 x 192 crops, as mega_vit should be, saw
@@ -52,12 +53,13 @@ def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
     """
     weights = _read(path)
     config = _mega_config(path, weights, preset)
-    released = {key: released_name(key, config) for key in _mega_keys(config)}
-    image = {key for key in released if key.startswith(IMAGE_PART)}
-    pretrained = weights.keys().isdisjoint(released[key] for key in image)
-    with torch.device("cpu" if pretrained else "meta"):  # what is in the file needs no start
+    with torch.device("meta"):  # what is in the file needs no start
         model = Mega(config)
-    names = {key: name for key, name in released.items() if not (pretrained and key in image)}
+    names = {key: released_name(key, config) for key in model.state_dict()}
+    image = {key: name for key, name in names.items() if key.startswith(IMAGE_PART)}
+    if weights.keys().isdisjoint(image.values()):  # pre-trained
+        model = Mega(config)
+        names = {key: name for key, name in names.items() if key not in image}
     model.load_state_dict(_matched(path, model, names, weights), strict=False, assign=True)
     return model.eval()
 
@@ -109,8 +111,10 @@ def read_faces(path: Path) -> np.ndarray:
         faces = read_npz(path, [field])[field]
     elif path.suffix == ".obj":
         corners = [line.split()[1:] for line in path.read_text().splitlines() if line.startswith("f ")]
-        # a corner is vertex/texture/normal, counted from one
-        faces = np.array([[int(corner.split("/")[0]) - 1 for corner in face] for face in corners])
+        try:  # a corner is vertex/texture/normal, counted from one
+            faces = np.array([[int(corner.split("/")[0]) - 1 for corner in face] for face in corners])
+        except ValueError as error:
+            raise ValueError(f"{path}: its faces are not all triangles of vertex numbers") from error
     else:
         raise ValueError(f"{path}: faces are read from .npy, .npz and .obj files")
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
@@ -118,16 +122,18 @@ def read_faces(path: Path) -> np.ndarray:
     return faces.astype(np.int32)
 
 
-def check_faces(faces: np.ndarray, levels: Sequence[hierarchy.Level]) -> None:
-    """Raises ValueError unless the faces [F, 3] give just these levels."""
+def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]) -> None:
+    """Raises ValueError unless the faces [F, 3] of a file give just these levels."""
     vertices = len(levels[0].centres)
     if faces.min() < 0 or faces.max() >= vertices:
-        raise ValueError(f"the faces name vertex {faces.max()}, the connections are those of {vertices} vertices")
+        raise ValueError(f"{path}: faces of vertex {faces.max()}, but the connections are those of {vertices} vertices")
     strides = [1 + i % 2 for i in range(len(levels))]
     for i, (computed, level) in enumerate(zip(hierarchy.build(faces, vertices, strides, _seeds(vertices)), levels)):
         for kind in ("pool", "unpool"):
             if not np.array_equal(getattr(computed, kind).published(), getattr(level, kind).published()):
-                raise ValueError(f"the faces give another table _{kind}{i} than the one in the connections folder")
+                raise ValueError(
+                    f"{path}: its faces give another table _{kind}{i} than the one in the connections folder"
+                )
 
 
 # ------------------------------------------------------------------------------------------------------ files and keys
@@ -227,11 +233,6 @@ def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -
     return base
 
 
-def _mega_keys(config: MegaConfig) -> list[str]:
-    with torch.device("meta"):
-        return list(Mega(config).state_dict())
-
-
 def _layer(match: re.Match[str]) -> str:
     """Place in a Sequential of convolutions, batch norms and ReLUs -> conv1, bn1, conv2 ..."""
     place = int(match[1])
@@ -323,11 +324,8 @@ def _layers(path: Path | str, weights: Mapping[str, Tensor], residual: Sequence[
     for number in range(max(numbers) + 1):
         kernels = weights.get(f"encoder.model.weights{number}")
         shortcut = weights.get(f"encoder.model.weight_res{number}")
-        if (
-            kernels is not None
-            and not residual
-            and (shortcut is not None or f"encoder.model.p_neighbors{number}" in weights)
-        ):
+        around = shortcut is not None or f"encoder.model.p_neighbors{number}" in weights
+        if kernels is not None and around and not residual:
             raise ValueError(f"{path}: layer {number} mixes convolution and shortcut, and only its rate says how much")
         if kernels is not None:
             channels = kernels.shape[-1] // channels
@@ -379,7 +377,7 @@ class ImportReference:
     smpl_model: Path | None = None
     """SMPL model file: the checkpoint then knows template, faces and joints, which the export puts into a bundle"""
     smpl_faces: Path | None = None
-    """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
+    """file with SMPL's faces (.npy, .npz or .obj), for who has no model file; they must give the same connections"""
     preset: Preset = "hrnet"
     """whose untrained backbone mega_pretrained gets"""
 
@@ -394,13 +392,14 @@ def import_reference(config: ImportReference) -> Mega:
             f"{config.mega} is of {needs[0]} tokens of {needs[1]} codes, {config.mesh_vqvae} of {has[0]} of {has[1]}"
         )
     levels = hierarchy.load(config.connections)
+    faces = None
+    if config.smpl_faces:
+        faces = read_faces(config.smpl_faces)
+        check_faces(config.smpl_faces, faces, levels)
+    topology = unknown_body(len(levels[0].centres), faces)
     if config.smpl_model:
         topology = SmplBody(config.smpl_model).topology()
-    else:
-        faces = read_faces(config.smpl_faces) if config.smpl_faces else None
-        topology = unknown_body(len(levels[0].centres), faces)
-    if len(topology.faces):
-        check_faces(topology.faces, levels)
+        check_faces(config.smpl_model, topology.faces, levels)
     checkpoint.save_mega(config.out, model, tokenizer, topology, levels)
     imported: dict[str, Any] = {"imported": [config.mega.name, config.mesh_vqvae.name]}
     (config.out / "training.json").write_text(json.dumps(imported, indent=1) + "\n")

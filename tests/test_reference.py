@@ -259,11 +259,13 @@ def test_published_tables_follow_from_the_first(published: Path) -> None:
 
 
 def test_tables_from_faces_are_those_of_the_files(tmp_path: Path) -> None:
-    faces = recorded("tiny_mesh_medium")["faces"]
+    faces, file = recorded("tiny_mesh_medium")["faces"], Path("faces.npy")
     levels = hierarchy.load(FIXTURES / "tiny_connections")
-    reference.check_faces(faces, levels)
-    with pytest.raises(ValueError, match="another table _pool0"):
-        reference.check_faces(faces[::-1], levels)
+    reference.check_faces(file, faces, levels)
+    with pytest.raises(ValueError, match=r"faces\.npy: .* another table _pool0"):
+        reference.check_faces(file, faces[::-1], levels)
+    with pytest.raises(ValueError, match=r"faces\.npy: faces of vertex 171"):
+        reference.check_faces(file, faces + 10, levels)
     hierarchy.save(tmp_path, levels)
     for file in (FIXTURES / "tiny_connections").iterdir():
         assert np.array_equal(np.load(tmp_path / file.name), np.load(file)), file.name
@@ -279,7 +281,8 @@ def test_faces_are_read_in_three_formats(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         assert (reference.read_faces(file) == faces).all(), file.name
     np.save(tmp_path / "wrong.npy", faces.astype(float))
-    for name in ("wrong.npy", "faces.stl"):
+    (tmp_path / "squares.obj").write_text("f 1 2 3\nf 1 2 3 4\n")
+    for name in ("wrong.npy", "squares.obj", "faces.stl"):
         with pytest.raises(ValueError, match=name):
             reference.read_faces(tmp_path / name)
 
