@@ -134,7 +134,10 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, float], dict[str, Any]
     report = Report(
         "Scores on held-out rendered people",
         facts,
-        {"Errors, mm": {name: {"": value} for name, value in errors.items()}, "Vertices": groups},
+        {
+            "Errors, mm": {name: {"value": value} for name, value in errors.items()},
+            "Vertices; error and sigma in mm": groups,
+        },
         {"Sparsification, and promised against measured coverage": curves(error, sigma)},
     )
     return report, {name: round(value, 4) for name, value in scores.items()}, calibration

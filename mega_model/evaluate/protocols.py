@@ -68,9 +68,10 @@ class Protocol:
 
     def errors(self, predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """Each of `METRICS` [...] of meshes [..., V, 3], metres."""
-        joints, true_joints = self.regressor @ self.place(predicted), self.regressor @ self.place(truth)
+        predicted, truth = self.place(predicted), self.place(truth)
+        joints, true_joints = self.regressor @ predicted, self.regressor @ truth
         return {
-            "PVE": self.vertex_errors(predicted, truth).mean(axis=-1),
+            "PVE": metrics.distances(predicted, truth).mean(axis=-1),
             "MPJPE": metrics.mpjpe(joints, true_joints, at="none"),
             "PA-MPJPE": metrics.pa_mpjpe(joints, true_joints),
         }

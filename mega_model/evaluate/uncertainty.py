@@ -42,7 +42,7 @@ def evaluate(config: Uncertainty) -> Report:
     return Report(
         "Uncertainty per vertex",
         facts,
-        {"Vertices": by_visibility(error, sigma, found.get("visible"))},
+        {"Vertices; error and sigma in mm": by_visibility(error, sigma, found.get("visible"))},
         {"Sparsification, and promised against measured coverage": curves(error, sigma)},
     )
 
@@ -68,11 +68,14 @@ def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray | No
 
 
 def measure(error: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
-    """All numbers on error and sigma of one shape, metres; `within`: share of the errors in the radius of a level."""
+    """All numbers on error and sigma of one shape, metres; the means in millimetres.
+
+    `within`: share of the errors inside the radius of a level.
+    """
     half, most = metrics.radius(np.array([0.5, 0.9]))
     return {
-        "error, mm": 1000 * float(error.mean()),
-        "sigma, mm": 1000 * float(sigma.mean()),
+        "error": 1000 * float(error.mean()),
+        "sigma": 1000 * float(sigma.mean()),
         "Spearman": metrics.spearman(sigma, error),
         "AUSE": metrics.ause(error, sigma),
         "within 50 %": metrics.coverage(error, sigma, half),
