@@ -38,7 +38,7 @@ def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -
     """A new tokenizer, and all of its checkpoint but the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     topology.save(folder / "topology.npz")
-    _write_config(folder, config)
+    _begin_config(folder, config)
     return MeshTokenizer(topology, config)
 
 
@@ -57,7 +57,7 @@ def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
         shutil.copy(tokenizer / name, folder / "tokenizer" / name)
     if (tokenizer / "connections").exists():
         shutil.copytree(tokenizer / "connections", folder / "tokenizer" / "connections", dirs_exist_ok=True)
-    _write_config(folder, config)
+    _begin_config(folder, config)
     return Mega(config)
 
 
@@ -81,7 +81,7 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
 
 def begin_detector(folder: Path, config: DetectorConfig) -> Detector:
     folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, config)
+    _begin_config(folder, config)
     return Detector(config)
 
 
@@ -89,6 +89,14 @@ def load_detector(folder: Path) -> Detector:
     model = Detector(_read_config(DetectorConfig, folder))
     load_weights(model, folder)
     return model.eval()
+
+
+def _begin_config(folder: Path, config: Any) -> None:
+    """Write the config, or check it if there are weights: one process must not write what another reads."""
+    if not (folder / "model.safetensors").exists():
+        _write_config(folder, config)
+    elif _read_config(type(config), folder) != config:
+        raise ValueError(f"{folder / 'config.json'} is of another model; train this one into another folder")
 
 
 def _write_config(folder: Path, config: Any) -> None:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from mega_model import checkpoint, generate
+from mega_model.backbones import BACKBONES, ViT
 from mega_model.data import rendered
+from mega_model.detector import DetectorConfig
 from mega_model.evaluate import default as evaluate
+from mega_model.geometry import matrix_to_rot6d, project_weak
+from mega_model.mega import Mega, MegaConfig
+from mega_model.reference import released_name
 from mega_model.train import backbone, detector, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.published import load_backbone
+
+Weights = dict[str, torch.Tensor]
 
 
 class Line(Objective):
@@ -25,25 +36,44 @@ class Line(Objective):
         return {"square": (self.model(dropped) - 2 * batch["x"]).square().mean(), "_shown": batch["x"].mean()}
 
 
-def line_batches(rng: np.random.Generator) -> Batch:
-    return {"x": torch.from_numpy(rng.normal(size=(8, 3)).astype(np.float32))}
+class Scaled(Line):
+    """A line that learns something beside its model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, batch: Batch) -> Losses:
+        return super().forward({"x": batch["x"] * self.scale})
 
 
-def train_line(out: Path, until: int | None = None) -> dict[str, torch.Tensor]:
+def draw(rng: np.random.Generator, count: int) -> Batch:
+    return {"x": torch.from_numpy(rng.normal(size=(count, 3)).astype(np.float32))}
+
+
+def train_line(
+    out: Path, until: int | None = None, outputs: int = 3, kind: type[Line] = Line, **options: Any
+) -> Weights:
+    """Trains for 40 steps, or until so many batches were drawn."""
     torch.manual_seed(0)
-    config = LoopConfig(out=out, steps=40, batch=8, lr=0.05, warmup=5, save_every=10)
+    config = LoopConfig(**{"out": out, "steps": 40, "batch": 8, "lr": 0.05, "warmup": 5, "save_every": 10, **options})
     left = until
 
-    def batches(rng: np.random.Generator) -> Batch:
+    def batches(rng: np.random.Generator, count: int) -> Batch:
         nonlocal left
         if left == 0:
             raise KeyboardInterrupt
         left = None if left is None else left - 1
-        return line_batches(rng)
+        return draw(rng, count)
 
     with contextlib.suppress(KeyboardInterrupt):
-        fit(config, Line(nn.Linear(3, 3)), batches)
+        fit(config, kind(nn.Linear(3, outputs)), batches, {"numbers": "random"})
     return load_file(out / "model.safetensors")
+
+
+def curve(out: Path, name: str) -> list[float]:
+    """A loss at every step, as TensorBoard shows it."""
+    return [e.value for e in EventAccumulator(str(out), {"scalars": 0}).Reload().Scalars(name)]
 
 
 def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
@@ -53,6 +83,63 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
     resumed = train_line(tmp_path / "parts")
     assert torch.equal(resumed["weight"], whole["weight"])
     assert torch.dist(whole["weight"], 2 * torch.eye(3)) < torch.dist(torch.zeros(3, 3), 2 * torch.eye(3)), "it learned"
+    made = json.loads((tmp_path / "parts" / "training.json").read_text())
+    assert made["numbers"] == "random" and made["losses"]["square"] < 4
+    assert (made["steps"], made["batch"], made["examples"], made["processes"], made["seed"]) == (40, 8, 320, 1, 0)
+
+
+def test_micro_batches_add_up(tmp_path: Path) -> None:
+    class Same(Line):
+        """Without chance, so that a batch and its parts have the same gradient."""
+
+        def forward(self, batch: Batch) -> Losses:
+            x = torch.tensor([[1.0, 2, 3], [4, 5, 7]]).repeat(len(batch["x"]) // 2, 1)
+            return {"square": (self.model(x) - 2 * x).square().mean()}
+
+    whole = train_line(tmp_path / "whole", kind=Same)
+    parts = train_line(tmp_path / "parts", kind=Same, micro_batch=2, loaders=3)
+    torch.testing.assert_close(parts["weight"], whole["weight"])
+    assert curve(tmp_path / "parts", "square") == pytest.approx(curve(tmp_path / "whole", "square"), rel=1e-3)
+
+
+def test_loaders_change_nothing(tmp_path: Path) -> None:
+    one = train_line(tmp_path / "one", micro_batch=4)
+    several = train_line(tmp_path / "several", micro_batch=4, loaders=5)
+    assert torch.equal(one["weight"], several["weight"])
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch 8: not a multiple of 1 processes x 3 examples"):
+        train_line(tmp_path, micro_batch=3)
+
+
+def without_step(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    torch.save({k: v for k, v in state.items() if k != "step"}, file)
+
+
+def test_states_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    def refused(spoil: Callable[[Path], object], match: str, **options: Any) -> None:
+        out = tmp_path / match.replace(" ", "-")
+        train_line(out)
+        spoil(out / "state.pt")
+        with pytest.raises(ValueError, match=match) as error:
+            train_line(out, **options)
+        assert str(out) in str(error.value)
+
+    refused(lambda file: file.write_bytes(b"damaged"), "cannot go on from here")
+    refused(without_step, "no step in it")
+    refused(lambda file: None, "another stage or version: scale", kind=Scaled)
+    refused(lambda file: None, "not of this model", outputs=4)
+
+
+def test_a_folder_holds_one_model(tmp_path: Path) -> None:
+    model = checkpoint.begin_detector(tmp_path, DetectorConfig(64, 64))
+    checkpoint.save_weights(model, tmp_path)
+    checkpoint.begin_detector(tmp_path, DetectorConfig(64, 64))
+    with pytest.raises(ValueError, match=r"config\.json is of another model"):
+        checkpoint.begin_detector(tmp_path, DetectorConfig(96, 64))
+    assert checkpoint.load_detector(tmp_path).config == DetectorConfig(64, 64), "what was there is left alone"
 
 
 def test_options_override_the_file(tmp_path: Path) -> None:
@@ -62,20 +149,147 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     assert (config.steps, config.batch, config.betas, config.out) == (7, 4, (0.5, 0.6), Path("here"))
 
 
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        ("tokenizer paper_tokenizer", tokenizer.TokenizerTraining),
+        ("pretrain paper_pretrain", pretrain.PretrainTraining),
+        ("backbone", recover.PictureTraining),
+        ("recover paper_coco paper_mix", recover.RecoverTraining),
+        ("detector", detector.DetectorTraining),
+    ],
+)
+def test_shipped_files_are_read(root: Path, files: str, kind: type[LoopConfig]) -> None:
+    for file in files.split():
+        config = parse(kind, [str(root / "config" / "train" / f"{file}.yaml")])
+        assert config.batch % (config.micro_batch or 1) == 0
+
+
+def test_joints_that_nobody_saw_do_not_count() -> None:
+    torch.manual_seed(0)
+    rotation = torch.linalg.qr(torch.randn(2, 3, 3))[0]
+    rotation = rotation * rotation.det()[:, None, None]
+    camera = torch.tensor([[1.0, 0.1, -0.2], [0.8, 0, 0]])
+    joints = torch.randn(2, 24, 3)
+    points = project_weak(joints @ rotation.transpose(1, 2), camera)
+    confidence = torch.ones(2, 24)
+    points[:, 20:], confidence[:, 20:] = 77, 0
+    points[:, :10] += 0.3
+    batch = {"rotation": rotation, "joints": joints, "joints2d": points, "confidence": confidence}
+    for compared in ("rot6d", "matrix"):
+        losses = recover.pose_losses(matrix_to_rot6d(rotation), camera, batch, compared)
+        assert losses["rotation"] < 1e-10
+        assert losses["reprojection"].item() == pytest.approx(0.3 * 10 / 20, abs=1e-6)
+    assert recover.pose_losses(matrix_to_rot6d(rotation.mT), camera, batch, "matrix")[
+        "rotation"
+    ].item() == pytest.approx((rotation.mT - rotation).square().mean().item(), abs=1e-6)
+
+
+def test_only_the_last_blocks_learn() -> None:
+    vit = ViT(16, depth=5, heads=2)
+    recover.freeze(vit, 2)
+    learns = {name.rpartition(".")[0] or name for name, p in vit.named_parameters() if p.requires_grad}
+    assert {name[:8] for name in learns} == {"blocks.3", "blocks.4", "norm"}
+    recover.freeze(vit, 0)
+    assert not any(p.requires_grad for p in vit.parameters())
+    with pytest.raises(ValueError, match="trained_blocks 3"):
+        recover.freeze(BACKBONES["resnet50"](8), 3)
+
+
+def published_names(kind: str) -> list[str]:
+    """Keys as torchvision's ResNet-50 and ViTPose have them."""
+    norm = "weight bias running_mean running_var num_batches_tracked".split()
+    if kind == "resnet50":
+        names = ["conv1.weight", *(f"bn1.{n}" for n in norm)]
+        for stage, depth in enumerate((3, 4, 6, 3), 1):
+            for block in range(depth):
+                layers = ["conv1", "bn1", "conv2", "bn2", "conv3", "bn3"]
+                layers += ["downsample.0", "downsample.1"] if block == 0 else []
+                for layer in layers:
+                    parts = norm if layer.startswith("bn") or layer == "downsample.1" else ["weight"]
+                    names += [f"layer{stage}.{block}.{layer}.{part}" for part in parts]
+        return names
+    layers = "norm1 norm2 attn.qkv attn.proj mlp.fc1 mlp.fc2".split()
+    linear = [f"blocks.{i}.{layer}.{part}" for i in range(32) for layer in layers for part in ("weight", "bias")]
+    ends = [f"{layer}.{part}" for layer in ("patch_embed.proj", "last_norm") for part in ("weight", "bias")]
+    return ["pos_embed", *ends[:2], *linear, *ends[2:]]
+
+
+@pytest.mark.parametrize("kind", ["resnet50", "vit", "hrnet"])
+def test_published_backbones(tmp_path: Path, kind: Any) -> None:
+    sizes = MegaConfig(54, 16, 16, 1, 1, 2, backbone=kind, backbone_width=16 if kind == "vit" else 8)
+    torch.manual_seed(1)
+    source, model = Mega(sizes), Mega(sizes)
+    own = source.backbone.state_dict()
+    if kind == "hrnet":  # its names are those of the released model, but for its last layers
+        names = [released_name(f"backbone.{key}", sizes).removeprefix("backbone.") for key in own]
+        weights = {name: v for name, v in zip(names, own.values()) if not name.startswith("downsample_stage")}
+        weights["final_layer.weight"] = torch.zeros(17, 8, 1, 1)
+    elif kind == "resnet50":
+        weights = dict(zip(published_names(kind), own.values(), strict=True))
+        weights["fc.weight"] = torch.zeros(10, 256)
+    else:
+        keys = [
+            "position",
+            "patches.weight",
+            "patches.bias",
+            *(k for k in own if k.startswith("blocks")),
+            "norm.weight",
+        ]
+        weights = dict(zip(published_names(kind), [own[k] for k in (*keys, "norm.bias")], strict=True))
+        weights["pos_embed"] = weights["pos_embed"][None]
+        heads = {"keypoint_head.final_layer.weight": torch.zeros(17, 4, 1, 1)}
+    file = tmp_path / "published.pth"
+    torch.save(
+        {"state_dict": {f"backbone.{k}": v for k, v in weights.items()} | heads} if kind == "vit" else weights, file
+    )
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    load_backbone(file, model)
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, before[key] if key.startswith("down.") else own[key]), key
+
+    torch.save({**weights, "more": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"published\.pth: not a \w+ backbone: more is unexpected"):
+        load_backbone(file, model)
+    name = next(iter(weights))
+    torch.save({k: v for k, v in weights.items() if k != name}, file)
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        load_backbone(file, model)
+    torch.save({**weights, name: torch.zeros(2, 2)}, file)
+    with pytest.raises(ValueError, match="has the shape"):
+        load_backbone(file, model)
+
+
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--steps", "4", "--warmup", "1", "--lr", "0.001", "--batch"]
     names = "tokenizer pretrain backbone recover detector crops groups".split()
     folder = {name: str(tmp_path / name) for name in names}
-    tokenizer.main([*few, "4", "--out", folder["tokenizer"], "--quantize-from", "2"])
+
+    def options(name: str, steps: int, lr: float = 0.001) -> list[str]:
+        return f"--out {folder[name]} --steps {steps} --warmup 1 --lr {lr} --batch 8".split()
+
+    tokenizer.main([*options("tokenizer", 40, 0.003), "--quantize-from", "30"])
     topology = tmp_path / "tokenizer" / "topology.npz"
     size = rendered.CHUNK
     rendered.render(rendered.Render("crops", "train", size, tmp_path / "crops", topology))
     rendered.render(rendered.Render("groups", "train", size, tmp_path / "groups", topology, 96, 128, 2))
-    pretrain.main([*few, "4", "--out", folder["pretrain"], "--tokenizer", folder["tokenizer"], "--bodies", "100"])
-    on_crops = [*few, "4", "--crops", folder["crops"]]
-    backbone.main([*on_crops, "--out", folder["backbone"], "--pretrained", folder["pretrain"]])
-    recover.main([*on_crops, "--out", folder["recover"], "--pretrained", folder["backbone"]])
-    detector.main([*few, "4", "--out", folder["detector"], "--groups", folder["groups"]])
+    pretrain.main([*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
+    on_crops = ["--sets", f"rendered:{folder['crops']}", "--pixels", "64"]
+    backbone.main([*options("backbone", 20), *on_crops, "--pretrained", folder["pretrain"]])
+    recover.main([*options("recover", 20), *on_crops, "--pretrained", folder["backbone"]])
+    detector.main([*options("detector", 20), "--groups", folder["groups"]])
+
+    for stage, losses in {
+        "tokenizer": ["v2v"],
+        "pretrain": ["tokens"],
+        "backbone": ["joints", "surface", "rotation", "reprojection"],
+        "recover": ["tokens", "rotation", "reprojection"],
+        "detector": ["heat", "sides"],
+    }.items():
+        values = np.sum([curve(tmp_path / stage, name) for name in losses], axis=0)
+        assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
+    made = json.loads((tmp_path / "recover" / "training.json").read_text())
+    assert made["pictures"] == {f"rendered:{folder['crops']}": size} and "CMU" in made["motion"]
+    assert made["before"]["steps"] == 20 and "meshes" in made["before"]["before"]
 
     crops = folder["crops"]
     count = ["--count", "4", "--samples", "3"]

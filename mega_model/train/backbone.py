@@ -88,4 +88,8 @@ def surface_loss(maps: Tensor, vertices2d: Tensor, visible: Tensor, template: Te
 
 def main(args: list[str]) -> None:
     config = parse(PictureTraining, args)
+    if not all(name.startswith("rendered:") for name in config.sets):
+        raise ValueError(
+            f"sets {', '.join(config.sets)}: this stage needs rendered ones, whose visible vertices are known"
+        )
     run(config, lambda model, _, topology: BackboneObjective(model, topology, config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,15 @@ from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
-from mega_model.mega import Mega, normalise, token_loss
+from mega_model.mega import PRESETS, Mega, normalise, token_loss
+from mega_model.reference import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.published import load_backbone
+
+EYES = ("backbone", "backbone_width", "image_size", "head_dropout")
+"""The fields of a `MegaConfig` that say how it sees."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,11 @@ class PictureTraining(LoopConfig):
     proportions: tuple[float, ...] = ()
     """Of each set in a batch. By default, sets count as often as they have people."""
     body: Path | None = None
-    """SMPL model that makes the meshes of sets which have none."""
+    """SMPL model that makes the meshes of sets which have none; see `images.open_set`."""
+    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    """Begin to see anew, with this preset's backbone: only the transformer comes from `pretrained`."""
+    backbone: Path | None = None
+    """Published weights that the backbone starts from; see `published.load_backbone`."""
     pixels: int | None = None
     """Crops are shrunk to this size: steps on small ones are cheap."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
@@ -131,7 +140,12 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     """Train a copy of the `pretrained` checkpoint on pictures. ValueError if a set's bodies are not the model's."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
-    side = pretrained.config.image_size
+    weights, size = pretrained.state_dict(), pretrained.config
+    if config.preset:
+        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
+        eyes = PRESETS[config.preset]
+        size = replace(size, **{name: getattr(eyes, name) for name in EYES})
+    side = size.image_size
     sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
     for name, images in zip(config.sets, sets):
         if len(images.topology.template) != len(topology.template):
@@ -140,8 +154,10 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
                 f"{config.pretrained} {len(topology.template)}"
             )
     mixture = Mixture(sets, config.proportions)
-    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", pretrained.config)
-    model.load_state_dict(pretrained.state_dict())
+    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
+    model.load_state_dict(model.state_dict() | weights)
+    if config.backbone:
+        load_backbone(config.backbone, model)
     fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
 
 

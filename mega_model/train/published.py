@@ -1,0 +1,57 @@
+"""Backbones that others have published, as the start of a training on pictures (paper 3.2)."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mega_model.mega import Mega
+from mega_model.reference import released_name
+
+_UNREAD = r"(fc|final_layer|keypoint_head)\..*"
+"""Heads of the backbones' own tasks."""
+_BEGUN = r"downsample_stage_\d\..*"
+"""What MEGA puts behind HRNet, and no file has."""
+
+
+def load_backbone(path: Path, model: Mega) -> None:
+    """Put the weights of a published file into `model.backbone`, all but HRNet's way down to stride 32.
+
+    The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50. Raises
+    FileNotFoundError, or ValueError that names the file and what is missing, unexpected or of another shape in it.
+    """
+    own = {key: v for key, v in model.state_dict().items() if key.startswith("backbone.")}
+    names = {_published(released_name(key, model.config)): key for key in own}
+    weights = _read(path)
+    problems = [f"{name} is missing" for name in names if name not in weights and not re.fullmatch(_BEGUN, name)]
+    problems += [f"{name} is unexpected" for name in weights if name not in names and not re.fullmatch(_UNREAD, name)]
+    found = {names[name]: value for name, value in weights.items() if name in names}
+    for key, value in found.items():
+        # position codes have a batch of one in front
+        if value.numel() != own[key].numel() or value.shape[-1:] != own[key].shape[-1:]:
+            problems.append(f"{key} has the shape {list(value.shape)} in place of {list(own[key].shape)}")
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
+    model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: torch cannot read it without running code in it: {error}") from error
+    weights = content.get("state_dict", content)
+    return {key.removeprefix("backbone."): value for key, value in weights.items()}
+
+
+def _published(name: str) -> str:
+    """What a key of the released MEGA is called where its backbone comes from."""
+    name = name.removeprefix("backbone.")
+    # the released ResNet is torchvision's in a Sequential
+    name = re.sub(r"^([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)
+    return re.sub(r"^([4-7])\.", lambda m: f"layer{int(m[1]) - 3}.", name)
