@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from .environment import use_large_messages
 
@@ -24,6 +26,7 @@ VERBS = {
     "evaluate uncertainty": ("mega_model.evaluate.uncertainty:main", "does sigma say how wrong each vertex is?"),
     "evaluate figures": ("mega_model.evaluate.figures:main", "figures 4 to 7 and 9"),
     "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips, calibrate its sigma"),
+    "bench": ("mega_model.evaluate.bench:main", "what generation costs, beside a straightforward loop"),
 }
 """Verb -> "module:function", what it does. The function takes the arguments after the verb, returns the exit code."""
 
@@ -54,6 +57,17 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"mega {verb}: {missing} is not installed: pip install 'mega_ros[{_EXTRAS[missing]}]'", file=sys.stderr)
         return 1
+    except (FileNotFoundError, ValueError) as error:
+        if not _is_ours(error):
+            raise
+        print(f"mega {verb}: {error}", file=sys.stderr)
+        return 1
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether our own code raised it, as a message to the user; anything else is a bug, to be seen whole."""
+    file, ours = Path(traceback.extract_tb(error.__traceback__)[-1].filename), Path(__file__).parents[1]
+    return any(file.is_relative_to(ours / package) for package in ("mega_model", "mega_ros"))
 
 
 def _help(args: list[str]) -> int:

@@ -1,0 +1,95 @@
+"""`mega bench`: what generation costs, beside a straightforward loop over samples and steps with the same weights.
+
+Both start from image features. The loop runs encoder and decoder for every sample and step, as one would write it
+down from the paper. `generate` folds the encoder of no token, shares the first step among the samples, and takes all
+samples of a step together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mega_model import generate
+from mega_model.mega import PRESETS, Mega
+
+FEATURES = {"default": (320, 4, 4), "hrnet": (720, 7, 7), "vit": (1280, 16, 12), "resnet": (2048, 7, 7)}
+"""Channels, rows and columns that each preset's backbone gives."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    preset: Literal["default", "hrnet", "vit", "resnet"] = "hrnet"
+    samples: int = 25
+    steps: int = 5
+    repeats: int = 3
+    """Runs of each; the medians are shown."""
+
+
+def loop_deterministic(model: Mega, features: Tensor) -> Tensor:
+    tokens = torch.zeros(len(features), model.config.tokens, dtype=torch.long)
+    return model(features, tokens, torch.zeros_like(tokens).bool()).logits.argmax(dim=-1)
+
+
+def loop_stochastic(model: Mega, features: Tensor, samples: int, steps: int, temperature: float, seed: int) -> Tensor:
+    """What `generate.stochastic` gives, sample by sample and step by step."""
+    length = model.config.tokens
+    uniforms = generate.uniforms((len(features), samples, steps, length, 2), seed)
+    counts, noise = generate.visible_counts(length, steps), generate.temperatures(steps, temperature)
+    out = torch.zeros(len(features), samples, length, dtype=torch.long)
+    for person in range(len(features)):
+        for sample in range(samples):
+            tokens, index = out[person, sample][None], torch.zeros(1, 0, dtype=torch.long)
+            for t in range(steps):
+                visible = torch.zeros(1, length, dtype=torch.bool).scatter(1, index, True)
+                logits = model(features[person : person + 1], tokens, visible).logits
+                random = uniforms[person, sample, t][None]
+                tokens, index = generate.step(logits, tokens, index, counts[t + 1], noise[t], random)
+            out[person, sample] = tokens[0]
+    return out
+
+
+def seconds(run: Callable[[], Tensor], repeats: int) -> float:
+    """Median wall time, after one run that is not counted."""
+    times = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return median(times[1:])
+
+
+@torch.no_grad()
+def main(args: list[str]) -> None:
+    config = tyro.cli(Bench, args=args, description=__doc__)
+    torch.manual_seed(0)
+    channels, rows, columns = FEATURES[config.preset]
+    model = Mega(replace(PRESETS[config.preset], backbone="given", backbone_width=channels)).eval()
+    features = torch.randn(1, channels, rows, columns)
+    how = (config.samples, config.steps, 1.0, 0)
+    runs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
+        "deterministic": (
+            lambda: loop_deterministic(model, features),
+            lambda: generate.deterministic(model, features),
+        ),
+        f"Q = {config.samples}, T = {config.steps}": (
+            lambda: loop_stochastic(model, features, *how),
+            lambda: generate.stochastic(model, features, *how),
+        ),
+    }
+    title = f"{config.preset}: one person from features, {torch.get_num_threads()} CPU threads"
+    table = Table("generation", "loop, ms", "generate, ms", "ratio", "same tokens", title=title)
+    for name, (loop, ours) in runs.items():
+        slow, fast = seconds(loop, config.repeats), seconds(ours, config.repeats)
+        same = (loop() == ours()).float().mean().item()
+        table.add_row(name, f"{slow * 1e3:.0f}", f"{fast * 1e3:.0f}", f"{slow / fast:.1f}", f"{same:.1%}")
+    Console().print(table)
