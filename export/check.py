@@ -21,7 +21,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from export.to_onnx import as_stored
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, metrics
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import normalise
 from mega_ros.bundle import Bundle
@@ -78,7 +78,6 @@ class Parity:
         tokens = generate.deterministic(model, features)
         sampled = generate.sample(model, features, uniforms, self.bundle.sampling.temperature)
         vertices = decode(sampled.flatten(0, 1)).unflatten(0, sampled.shape[:2])
-        mean = vertices.mean(dim=1)
         expected = {
             "backbone": {"features": features},
             "deterministic": {
@@ -89,8 +88,8 @@ class Parity:
             },
             "sampler": {
                 "tokens": sampled,
-                "mean": mean,
-                "sigma": (vertices - mean[:, None]).square().sum(dim=-1).mean(dim=1).sqrt(),
+                "mean": vertices.mean(dim=1),
+                "sigma": metrics.spread(vertices),
             },
         }
         given = {"crops": crops, "features": features.numpy(), "uniforms": uniforms.numpy()}

@@ -25,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, metrics
 from mega_model.detector import Detector
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
@@ -107,9 +107,7 @@ class Sampler(nn.Module):
     def forward(self, features: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         tokens = generate.sample(self.model, features, uniforms, self.temperature)
         vertices = self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        mean = vertices.mean(dim=1)
-        sigma = (vertices - mean[:, None]).square().sum(dim=-1).mean(dim=1).sqrt()
-        return tokens, mean, sigma
+        return tokens, vertices.mean(dim=1), metrics.spread(vertices)
 
 
 class MeshDecoder(nn.Module):
