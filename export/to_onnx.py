@@ -53,7 +53,7 @@ class Config:
     """checkpoint folder that `mega train detector` wrote"""
     name: str = "default-anny-r18"
     """name of the bundle"""
-    steps: int = 5
+    steps: int = 3
     """T, steps of the sampler"""
     samples: int = 10
     """Q, samples per person unless the user says otherwise"""
