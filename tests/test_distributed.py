@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ STAGES = ("pretrain", "recover")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def train(out: Path, processes: int, pause: float = 0.0) -> None:
+def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None:
     """Both stages of MEGA, tiny, on noise. A step takes PER_PROCESS examples for each of `processes`."""
     torch.manual_seed(0)
     faces, count = icosphere(2)
@@ -51,7 +52,14 @@ def train(out: Path, processes: int, pause: float = 0.0) -> None:
         batch |= {"rotation": rot6d_to_matrix(batch["rotation"]), "confidence": torch.ones(count, 24)}
         return batch | {"images": torch.from_numpy(rng.integers(256, size=(count, 3, 32, 32), dtype=np.uint8))}
 
-    sizes = {"steps": STEPS, "batch": PER_PROCESS * processes, "micro_batch": PER_PROCESS, "lr": 0.003, "warmup": 2}
+    sizes: dict[str, Any] = {
+        "steps": STEPS,
+        "batch": PER_PROCESS * processes,
+        "micro_batch": PER_PROCESS,
+        "lr": 0.003,
+        "warmup": 2,
+    }
+    sizes |= options
     fit(LoopConfig(out / "pretrain", **sizes), PretrainObjective(model), tokens, {})
     recover = RecoverTraining(out / "recover", **sizes, loaders=2)
     fit(recover, RecoverObjective(model, tokenizer, recover), pictures, {})
@@ -118,6 +126,15 @@ def test_sigterm_saves_and_the_next_start_goes_on(one: Path, tmp_path: Path) -> 
     assert curves(tmp_path, "recover") == curves(one, "recover")
     whole, parts = (load_file(out / "recover" / "model.safetensors") for out in (one, tmp_path))
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
+
+
+def test_mixed_precision_learns_about_the_same(one: Path, tmp_path: Path) -> None:
+    train(tmp_path, processes=2, precision="bf16-mixed")
+    for stage in STAGES:
+        exact, mixed = curves(one, stage), curves(tmp_path, stage)
+        for name in exact:
+            assert mixed[name] != exact[name]
+            assert mixed[name] == pytest.approx(exact[name], rel=0.05, abs=0.1), name
 
 
 if __name__ == "__main__":

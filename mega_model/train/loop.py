@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ class LoopConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     """Largest gradient norm."""
-    precision: Any = "32-true"
-    """Lightning Fabric's name: 32-true, bf16-mixed, ..."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the computation; weights and data always have 32 bits."""
     seed: int = 0
     save_every: int = 200
     loaders: int = 1
@@ -131,7 +131,7 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
             objective.before_step(step)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _schedule(step, config)
-            losses = _backward(fabric, trained, drawn, share)
+            losses = _backward(fabric, trained, drawn, share, config.precision == "bf16-mixed")
             fabric.clip_gradients(trained, optimizer, max_norm=config.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -158,14 +158,17 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
                 raise SystemExit(128 + signal.SIGTERM)
 
 
-def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], share: int) -> Losses:
+def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], share: int, mixed: bool) -> Losses:
     """Leave the gradient of a step's `share` of micro-batches. Returns the means of their losses."""
     means: Losses = {}
     for k in range(share):
         seed, batch = next(drawn)
         torch.manual_seed(seed)  # masks, dropout, augmentation
         with fabric.no_backward_sync(trained, enabled=k + 1 < share):
-            losses = {name: v / share for name, v in trained(fabric.to_device(dict(batch))).items()}
+            # not by Fabric, which would round the data, too
+            with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
+                losses = trained(fabric.to_device(dict(batch)))
+            losses = {name: v.float() / share for name, v in losses.items()}
             fabric.backward(torch.stack([v for name, v in losses.items() if name[0] != "_"]).sum())
         means = {name: means.get(name, 0) + v.detach() for name, v in losses.items()}
     return means
@@ -188,7 +191,7 @@ def _fabric(config: LoopConfig) -> Fabric:
         # a stage may leave parts of the model alone
         many = {"strategy": "ddp_find_unused_parameters_true", "devices": local, "num_nodes": world // local}
     logger = TensorBoardLogger(config.out.parent, config.out.name, version="")
-    return Fabric(precision=config.precision, loggers=logger, **many)
+    return Fabric(loggers=logger, **many)
 
 
 def _shares(config: LoopConfig, processes: int) -> tuple[int, int]:

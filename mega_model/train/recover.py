@@ -74,7 +74,7 @@ class RecoverObjective(Objective):
 
     def forward(self, batch: Batch) -> Losses:
         features = self.model.backbone(pictures(batch["images"], self.config.pixels))
-        with torch.no_grad():
+        with torch.no_grad(), all_digits(features):
             tokens = self.frozen[0].to(features.device).encode(batch["vertices"])
         return {
             "tokens": token_loss(self.model, features, tokens),
@@ -94,17 +94,24 @@ def freeze(backbone: Backbone, trained_blocks: int) -> None:
             module.requires_grad_(True)
 
 
+def all_digits(x: Tensor) -> torch.autocast:
+    """A context without mixed precision on the device of x, for what must be exact."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["rot6d", "matrix"]) -> Losses:
     """Of the rotation [B, 6], and of rotation and camera [B, 3] on the picture."""
-    rotation = rot6d_to_matrix(rot6d)
-    if compared == "matrix":
-        rotation_loss = F.mse_loss(rotation, batch["rotation"])
-    else:
-        rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
-    # tokens pass no gradient, so the true body stands in for the predicted one
-    points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
-    confidence = batch["confidence"][..., None].expand_as(points)
-    distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
+    with all_digits(rot6d):
+        rot6d, camera = rot6d.float(), camera.float()
+        rotation = rot6d_to_matrix(rot6d)
+        if compared == "matrix":
+            rotation_loss = F.mse_loss(rotation, batch["rotation"])
+        else:
+            rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
+        # tokens pass no gradient, so the true body stands in for the predicted one
+        points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
+        confidence = batch["confidence"][..., None].expand_as(points)
+        distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
     return {"rotation": rotation_loss, "reprojection": distance}
 
 
