@@ -25,6 +25,7 @@ VERBS = {
     "evaluate random": ("mega_model.evaluate.random:main", "random bodies: diversity and plausibility"),
     "evaluate uncertainty": ("mega_model.evaluate.uncertainty:main", "does sigma say how wrong each vertex is?"),
     "evaluate figures": ("mega_model.evaluate.figures:main", "figures 4 to 7 and 9"),
+    "evaluate detector": ("mega_model.evaluate.detector:main", "does the detector find people?"),
     "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips, calibrate its sigma"),
     "bench": ("mega_model.evaluate.bench:main", "what generation costs, beside a straightforward loop"),
 }
