@@ -19,7 +19,7 @@ from mega_model.data.images import ImageSet, open_set
 from mega_model.data.meshes import BodySampler
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Prediction
+from mega_model.evaluate.predict import Pictures, Prediction, Sampling, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
@@ -152,6 +152,21 @@ def test_uncertainty_by_visibility() -> None:
     assert good["ECE"] < 0.01 < 0.3 < bad["ECE"]
     assert good["AUSE"] == pytest.approx(bad["AUSE"], abs=0.02), "the order is as good in both"
     assert "visible" not in by_visibility(error, sigma, None)
+
+
+def test_samples_are_those_of_the_picture(folder: Path, crops: ImageSet) -> None:
+    model, tokenizer, _ = checkpoint.load_mega(folder / "model")
+
+    def samples(seed: int, batch: int) -> np.ndarray:
+        config = Pictures(count=5, seed=seed, batch=batch, device="cpu")
+        return np.concatenate([p.samples for p in predict(model, tokenizer, crops, config, Sampling(samples=3))])
+
+    together = samples(0, 5)
+    assert np.isclose(together, samples(0, 2), atol=1e-5).mean() > 0.98, "a near tie may fall otherwise"
+    assert not np.isclose(together, samples(1, 5), atol=1e-5).all()
+    own = uniforms(np.array([7, 8]), Sampling(samples=3), length=4, seed=0)
+    assert not torch.isclose(own[0], own[1]).any()
+    assert torch.equal(own[1:], uniforms(np.array([8]), Sampling(samples=3), length=4, seed=0))
 
 
 # ------------------------------------------------------------------------------------------------------------- commands

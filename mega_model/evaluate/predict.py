@@ -124,16 +124,16 @@ def predict(
     """One after the other, for a large set's samples fit no memory. Without `sampling`: deterministic mode alone."""
     picked = pictures(len(images), config)
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
-        batch = images.batch(picked[start : start + config.batch], None)
+        index = picked[start : start + config.batch]
+        batch = images.batch(index, None)
         features = model.backbone(normalise(batch["images"].to(config.device).float() / 255))
         rot6d, camera = model.pose(features)
         rotation = rot6d_to_matrix(rot6d)
         single = tokenizer.decode(generate.deterministic(model, features))
         samples = single[:, None][:, :0]
         if sampling:
-            tokens = generate.stochastic(
-                model, features, sampling.samples, sampling.steps, sampling.temperature, config.seed + start
-            )
+            random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
+            tokens = generate.sample(model, features, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         yield Prediction(
@@ -144,6 +144,13 @@ def predict(
             rotation.cpu().numpy(),
             camera.cpu().numpy(),
         )
+
+
+def uniforms(index: np.ndarray, sampling: Sampling, length: int, seed: int) -> Tensor:
+    """[B, Q, T, N, 2] for the pictures `index` int [B]: each has its own, whichever others share its batch."""
+    shape = (sampling.samples, sampling.steps, length, 2)
+    seeds = (np.random.SeedSequence((seed, k)).generate_state(1, np.uint64)[0] for k in index.tolist())
+    return torch.stack([generate.uniforms(shape, int(own)) for own in seeds])
 
 
 def collect(parts: Iterable[Mapping[K, np.ndarray]]) -> dict[K, np.ndarray]:
