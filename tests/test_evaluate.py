@@ -57,8 +57,8 @@ def evaluate(folder: Path, table: str, *options: str) -> tuple[dict, str]:
     """The JSON and the HTML that `mega evaluate <table>` leaves, run on eight pictures."""
     shared = ["--checkpoint", folder / "model", "--set", f"rendered:{folder / 'crops'}", "--out", folder / table]
     assert cli.main(["evaluate", table, *map(str, shared), "--count", "8", "--batch", "5", *options]) == 0
-    file = folder / table / f"{table}-rendered"
-    return json.loads(file.with_suffix(".json").read_text()), file.with_suffix(".html").read_text()
+    file = max((folder / table).glob(f"{table}-rendered-crops-*.json"), key=lambda file: file.stat().st_mtime_ns)
+    return json.loads(file.read_text()), file.with_suffix(".html").read_text()
 
 
 def only_table(content: dict) -> dict:
@@ -189,6 +189,22 @@ def test_deterministic_and_stochastic_tables(folder: Path, capsys: pytest.Captur
     assert values[0] > values[1] > values[2]
     assert table["PVE"]["Imp, %"] == pytest.approx(100 * (1 - values[2] / values[0]))
     assert best["facts"]["protocol"].endswith("best by sample")
+
+
+def test_reports_of_sets_and_protocols_lie_side_by_side(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(folder / "crops")
+    for images in (folder / "crops", tmp_path / "train"):
+        for align in ("mean", "pelvis"):
+            command = ["evaluate", "deterministic", "--checkpoint", folder / "model", "--set", f"rendered:{images}"]
+            assert cli.main([*map(str, command), "--align", align, "--count", "99", "--out", str(tmp_path)]) == 0
+    reports = {file.stem: json.loads(file.read_text())["facts"] for file in tmp_path.glob("*.json")}
+    aligned = "smpl24-aligned-at-the"
+    assert set(reports) == {
+        f"deterministic-rendered-{name}-{aligned}-{align}"
+        for name in ("crops", "train")
+        for align in ("mean", "pelvis")
+    }
+    assert {facts["pictures"] for facts in reports.values()} == {"40, the whole set"}
 
 
 def test_mean_table(folder: Path) -> None:

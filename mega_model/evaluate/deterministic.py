@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mega_model.evaluate.predict import Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
-from mega_model.evaluate.report import Report, publish
+from mega_model.evaluate.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ def evaluate(config: Deterministic) -> Report:
     errors = collect(protocol.errors(p.single, p.truth) for p in predict(model, tokenizer, images, config))
     return Report(
         "Deterministic mode (tables 1 and 3)",
-        config.facts(protocol.name, len(errors["PVE"])),
+        config.facts(protocol.name, len(images)),
         {"Errors, mm": {config.images: {metric: 1000 * float(errors[metric].mean()) for metric in METRICS}}},
         {"Share of the pictures whose error is below a bound": distribution(errors)},
     )
@@ -44,4 +44,4 @@ def distribution(errors: dict[str, np.ndarray]) -> Figure:
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Deterministic, args=args, description=__doc__)
-    publish(evaluate(config), config.folder, config.name("deterministic"))
+    config.publish("deterministic", evaluate(config))

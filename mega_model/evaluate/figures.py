@@ -20,7 +20,7 @@ from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
-from mega_model.evaluate.report import Report, publish
+from mega_model.evaluate.report import Report
 from mega_model.mega import Mega, normalise
 from mega_model.tokenizer import MeshTokenizer
 
@@ -85,7 +85,7 @@ def evaluate(config: Figures) -> Report:
     if config.pretrained:
         random = steps_of_random_bodies(config.pretrained, faces, config)
         figures["Figure 7, continued: random bodies after some of 20 steps"] = random
-    facts = config.facts(protocol.name, len(errors["deterministic", "PVE"])) | {"samples": config.describe()}
+    facts = config.facts(protocol.name, len(images)) | {"samples": config.describe()}
     return Report("Figures", facts, {}, figures)
 
 
@@ -196,4 +196,4 @@ def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Figures, args=args, description=__doc__)
-    publish(evaluate(config), config.folder, config.name("figures"))
+    config.publish("figures", evaluate(config))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mega_model import metrics
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
-from mega_model.evaluate.report import Report, Rows, publish
+from mega_model.evaluate.report import Report, Rows
 
 DISTANCE, DEVIATION, SINGLE = "Dist. to det.", "SD", "deterministic"
 
@@ -30,7 +30,7 @@ def evaluate(config: Mean) -> Report:
     table = mean_table(errors, sample_counts(config.samples))
     return Report(
         "Mean of the samples (table 4)",
-        {**config.facts(protocol.name, len(errors[SINGLE, "PVE"])), "samples": config.describe()},
+        {**config.facts(protocol.name, len(images)), "samples": config.describe()},
         {"Errors of the mean mesh, its distance to the deterministic mesh, deviation of the samples, mm": table},
         {"Distribution of the errors (figure 6)": error_distribution(errors)},
     )
@@ -82,4 +82,4 @@ def error_distribution(errors: Errors) -> Figure:
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Mean, args=args, description=__doc__)
-    publish(evaluate(config), config.folder, config.name("mean"))
+    config.publish("mean", evaluate(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from mega_model import checkpoint, generate
 from mega_model.data.images import ImageSet, open_set
+from mega_model.evaluate.report import Report, publish
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega, normalise
 from mega_model.tokenizer import MeshTokenizer
@@ -73,13 +75,16 @@ class Subject(Trained, Pictures):
     """SMPL model file of the set's meshes, or a folder with one for each gender; by default the environment variable
     MEGA_SMPL. A rendered set needs none."""
 
-    def name(self, table: str) -> str:
-        """What the report of a table is called: sets of several kinds may share a folder."""
-        return f"{table}-{self.images.partition(':')[0]}"
+    def publish(self, table: str, report: Report) -> None:
+        """Sets, their parts and protocols may share a folder: the report's file is called by all of them."""
+        kind, _, place = self.images.partition(":")
+        words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
+        publish(report, self.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
 
-    def facts(self, protocol: str, count: int) -> dict[str, str]:
-        """What a report says of the model, the `count` pictures, and the protocol."""
-        drawn = f"{count}, drawn at random with seed {self.seed}" if self.count else f"{count}, the whole set"
+    def facts(self, protocol: str, total: int) -> dict[str, str]:
+        """What a report says of the model, the pictures that were looked at out of `total`, and the protocol."""
+        count = len(pictures(total, self))
+        drawn = f"{count}, drawn at random with seed {self.seed}" if count < total else f"{count}, the whole set"
         return {"model": str(self.checkpoint), "set": self.images, "pictures": drawn, "protocol": protocol}
 
     def open(self) -> tuple[Mega, MeshTokenizer, ImageSet]:

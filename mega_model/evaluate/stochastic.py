@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from mega_model import metrics
 from mega_model.evaluate.predict import Sampling, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
-from mega_model.evaluate.report import Report, publish
+from mega_model.evaluate.report import Report
 
 Best = Literal["metric", "sample"]
 
@@ -34,7 +34,7 @@ def evaluate(config: Stochastic) -> Report:
     protocol_name = f"{protocol.name}, best by {config.best}"
     return Report(
         "Stochastic mode (table 2)",
-        {**config.facts(protocol_name, len(single["PVE"])), "samples": config.describe()},
+        {**config.facts(protocol_name, len(images)), "samples": config.describe()},
         {"Error of the best of Q samples, mm; Imp: how much the last Q improves on the first, %": table},
         {"Error of the best of Q samples": by_count(table)},
     )
@@ -75,4 +75,4 @@ def by_count(table: dict[str, dict[str, float]]) -> Figure:
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Stochastic, args=args, description=__doc__)
-    publish(evaluate(config), config.folder, config.name("stochastic"))
+    config.publish("stochastic", evaluate(config))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from mega_model import metrics
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
-from mega_model.evaluate.report import Report, publish
+from mega_model.evaluate.report import Report
 
 ERROR_MODEL = (
     "errors are isotropic 3D Gaussians of root mean square radius sigma, "
@@ -37,7 +37,7 @@ def evaluate(config: Uncertainty) -> Report:
     scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
     found = collect(vertex_fields(p, protocol) for p in predict(model, tokenizer, images, config, config))
     error, sigma = found["error"], scale * found["sigma"]
-    facts = config.facts(protocol.name, len(error))
+    facts = config.facts(protocol.name, len(images))
     facts |= {"sigma": f"{scale:g} times the spread of {config.describe()}", "error model": ERROR_MODEL}
     return Report(
         "Uncertainty per vertex",
@@ -101,4 +101,4 @@ def curves(error: np.ndarray, sigma: np.ndarray) -> Figure:
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Uncertainty, args=args, description=__doc__)
-    publish(evaluate(config), config.folder, config.name("uncertainty"))
+    config.publish("uncertainty", evaluate(config))
