@@ -5,7 +5,6 @@ What is wrong is one line that names the file and the field: a FileNotFoundError
 
 from __future__ import annotations
 
-import copyreg
 import pickle
 import zipfile
 import zlib
@@ -86,18 +85,50 @@ def as_array(value: Any) -> np.ndarray:
     return value.array() if isinstance(value, Record) else np.asarray(value)
 
 
+class _Kind:
+    """A dtype of numbers, words or objects. A pickle may set its byte order, not fields or flags."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.dtype = np.dtype(name)
+        if self.dtype.kind not in "biufcSUO":
+            raise pickle.UnpicklingError(f"it holds arrays of {self.dtype}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array that fills itself from a pickle, and takes no bytes for objects."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, data = state
+        is_list = kind.dtype.kind == "O" and isinstance(data, list)
+        flat = np.fromiter(data, object, len(data)) if is_list else _from_bytes(data, kind)
+        safe: Any = flat.reshape(shape, order="F" if fortran else "C").__reduce__()
+        super().__setstate__(safe[2])
+
+
+def _from_bytes(data: bytes | str, kind: _Kind, shape: Any = -1, order: Any = "C", axes: Any = None) -> np.ndarray:
+    """`data` as numpy's pickles have it, a string if Python 2 wrote it. ValueError for a `kind` of objects."""
+    flat = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)
+    return flat.reshape(shape, order=order) if axes is None else flat.reshape(shape).transpose(axes)
+
+
 _KNOWN = {
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "numpy.core.multiarray._reconstruct": np.zeros(0).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": np.zeros(0).__reduce_ex__(5)[0],
-    "numpy.core.multiarray.scalar": np.float64(0).__reduce__()[0],
-    "copyreg._reconstructor": copyreg._reconstructor,  # type: ignore[attr-defined]
-    "builtins.object": object,
+    "numpy.ndarray": "an argument, not to be called",
+    "numpy.dtype": _Kind,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(0),
+    "numpy.core.numeric._frombuffer": _from_bytes,
+    "numpy.core.multiarray.scalar": lambda kind, data: _from_bytes(data, kind)[0],
+    "copyreg._reconstructor": lambda *_: Record(),
+    "builtins.object": "an argument, not to be called",
     "builtins.set": set,
-    # Python 3 writes bytes so where it writes for Python 2
+    # Python 3 writes bytes so where it writes for Python 2, empty ones first
+    "builtins.bytes": lambda: b"",
     "_codecs.encode": lambda text, _: text.encode("latin1"),
 }
+"""What a pickle may name -> what it gets: of numpy our own makers, as numpy's trust the pickle with memory."""
+
 _RENAMED = {
     "__builtin__": "builtins",
     "copy_reg": "copyreg",

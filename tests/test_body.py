@@ -165,6 +165,30 @@ def test_pickles_hold_data(tmp_path: Path, protocol: int) -> None:
     assert read == data
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3).T,
+        np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
+        np.zeros((0, 3), np.float32),
+        np.array(7, ">i2"),
+        np.array(["m", "female"]),
+        np.array([b"m"]),
+        np.array([True, False]),
+        np.array([["m", None], [[1, 2], 3]], object),
+    ],
+)
+def test_pickles_hold_arrays(tmp_path: Path, array: np.ndarray, protocol: int) -> None:
+    (tmp_path / "data.pkl").write_bytes(pickle.dumps(array, protocol))
+    read = read_pickle(tmp_path / "data.pkl")
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype.str[1:] == array.dtype.str[1:] and read.shape == array.shape
+    (tmp_path / "data.pkl").write_bytes(python2_pickle({"array": array}))
+    if array.dtype.kind not in "UO":  # whose strings are bytes there
+        np.testing.assert_array_equal(read_pickle(tmp_path / "data.pkl")["array"], array)
+
+
 def test_joint_regressors(tmp_path: Path) -> None:
     regressor = RNG.dirichlet(np.ones(162), size=17)
     np.save(tmp_path / "J_regressor_h36m.npy", regressor)

@@ -385,12 +385,30 @@ def test_labels_run_no_code(make: Any, tmp_path: Path, body: Path) -> None:
     name, labels, _ = make(tmp_path, body)
 
     class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (tmp_path / "run",)
+        def __init__(self, *made: Any) -> None:
+            self.made = made
 
-    rewrite(labels, put("betas", np.array([Evil()] * 4, object)))
-    with pytest.raises(ValueError, match=re.escape(str(labels))):
-        open_set(name, body=body)
+        def __reduce__(self) -> tuple[Any, ...]:
+            return self.made
+
+    fake = np.zeros(0).__reduce__()[:2]
+    flagless = Evil(np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0))
+    evils = [
+        Evil(Path.touch, (tmp_path / "run",)),
+        # bytes that are to be the addresses of objects: a crash, or worse
+        Evil(np.ndarray, ((4,), "O", b"A" * 32)),
+        Evil(*fake, (1, (4,), np.dtype("O"), False, b"A" * 32)),
+        Evil(*fake, (1, (4,), flagless, False, b"A" * 32)),
+        Evil(*fake, (1, (4,), np.dtype([("address", "O")]), False, b"A" * 32)),
+        Evil(*fake, (1, (4,), np.dtype("O"), False, ["m"])),
+        Evil(np.float64(0).__reduce__()[0], (flagless, b"A" * 8)),
+    ]
+    undamaged = labels.read_bytes()
+    for evil in evils:
+        labels.write_bytes(undamaged)
+        rewrite(labels, put("gender" if make is emdb_set else "betas", evil if labels.suffix == ".pkl" else [evil]))
+        with pytest.raises(ValueError, match=re.escape(str(labels))):
+            open_set(name, body=body)
     assert not (tmp_path / "run").exists()
 
 
