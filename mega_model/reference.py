@@ -16,11 +16,12 @@ import json
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import torch
@@ -139,18 +140,30 @@ def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]
 # ------------------------------------------------------------------------------------------------------ files and keys
 
 
-def _read(path: Path | str) -> dict[str, Tensor]:
-    """The weights of a released file by key, without the prefix that training on several GPUs leaves."""
+def read_torch(path: Path | str) -> Any:
+    """What torch saved in a file. Raises FileNotFoundError, or ValueError if torch would have to run code of it."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
     try:
         # mapped, because the optimizer's state, which is not needed, is twice as large
-        content = torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
+        return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{path}: not a checkpoint that torch can read without running code in it ({reason})"
         ) from error
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, Mapping) or not all(isinstance(v, Tensor) for v in weights.values()):
+
+
+def are_tensors(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether it is a mapping from names to tensors."""
+    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _read(path: Path | str) -> dict[str, Tensor]:
+    """The weights of a released file by key, without the prefix that training on several GPUs leaves."""
+    content = read_torch(path)
+    weights = content.get("model") if isinstance(content, Mapping) else None
+    if not are_tensors(weights):
         raise ValueError(f"{path}: not a released checkpoint, it has no tensors by name under 'model'")
     return {key.removeprefix("module."): value for key, value in weights.items()}
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from mega_model.mega import Mega
-from mega_model.reference import released_name
+from mega_model.reference import are_tensors, read_torch, released_name
 
 _UNREAD = r"(fc|final_layer|keypoint_head)\..*"
 """Heads of the backbones' own tasks."""
-_BEGUN = r"downsample_stage_\d\..*"
-"""What MEGA puts behind HRNet, and no file has."""
+_BEGUN = r"downsample_stage_\d\..*|stage4\.2\.fuse_layers\.[123]\..*|.*\.num_batches_tracked"
+"""What no file needs to have: what MEGA puts behind HRNet, what only that hears (a pose network ends in its finest
+branch), and a count that evaluation does not use, which old files lack."""
 
 
 def load_backbone(path: Path, model: Mega) -> None:
-    """Put the weights of a published file into `model.backbone`, all but HRNet's way down to stride 32.
+    """Put the weights of a published file into `model.backbone`, all but HRNet's way down to stride 32 and the last
+    exchange of its coarse branches.
 
     The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50. Raises
     FileNotFoundError, or ValueError that names the file and what is missing, unexpected or of another shape in it.
@@ -41,11 +42,10 @@ def load_backbone(path: Path, model: Mega) -> None:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: torch cannot read it without running code in it: {error}") from error
-    weights = content.get("state_dict", content)
+    content = read_torch(path)
+    weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not are_tensors(weights):
+        raise ValueError(f"{path}: not published weights, it has no tensors by name, nor any under 'state_dict'")
     return {key.removeprefix("backbone."): value for key, value in weights.items()}
 
 
