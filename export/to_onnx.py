@@ -39,7 +39,11 @@ DENSE_LIMIT = 2**23
 """Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
 
 
-ANNY = bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets")
+BODIES = {
+    1229: bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets"),
+    6890: bundle.Body("smpl", "smpl", "SMPL's licence: not for products, and the bundle may not be passed on"),
+}
+"""By their number of vertices: whose the topology is, and what that allows."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
 
 
@@ -51,15 +55,16 @@ class Config:
     """folder of the bundle; its files are replaced"""
     detector: Path | None = None
     """checkpoint folder that `mega train detector` wrote"""
-    name: str = "default-anny-r18"
-    """name of the bundle"""
+    name: str | None = None
+    """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
     """T, steps of the sampler"""
     samples: int = 10
     """Q, samples per person unless the user says otherwise"""
     temperature: float = 1.0
     """tau of the first step"""
-    body: bundle.Body = ANNY
+    body: tyro.conf.Suppress[bundle.Body | None] = None
+    """whose topology it is; Anny's and SMPL's are known by their size, others must be named from Python"""
 
 
 class Backbone(nn.Module):
@@ -169,6 +174,11 @@ def as_stored(*models: nn.Module) -> None:
 
 def export(config: Config) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
+    if not len(topology.joint_names):
+        raise ValueError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
+    body = config.body or BODIES.get(len(topology.template))
+    if body is None:
+        raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     detector = checkpoint.load_detector(config.detector) if config.detector else None
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
     config.out.mkdir(parents=True, exist_ok=True)
@@ -179,12 +189,12 @@ def export(config: Config) -> bundle.Bundle:
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
-            name=config.name,
+            name=config.name or f"{body.name}-{model.config.backbone}",
             graphs=graphs,
             crop=bundle.Crop(model.config.image_size, CROP_MARGIN, IMAGE_MEAN, IMAGE_STD),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
-            body=config.body,
+            body=body,
             training={
                 **_notes(config.checkpoint / "training.json", {}),
                 "scores": _notes(config.checkpoint / "scores.json", {}),
@@ -310,7 +320,9 @@ def main() -> None:
     try:
         made = export(config)
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename}: not found; give the folder of a checkpoint")
+        sys.exit(f"{error.filename or error}: not found; give the folder of a checkpoint")
+    except ValueError as error:
+        sys.exit(str(error))
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
 

@@ -66,7 +66,7 @@ class TokenizerOutput(NamedTuple):
 
 def gather_sum(x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of rows: x [inputs, D], index and weights [rows, M] -> [rows, D]."""
-    if torch.compiler.is_exporting():  # ONNX has no EmbeddingBag
+    if torch.compiler.is_compiling():  # true in an export, too, and ONNX has no EmbeddingBag
         return (weights[:, None] @ x[index]).squeeze(1)
     return F.embedding_bag(index, x, per_sample_weights=weights, mode="sum")  # never builds the gathered rows
 

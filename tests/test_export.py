@@ -15,7 +15,7 @@ from mega_model.detector import DetectorConfig
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
 from mega_model.topology import Topology
-from mega_ros.bundle import Bundle
+from mega_ros.bundle import Body, Bundle
 
 STEPS = 3
 pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
@@ -70,7 +70,13 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
-    return export(Config(checkpoints / "mega", out, checkpoints / "detector", "tiny", steps=STEPS, samples=4))
+    body = Body("torus", "16 x 8", "CC0")
+    return export(Config(checkpoints / "mega", out, checkpoints / "detector", "tiny", STEPS, 4, body=body))
+
+
+def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="128 vertices"):
+        export(Config(checkpoints / "mega", tmp_path))
 
 
 @pytest.fixture(scope="module")
