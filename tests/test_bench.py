@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mega_model import generate
-from mega_model.evaluate.bench import loop_deterministic, loop_stochastic, main
-from mega_model.mega import Mega, MegaConfig
+from mega_model.evaluate.bench import features_shape, loop_deterministic, loop_stochastic, main
+from mega_model.mega import PRESETS, Mega, MegaConfig
 
 
 @torch.no_grad()
@@ -24,6 +24,12 @@ def test_the_loop_gives_the_same_people() -> None:
         loop_stochastic(model, features, 3, 4, 1.0, 5) == want
     ).float().mean() > 0.99  # a near tie may fall otherwise
     assert want[0, 0].ne(want[0, 1]).any()
+
+
+@torch.no_grad()
+def test_features_have_the_backbones_size() -> None:
+    shapes = {name: features_shape(config)[1:] for name, config in PRESETS.items()}
+    assert shapes == {"default": (320, 4, 4), "hrnet": (720, 7, 7), "vit": (1280, 16, 12), "resnet": (2048, 7, 7)}
 
 
 def test_the_table_has_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:

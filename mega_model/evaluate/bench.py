@@ -20,10 +20,8 @@ from rich.table import Table
 from torch import Tensor
 
 from mega_model import generate
-from mega_model.mega import PRESETS, Mega
-
-FEATURES = {"default": (320, 4, 4), "hrnet": (720, 7, 7), "vit": (1280, 16, 12), "resnet": (2048, 7, 7)}
-"""Channels, rows and columns that each preset's backbone gives."""
+from mega_model.backbones import BACKBONES
+from mega_model.mega import PRESETS, Mega, MegaConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,13 @@ class Bench:
     steps: int = 5
     repeats: int = 3
     """Runs of each; the medians are shown."""
+
+
+def features_shape(config: MegaConfig) -> tuple[int, ...]:
+    """[1, C, h, w] of what the model's backbone gives for one crop; nothing is computed."""
+    with torch.device("meta"):
+        backbone = BACKBONES[config.backbone](config.backbone_width)
+        return tuple(backbone(torch.empty(1, 3, config.image_size, config.image_size)).shape)
 
 
 def loop_deterministic(model: Mega, features: Tensor) -> Tensor:
@@ -72,9 +77,9 @@ def seconds(run: Callable[[], Tensor], repeats: int) -> float:
 def main(args: list[str]) -> None:
     config = tyro.cli(Bench, args=args, description=__doc__)
     torch.manual_seed(0)
-    channels, rows, columns = FEATURES[config.preset]
-    model = Mega(replace(PRESETS[config.preset], backbone="given", backbone_width=channels)).eval()
-    features = torch.randn(1, channels, rows, columns)
+    preset = PRESETS[config.preset]
+    features = torch.randn(features_shape(preset))
+    model = Mega(replace(preset, backbone="given", backbone_width=features.shape[1])).eval()
     how = (config.samples, config.steps, 1.0, 0)
     runs: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
         "deterministic": (
