@@ -35,6 +35,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mega_model import checkpoint
+from mega_model.files import must_exist
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,26 @@ class Objective(nn.Module):
 
 
 def parse(config: type[A], args: list[str]) -> A:
-    """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after."""
+    """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after.
+
+    Raises FileNotFoundError or ValueError that names the file.
+    """
     if args and args[0].endswith(".yaml"):
-        values = yaml.safe_load(Path(args[0]).read_text())
+        values = _read_options(Path(args[0]))
         given = [[f"--{k}", *map(str, v if isinstance(v, list) else [v])] for k, v in values.items()]
         args = [*chain.from_iterable(given), *args[1:]]
     return tyro.cli(config, args=args)
+
+
+def _read_options(file: Path) -> dict[str, Any]:
+    must_exist(file)
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: not a readable YAML file ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: it should have an `option: value` on each line")
+    return values
 
 
 def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:
@@ -185,7 +200,7 @@ def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float]
 
 def _fabric(config: LoopConfig) -> Fabric:
     """One process, or as many as torchrun started."""
-    many: dict[str, Any] = {}
+    many: dict[str, Any] = {"devices": 1}  # of a machine with more, Fabric would take all
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         # a stage may leave parts of the model alone
