@@ -195,7 +195,14 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ctrl_c_ends_demo_and_node(tmp_path, environment):
-    process = subprocess.Popen(demo("--out", str(tmp_path)), env=environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        demo("--out", str(tmp_path)),
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        # tests in the background of a shell ignore Ctrl-C, and all that they start would, too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     while not (node := children(process.pid)) and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)
