@@ -11,10 +11,13 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.spatial.transform import Rotation
+from test_image_sets import body as body  # the fixture
+from test_image_sets import write_3dpw, write_emdb, write_spin
 
 from mega_model import checkpoint, generate
 from mega_model.body.anny import HIERARCHY_SEEDS
-from mega_model.data import rendered
+from mega_model.body.smpl import SmplBody
+from mega_model.data import rendered, shards
 from mega_model.data.images import ImageSet, open_set
 from mega_model.data.meshes import BodySampler
 from mega_model.detector import DetectorConfig
@@ -270,6 +273,36 @@ def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path, capsys
     command = ["evaluate", "deterministic", "--checkpoint", str(folder / "model"), "--set", f"rendered:{other}"]
     assert cli.main(command) == 1
     assert "100" in capsys.readouterr().err
+
+
+def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Path) -> None:
+    """A mixture of COCO's and 3DPW's files trains a model of SMPL's body; every kind of set scores it."""
+    topology = SmplBody(body / "SMPL_NEUTRAL.npz").topology()
+    tokenizer = checkpoint.begin_tokenizer(tmp_path / "tokenizer", topology, TokenizerConfig())
+    checkpoint.save_weights(tokenizer, tmp_path / "tokenizer")
+    tiny = MegaConfig(tokenizer.length, 512, 16, 1, 1, heads=2, image_size=32, backbone_width=8)
+    start = checkpoint.begin_mega(tmp_path / "start", tmp_path / "tokenizer", tiny)
+    checkpoint.save_weights(start, tmp_path / "start")
+    coco, pw3d = f"coco:{write_spin(tmp_path / 'coco')}", f"3dpw:{write_3dpw(tmp_path / '3dpw', body)}"
+    emdb = f"emdb:{write_emdb(tmp_path / 'emdb', body)}"
+    shards.write(shards.Write(coco, tmp_path / "shards"))
+
+    options = f"--pretrained {tmp_path}/start --out {tmp_path}/model --steps 2 --batch 6 --lr 0.001 --warmup 1"
+    assert cli.main(["train", "recover", *options.split(), "--sets", coco, pw3d, "--body", str(body)]) == 0
+    made = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert made["pictures"].keys() == {coco, pw3d}
+
+    occluded = pw3d.replace("3dpw:", "3dpw-occ:")
+    for images in (coco, pw3d, occluded, emdb, f"shards:{tmp_path}/shards"):
+        command = ["evaluate", "deterministic", "--checkpoint", str(tmp_path / "model"), "--set", images]
+        assert cli.main([*command, "--body", str(body), "--out", str(tmp_path / "reports")]) == 0
+    reports = {file.stem.split("-aligned")[0]: json.loads(file.read_text()) for file in tmp_path.glob("reports/*.json")}
+    words = "coco-coco-h36m14 3dpw-3dpw-h36m14 3dpw-occ-3dpw-h36m14 emdb-emdb-smpl24 shards-shards-h36m14".split()
+    assert reports.keys() == {f"deterministic-{word}" for word in words}
+    errors = {name: only_table(report).popitem()[1]["PVE"] for name, report in reports.items()}
+    assert all(value > 0 for value in errors.values())
+    # a set and its shards are the same people
+    assert errors["deterministic-shards-shards-h36m14"] == pytest.approx(errors["deterministic-coco-coco-h36m14"], 0.02)
 
 
 # ------------------------------------------------------------------------------------------------------------- detector
