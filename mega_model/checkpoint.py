@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mega_model import hierarchy
 from mega_model.detector import Detector, DetectorConfig
+from mega_model.files import must_exist
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.topology import Topology
@@ -30,8 +32,14 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Raises RuntimeError that names missing, unexpected and misshapen keys."""
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    """Raises FileNotFoundError or ValueError that names the file, RuntimeError that names keys that do not fit."""
+    file = folder / "model.safetensors"
+    must_exist(file)
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: not a readable safetensors file ({error})") from error
+    model.load_state_dict(weights)
 
 
 def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -> MeshTokenizer:
@@ -104,5 +112,10 @@ def _write_config(folder: Path, config: Any) -> None:
 
 
 def _read_config(kind: type[C], folder: Path) -> C:
-    values = json.loads((folder / "config.json").read_text())
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    file = folder / "config.json"
+    must_exist(file)
+    try:
+        values = json.loads(file.read_text())
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: not the config of a {kind.__name__.removesuffix('Config')} ({error})") from error

@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 
 
+def must_exist(path: Path) -> None:
+    """Raises FileNotFoundError if there is no such file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+
+
 def read_npz(path: Path, fields: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The arrays `fields` of an .npz file. None are read if none are asked for, but the file must be one."""
-    _must_exist(path)
+    must_exist(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not an .npz file, or cut short")
     with np.load(path, allow_pickle=False) as archive:
@@ -26,7 +32,7 @@ def read_npz(path: Path, fields: Iterable[str] = ()) -> dict[str, np.ndarray]:
 
 def read_npy(path: Path) -> np.ndarray:
     """The array of an .npy file."""
-    _must_exist(path)
+    must_exist(path)
     try:
         return np.array(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError) as error:
@@ -38,7 +44,7 @@ def read_pickle(path: Path) -> Any:
 
     Raises ValueError for anything else, before any code of it could run.
     """
-    _must_exist(path)
+    must_exist(path)
     with path.open("rb") as file:
         try:
             return _DataUnpickler(file, encoding="latin1").load()
@@ -147,11 +153,6 @@ class _DataUnpickler(pickle.Unpickler):
         if module.split(".")[0] in ("chumpy", "scipy"):
             return Record
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not data")
-
-
-def _must_exist(path: Path) -> None:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
 
 
 def _member(path: Path, archive: Any, field: str) -> np.ndarray:

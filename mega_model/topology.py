@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.files import read_npz
+
 SMPL_JOINTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot "
     "neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
@@ -40,12 +42,8 @@ class Topology:
 
     @classmethod
     def load(cls, path: Path | str) -> Topology:
-        """Raises ValueError that names the file and what is wrong with it."""
-        with np.load(path, allow_pickle=False) as data:
-            missing = [f.name for f in fields(cls) if f.name not in data]
-            if missing:
-                raise ValueError(f"{path}: not a topology file, it lacks {', '.join(missing)}")
-            arrays = {f.name: data[f.name] for f in fields(cls)}
+        """Raises FileNotFoundError, or ValueError that names the file and what is wrong with it."""
+        arrays = read_npz(Path(path), [f.name for f in fields(cls)])
         names = tuple(str(n) for n in arrays.pop("joint_names"))
         count = len(arrays["template"])
         if arrays["faces"].max(initial=-1) >= count or arrays["joint_regressor"].shape != (len(names), count):

@@ -18,6 +18,7 @@ VERBS = {
     "train backbone": ("mega_model.train.backbone:main", "before stage 3: the image backbone on joints"),
     "train recover": ("mega_model.train.recover:main", "stage 3: images to meshes"),
     "train detector": ("mega_model.train.detector:main", "the person detector"),
+    "shards": ("mega_model.data.shards:main", "a data set as tar files, which may lie on a server"),
     "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
     "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per picture"),
     "evaluate stochastic": ("mega_model.evaluate.stochastic:main", "table 2: the best of Q meshes"),

@@ -210,3 +210,36 @@ def test_node_starts_without_torch() -> None:
     end = python(WITHOUT_TORCH, "node", "--help")
     assert end.returncode == 0
     assert "mega node" in end.stdout
+
+
+def test_missing_files_are_one_line(tmp_path: Path) -> None:
+    """Each of these once ended in somebody else's code. All in one process: they import torch."""
+    (tmp_path / "checkpoint" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "config.json").write_text("{}")
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "config.json").write_text('{"wings": 2}')
+    (tmp_path / "empty.yaml").write_text("")
+    out = ["--out", str(tmp_path / "out")]
+    few = ["--steps", "1", "--batch", "1", "--lr", "1", *out]
+    commands = {
+        "gone.yaml: there is no such file": ["train", "tokenizer", "gone.yaml"],
+        "empty.yaml: it should have": ["train", "tokenizer", "empty.yaml"],
+        "gone/topology.npz: there is no such file": ["train", "pretrain", "--tokenizer", "gone", *few],
+        "gone/config.json: there is no such file": ["train", "recover", "--pretrained", "gone", *few],
+        "checkpoint/model.safetensors: there is no such file": ["evaluate", "--checkpoint", "checkpoint"],
+        "wrong/config.json: not the config of a Mega": ["evaluate", "--checkpoint", "wrong"],
+        "gone.npz: there is no such file": ["shards", "coco:gone.npz", *out],
+    }
+    code = f"""
+import os
+from mega_ros.cli import main
+os.chdir({str(tmp_path)!r})
+for command in {[*commands.values()]!r}:
+    assert main(command) == 1, command
+"""
+    end = python(code)
+    assert end.returncode == 0, end.stderr
+    lines = [line for line in end.stderr.splitlines() if line.startswith("mega ")]
+    assert len(lines) == len(commands), end.stderr
+    for line, message in zip(lines, commands):
+        assert message in line

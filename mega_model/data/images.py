@@ -85,7 +85,7 @@ def open_set(
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
     `rendered:FOLDER`  what `python -m mega_model.data.rendered crops` made
-    `shards:FOLDER`    or URL: what `python -m mega_model.data.shards` made
+    `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered`, `body` is the SMPL model file, or a folder with one per gender (by default the
     environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that label these

@@ -1,6 +1,6 @@
 r"""Data sets larger than a disk: WebDataset shards, tar files with a picture and a label per person, anywhere.
 
-python -m mega_model.data.shards coco:data/coco/coco.npz --out shards/coco
+mega shards coco:data/coco/coco.npz --out shards/coco
 
 writes shard-000000.tar, shard-000001.tar, ... with NUMBER.jpg and NUMBER.json (the fields of `people.People`) for each
 person. index.npz says where in which file they begin, so that any of them is one range read from a disk or, through
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ class ShardedPeople:
         self.folder = folder.rstrip("/")
         index = f"{self.folder}/index.npz"
         if not self.files.exists(index):
-            raise FileNotFoundError(f"{index}: there is no such file; python -m mega_model.data.shards writes it")
+            raise FileNotFoundError(f"{index}: there is no such file; `mega shards` writes it")
         try:
             with np.load(io.BytesIO(self.files.cat_file(index)), allow_pickle=False) as data:
                 self.places, self.joints = data["places"], int(data["joints"])
@@ -146,5 +145,5 @@ def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
     )
 
 
-if __name__ == "__main__":
-    write(tyro.cli(Write, args=sys.argv[1:]))
+def main(args: list[str]) -> None:
+    write(tyro.cli(Write, args=args, description=__doc__))
