@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from smpl_files import smpl_arrays
 from torch import Tensor
 
@@ -423,6 +424,126 @@ def test_the_command_says_what_does_not_fit(small: list[str], tmp_path: Path, cv
     save(weights_of(cvqmae), tmp_path / "mega_tiny")
     with pytest.raises(SystemExit, match=r"54 tokens of 64 codes, .* of 10 of 32"):
         mega(small)
+
+
+# ----------------------------------------------------------------------------------------------------------- backbones
+
+
+def backbone_weights(name: str, unit: int) -> dict[str, Tensor]:
+    """Random weights by the keys of a released file, where every size that is a multiple of `unit` is an eighth."""
+    torch.manual_seed(0)
+    weights: dict[str, Tensor] = {}
+    for line in (FIXTURES / "reference_keys" / f"{name}.tsv").read_text().splitlines()[1:]:
+        key, shape, dtype, _ = line.split("\t")
+        if key.startswith("backbone."):
+            sizes = [] if shape == "scalar" else [int(n) if int(n) % unit else int(n) // 8 for n in shape.split("x")]
+            x = torch.randn(sizes)
+            if len(sizes) == 1:
+                x = 1 + 0.1 * x if key.endswith(("weight", "running_var")) else 0.1 * x
+            elif sizes and "pos_embed" not in key:
+                x = x / x[0].numel() ** 0.5
+            weights[key] = torch.tensor(0) if dtype == "int64" else x
+    return weights
+
+
+class Released:
+    """The published networks, computed from weights by their released names."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.w = {key.removeprefix("backbone."): x for key, x in weights.items()}
+
+    def conv(self, x: Tensor, conv: str, norm: str, stride: int = 1) -> Tensor:
+        kernel = self.w[f"{conv}.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var, weight, bias = (self.w[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias"))
+        return F.batch_norm(x, mean, var, weight, bias)
+
+    def block(self, x: Tensor, at: str, stride: int = 1) -> Tensor:
+        layers, strided = (3, 2) if f"{at}.conv3.weight" in self.w else (2, 1)
+        y = x
+        for i in range(1, layers + 1):
+            y = self.conv(y.relu() if i > 1 else y, f"{at}.conv{i}", f"{at}.bn{i}", stride if i == strided else 1)
+        if f"{at}.downsample.0.weight" in self.w:
+            x = self.conv(x, f"{at}.downsample.0", f"{at}.downsample.1", stride)
+        return (x + y).relu()
+
+    def resnet(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv(x, "0", "1", 2).relu(), 3, 2, 1)
+        for stage, depth in zip((4, 5, 6, 7), (3, 4, 6, 3)):
+            for i in range(depth):
+                x = self.block(x, f"{stage}.{i}", 2 if i == 0 and stage > 4 else 1)
+        return x
+
+    def hrnet(self, x: Tensor) -> Tensor:
+        x = self.conv(self.conv(x, "conv1", "bn1", 2).relu(), "conv2", "bn2", 2).relu()
+        for i in range(4):
+            x = self.block(x, f"layer1.{i}")
+        branches, coarsest = [self.conv(x, "transition1.0.0", "transition1.0.1").relu()], x
+        for stage, count in ((2, 1), (3, 4), (4, 3)):
+            at = f"transition{stage - 1}.{stage - 1}.0"
+            branches.append(self.conv(coarsest, f"{at}.0", f"{at}.1", 2).relu())
+            for i in range(count):
+                branches = self.exchange(branches, f"stage{stage}.{i}")
+            coarsest = branches[-1]
+        for b in range(3):
+            for i in range(3 - b):
+                at = f"downsample_stage_{b + 1}"
+                branches[b] = self.conv(branches[b], f"{at}.{3 * i}", f"{at}.{3 * i + 1}", 2).relu()
+        return torch.cat(branches, dim=1)
+
+    def exchange(self, branches: list[Tensor], at: str) -> list[Tensor]:
+        for i in range(4):
+            branches = [self.block(x, f"{at}.branches.{b}.{i}") for b, x in enumerate(branches)]
+        sums = []
+        for to in range(len(branches)):
+            total = branches[to]
+            for b, x in enumerate(branches):
+                path = f"{at}.fuse_layers.{to}.{b}"
+                if b > to:
+                    total = total + F.interpolate(self.conv(x, f"{path}.0", f"{path}.1"), scale_factor=2 ** (b - to))
+                elif b < to:
+                    for k in range(to - b):
+                        x = self.conv(x.relu() if k else x, f"{path}.{k}.0", f"{path}.{k}.1", 2)
+                    total = total + x
+            sums.append(total.relu())
+        return sums
+
+    def vit(self, x: Tensor) -> Tensor:
+        def linear(x: Tensor, at: str) -> Tensor:
+            return F.linear(x, self.w[f"{at}.weight"], self.w[f"{at}.bias"])
+
+        def norm(x: Tensor, at: str) -> Tensor:
+            return F.layer_norm(x, x.shape[-1:], self.w[f"{at}.weight"], self.w[f"{at}.bias"], 1e-6)
+
+        patches = F.conv2d(x, self.w["patch_embed.proj.weight"], self.w["patch_embed.proj.bias"], 16, 2)
+        x = patches.flatten(2).mT + self.w["pos_embed"][:, 1:] + self.w["pos_embed"][:, :1]
+        for i in range(32):
+            at = f"blocks.{i}"
+            q, k, v = linear(norm(x, f"{at}.norm1"), f"{at}.attn.qkv").unflatten(2, (3, 16, -1)).permute(2, 0, 3, 1, 4)
+            heads = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1) @ v
+            x = x + linear(heads.transpose(1, 2).flatten(2), f"{at}.attn.proj")
+            x = x + linear(F.gelu(linear(norm(x, f"{at}.norm2"), f"{at}.mlp.fc1")), f"{at}.mlp.fc2")
+        return norm(x, "last_norm").mT.reshape(patches.shape)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "unit", "channels", "size"),
+    [("hrnet", 48, 90, (64, 96)), ("resnet", 64, 256, (64, 96)), ("vit", 1280, 160, (256, 192))],
+)
+def test_backbones_compute_what_the_published_networks_do(
+    name: str, unit: int, channels: int, size: tuple[int, int], cvqmae: Arrays, tmp_path: Path
+) -> None:
+    """The ViT gives 16 x 12 = 192 tokens: with the 196 of its released configuration that code cannot run."""
+    weights = weights_of(cvqmae) | backbone_weights(f"cvqmae_{name}", unit)
+    for key in ("decoder.cond_emb.weight", "decoder.rotcam_head.0.weight"):
+        weights[key] = torch.randn(len(weights[key]), channels)
+    model = reference.load_mega(save(weights, tmp_path / name))
+    images = torch.randn(2, 3, *size)
+    found, expected = model.backbone(images), getattr(Released(weights), name)(images)
+    assert found.shape[1:] == ((channels, 16, 12) if name == "vit" else (channels, 2, 3))
+    assert expected.std() > 0.1 and (expected[0] - expected[1]).std() > 0.1, "it tells pictures apart"
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 # ---------------------------------------------------------------------------------------------------- full-size layouts
