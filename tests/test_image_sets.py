@@ -583,6 +583,8 @@ def test_shards_give_what_the_set_gave(tmp_path: Path, body: Path) -> None:
     plain = open_set(name, (64, 64), body)
     sharded = open_set(f"shards:{tmp_path / 'shards'}", (64, 64), body)
     assert len(sharded) == 4
+    assert plain.evaluation_regressor is not None
+    np.testing.assert_array_equal(sharded.evaluation_regressor, plain.evaluation_regressor)
     for rng in (None, 7):
         index = np.array([3, 0, 2])
         a, b = (s.batch(index, None if rng is None else np.random.default_rng(rng)) for s in (plain, sharded))
@@ -599,7 +601,8 @@ def test_shards_far_away(tmp_path: Path, body: Path) -> None:
     far = open_set("shards:memory://bucket/emdb", (32, 32), body)
     near = open_set(f"shards:{tmp_path / 'shards'}", (32, 32), body)
     assert all(torch.equal(a, b) for a, b in zip(whole(far).values(), whole(near).values()))
-    assert far.evaluation_regressor is not None
+    assert far.evaluation_regressor is None, "EMDB is compared on SMPL's joints, wherever it lies"
+    assert open_set(name, (32, 32), body).evaluation_regressor is None
 
 
 def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
@@ -619,8 +622,11 @@ def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     tar.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-000000\.tar"):
         images.batch(np.array([1]), None)
-    np.savez(folder / "index.npz", places=np.zeros((3, 2), int), joints=17)
+    np.savez(folder / "index.npz", places=np.zeros((3, 2), int), joints=17, compared="h36m14")
     with pytest.raises(ValueError, match=r"index\.npz: field 'places' has the shape \[3, 2\]"):
+        open_set(f"shards:{folder}", body=body)
+    np.savez(folder / "index.npz", places=np.zeros((3, 5), int), joints=17, compared="all")
+    with pytest.raises(ValueError, match=r"index\.npz: .*'compared' is 'all'"):
         open_set(f"shards:{folder}", body=body)
     (folder / "index.npz").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"index\.npz: not the index of shards"):

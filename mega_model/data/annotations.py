@@ -7,6 +7,7 @@ or a ValueError for the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ def read_people(name: str) -> People:
     path = Path(place)
     if kind not in KINDS or not place:
         raise ValueError(f"image set {name!r}: write KIND:PATH, with one of the kinds {', '.join(KINDS)}")
+    people = _read(kind, path)
+    return replace(people, compared="smpl24") if kind == "emdb" else people
+
+
+def _read(kind: str, path: Path) -> People:
     if kind in SPIN_KINDS or path.suffix == ".npz":
         return read_npz_people(path, len(SPIN_JOINTS if kind in SPIN_KINDS else SMPL_JOINTS))
     if not path.is_dir():

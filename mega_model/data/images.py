@@ -103,7 +103,4 @@ def open_set(
     h36m = load_regressor(file, vertices) if file.exists() else None
     if h36m is None and source.joints == len(SPIN_JOINTS):
         raise FileNotFoundError(f"{file}: {name} labels Human3.6M's joints; SPIN's data have this file that finds them")
-    people = PeopleSet(source, bodies, h36m, size or (224, 224))
-    if kind == "emdb":
-        people.evaluation_regressor = None  # papers compare SMPL's 24 joints there
-    return people
+    return PeopleSet(source, bodies, h36m, size or (224, 224))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ SPIN_JOINTS = (
 """The 17 joints, of the 24 that SPIN's layout labels on pictures, which Human3.6M's regressor finds on meshes."""
 
 _MOVED = SMPL_JOINTS[:22]  # the joints whose rotations `People.pose` holds
+
+Compared = Literal["h36m14", "smpl24"]
+"""The joints that papers compare on a data set: 14 that Human3.6M's regressor finds, or SMPL's own."""
 
 Picture = Callable[[], np.ndarray]
 """Reads a picture: uint8 [H, W, 3] RGB. FileNotFoundError or ValueError that names the file."""
@@ -47,12 +50,13 @@ class People:
     """str [N]: "neutral", "male" or "female" """
     joints2d: np.ndarray
     """float32 [N, J, 3]: pixels of the picture, and a confidence from 0 (unknown) to 1"""
+    compared: Compared = "h36m14"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: np.ndarray | slice) -> People:
-        return People(*(getattr(self, f.name)[index] for f in fields(self)))
+        return replace(self, **{name: getattr(self, name)[index] for name in COLUMNS})
 
     @property
     def joints(self) -> int:
@@ -65,8 +69,14 @@ class People:
         return people, [partial(read, name) for name in people.images]
 
 
+COLUMNS = tuple(f.name for f in fields(People) if f.name != "compared")
+"""The fields of `People` with a row for each person."""
+
+
 def join(parts: Sequence[People]) -> People:
-    return People(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(People)))
+    """All the people of parts of one data set."""
+    columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
+    return replace(parts[0], **columns)
 
 
 class Source(Protocol):
@@ -74,6 +84,9 @@ class Source(Protocol):
 
     @property
     def joints(self) -> int: ...
+
+    @property
+    def compared(self) -> Compared: ...
 
     def __len__(self) -> int: ...
 
@@ -89,7 +102,7 @@ class PeopleSet:
         """`h36m` [17, V] finds Human3.6M's joints on meshes; a source with SPIN's joints needs it."""
         self.source, self.bodies, self.size = source, bodies, size
         self.topology: Topology = next(iter(bodies.values())).topology()
-        self.evaluation_regressor = None if h36m is None else h36m[[*H36M_14]]
+        self.evaluation_regressor = h36m[[*H36M_14]] if h36m is not None and source.compared == "h36m14" else None
         if source.joints != len(SPIN_JOINTS):
             self.regressor, self.swap = self.topology.joint_regressor, mirrored(SMPL_JOINTS)
         elif h36m is not None:

@@ -14,10 +14,10 @@ import json
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import cv2
 import fsspec
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Frame, affine_crop, decode
-from mega_model.data.people import People, Picture
+from mega_model.data.people import COLUMNS, Compared, People, Picture
 from mega_model.files import floats
 
 REACH = 1.8
@@ -64,7 +64,7 @@ def write(config: Write) -> None:
             with tarfile.open(path) as tar:
                 found = [(member.offset_data, member.size) for member in tar]
             places[rows] = np.insert(np.reshape(found, (-1, 4)), 0, shard, axis=1)
-    np.savez(config.out / "index.npz", places=places, joints=people.joints)
+    np.savez(config.out / "index.npz", places=places, joints=people.joints, compared=people.compared)
 
 
 class ShardedPeople:
@@ -80,10 +80,13 @@ class ShardedPeople:
         try:
             with np.load(io.BytesIO(self.files.cat_file(index)), allow_pickle=False) as data:
                 self.places, self.joints = data["places"], int(data["joints"])
+                self.compared = cast(Compared, str(data["compared"]))
         except Exception as error:  # damaged archives raise anything
             raise ValueError(f"{index}: not the index of shards ({error})") from error
         if self.places.ndim != 2 or self.places.shape[1] != 5 or self.places.dtype.kind != "i":
             raise ValueError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
+        if self.compared not in get_args(Compared):
+            raise ValueError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Compared))}")
 
     def __len__(self) -> int:
         return len(self.places)
@@ -99,8 +102,9 @@ class ShardedPeople:
         names = [f"{path}, person {k}" for path, k in zip(paths, index)]
         pictures, labels = data[: len(index)], data[len(index) :]
         people = [_read_label(name, label, self.joints) for name, label in zip(names, labels)]
-        columns = (np.stack(values) for values in zip(*people))
-        return People(*columns), [partial(decode, picture, name) for picture, name in zip(pictures, names)]
+        columns = {name: np.stack(values) for name, values in zip(COLUMNS, zip(*people))}
+        readers = [partial(decode, picture, name) for picture, name in zip(pictures, names)]
+        return People(**columns, compared=self.compared), readers
 
 
 def _name(shard: int) -> str:
@@ -126,11 +130,11 @@ def _sample(people: People, k: int, picture: Picture) -> dict[str, bytes]:
 
 
 def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
-    """The fields of `People`, of one person."""
+    """The columns of `People`, of one person."""
     path = Path(name)
     try:
         label = json.loads(data)
-        values = [label[f.name] for f in fields(People) if f.name != "images"]
+        values = [label[name] for name in COLUMNS[1:]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a label of a person ({error!r})") from error
     centre, side, pose, betas, gender, joints2d = values
