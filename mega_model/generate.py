@@ -116,7 +116,7 @@ def stochastic(
 ) -> Tensor:
     """Tokens [B, Q, N] sampled step by step, the same for the same seed."""
     shape = (len(features), samples, steps, model.config.tokens, 2)
-    return sample(model, features, uniforms(shape, seed).to(features), temperature)
+    return sample(model, features, uniforms(shape, seed).to(features.device), temperature)
 
 
 @torch.no_grad()
