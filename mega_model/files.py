@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 
 def must_exist(path: Path) -> None:
@@ -21,12 +22,15 @@ def must_exist(path: Path) -> None:
         raise FileNotFoundError(f"{path}: there is no such file")
 
 
+def npz_fields(path: Path) -> list[str]:
+    """The names of the arrays in an .npz file."""
+    with _open_npz(path) as archive:
+        return archive.files
+
+
 def read_npz(path: Path, fields: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """The arrays `fields` of an .npz file. None are read if none are asked for, but the file must be one."""
-    must_exist(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not an .npz file, or cut short")
-    with np.load(path, allow_pickle=False) as archive:
+    with _open_npz(path) as archive:
         return {field: _member(path, archive, field) for field in fields}
 
 
@@ -155,7 +159,14 @@ class _DataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not data")
 
 
-def _member(path: Path, archive: Any, field: str) -> np.ndarray:
+def _open_npz(path: Path) -> NpzFile:
+    must_exist(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not an .npz file, or cut short")
+    return np.load(path, allow_pickle=False)
+
+
+def _member(path: Path, archive: NpzFile, field: str) -> np.ndarray:
     try:
         return archive[field]
     except KeyError:

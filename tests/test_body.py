@@ -14,7 +14,7 @@ from smpl_files import python2_pickle, smpl_arrays, write_smpl
 from smplx.lbs import lbs
 
 from mega_model.body.smpl import H36M_14, SmplBody, gender_of, load_bodies, load_regressor
-from mega_model.files import read_pickle
+from mega_model.files import npz_fields, read_pickle
 from mega_model.topology import SMPL_JOINTS
 
 RNG = np.random.default_rng(0)
@@ -142,6 +142,17 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "other.pkl").write_bytes(python2_pickle({"poses": [1, 2]}))
     with pytest.raises(ValueError, match="not an SMPL model file, it lacks v_template"):
         SmplBody(tmp_path / "other.pkl")
+
+
+def test_fields_of_an_archive(tmp_path: Path) -> None:
+    file = tmp_path / "set.npz"
+    np.savez(file, pose=np.zeros((2, 72)), betas=np.zeros((2, 10)))
+    assert npz_fields(file) == ["pose", "betas"]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"set\.npz: not an \.npz file, or cut short"):
+        npz_fields(file)
+    with pytest.raises(FileNotFoundError, match=r"gone\.npz: there is no such file"):
+        npz_fields(tmp_path / "gone.npz")
 
 
 def test_pickles_run_nothing(tmp_path: Path) -> None:

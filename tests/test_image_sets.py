@@ -321,6 +321,7 @@ DAMAGED = [
     (spin_set, "gender", ["m"] * 3, r"field 'gender' has the shape \[3\] in place of \[4\]"),
     (spin_set, "gender", ["cat"] * 4, "field 'gender': 'cat' is none of"),
     (spin_set, "imgname", np.zeros((0,), str), "field 'imgname'"),
+    (spin_set, "imgname", np.array("one.jpg"), r"field 'imgname' has the shape \[\]"),
     (pw3d_set, "poses", [np.zeros((3, 71))] * 2, r"field 'poses' has the shape \[2, 71\]"),
     (
         pw3d_set,

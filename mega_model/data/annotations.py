@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from mega_model.body.smpl import gender_of
 from mega_model.data.crops import PIXELS_PER_SCALE
 from mega_model.data.people import SPIN_JOINTS, People, join
-from mega_model.files import floats, read_npz, read_pickle
+from mega_model.files import floats, npz_fields, read_npz, read_pickle
 from mega_model.geometry import project
 from mega_model.topology import SMPL_JOINTS
 
@@ -80,9 +80,7 @@ def read_npz_people(path: Path, joints: int) -> People:
     `people.SPIN_JOINTS` are kept, and 24 for those that label SMPL's. Files with `root_orient` are the released code's
     own: they hold 1 / scale, and the depth of a joint in place of a confidence (spec section 6).
     """
-    names = read_npz(path, ["imgname"])["imgname"].astype(str)
-    with np.load(path, allow_pickle=False) as archive:
-        has = archive.files
+    has = npz_fields(path)
 
     def one_of(*names: str) -> str:
         return next((name for name in names if name in has), names[0])
@@ -91,9 +89,10 @@ def read_npz_people(path: Path, joints: int) -> People:
     pose_names = ["root_orient", "pose_body"] if prepared else [one_of("pose_cam", "pose")]
     betas_name, joints_name = one_of("betas", "shape"), one_of("part", "j2d")
     optional = [name for name in (joints_name, "gender") if name in has]
-    data = read_npz(path, ["center", "scale", *pose_names, betas_name, *optional])
+    data = read_npz(path, ["imgname", "center", "scale", *pose_names, betas_name, *optional])
 
-    count = len(names)
+    names = data["imgname"].astype(str)
+    count = names.size
     if names.ndim != 1 or not count:
         raise ValueError(f"{path}: field 'imgname' has the shape {list(names.shape)} in place of [any]")
     scale = floats(path, "scale", data["scale"], (count,))
