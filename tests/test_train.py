@@ -88,6 +88,32 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
     assert (made["steps"], made["batch"], made["examples"], made["processes"], made["seed"]) == (40, 8, 320, 1, 0)
 
 
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_a_save_that_is_cut_short_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    """The process dies while the files of step 20 take the place of those of step 10."""
+    replace = Path.replace
+    left = 3 + moves  # the first save has three files
+
+    def dies(file: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return replace(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", dies)
+        train_line(tmp_path / "parts", until=25)
+    resumed = train_line(tmp_path / "parts")
+    assert torch.equal(resumed["weight"], train_line(tmp_path / "whole")["weight"])
+    assert {e.name.partition(".")[0] for e in (tmp_path / "parts").iterdir()} == {
+        "events",
+        "model",
+        "state",
+        "training",
+    }
+
+
 def test_micro_batches_add_up(tmp_path: Path) -> None:
     class Same(Line):
         """Without chance, so that a batch and its parts have the same gradient."""

@@ -121,6 +121,9 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
     optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     trained, optimizer = fabric.setup(objective, optimizer)
     config.out.mkdir(parents=True, exist_ok=True)
+    if fabric.is_global_zero:
+        _put_in_place(config.out)
+    fabric.barrier()
     first = _resume(config.out, objective, optimizer)
     trained.train()
 
@@ -267,9 +270,17 @@ def _save(folder: Path, objective: Objective, optimizer: Optimizer, made: Mappin
     checkpoint.save_weights(objective.model, new)
     torch.save({"optimizer": optimizer.state_dict(), "objective": _rest(objective), "step": step}, new / "state.pt")
     (new / "training.json").write_text(json.dumps(made, indent=1) + "\n")
-    for file in new.iterdir():
-        file.replace(folder / file.name)
-    new.rmdir()
+    new.rename(folder / "finished")
+    _put_in_place(folder)
+
+
+def _put_in_place(folder: Path) -> None:
+    """Move the files of a save that is complete; the next start does it for one that was cut short here."""
+    finished = folder / "finished"
+    if finished.exists():
+        for file in finished.iterdir():
+            file.replace(folder / file.name)
+        finished.rmdir()
 
 
 def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
