@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mega_model import checkpoint, hierarchy
 from mega_model.body.smpl import HIERARCHY_SEEDS, SmplBody
-from mega_model.files import read_npy, read_npz
+from mega_model.files import must_exist, read_npy, read_npz
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.tokenizer import Layer, MeshConv, MeshPool, MeshTokenizer, TokenizerConfig
 from mega_model.topology import Topology
@@ -146,8 +146,7 @@ def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]
 
 def read_torch(path: Path | str) -> Any:
     """What torch saved in a file. Raises FileNotFoundError, or ValueError if torch would have to run code of it."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+    must_exist(Path(path))
     try:
         # mapped, because the optimizer's state, which is not needed, is twice as large
         return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
