@@ -11,8 +11,12 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy.spatial.transform import Rotation
+from smpl_files import smpl_arrays
 from test_image_sets import body as body  # the fixture
 from test_image_sets import write_3dpw, write_emdb, write_spin
+from test_reference import cvqmae as cvqmae
+from test_reference import recorded
+from test_reference import small as small
 
 from mega_model import checkpoint, generate
 from mega_model.body.anny import HIERARCHY_SEEDS
@@ -303,6 +307,26 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     assert all(value > 0 for value in errors.values())
     # a set and its shards are the same people
     assert errors["deterministic-shards-shards-h36m14"] == pytest.approx(errors["deterministic-coco-coco-h36m14"], 0.02)
+
+
+def test_an_imported_model_is_trained_and_evaluated(small: list[str], body: Path, tmp_path: Path) -> None:
+    """From a released pair, by way of the disk, to a score."""
+    np.savez(tmp_path / "smpl.npz", **{**smpl_arrays(162), "f": recorded("tiny_mesh_medium")["faces"]})
+    assert cli.main([*small, "--smpl-model", str(tmp_path / "smpl.npz")]) == 0
+    pw3d = f"3dpw:{write_3dpw(tmp_path / '3dpw', body)}"
+
+    options = f"--preset default --steps 1 --batch 2 --lr 0.001 --sets {pw3d} --body {body}"
+    folders = f"--pretrained {tmp_path}/out --out {tmp_path}/model"
+    assert cli.main(["train", "recover", *folders.split(), *options.split()]) == 0
+    (before, released, _), (after, tokenizer, _) = (checkpoint.load_mega(tmp_path / name) for name in ("out", "model"))
+    assert torch.equal(tokenizer.quantizer.codebook, released.quantizer.codebook)
+    moved = (after.head.weight - before.head.weight).abs()
+    assert 0 < moved.max() < 0.01, "one step away from the released weights"
+
+    options = f"--checkpoint {tmp_path}/model --set {pw3d} --body {body} --samples 5 --steps 2"
+    assert cli.main(["evaluate", "stochastic", *options.split()]) == 0
+    (report,) = (tmp_path / "model" / "evaluation").glob("stochastic-3dpw-*.json")
+    assert only_table(json.loads(report.read_text()))["PVE"]["Q = 5"] > 0
 
 
 # ------------------------------------------------------------------------------------------------------------- detector
