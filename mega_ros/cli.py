@@ -68,8 +68,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _is_ours(error: Exception) -> bool:
     """Whether our own code raised it, as a message to the user; anything else is a bug, to be seen whole."""
-    file, ours = Path(traceback.extract_tb(error.__traceback__)[-1].filename), Path(__file__).parents[1]
-    return any(file.is_relative_to(ours / package) for package in ("mega_model", "mega_ros"))
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    here = Path(__file__).parents[1]
+    ours = any(Path(last.filename).is_relative_to(here / package) for package in ("mega_model", "mega_ros"))
+    # numpy's own errors have no later line than the call that met them
+    return ours and (last.line or "").startswith("raise")
 
 
 def _help(args: list[str]) -> int:
