@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,8 +37,9 @@ class PretrainObjective(Objective):
 
 @torch.no_grad()
 def tokenise(tokenizer: MeshTokenizer, meshes: MeshSet, count: int, seed: int) -> Tensor:
-    """Random meshes as tokens: int64 [count, N]."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Random meshes as tokens: int64 [count, N]. Every process makes all of them, on the GPU that torchrun gave it."""
+    gpu = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
     tokenizer.to(device)
     rng = np.random.default_rng(seed)
     sizes = [min(100, count - done) for done in range(0, count, 100)]
