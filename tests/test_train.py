@@ -301,6 +301,12 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         load_backbone(tmp_path / "absent", model)
 
 
+def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
+    options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
+    with pytest.raises(ValueError, match="precision bf16-mixed: .* need 32-true"):
+        tokenizer.main(options)
+
+
 def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = "tokenizer pretrain backbone recover detector crops groups".split()
     folder = {name: str(tmp_path / name) for name in names}

@@ -58,6 +58,8 @@ def perplexity(tokens: Tensor) -> Tensor:
 
 def main(args: list[str]) -> None:
     config = parse(TokenizerTraining, args)
+    if config.precision != "32-true":
+        raise ValueError(f"precision {config.precision}: the layers on meshes need 32-true, so leave the option out")
     meshes = config.open_meshes()
     torch.manual_seed(config.seed)
     preset = replace(PRESETS[config.preset], seeds=meshes.seeds)
