@@ -303,7 +303,7 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
 
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
-    with pytest.raises(ValueError, match="precision bf16-mixed: .* need 32-true"):
+    with pytest.raises(ValueError, match=r"precision bf16-mixed: .* need 32-true"):
         tokenizer.main(options)
 
 
