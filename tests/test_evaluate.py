@@ -18,6 +18,8 @@ from test_reference import cvqmae as cvqmae
 from test_reference import recorded
 from test_reference import small as small
 
+from export.check import LIMITS, Parity
+from export.to_onnx import Config, export
 from mega_model import checkpoint, generate
 from mega_model.body.anny import HIERARCHY_SEEDS
 from mega_model.body.smpl import SmplBody
@@ -36,6 +38,7 @@ from mega_model.evaluate.uncertainty import by_visibility
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
 from mega_ros import cli
+from mega_ros.bundle import Body
 
 
 @pytest.fixture(scope="module")
@@ -309,24 +312,37 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     assert errors["deterministic-shards-shards-h36m14"] == pytest.approx(errors["deterministic-coco-coco-h36m14"], 0.02)
 
 
-def test_an_imported_model_is_trained_and_evaluated(small: list[str], body: Path, tmp_path: Path) -> None:
-    """From a released pair, by way of the disk, to a score."""
+@pytest.fixture
+def imported(small: list[str], body: Path, tmp_path: Path) -> str:
+    """Trains `model` for a step from `out`, an imported pair, both below tmp_path. Returns the set, with its body."""
     np.savez(tmp_path / "smpl.npz", **{**smpl_arrays(162), "f": recorded("tiny_mesh_medium")["faces"]})
     assert cli.main([*small, "--smpl-model", str(tmp_path / "smpl.npz")]) == 0
-    pw3d = f"3dpw:{write_3dpw(tmp_path / '3dpw', body)}"
-
-    options = f"--preset default --steps 1 --batch 2 --lr 0.001 --sets {pw3d} --body {body}"
+    pw3d = f"3dpw:{write_3dpw(tmp_path / '3dpw', body)} --body {body}"
+    options = f"--preset default --steps 1 --batch 2 --lr 0.001 --sets {pw3d}"
     folders = f"--pretrained {tmp_path}/out --out {tmp_path}/model"
     assert cli.main(["train", "recover", *folders.split(), *options.split()]) == 0
+    return pw3d
+
+
+def test_an_imported_model_is_trained_and_evaluated(imported: str, tmp_path: Path) -> None:
     (before, released, _), (after, tokenizer, _) = (checkpoint.load_mega(tmp_path / name) for name in ("out", "model"))
     assert torch.equal(tokenizer.quantizer.codebook, released.quantizer.codebook)
     moved = (after.head.weight - before.head.weight).abs()
     assert 0 < moved.max() < 0.01, "one step away from the released weights"
 
-    options = f"--checkpoint {tmp_path}/model --set {pw3d} --body {body} --samples 5 --steps 2"
+    options = f"--checkpoint {tmp_path}/model --set {imported} --samples 5 --steps 2"
     assert cli.main(["evaluate", "stochastic", *options.split()]) == 0
     (report,) = (tmp_path / "model" / "evaluation").glob("stochastic-3dpw-*.json")
     assert only_table(json.loads(report.read_text()))["PVE"]["Q = 5"] > 0
+
+
+@pytest.mark.slow  # the exporter takes its time
+@pytest.mark.usefixtures("imported")
+def test_an_imported_model_is_exported(tmp_path: Path) -> None:
+    bundle = export(Config(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none")))
+    crops = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)
+    assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 
 
 # ------------------------------------------------------------------------------------------------------------- detector
