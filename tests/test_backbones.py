@@ -42,9 +42,11 @@ def test_only_resnets_have_levels() -> None:
 
 @torch.no_grad()
 def test_the_vit_reads_the_middle_columns_of_a_square() -> None:
+    """Of 16 x 12 = 192 patches. The released configuration has 196, of 224 x 224: more than the weights have places."""
     vit = ViT(32, depth=2, heads=2).eval()
     square = torch.randn(1, 3, 256, 256)
     torch.testing.assert_close(vit(square), vit(square[..., 32:224]))
+    assert vit(square).flatten(2).shape[2] == len(vit.position) - 1 == 192
     other = square.clone()
     other[..., :32] = 0
     assert torch.equal(vit(other), vit(square))

@@ -563,7 +563,6 @@ class Released:
 def test_backbones_compute_what_the_published_networks_do(
     name: str, unit: int, channels: int, size: tuple[int, int], cvqmae: Arrays, tmp_path: Path
 ) -> None:
-    """The ViT gives 16 x 12 = 192 tokens: with the 196 of its released configuration that code cannot run."""
     weights = weights_of(cvqmae) | backbone_weights(f"cvqmae_{name}", unit)
     for key in ("decoder.cond_emb.weight", "decoder.rotcam_head.0.weight"):
         weights[key] = torch.randn(len(weights[key]), channels)
