@@ -279,7 +279,7 @@ def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path, capsys
         np.save(other / file.name, array[:, :100] if file.stem in ("vertices", "visible") else array)
     command = ["evaluate", "deterministic", "--checkpoint", str(folder / "model"), "--set", f"rendered:{other}"]
     assert cli.main(command) == 1
-    assert "100" in capsys.readouterr().err
+    assert "has meshes of 100 vertices" in capsys.readouterr().err
 
 
 def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Path) -> None:
