@@ -28,8 +28,8 @@ def npz_fields(path: Path) -> list[str]:
         return archive.files
 
 
-def read_npz(path: Path, fields: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays `fields` of an .npz file. None are read if none are asked for, but the file must be one."""
+def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays `fields` of an .npz file."""
     with _open_npz(path) as archive:
         return {field: _member(path, archive, field) for field in fields}
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from mega_model import checkpoint, hierarchy
 from mega_model.body.smpl import HIERARCHY_SEEDS, SmplBody
-from mega_model.files import must_exist, read_npy, read_npz
+from mega_model.files import must_exist, npz_fields, read_npy, read_npz
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.tokenizer import Layer, MeshConv, MeshPool, MeshTokenizer, TokenizerConfig
 from mega_model.topology import Topology
@@ -110,9 +110,7 @@ def read_faces(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
         faces = read_npy(path)
     elif path.suffix == ".npz":
-        read_npz(path)
-        with np.load(path, allow_pickle=False) as data:
-            field = "f" if "f" in data else "faces"
+        field = "f" if "f" in npz_fields(path) else "faces"
         faces = read_npz(path, [field])[field]
     elif path.suffix == ".obj":
         corners = [line.split()[1:] for line in path.read_text().splitlines() if line.startswith("f ")]
