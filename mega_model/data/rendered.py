@@ -64,6 +64,9 @@ class SceneSet:
         lengths = {name: len(array) for name, array in self.fields.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+        if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
+            has, wanted = self.fields["vertices"].shape[1], len(topology.template)
+            raise ValueError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
         self._topology, self.size = topology, size
 
     def __len__(self) -> int:

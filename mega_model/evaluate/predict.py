@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from mega_model import checkpoint, generate
 from mega_model.data.images import ImageSet, open_set
-from mega_model.data.rendered import SceneSet
 from mega_model.evaluate.report import Report, publish
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega, normalise
@@ -93,11 +92,7 @@ class Subject(Trained, Pictures):
         model, tokenizer, topology = checkpoint.load_mega(self.checkpoint)
         size = model.config.image_size
         images = open_set(self.images, size=(size, size), body=self.body, topology=topology)
-        here = there = len(topology.template)
-        if not isinstance(images, SceneSet):
-            there = len(images.topology.template)
-        elif "vertices" in images.fields:  # crops; their topology is said to be the model's
-            there = images.fields["vertices"].shape[1]
+        here, there = len(topology.template), len(images.topology.template)
         if here != there:
             raise ValueError(f"{self.images} has meshes of {there} vertices, the model of {self.checkpoint} of {here}")
         return model.to(self.device), tokenizer.to(self.device), images
