@@ -8,7 +8,7 @@ by which candidates are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +72,9 @@ def deterministic(model: Mega, features: Tensor) -> Tensor:
 
 
 def first_logits(model: Mega, features: Tensor | None) -> Tensor:
-    """Logits [B, N, S] with all tokens masked, [1, N, S] without an image.
-
-    The encoder sees its cls token alone: what it gives is a constant of the weights.
-    """
-    nothing = torch.zeros(1, 0, dtype=torch.long, device=model.cls.device)
-    cls = model.encode(nothing, nothing)
+    """Logits [B, N, S] with all tokens masked, [1, N, S] without an image."""
+    cls = model.encode_nothing()
+    nothing = torch.zeros(1, 0, dtype=torch.long, device=cls.device)
     if features is None:
         return model.decode(None, cls, nothing)
     return model.decode(features, cls.expand(len(features), -1, -1), nothing.expand(len(features), -1))
@@ -91,22 +88,42 @@ def sample(model: Mega, features: Tensor, uniforms: Tensor, temperature: float) 
         return x[:, None].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
 
     logits = spread(first_logits(model, features))  # nothing is given yet, so the samples share their first pass
-    tokens = _unmask(model, spread(features), logits, uniforms.flatten(0, 1), temperatures(steps, temperature))
-    return tokens.unflatten(0, (batch, samples))
+    states = unmask(model, spread(features), logits, uniforms.flatten(0, 1), temperatures(steps, temperature))
+    return _last(states).unflatten(0, (batch, samples))
 
 
-def _unmask(model: Mega, features: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]) -> Tensor:
-    """Tokens [B, N] step by step: features [B, C, h, w] or None, the first step's logits, uniforms [B, T, N, 2]."""
+def bodies(model: Mega, uniforms: Tensor, temperature: float) -> Tensor:
+    """Random bodies [B, N] of a pre-trained model from uniforms [B, T, N, 2]."""
+    logits = first_logits(model, None).expand(len(uniforms), -1, -1)
+    return _last(unmask(model, None, logits, uniforms, body_temperatures(uniforms.shape[1], temperature)))
+
+
+def body_temperatures(steps: int, initial: float) -> list[float]:
+    """Noise of random bodies, (A (1 - t/T))^6 (paper, appendix C); the released code's is (1 - t/T) (A (1 - t/T))^5."""
+    return [tau**6 for tau in temperatures(steps, initial)]
+
+
+def unmask(
+    model: Mega, features: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tokens [B, N] and the places [B, n_t] of those that are shown, after each step.
+
+    features [B, C, h, w] or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
+    """
     steps, length = uniforms.shape[1:3]
     counts = visible_counts(length, steps)
     tokens = torch.zeros_like(uniforms[:, 0, :, 0], dtype=torch.long)
     index = tokens[:, :0]
     for t in range(steps):
-        if counts[t + 1] == counts[t]:  # with many steps the first ones may show nothing
-            continue
-        if counts[t] > 0:
-            logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
-        tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
+        if counts[t + 1] > counts[t]:  # with many steps the first ones may show nothing
+            if counts[t] > 0:
+                logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
+            tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
+        yield tokens, index
+
+
+def _last(states: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    *_, (tokens, _) = states
     return tokens
 
 
@@ -121,13 +138,9 @@ def stochastic(
 
 @torch.no_grad()
 def unconditional(model: Mega, count: int, steps: int = 20, temperature: float = 1.2, seed: int = 0) -> Tensor:
-    """Random bodies [count, N] from a pre-trained model.
-
-    The noise is (A (1 - t/T))^6 (paper, appendix C); the released code's is (1 - t/T) (A (1 - t/T))^5.
-    """
+    """Random bodies [count, N] from a pre-trained model, the same for the same seed."""
     random = uniforms((count, steps, model.config.tokens, 2), seed).to(model.cls.device)
-    logits = first_logits(model, None).expand(count, -1, -1)
-    return _unmask(model, None, logits, random, [tau**6 for tau in temperatures(steps, temperature)])
+    return bodies(model, random, temperature)
 
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -31,7 +31,7 @@ class MegaConfig:
     decoder_blocks: int = 3
     heads: int = 4
     backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "given"] = "resnet18"
-    backbone_width: int = 40
+    backbone_width: int = 48
     """See `backbones.BACKBONES`."""
     image_size: int = 128
     """Side of the crops in pixels. Crops are square; the ViT looks at the middle three quarters of their columns."""
@@ -70,6 +70,7 @@ class Mega(nn.Module):
         self.cls = nn.Parameter(torch.empty(c.width))
         self.encoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.encoder_blocks))
         self.encoder_norm = nn.LayerNorm(c.width)
+        self._nothing: tuple[list[tuple[int, int]], Tensor] | None = None  # see `encode_nothing`
 
         self.image_embed = nn.Linear(channels, c.width)
         self.mask_token = nn.Parameter(torch.empty(c.width))
@@ -115,6 +116,17 @@ class Mega(nn.Module):
         for block in self.encoder:
             x = block(x, keep)
         return self.encoder_norm(x)
+
+    def encode_nothing(self) -> Tensor:
+        """`encode` of no token at all: [1, 1, D], a constant of the weights, and so kept until these change."""
+        nothing = torch.zeros(1, 0, dtype=torch.long, device=self.cls.device)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(self.cls.device.type):
+            return self.encode(nothing, nothing)
+        weights = (self.cls, *self.encoder.parameters(), *self.encoder_norm.parameters())
+        made_of = [(w.data_ptr(), w._version) for w in weights]
+        if self._nothing is None or self._nothing[0] != made_of:
+            self._nothing = made_of, self.encode(nothing, nothing)
+        return self._nothing[1]
 
     def decode(self, features: Tensor | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Image features [B, C, h, w] and what `encode` gave for tokens at places index [B, M] -> logits [B, N, S]."""

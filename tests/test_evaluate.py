@@ -423,7 +423,8 @@ def test_steps_end_where_the_sampler_does(folder: Path) -> None:
     features = torch.randn(2, model.backbone.channels, 1, 1, generator=torch.Generator().manual_seed(0))
     uniforms = generate.uniforms((2, 3, 54, 2), seed=1)
     with torch.no_grad():
-        states = figures.states(model, features, uniforms, generate.temperatures(3, 1.0))
+        logits, noise = generate.first_logits(model, features), generate.temperatures(3, 1.0)
+        states = [*generate.unmask(model, features, logits, uniforms, noise)]
         whole = generate.sample(model, features, uniforms[:, None], 1.0)[:, 0]
         assert [index.shape[1] for _, index in states] == generate.visible_counts(54, 3)[1:]
         assert torch.equal(states[-1][0], whole)

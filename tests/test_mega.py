@@ -138,6 +138,9 @@ def test_without_noise_confident_tokens_come_first() -> None:
 def test_unconditional(model: Mega, steps: int) -> None:
     bodies = generate.unconditional(model, 6, steps=steps, seed=1)
     assert bodies.shape == (6, 54) and len({tuple(b) for b in bodies.tolist()}) == 6
+    with torch.no_grad():
+        parts = [generate.bodies(model, u, 1.2) for u in generate.uniforms((6, steps, 54, 2), seed=1).split(4)]
+    assert torch.equal(torch.cat(parts), bodies), "a body does not depend on those beside it"
 
 
 @torch.no_grad()
@@ -164,8 +167,32 @@ def test_nothing_is_computed_that_is_not_needed(model: Mega, features: torch.Ten
         model.encoder[0].register_forward_hook(lambda _, args, out: encoded.append(out.shape[0] * out.shape[1])),
         model.head.register_forward_hook(lambda _, args, out: decoded.append(out.shape[0] * out.shape[1])),
     ]
+    model.load_state_dict(model.state_dict())  # so that nothing of other tests is kept
     generate.stochastic(model, features, samples=2, steps=5)
+    generate.deterministic(model, features)
     for hook in hooks:
         hook.remove()
-    assert encoded == [1, 6 * 3, 6 * 11, 6 * 23, 6 * 38]
-    assert decoded == [3 * 54, 6 * 54, 6 * 54, 6 * 54, 6 * 54]
+    assert encoded == [1, 6 * 3, 6 * 11, 6 * 23, 6 * 38], "and for the deterministic tokens nothing more"
+    assert decoded == [3 * 54, 6 * 54, 6 * 54, 6 * 54, 6 * 54, 3 * 54]
+
+
+def test_what_is_kept_of_the_encoder_follows_its_weights(features: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    model = Mega(CONFIG).eval()
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+
+    def check() -> None:
+        with torch.no_grad():
+            assert torch.equal(model.encode_nothing(), model.encode(nothing, nothing))
+
+    check()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    encoded = model.encode_nothing()
+    assert encoded.requires_grad, "training reaches the weights through it"
+    encoded[..., 0].sum().backward()
+    optimizer.step()
+    check()
+    model.load_state_dict(Mega(CONFIG).state_dict())
+    check()
+    model.double()
+    check()

@@ -16,12 +16,10 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mega_model.data.meshes import BodySampler
-from mega_model.geometry import project
+from mega_model.data.raster import Rasteriser
 from mega_model.topology import SMPL_JOINTS, Topology
 
 SKIN, TOP, BOTTOM, SHOES, HAIR = range(5)
-NEAR = 0.1
-"""Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""
 
 _SIMPLE = dict.fromkeys(("neck", "head", "wrist"), SKIN) | {"ankle": SHOES, "hip": BOTTOM, "pelvis": BOTTOM}
 _SKIN_TONES = np.array([[0.87, 0.67, 0.55], [0.78, 0.57, 0.44], [0.55, 0.36, 0.25], [0.30, 0.19, 0.13]])
@@ -168,12 +166,11 @@ def backgrounds(rng: np.random.Generator, batch: int, height: int, width: int) -
     return shapes.paint(images * (1 + 0.15 * noise(rng, batch, height, width, 24, 3)[..., None]), texture).clamp(0, 1)
 
 
-class Renderer:
+class Renderer(Rasteriser):
     """Draws people of one topology into pictures of one size."""
 
     def __init__(self, topology: Topology, height: int, width: int, device: str = "cpu") -> None:
-        self.height, self.width, self.device = height, width, torch.device(device)
-        self.faces = torch.from_numpy(topology.faces).long().to(self.device)
+        super().__init__(topology.faces, height, width, device)
         self.template = torch.from_numpy(topology.template).to(self.device)
         parts = topology.parts.copy()
         head = parts == SMPL_JOINTS.index("head")
@@ -182,69 +179,6 @@ class Renderer:
         height_in_head, depth = top - topology.template[:, 1], front - topology.template[:, 2]
         parts[head & ((height_in_head < 0.08) | ((height_in_head < 0.2) & (depth > 0.1)))] = 24
         self.parts = torch.from_numpy(parts).long().to(self.device)
-
-    def rasterise(self, vertices: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest front faces. vertices [B, P, V, 3] camera frame, intrinsics [B, 3, 3].
-
-        Returns the face [B, H W] (index into the P * F faces of a picture, -1: none) and its depth [B, H W] in metres.
-        """
-        batch, people, count = vertices.shape[:3]
-        offsets = torch.arange(people, device=self.device)[:, None, None] * count
-        faces = (self.faces + offsets).flatten(0, 1)
-        points = vertices.flatten(1, 2)
-        pixels = project(points, intrinsics)
-        corner = torch.cat([pixels, points[..., 2:]], dim=-1)[:, faces]  # [B, P F, 3 corners, (x, y, z)]
-        low, high = corner.amin(2), corner.amax(2)
-        first, last = (
-            (low[..., :2] - 0.5).ceil(),
-            (high[..., :2] - 0.5).floor(),
-        )  # pixel centres within the bounding box
-        a, b, c = corner[..., :2].unbind(2)
-        area = _cross(b - a, c - a)
-        size = torch.tensor([self.width, self.height], device=self.device)
-        drawn = (
-            (area < 0) & (low[..., 2] > NEAR) & (last >= first).all(-1) & (last >= 0).all(-1) & (first < size).all(-1)
-        )
-        extent = (last - first).amax(-1) + 1
-        empty = torch.iinfo(torch.int64).max
-        # depth above, face below in one integer: one minimum finds the nearest face. Positive floats sort as integers.
-        buffer = torch.full((batch * self.height * self.width,), empty, device=self.device)
-        smaller, limit = 0, 2
-        while smaller < max(
-            self.width, self.height
-        ):  # faces of similar size together, or the largest would set the cost
-            pick, face = (drawn & (extent > smaller) & (extent <= limit)).nonzero(as_tuple=True)
-            smaller, limit = limit, limit * 2
-            at_once = 200_000_000 // limit**2 + 1  # bounds the memory
-            for p, f in zip(pick.split(at_once), face.split(at_once)):
-                self._draw(buffer, corner[p, f], area[p, f], first[p, f], p, f, smaller)
-        buffer = buffer.view(batch, -1)
-        face = torch.where(buffer == empty, -1, buffer & 0xFFFFFFFF)
-        depth = (buffer >> 32).int().view(torch.float32)
-        return face, torch.where(face < 0, torch.inf, depth)
-
-    def _draw(
-        self, buffer: Tensor, corner: Tensor, area: Tensor, first: Tensor, pick: Tensor, face: Tensor, extent: int
-    ) -> None:
-        """Faces [N] whose bounding boxes are at most `extent` pixels wide into the buffer."""
-        k = torch.arange(extent, device=self.device)
-        x = (first[:, :1] + k)[:, None, :] + 0.5
-        y = (first[:, 1:] + k)[:, :, None] + 0.5
-
-        def edge(i: int, j: int) -> Tensor:
-            (xi, yi), (xj, yj) = corner[:, i, :2].T[..., None, None], corner[:, j, :2].T[..., None, None]
-            return ((xj - xi) * (y - yi) - (yj - yi) * (x - xi)) / area[:, None, None]
-
-        w2, w0 = edge(0, 1), edge(1, 2)
-        w1 = 1 - w0 - w2
-        inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (x > 0) & (x < self.width) & (y > 0) & (y < self.height)
-        n, row, column = inside.nonzero(as_tuple=True)
-        near = 1 / corner[n, :, 2]
-        depth = 1 / (
-            w0[n, row, column] * near[:, 0] + w1[n, row, column] * near[:, 1] + w2[n, row, column] * near[:, 2]
-        )
-        pixel = (pick[n] * self.height + y[n, row, 0].long()) * self.width + x[n, 0, column].long()
-        buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
 
     @torch.no_grad()
     def render(
@@ -269,17 +203,10 @@ class Renderer:
 
         who = torch.where(face < 0, -1, face // len(self.faces)).view(-1, self.height, self.width)
         who = torch.where(hidden, -1, who)
-        seen = self._seen(v, k, depth.view_as(who), hidden)
+        behind = hidden.flatten(1).gather(1, self.pixels(v, k).flatten(1)).view(v.shape[:3])
+        seen = self.seen(v, k, depth) & ~behind
         images = images.clamp(0, 1).pow(1 / 2.2).mul(255).round().byte()
         return images.cpu().numpy(), seen.cpu().numpy(), who.cpu().numpy()
-
-    def _seen(self, v: Tensor, k: Tensor, depth: Tensor, hidden: Tensor) -> Tensor:
-        """Vertices in the picture, behind no shape and no surface (5 cm of tolerance: the silhouette)."""
-        uv = project(v, k[:, None]).floor().long()
-        inside = (v[..., 2] > NEAR) & (uv >= 0).all(-1) & (uv[..., 0] < self.width) & (uv[..., 1] < self.height)
-        x, y = uv[..., 0].clamp(0, self.width - 1), uv[..., 1].clamp(0, self.height - 1)
-        b = torch.arange(len(v), device=self.device)[:, None, None]
-        return inside & ~hidden[b, y, x] & (v[..., 2] < depth[b, y, x] + 0.05)
 
     def _shade(self, v: Tensor, k: Tensor, look: Look, b: Tensor, pixel: Tensor, face: Tensor) -> Tensor:
         """Colours [N, 3] (linear light) of the faces at pixels of pictures b."""
@@ -314,10 +241,6 @@ class Renderer:
         for i in range(3):
             normals.index_add_(2, self.faces[:, i], across)
         return F.normalize(normals, dim=-1)
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _cross3(a: Tensor, b: Tensor) -> Tensor:

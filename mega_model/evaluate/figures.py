@@ -146,7 +146,8 @@ def steps_of_pictures(
     features = model.backbone(normalise(pictures.float() / 255))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
     noise = generate.temperatures(config.steps, config.temperature)
-    meshes = [known_bodies(tokenizer, *state) for state in states(model, features, uniforms, noise)]
+    states = generate.unmask(model, features, generate.first_logits(model, features), uniforms, noise)
+    meshes = [known_bodies(tokenizer, *state) for state in states]
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
     figure, axes = draw.grid(len(shown), len(headings), headings)
     for i, (row, p) in enumerate(zip(axes, shown)):
@@ -162,30 +163,13 @@ def steps_of_random_bodies(pretrained: Path, faces: np.ndarray, config: Figures,
     model, tokenizer, _ = checkpoint.load_mega(pretrained)
     steps = SHOWN_STEPS[-1]
     uniforms = generate.uniforms((rows, steps, tokenizer.length, 2), config.seed)
-    noise = [tau**6 for tau in generate.temperatures(steps, 1.2)]  # appendix C
-    after = states(model, None, uniforms, noise)
+    logits = generate.first_logits(model, None).expand(rows, -1, -1)
+    after = [*generate.unmask(model, None, logits, uniforms, generate.body_temperatures(steps, 1.2))]
     figure, axes = draw.grid(rows, len(SHOWN_STEPS), [f"step {t}" for t in SHOWN_STEPS])
     for column, step in zip(axes.T, SHOWN_STEPS):
         for ax, mesh in zip(column, known_bodies(tokenizer, *after[step - 1])):
             draw.alone(ax, mesh @ draw.UPRIGHT, faces)
     return figure
-
-
-def states(model: Mega, features: Tensor | None, uniforms: Tensor, noise: list[float]) -> list[tuple[Tensor, Tensor]]:
-    """Tokens [B, N] and the places [B, n_t] of those that are kept, after each step of a generation.
-
-    features [B, C, h, w], or None for random bodies; uniforms [B, T, N, 2]; noise: the temperature of each step.
-    """
-    steps, length = uniforms.shape[1:3]
-    counts = generate.visible_counts(length, steps)
-    tokens = torch.zeros(len(uniforms), length, dtype=torch.long, device=uniforms.device)
-    index = tokens[:, :0]
-    after = []
-    for t in range(steps):
-        logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
-        tokens, index = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
-        after.append((tokens, index))
-    return after
 
 
 def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.ndarray:

@@ -76,13 +76,10 @@ def evaluate(config: Random) -> Report:
 
 @torch.no_grad()
 def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
-    """[count, V, 3] canonical, metres."""
-    parts = []
-    for start in range(0, config.count, config.batch):
-        size = min(config.batch, config.count - start)
-        tokens = generate.unconditional(model, size, config.steps, config.temperature, config.seed + start)
-        parts.append(tokenizer.decode(tokens).cpu().numpy())
-    return np.concatenate(parts)
+    """[count, V, 3] canonical, metres: the same for any size of the batches."""
+    uniforms = generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed)
+    parts = (generate.bodies(model, u.to(config.device), config.temperature) for u in uniforms.split(config.batch))
+    return torch.cat([tokenizer.decode(tokens) for tokens in parts]).cpu().numpy()
 
 
 def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: int) -> np.ndarray:

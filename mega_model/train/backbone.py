@@ -1,7 +1,8 @@
 """Before stage 3: the backbone learns to find people on pictures, as the paper's was (3.2: pre-trained on 2D poses).
 
-It learns where each joint is, and which point of the body's surface each part of the picture shows. The rotation and
-camera heads, which need no tokens, learn with it. Without the transformer a step costs a third.
+It learns where each joint is, on the picture and on the canonical body, and which point of the body's surface each part
+of the picture shows. The rotation and camera heads, which need no tokens, learn with it. Without the transformer a step
+costs a third.
 """
 
 from __future__ import annotations
@@ -43,15 +44,18 @@ class BackboneObjective(Objective):
     def __init__(self, model: Mega, topology: Topology, config: PictureTraining) -> None:
         super().__init__(model)
         self.maps = BodyMaps(model.backbone.channels)
+        self.skeleton = nn.Linear(model.backbone.channels, 3 * len(SMPL_JOINTS))  # dropped after this stage, too
         template = torch.from_numpy(topology.template)
         self.register_buffer("template", (template - template.mean(0)) / template.std(0), persistent=False)
         self.config = config
 
     def forward(self, batch: Batch) -> Losses:
-        levels = self.model.backbone.levels(pictures(batch["images"], self.config.pixels))
+        levels = self.model.backbone.levels(pictures(batch["images"]))
         joints, surface = self.maps(levels)
+        skeleton = self.skeleton(levels[-1].mean(dim=(2, 3)))
         return {
             "joints": joint_loss(joints, batch["joints2d"]),
+            "skeleton": 10 * F.l1_loss(skeleton, batch["joints"].flatten(1)),
             "surface": surface_loss(surface, batch["vertices2d"], batch["visible"], self.get_buffer("template")),
             **pose_losses(*self.model.pose(levels[-1]), batch, self.config.rotation),
         }

@@ -44,7 +44,7 @@ class PictureTraining(LoopConfig):
     backbone: Path | None = None
     """Published weights that the backbone starts from; see `published.load_backbone`."""
     pixels: int | None = None
-    """Crops are shrunk to this size: steps on small ones are cheap."""
+    """Side of the crops, by default the model's: steps on small ones are cheap."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
     """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
     numbers, but not a small matrix, and so learns sooner."""
@@ -73,7 +73,7 @@ class RecoverObjective(Objective):
         return self
 
     def forward(self, batch: Batch) -> Losses:
-        features = self.model.backbone(pictures(batch["images"], self.config.pixels))
+        features = self.model.backbone(pictures(batch["images"]))
         with torch.no_grad(), all_digits(features):
             tokens = self.frozen[0].to(features.device).encode(batch["vertices"])
         return {
@@ -115,12 +115,9 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
     return {"rotation": rotation_loss, "reprojection": distance}
 
 
-def pictures(images: Tensor, pixels: int | None) -> Tensor:
-    """uint8 [B, 3, H, W] -> augmented, `pixels` square if that is given, as the backbone wants them."""
-    x = augment(images)
-    if pixels is not None:
-        x = F.interpolate(x, size=(pixels, pixels), mode="bilinear", antialias=True)
-    return normalise(x).contiguous(memory_format=torch.channels_last)  # CPUs convolve faster so
+def pictures(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> augmented, as the backbone wants them."""
+    return normalise(augment(images)).contiguous(memory_format=torch.channels_last)  # CPUs convolve faster so
 
 
 def augment(images: Tensor) -> Tensor:
@@ -152,7 +149,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
         weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         eyes = PRESETS[config.preset]
         size = replace(size, **{name: getattr(eyes, name) for name in EYES})
-    side = size.image_size
+    side = config.pixels or size.image_size
     sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
     for name, images in zip(config.sets, sets):
         if len(images.topology.template) != len(topology.template):

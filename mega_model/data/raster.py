@@ -1,0 +1,104 @@
+"""What a camera sees of meshes: a z-buffer in plain torch (CPU or GPU).
+
+B pictures, P people each, V vertices, F faces, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mega_model.geometry import project
+
+NEAR = 0.1
+"""Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""
+TOLERANCE = 0.05
+"""Metres: vertices this far behind the nearest surface still count as seen; at the silhouette it slopes away."""
+
+
+class Rasteriser:
+    """The z-buffer of meshes with one set of faces, for pictures of one size."""
+
+    def __init__(self, faces: np.ndarray, height: int, width: int, device: str = "cpu") -> None:
+        self.height, self.width, self.device = height, width, torch.device(device)
+        self.faces = torch.from_numpy(faces).long().to(self.device)
+
+    def rasterise(self, vertices: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
+        """Nearest front faces. vertices [B, P, V, 3] camera frame, intrinsics [B, 3, 3].
+
+        Returns the face [B, H W] (index into the P * F faces of a picture, -1: none) and its depth [B, H W] in metres.
+        """
+        batch, people, count = vertices.shape[:3]
+        offsets = torch.arange(people, device=self.device)[:, None, None] * count
+        faces = (self.faces + offsets).flatten(0, 1)
+        points = vertices.flatten(1, 2)
+        pixels = project(points, intrinsics)
+        corner = torch.cat([pixels, points[..., 2:]], dim=-1)[:, faces]  # [B, P F, 3 corners, (x, y, z)]
+        low, high = corner.amin(2), corner.amax(2)
+        first, last = (
+            (low[..., :2] - 0.5).ceil(),
+            (high[..., :2] - 0.5).floor(),
+        )  # pixel centres within the bounding box
+        a, b, c = corner[..., :2].unbind(2)
+        area = _cross(b - a, c - a)
+        size = torch.tensor([self.width, self.height], device=self.device)
+        drawn = (
+            (area < 0) & (low[..., 2] > NEAR) & (last >= first).all(-1) & (last >= 0).all(-1) & (first < size).all(-1)
+        )
+        extent = (last - first).amax(-1) + 1
+        empty = torch.iinfo(torch.int64).max
+        # depth above, face below in one integer: one minimum finds the nearest face. Positive floats sort as integers.
+        buffer = torch.full((batch * self.height * self.width,), empty, device=self.device)
+        smaller, limit = 0, 2
+        while smaller < max(
+            self.width, self.height
+        ):  # faces of similar size together, or the largest would set the cost
+            pick, face = (drawn & (extent > smaller) & (extent <= limit)).nonzero(as_tuple=True)
+            smaller, limit = limit, limit * 2
+            at_once = 200_000_000 // limit**2 + 1  # bounds the memory
+            for p, f in zip(pick.split(at_once), face.split(at_once)):
+                self._draw(buffer, corner[p, f], area[p, f], first[p, f], p, f, smaller)
+        buffer = buffer.view(batch, -1)
+        face = torch.where(buffer == empty, -1, buffer & 0xFFFFFFFF)
+        depth = (buffer >> 32).int().view(torch.float32)
+        return face, torch.where(face < 0, torch.inf, depth)
+
+    def _draw(
+        self, buffer: Tensor, corner: Tensor, area: Tensor, first: Tensor, pick: Tensor, face: Tensor, extent: int
+    ) -> None:
+        """Faces [N] whose bounding boxes are at most `extent` pixels wide into the buffer."""
+        k = torch.arange(extent, device=self.device)
+        x = (first[:, :1] + k)[:, None, :] + 0.5
+        y = (first[:, 1:] + k)[:, :, None] + 0.5
+
+        def edge(i: int, j: int) -> Tensor:
+            (xi, yi), (xj, yj) = corner[:, i, :2].T[..., None, None], corner[:, j, :2].T[..., None, None]
+            return ((xj - xi) * (y - yi) - (yj - yi) * (x - xi)) / area[:, None, None]
+
+        w2, w0 = edge(0, 1), edge(1, 2)
+        w1 = 1 - w0 - w2
+        inside = (w0 >= 0) & (w1 >= 0) & (w2 >= 0) & (x > 0) & (x < self.width) & (y > 0) & (y < self.height)
+        n, row, column = inside.nonzero(as_tuple=True)
+        near = 1 / corner[n, :, 2]
+        depth = 1 / (
+            w0[n, row, column] * near[:, 0] + w1[n, row, column] * near[:, 1] + w2[n, row, column] * near[:, 2]
+        )
+        pixel = (pick[n] * self.height + y[n, row, 0].long()) * self.width + x[n, 0, column].long()
+        buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
+
+    def seen(self, vertices: Tensor, intrinsics: Tensor, depth: Tensor) -> Tensor:
+        """Vertices [B, P, V] in the picture and behind no surface, of which `rasterise` gave the depth [B, H W]."""
+        x, y = project(vertices, intrinsics[:, None]).unbind(-1)
+        inside = (vertices[..., 2] > NEAR) & (x >= 0) & (y >= 0) & (x < self.width) & (y < self.height)
+        surface = depth.gather(1, self.pixels(vertices, intrinsics).flatten(1)).view_as(x)
+        return inside & (vertices[..., 2] < surface + TOLERANCE)
+
+    def pixels(self, vertices: Tensor, intrinsics: Tensor) -> Tensor:
+        """Index [B, P, V] into a picture's H W of the pixel that each vertex falls on; outside, of the nearest one."""
+        column, row = project(vertices, intrinsics[:, None]).floor().long().unbind(-1)
+        return row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
