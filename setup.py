@@ -24,6 +24,7 @@ TRAIN = [
     "anny==0.6.2",
     "fsspec>=2023.1",
     "lightning>=2.4",
+    "onnx>=1.16",
     "safetensors>=0.4",
     "tensorboard>=2.16",
     "tqdm>=4.60",

@@ -31,7 +31,7 @@ class MegaConfig:
     decoder_blocks: int = 3
     heads: int = 4
     backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "given"] = "resnet18"
-    backbone_width: int = 48
+    backbone_width: int = 40
     """See `backbones.BACKBONES`."""
     image_size: int = 128
     """Side of the crops in pixels. Crops are square; the ViT looks at the middle three quarters of their columns."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,11 +22,11 @@ from mega_model.data import rendered
 from mega_model.detector import DetectorConfig
 from mega_model.evaluate import default as evaluate
 from mega_model.geometry import matrix_to_rot6d, project_weak
-from mega_model.mega import Mega, MegaConfig
+from mega_model.mega import Mega, MegaConfig, normalise
 from mega_model.reference import released_name
 from mega_model.train import backbone, detector, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
-from mega_model.train.published import load_backbone
+from mega_model.train.published import load_backbone, load_exported
 
 Weights = dict[str, torch.Tensor]
 
@@ -299,6 +300,26 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         load_backbone(file, model)
     with pytest.raises(FileNotFoundError, match="absent: there is no such file"):
         load_backbone(tmp_path / "absent", model)
+
+
+def test_a_bundle_s_backbone_goes_on_where_it_stands(tmp_path: Path) -> None:
+    bundle = Path("mega_ros/models/default")
+    pictures = torch.rand(8, 128, 128, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    normalised = normalise(pictures.permute(0, 3, 1, 2).float() / 255)
+    maps = onnxruntime.InferenceSession(bundle / "backbone.onnx").run(None, {"crops": pictures.numpy()})[0]
+    backbone = BACKBONES["resnet18"](40)
+    load_exported(bundle, backbone, normalised)
+    for training in (True, False):
+        with torch.no_grad():
+            np.testing.assert_allclose(backbone.train(training)(normalised), maps, atol=0.005 * maps.max())
+
+    with pytest.raises(ValueError, match=r"backbone\.onnx: not the backbone of this model: stem\.0\.weight is"):
+        load_exported(bundle, BACKBONES["resnet18"](16), normalised)
+    with pytest.raises(FileNotFoundError, match=r"backbone\.onnx: there is no such file"):
+        load_exported(tmp_path, backbone, normalised)
+    (tmp_path / "backbone.onnx").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"backbone\.onnx: not a readable ONNX file"):
+        load_exported(tmp_path, backbone, normalised)
 
 
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Backbones that others have published, as the start of a training on pictures (paper 3.2)."""
+"""Backbones that others have published, or that a bundle holds, as the start of a training on pictures (paper 3.2)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from mega_model.backbones import Backbone
+from mega_model.files import must_exist
 from mega_model.mega import Mega
 from mega_model.reference import are_tensors, read_torch, released_name
 
@@ -39,6 +42,55 @@ def load_backbone(path: Path, model: Mega) -> None:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
+
+
+@torch.no_grad()
+def load_exported(bundle: Path, backbone: Backbone, images: Tensor) -> None:
+    """Put the ResNet of a bundle into `backbone`, to go on from where its checkpoint is not at hand.
+
+    In a bundle, each batch norm is merged into its convolution. Here it gets the statistics of `images` [B, 3, H, W]
+    (normalised) and undoes them, so that training begins with the bundle's maps of these. Raises FileNotFoundError, or
+    ValueError that names the file and what is missing or of another shape in it.
+    """
+    import onnx  # needed by this alone
+
+    file = bundle / "backbone.onnx"
+    must_exist(file)
+    try:
+        graph = onnx.load(file).graph
+    except Exception as error:  # protobuf's errors have no common class
+        raise ValueError(f"{file}: not a readable ONNX file ({error})") from error
+    found = {
+        part.name.removeprefix("backbone.").removesuffix("_half"): torch.tensor(onnx.numpy_helper.to_array(part))
+        for part in graph.initializer
+    }
+    norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    merged = {f"{name}.bias": f"{_one_before(name)}.bias" for name in norms}
+    own = {key: v for key, v in backbone.state_dict().items() if key in merged or key.rpartition(".")[0] not in norms}
+    for key, value in own.items():
+        name = merged.get(key, key)
+        if name not in found or found[name].shape != value.shape:
+            raise ValueError(f"{file}: not the backbone of this model: {name} is missing or of another shape")
+        value.copy_(found[name])
+
+    def undo(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.add_(mean)
+
+    hooks = [norm.register_forward_pre_hook(undo) for norm in norms.values()]
+    backbone.train()(images)
+    for hook in hooks:
+        hook.remove()
+
+
+def _one_before(name: str) -> str:
+    """`stem.1` -> `stem.0`: a norm stands behind its convolution."""
+    before, _, place = name.rpartition(".")
+    return f"{before}.{int(place) - 1}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

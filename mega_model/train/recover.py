@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +24,7 @@ from mega_model.reference import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
-from mega_model.train.published import load_backbone
+from mega_model.train.published import load_backbone, load_exported
 
 EYES = ("backbone", "backbone_width", "image_size", "head_dropout")
 """The fields of a `MegaConfig` that say how it sees."""
@@ -42,7 +43,8 @@ class PictureTraining(LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """Begin to see anew, with this preset's backbone: only the transformer comes from `pretrained`."""
     backbone: Path | None = None
-    """Published weights that the backbone starts from; see `published.load_backbone`."""
+    """What the backbone starts from: a file of published weights, see `published.load_backbone`, or the folder of a
+    bundle with a ResNet, see `published.load_exported`."""
     pixels: int | None = None
     """Side of the crops, by default the model's: steps on small ones are cheap."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
@@ -160,7 +162,10 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
-    if config.backbone:
+    if config.backbone and config.backbone.is_dir():
+        shown = mixture.batch(np.random.default_rng(config.seed), 256)["images"]
+        load_exported(config.backbone, model.backbone, pictures(shown))
+    elif config.backbone:
         load_backbone(config.backbone, model)
     fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
 
