@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 from smpl_files import smpl_arrays
 from test_image_sets import body as body  # the fixture
@@ -26,6 +27,7 @@ from mega_model.body.smpl import SmplBody
 from mega_model.data import rendered, shards
 from mega_model.data.images import ImageSet, open_set
 from mega_model.data.meshes import BodySampler
+from mega_model.data.raster import facing
 from mega_model.detector import DetectorConfig
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.detector import hits, overlaps
@@ -163,7 +165,24 @@ def test_uncertainty_by_visibility() -> None:
     assert good["within 90 %"] == pytest.approx(0.9, abs=0.01)
     assert good["ECE"] < 0.01 < 0.3 < bad["ECE"]
     assert good["AUSE"] == pytest.approx(bad["AUSE"], abs=0.02), "the order is as good in both"
-    assert "visible" not in by_visibility(error, sigma, None)
+    assert "occluded" not in by_visibility(error, sigma, np.ones_like(visible))
+
+
+def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
+    """A ball of a metre shows the half that is turned to the camera; a person's front and back have little in common."""
+    normals = np.random.default_rng(0).normal(size=(2000, 3))
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    faces = ConvexHull(normals).simplices
+    inwards = np.linalg.det(normals[faces]) < 0
+    faces[inwards] = faces[inwards, ::-1]
+    (shown,) = facing(0.5 * normals[None] + [3, -1, 2], faces)
+    assert shown[normals[:, 2] < -0.1].all() and not shown[normals[:, 2] > 0.1].any()
+
+    batch = crops.batch(np.arange(len(crops)), None)
+    meshes = (batch["vertices"] @ batch["rotation"].mT).numpy()
+    front = facing(meshes, crops.topology.faces)
+    back = facing(meshes * [-1, 1, -1], crops.topology.faces)  # half a turn about the vertical
+    assert (front | back).mean() > 0.9 > 0.5 > (front & back).mean()
 
 
 def test_samples_are_those_of_the_picture(folder: Path, crops: ImageSet) -> None:

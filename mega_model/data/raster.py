@@ -100,5 +100,24 @@ class Rasteriser:
         return row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
 
 
+@torch.no_grad()
+def facing(meshes: np.ndarray, faces: np.ndarray, side: int = 256, distance: float = 20.0) -> np.ndarray:
+    """Vertices bool [B, V] of meshes [B, V, 3] (camera frame, metres) that are not hidden by their own body.
+
+    Looked at along z from `distance` metres, far enough to be nearly orthographic, in a picture that the body fills.
+    """
+    points = torch.from_numpy(np.asarray(meshes, np.float32))
+    low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
+    points = points - (low + high) / 2
+    reach = (high - low)[:, 0].amax(-1) / 2
+    points[..., 2] += distance + reach[:, None]
+    intrinsics = torch.eye(3).repeat(len(points), 1, 1)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = distance / reach * side / 2
+    intrinsics[:, :2, 2] = side / 2
+    z_buffer = Rasteriser(faces, side, side)
+    bodies = points[:, None]
+    return z_buffer.seen(bodies, intrinsics, z_buffer.rasterise(bodies, intrinsics)[1])[:, 0].numpy()
+
+
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]

@@ -15,6 +15,8 @@ import tyro
 from matplotlib.figure import Figure
 
 from mega_model import metrics
+from mega_model.data.raster import facing
+from mega_model.data.rendered import SceneSet
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report
@@ -23,6 +25,8 @@ ERROR_MODEL = (
     "errors are isotropic 3D Gaussians of root mean square radius sigma, "
     "so the radius that holds a share of them follows from the chi distribution of 3 degrees of freedom"
 )
+
+BY_ITSELF = "what the person's own body does not hide; of other things, this set does not say what they hide"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +39,16 @@ def evaluate(config: Uncertainty) -> Report:
     model, tokenizer, images = config.open()
     protocol = Protocol.of(images, config)
     scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
-    found = collect(vertex_fields(p, protocol) for p in predict(model, tokenizer, images, config, config))
+    faces = images.topology.faces
+    found = collect(vertex_fields(p, protocol, faces) for p in predict(model, tokenizer, images, config, config))
     error, sigma = found["error"], scale * found["sigma"]
     facts = config.facts(protocol.name, len(images))
     facts |= {"sigma": f"{scale:g} times the spread of {config.describe()}", "error model": ERROR_MODEL}
+    facts["visible"] = "what the camera sees" if isinstance(images, SceneSet) else BY_ITSELF
     return Report(
         "Uncertainty per vertex",
         facts,
-        {"Vertices; error and sigma in mm": by_visibility(error, sigma, found.get("visible"))},
+        {"Vertices; error and sigma in mm": by_visibility(error, sigma, found["visible"])},
         {"Sparsification, and promised against measured coverage": curves(error, sigma)},
     )
 
@@ -53,17 +59,19 @@ def saved_scale(checkpoint: Path) -> float:
     return json.loads(file.read_text())["scale"] if file.exists() else 1.0
 
 
-def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
-    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres; `visible` where the set knows it."""
-    fields = {"error": protocol.vertex_errors(p.single, p.truth), "sigma": metrics.spread(p.samples)}
-    return fields | ({"visible": p.batch["visible"].numpy()} if "visible" in p.batch else {})
+def vertex_fields(p: Prediction, protocol: Protocol, faces: np.ndarray) -> dict[str, np.ndarray]:
+    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres; `visible`, by the true body."""
+    visible = p.batch["visible"].numpy() if "visible" in p.batch else facing(p.truth, faces)
+    return {
+        "error": protocol.vertex_errors(p.single, p.truth),
+        "sigma": metrics.spread(p.samples),
+        "visible": visible,
+    }
 
 
-def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray | None) -> dict[str, dict[str, float]]:
-    """`measure` of all vertices [n, V], and of the visible and the occluded ones where bool [n, V] tells them apart."""
-    groups = {"all": np.ones(error.shape, bool)}
-    if visible is not None:
-        groups |= {"visible": visible, "occluded": ~visible}
+def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray) -> dict[str, dict[str, float]]:
+    """`measure` of all vertices [n, V], of the visible ones and of the occluded ones, by bool [n, V]."""
+    groups = {"all": np.ones(error.shape, bool), "visible": visible, "occluded": ~visible}
     return {group: measure(error[pick], sigma[pick]) for group, pick in groups.items() if pick.any()}
 
 
