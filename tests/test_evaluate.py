@@ -169,7 +169,7 @@ def test_uncertainty_by_visibility() -> None:
 
 
 def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
-    """A ball of a metre shows the half that is turned to the camera; a person's front and back have little in common."""
+    """A ball shows the half that is turned to the camera; a person's front and back have little in common."""
     normals = np.random.default_rng(0).normal(size=(2000, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     faces = ConvexHull(normals).simplices
