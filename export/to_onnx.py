@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import warnings
@@ -54,7 +55,7 @@ class Config:
     out: Path
     """folder of the bundle; its files are replaced"""
     detector: Path | None = None
-    """checkpoint folder that `mega train detector` wrote"""
+    """checkpoint folder that `mega train detector` wrote, or a bundle whose detector is taken over"""
     name: str | None = None
     """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
@@ -88,7 +89,7 @@ class Deterministic(nn.Module):
         # the encoder sees no token here: what it gives is a constant, so the graph needs no encoder
         nothing = torch.zeros(1, 0, dtype=torch.long)
         self.register_buffer("nothing", nothing)
-        self.register_buffer("encoded", model.encode(nothing, nothing).detach())
+        self.register_buffer("encoded", model.encode_nothing().detach())
         self.nothing: Tensor
         self.encoded: Tensor
 
@@ -179,7 +180,7 @@ def export(config: Config) -> bundle.Bundle:
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
         raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
-    detector = checkpoint.load_detector(config.detector) if config.detector else None
+    detector = open_detector(config.detector) if config.detector else None
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
@@ -208,8 +209,18 @@ def export(config: Config) -> bundle.Bundle:
     return bundle.Bundle.load(config.out)
 
 
+def open_detector(folder: Path) -> Detector | bundle.Bundle:
+    """What the `detector` of the options names. Raises ValueError for a bundle that has none."""
+    if not (folder / bundle.MANIFEST).exists():
+        return checkpoint.load_detector(folder)
+    other = bundle.Bundle.load(folder)
+    if "detector" not in other.graphs:
+        raise ValueError(f"{folder}: this bundle has no detector; give another, or a checkpoint of one")
+    return other
+
+
 def save_graphs(
-    folder: Path, model: Mega, tokenizer: MeshTokenizer, detector: Detector | None, config: Config
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, detector: Detector | bundle.Bundle | None, config: Config
 ) -> dict[str, bundle.Graph]:
     """Every graph of a bundle, by name."""
     as_stored(model, tokenizer)
@@ -234,7 +245,10 @@ def save_graphs(
             ["tokens", "mean", "sigma"],
         ),
     }
-    if detector is not None:
+    if isinstance(detector, bundle.Bundle):
+        shutil.copyfile(detector.path("detector"), folder / "detector.onnx")
+        graphs["detector"] = detector.graphs["detector"]
+    elif detector is not None:
         as_stored(detector)
         image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
         graphs["detector"] = save_graph(folder / "detector.onnx", detector, {"image": image}, [{}], ["boxes", "scores"])

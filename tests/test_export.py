@@ -1,6 +1,8 @@
 """A tiny random model through the whole export: what the graphs compute is what torch computes."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from mega_model.topology import Topology
 from mega_ros.bundle import Body, Bundle
 
 STEPS = 3
+CONFIG = Config(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
 pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
 
 
@@ -70,8 +73,7 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
-    body = Body("torus", "16 x 8", "CC0")
-    return export(Config(checkpoints / "mega", out, checkpoints / "detector", "tiny", STEPS, 4, body=body))
+    return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=checkpoints / "detector"))
 
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -100,6 +102,19 @@ def test_detector_is_that_of_torch(parity: Parity) -> None:
     differences = parity.boxes(image)
     assert len(differences) == 2
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+
+
+def test_a_bundle_s_detector_is_taken_over(bundle: Bundle, checkpoints: Path, tmp_path: Path) -> None:
+    again = export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "again", detector=bundle.folder))
+    assert again.graphs["detector"] == bundle.graphs["detector"]
+    assert again.files["detector.onnx"] == bundle.files["detector.onnx"]
+
+    without = shutil.copytree(bundle.folder, tmp_path / "without")
+    manifest = json.loads((without / "bundle.json").read_text())
+    del manifest["graphs"]["detector"]
+    (without / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="without: this bundle has no detector"):
+        export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "third", detector=without))
 
 
 def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:
