@@ -6,11 +6,10 @@ runtime does without.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-Align = Literal["none", "mean", "pelvis"]
 LEVELS = np.arange(1, 20) / 20
 """Probabilities at which `calibration_error` compares promise and fact: 5 % to 95 %."""
 REMOVED = np.arange(100) / 100
@@ -22,31 +21,17 @@ def distances(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.linalg.norm(predicted - truth, axis=-1)
 
 
-def align(points: np.ndarray, at: Align, pelvis: np.ndarray | None = None) -> np.ndarray:
-    """Points [..., N, 3] moved so that their mean, or their `pelvis` [..., 3], lies at the origin."""
-    if at == "none":
-        return points
-    if at == "mean":
-        return points - points.mean(axis=-2, keepdims=True)
-    if pelvis is None:
-        raise ValueError("alignment at the pelvis needs the pelvis")
-    return points - pelvis[..., None, :]
+def mean_distance(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Mean of `distances` -> [...]: the per-vertex error (PVE) of vertices, the MPJPE of joints."""
+    return distances(predicted, truth).mean(axis=-1)
 
 
-def pve(
-    predicted: np.ndarray, truth: np.ndarray, at: Align = "mean", regressor: np.ndarray | None = None
-) -> np.ndarray:
-    """Per-vertex error: mean distance of vertices [..., V, 3] after alignment -> [...].
+def centre(points: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Points [..., N, 3] moved so that their mean by the weights `origin` [N] lies at zero.
 
-    `at="pelvis"` takes the first row of the joint `regressor` [J, V]: that is the convention of the published tables.
+    A row of a joint regressor puts that joint there: at the pelvis, the convention of the published tables.
     """
-    pelvis = [None, None] if regressor is None else [regressor[0] @ points for points in (predicted, truth)]
-    return distances(align(predicted, at, pelvis[0]), align(truth, at, pelvis[1])).mean(axis=-1)
-
-
-def mpjpe(predicted: np.ndarray, truth: np.ndarray, at: Align = "pelvis") -> np.ndarray:
-    """Mean per-joint position error of joints [..., J, 3], the pelvis first -> [...]."""
-    return distances(align(predicted, at, predicted[..., 0, :]), align(truth, at, truth[..., 0, :])).mean(axis=-1)
+    return points - origin[None] @ points
 
 
 def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -55,7 +40,7 @@ def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     Least squares by SVD (Umeyama 1991); never a reflection.
     """
     truth_mean = truth.mean(axis=-2, keepdims=True)
-    x, y = align(predicted, "mean"), truth - truth_mean
+    x, y = predicted - predicted.mean(axis=-2, keepdims=True), truth - truth_mean
     u, s, vt = np.linalg.svd(np.swapaxes(x, -1, -2) @ y)
     sign = np.ones_like(s)
     sign[..., 2] = np.sign(np.linalg.det(u @ vt))
@@ -67,7 +52,7 @@ def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def pa_mpjpe(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Mean distance of joints [..., J, 3] after `procrustes` -> [...]. The same on vertices is PA-PVE."""
-    return distances(procrustes(predicted, truth), truth).mean(axis=-1)
+    return mean_distance(procrustes(predicted, truth), truth)
 
 
 def best_of(errors: np.ndarray, samples: int | None = None) -> np.ndarray:

@@ -58,21 +58,17 @@ class Protocol:
         origin = pelvis if chosen.align == "pelvis" else np.full(len(pelvis), 1 / len(pelvis), np.float32)
         return cls(f"{joints}, aligned at the {chosen.align}", regressor, origin)
 
-    def place(self, meshes: np.ndarray) -> np.ndarray:
-        """Meshes [..., V, 3], moved so that their origins coincide."""
-        return meshes - self.origin[None] @ meshes
-
     def vertex_errors(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         """Distances [..., V] of the vertices of meshes [..., V, 3]."""
-        return metrics.distances(self.place(predicted), self.place(truth))
+        return metrics.distances(metrics.centre(predicted, self.origin), metrics.centre(truth, self.origin))
 
     def errors(self, predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """Each of `METRICS` [...] of meshes [..., V, 3], metres."""
-        predicted, truth = self.place(predicted), self.place(truth)
+        predicted, truth = metrics.centre(predicted, self.origin), metrics.centre(truth, self.origin)
         joints, true_joints = self.regressor @ predicted, self.regressor @ truth
         return {
-            "PVE": metrics.distances(predicted, truth).mean(axis=-1),
-            "MPJPE": metrics.mpjpe(joints, true_joints, at="none"),
+            "PVE": metrics.mean_distance(predicted, truth),
+            "MPJPE": metrics.mean_distance(joints, true_joints),
             "PA-MPJPE": metrics.pa_mpjpe(joints, true_joints),
         }
 

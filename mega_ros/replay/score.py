@@ -71,12 +71,15 @@ class Score:
                 self._compare(vertices[p], predicted["sigma"][p], true_vertices[t], visible[t])
 
     def _compare(self, vertices: np.ndarray, sigma: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> None:
+        pelvis = self.topology.joint_regressor[0]
+        position, true_position = pelvis @ vertices, pelvis @ truth
+        vertices, truth = vertices - position, truth - true_position
         joints, true_joints = self.topology.joints(vertices), self.topology.joints(truth)
         numbers = {
-            "pve": metrics.pve(vertices, truth, "pelvis", self.topology.joint_regressor),
-            "mpjpe": metrics.mpjpe(joints, true_joints),
+            "pve": metrics.mean_distance(vertices, truth),
+            "mpjpe": metrics.mean_distance(joints, true_joints),
             "pa_mpjpe": metrics.pa_mpjpe(joints, true_joints),
-            "position": metrics.distances(joints[0], true_joints[0]),
+            "position": metrics.distances(position, true_position),
             "sigma_visible": sigma[visible].mean(),
             "sigma_hidden": sigma[~visible].mean() if not visible.all() else np.nan,
         }
