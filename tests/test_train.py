@@ -342,14 +342,15 @@ def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rendered.render(rendered.Render("groups", "train", size, tmp_path / "groups", topology, 96, 128, 2))
     pretrain.main([*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
     on_crops = ["--sets", f"rendered:{folder['crops']}", "--pixels", "64"]
-    backbone.main([*options("backbone", 20), *on_crops, "--pretrained", folder["pretrain"]])
+    eyes = ["--backbone", "mega_ros/models/default"]
+    backbone.main([*options("backbone", 20), *on_crops, *eyes, "--pretrained", folder["pretrain"]])
     recover.main([*options("recover", 20), *on_crops, "--pretrained", folder["backbone"]])
     detector.main([*options("detector", 20), "--groups", folder["groups"]])
 
     for stage, losses in {
         "tokenizer": ["v2v"],
         "pretrain": ["tokens"],
-        "backbone": ["joints", "surface", "rotation", "reprojection"],
+        "backbone": ["joints", "skeleton", "surface", "rotation", "reprojection"],
         "recover": ["tokens", "rotation", "reprojection"],
         "detector": ["heat", "sides"],
     }.items():
@@ -357,7 +358,8 @@ def test_all_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
     made = json.loads((tmp_path / "recover" / "training.json").read_text())
     assert made["pictures"] == {f"rendered:{folder['crops']}": size} and "CMU" in made["motion"]
-    assert made["before"]["steps"] == 20 and "meshes" in made["before"]["before"]
+    assert made["before"]["steps"] == 20 and made["before"]["backbone"] == "mega_ros/models/default"
+    assert "meshes" in made["before"]["before"]
 
     crops = folder["crops"]
     count = ["--count", "4", "--samples", "3"]

@@ -36,10 +36,8 @@ class Rasteriser:
         pixels = project(points, intrinsics)
         corner = torch.cat([pixels, points[..., 2:]], dim=-1)[:, faces]  # [B, P F, 3 corners, (x, y, z)]
         low, high = corner.amin(2), corner.amax(2)
-        first, last = (
-            (low[..., :2] - 0.5).ceil(),
-            (high[..., :2] - 0.5).floor(),
-        )  # pixel centres within the bounding box
+        # pixel centres within the bounding box
+        first, last = (low[..., :2] - 0.5).ceil(), (high[..., :2] - 0.5).floor()
         a, b, c = corner[..., :2].unbind(2)
         area = _cross(b - a, c - a)
         size = torch.tensor([self.width, self.height], device=self.device)
@@ -51,9 +49,8 @@ class Rasteriser:
         # depth above, face below in one integer: one minimum finds the nearest face. Positive floats sort as integers.
         buffer = torch.full((batch * self.height * self.width,), empty, device=self.device)
         smaller, limit = 0, 2
-        while smaller < max(
-            self.width, self.height
-        ):  # faces of similar size together, or the largest would set the cost
+        # faces of similar size together, or the largest would set the cost
+        while smaller < max(self.width, self.height):
             pick, face = (drawn & (extent > smaller) & (extent <= limit)).nonzero(as_tuple=True)
             smaller, limit = limit, limit * 2
             at_once = 200_000_000 // limit**2 + 1  # bounds the memory

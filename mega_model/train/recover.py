@@ -173,6 +173,8 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
 def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
+    if config.backbone:
+        about["backbone"] = str(config.backbone)
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet) for images in sets):
