@@ -27,7 +27,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from mega_model import checkpoint, generate, metrics
-from mega_model.detector import Detector
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
@@ -160,7 +159,10 @@ class PoolConv(nn.Module):
 
 
 def as_stored(*models: nn.Module) -> None:
-    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16."""
+    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16.
+
+    `mega_model.train.published.load_exported` is the way back.
+    """
     with torch.no_grad():
         for model in models:
             for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -180,13 +182,13 @@ def export(config: Config) -> bundle.Bundle:
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
         raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
-    detector = open_detector(config.detector) if config.detector else None
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
-        graphs = save_graphs(new, model, tokenizer, detector, config)
+        graphs = {"detector": save_detector(new, config.detector)} if config.detector else {}
+        graphs |= save_graphs(new, model, tokenizer, config)
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
@@ -209,26 +211,29 @@ def export(config: Config) -> bundle.Bundle:
     return bundle.Bundle.load(config.out)
 
 
-def open_detector(folder: Path) -> Detector | bundle.Bundle:
-    """What the `detector` of the options names. Raises ValueError for a bundle that has none."""
-    if not (folder / bundle.MANIFEST).exists():
-        return checkpoint.load_detector(folder)
-    other = bundle.Bundle.load(folder)
-    if "detector" not in other.graphs:
-        raise ValueError(f"{folder}: this bundle has no detector; give another, or a checkpoint of one")
-    return other
+def save_detector(folder: Path, source: Path) -> bundle.Graph:
+    """That of the checkpoint or bundle `source`. Raises ValueError for a bundle that has none."""
+    path = folder / "detector.onnx"
+    if (source / bundle.MANIFEST).exists():
+        other = bundle.Bundle.load(source)
+        if "detector" not in other.graphs:
+            raise ValueError(f"{source}: this bundle has no detector; give another, or a checkpoint of one")
+        shutil.copyfile(other.path("detector"), path)
+        return other.graphs["detector"]
+    detector = checkpoint.load_detector(source)
+    as_stored(detector)
+    image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
+    return save_graph(path, detector, {"image": image}, [{}], ["boxes", "scores"])
 
 
-def save_graphs(
-    folder: Path, model: Mega, tokenizer: MeshTokenizer, detector: Detector | bundle.Bundle | None, config: Config
-) -> dict[str, bundle.Graph]:
-    """Every graph of a bundle, by name."""
+def save_graphs(folder: Path, model: Mega, tokenizer: MeshTokenizer, config: Config) -> dict[str, bundle.Graph]:
+    """The three graphs of a model, by name."""
     as_stored(model, tokenizer)
     # example sizes P, Q that are no other dimension's, so that none is taken for the other
     crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
     backbone = Backbone(model)
     features = backbone(crops)
-    graphs = {
+    return {
         "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], ["features"]),
         "deterministic": save_graph(
             folder / "deterministic.onnx",
@@ -245,14 +250,6 @@ def save_graphs(
             ["tokens", "mean", "sigma"],
         ),
     }
-    if isinstance(detector, bundle.Bundle):
-        shutil.copyfile(detector.path("detector"), folder / "detector.onnx")
-        graphs["detector"] = detector.graphs["detector"]
-    elif detector is not None:
-        as_stored(detector)
-        image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
-        graphs["detector"] = save_graph(folder / "detector.onnx", detector, {"image": image}, [{}], ["boxes", "scores"])
-    return graphs
 
 
 def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
@@ -301,7 +298,10 @@ def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
 
 
 def _halve(proto: onnx.ModelProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
+    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading.
+
+    `mega_model.train.published.load_exported` knows the name's ending, too.
+    """
     casts = []
     for tensor in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

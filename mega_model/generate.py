@@ -8,7 +8,7 @@ by which candidates are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -89,18 +89,17 @@ def sample(model: Mega, features: Tensor, uniforms: Tensor, temperature: float) 
 
     logits = spread(first_logits(model, features))  # nothing is given yet, so the samples share their first pass
     states = unmask(model, spread(features), logits, uniforms.flatten(0, 1), temperatures(steps, temperature))
-    return _last(states).unflatten(0, (batch, samples))
+    *_, (tokens, _) = states
+    return tokens.unflatten(0, (batch, samples))
 
 
-def bodies(model: Mega, uniforms: Tensor, temperature: float) -> Tensor:
-    """Random bodies [B, N] of a pre-trained model from uniforms [B, T, N, 2]."""
+def unmask_bodies(model: Mega, uniforms: Tensor, temperature: float) -> Iterator[tuple[Tensor, Tensor]]:
+    """`unmask` without images, by a pre-trained model, from uniforms [B, T, N, 2].
+
+    The noise is (A (1 - t/T))^6 (paper, appendix C); the released code's is (1 - t/T) (A (1 - t/T))^5.
+    """
     logits = first_logits(model, None).expand(len(uniforms), -1, -1)
-    return _last(unmask(model, None, logits, uniforms, body_temperatures(uniforms.shape[1], temperature)))
-
-
-def body_temperatures(steps: int, initial: float) -> list[float]:
-    """Noise of random bodies, (A (1 - t/T))^6 (paper, appendix C); the released code's is (1 - t/T) (A (1 - t/T))^5."""
-    return [tau**6 for tau in temperatures(steps, initial)]
+    return unmask(model, None, logits, uniforms, [tau**6 for tau in temperatures(uniforms.shape[1], temperature)])
 
 
 def unmask(
@@ -122,11 +121,6 @@ def unmask(
         yield tokens, index
 
 
-def _last(states: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    *_, (tokens, _) = states
-    return tokens
-
-
 @torch.no_grad()
 def stochastic(
     model: Mega, features: Tensor, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
@@ -140,7 +134,8 @@ def stochastic(
 def unconditional(model: Mega, count: int, steps: int = 20, temperature: float = 1.2, seed: int = 0) -> Tensor:
     """Random bodies [count, N] from a pre-trained model, the same for the same seed."""
     random = uniforms((count, steps, model.config.tokens, 2), seed).to(model.cls.device)
-    return bodies(model, random, temperature)
+    *_, (tokens, _) = unmask_bodies(model, random, temperature)
+    return tokens
 
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -118,11 +118,16 @@ class Mega(nn.Module):
         return self.encoder_norm(x)
 
     def encode_nothing(self) -> Tensor:
-        """`encode` of no token at all: [1, 1, D], a constant of the weights, and so kept until these change."""
+        """`encode` of no token at all: [1, 1, D], a constant of the weights, and so kept until these change.
+
+        A change through `.data` goes unnoticed, as torch does not count it.
+        """
         nothing = torch.zeros(1, 0, dtype=torch.long, device=self.cls.device)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(self.cls.device.type):
-            return self.encode(nothing, nothing)
         weights = (self.cls, *self.encoder.parameters(), *self.encoder_norm.parameters())
+        uncounted = any(w.is_inference() for w in weights)
+        mixed = torch.is_autocast_enabled(self.cls.device.type)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or mixed or uncounted:
+            return self.encode(nothing, nothing)
         made_of = [(w.data_ptr(), w._version) for w in weights]
         if self._nothing is None or self._nothing[0] != made_of:
             self._nothing = made_of, self.encode(nothing, nothing)

@@ -27,9 +27,9 @@ def mean_distance(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def centre(points: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Points [..., N, 3] moved so that their mean by the weights `origin` [N] lies at zero.
+    """Points [..., N, 3] moved so that their mean by the weights `origin` [N], whose sum is 1, lies at zero.
 
-    A row of a joint regressor puts that joint there: at the pelvis, the convention of the published tables.
+    A row of a joint regressor puts that joint there: the pelvis, by the convention of the published tables.
     """
     return points - origin[None] @ points
 

@@ -182,7 +182,7 @@ def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
     meshes = (batch["vertices"] @ batch["rotation"].mT).numpy()
     front = facing(meshes, crops.topology.faces)
     back = facing(meshes * [-1, 1, -1], crops.topology.faces)  # half a turn about the vertical
-    assert (front | back).mean() > 0.9 > 0.5 > (front & back).mean()
+    assert (front | back).mean() > 0.8 > 0.1 > (front & back).mean()
 
 
 def test_samples_are_those_of_the_picture(folder: Path, crops: ImageSet) -> None:

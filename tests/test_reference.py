@@ -635,6 +635,8 @@ def test_every_released_layout(
         paths += [option, str(save(own, folder / option, "module." if option == "--mega" else ""))]
         del own
     assert mega(["import-reference", *paths]) == 0
+    if name.startswith("cvqmae"):
+        assert f"{parameters / 1e6:.1f} million parameters" in capsys.readouterr().out
     model, tokenizer, topology = checkpoint.load_mega(folder / "out")
     assert lost(weights, model) == [key for key in weights if "final_layer" in key]
     assert lost(mesh_weights, tokenizer) == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model.geometry import project
@@ -14,7 +15,7 @@ from mega_model.geometry import project
 NEAR = 0.1
 """Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""
 TOLERANCE = 0.05
-"""Metres: vertices this far behind the nearest surface still count as seen; at the silhouette it slopes away."""
+"""Metres: vertices this far behind the surface at their pixel still count as seen; at the silhouette it slopes away."""
 
 
 class Rasteriser:
@@ -85,35 +86,44 @@ class Rasteriser:
         buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
 
     def seen(self, vertices: Tensor, intrinsics: Tensor, depth: Tensor) -> Tensor:
-        """Vertices [B, P, V] in the picture and behind no surface, of which `rasterise` gave the depth [B, H W]."""
-        x, y = project(vertices, intrinsics[:, None]).unbind(-1)
-        inside = (vertices[..., 2] > NEAR) & (x >= 0) & (y >= 0) & (x < self.width) & (y < self.height)
-        surface = depth.gather(1, self.pixels(vertices, intrinsics).flatten(1)).view_as(x)
-        return inside & (vertices[..., 2] < surface + TOLERANCE)
-
-    def pixels(self, vertices: Tensor, intrinsics: Tensor) -> Tensor:
-        """Index [B, P, V] into a picture's H W of the pixel that each vertex falls on; outside, of the nearest one."""
+        """Vertices [B, P, V] in the picture, turned to the camera, and behind no surface, whose depth [B, H W]
+        `rasterise` gave."""
         column, row = project(vertices, intrinsics[:, None]).floor().long().unbind(-1)
-        return row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
+        inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
+        pixel = row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
+        surface = depth.gather(1, pixel.flatten(1)).view_as(pixel)
+        turned = (self.normals(vertices) * vertices).sum(-1) < 0
+        return inside & turned & (vertices[..., 2] > NEAR) & (vertices[..., 2] < surface + TOLERANCE)
+
+    def normals(self, vertices: Tensor) -> Tensor:
+        """Outwards, of length 1: [B, P, V, 3]."""
+        a, b, c = (vertices[..., self.faces[:, i], :] for i in range(3))
+        across = torch.linalg.cross(b - a, c - a, dim=-1)
+        normals = torch.zeros_like(vertices)
+        for i in range(3):
+            normals.index_add_(2, self.faces[:, i], across)
+        return F.normalize(normals, dim=-1)
 
 
 @torch.no_grad()
-def facing(meshes: np.ndarray, faces: np.ndarray, side: int = 256, distance: float = 20.0) -> np.ndarray:
+def facing(
+    meshes: np.ndarray, faces: np.ndarray, device: str = "cpu", side: int = 256, distance: float = 20.0
+) -> np.ndarray:
     """Vertices bool [B, V] of meshes [B, V, 3] (camera frame, metres) that are not hidden by their own body.
 
     Looked at along z from `distance` metres, far enough to be nearly orthographic, in a picture that the body fills.
     """
-    points = torch.from_numpy(np.asarray(meshes, np.float32))
+    points = torch.from_numpy(np.asarray(meshes, np.float32)).to(device)
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
     points = points - (low + high) / 2
     reach = (high - low)[:, 0].amax(-1) / 2
     points[..., 2] += distance + reach[:, None]
-    intrinsics = torch.eye(3).repeat(len(points), 1, 1)
+    intrinsics = torch.eye(3, device=device).repeat(len(points), 1, 1)
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = distance / reach * side / 2
     intrinsics[:, :2, 2] = side / 2
-    z_buffer = Rasteriser(faces, side, side)
+    z_buffer = Rasteriser(faces, side, side, device)
     bodies = points[:, None]
-    return z_buffer.seen(bodies, intrinsics, z_buffer.rasterise(bodies, intrinsics)[1])[:, 0].numpy()
+    return z_buffer.seen(bodies, intrinsics, z_buffer.rasterise(bodies, intrinsics)[1])[:, 0].cpu().numpy()
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:

@@ -203,8 +203,7 @@ class Renderer(Rasteriser):
 
         who = torch.where(face < 0, -1, face // len(self.faces)).view(-1, self.height, self.width)
         who = torch.where(hidden, -1, who)
-        behind = hidden.flatten(1).gather(1, self.pixels(v, k).flatten(1)).view(v.shape[:3])
-        seen = self.seen(v, k, depth) & ~behind
+        seen = self.seen(v, k, depth.masked_fill(hidden.flatten(1), -torch.inf))
         images = images.clamp(0, 1).pow(1 / 2.2).mul(255).round().byte()
         return images.cpu().numpy(), seen.cpu().numpy(), who.cpu().numpy()
 
@@ -217,7 +216,7 @@ class Renderer(Rasteriser):
         # the ray's barycentric coordinates, in space rather than on the picture
         weight = torch.stack([(ray * _cross3(q, r)).sum(-1) for q, r in ((p1, p2), (p2, p0), (p0, p1))], dim=1)
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
-        normal = F.normalize((self._normals(v)[b[:, None], person[:, None], f] * weight).sum(1), dim=-1)
+        normal = F.normalize((self.normals(v)[b[:, None], person[:, None], f] * weight).sum(1), dim=-1)
         at = (self.template[f] * weight).sum(1)
         part = self.parts[f.gather(1, weight.argmax(1))[:, 0]]
         region = look.region.to(self.device)[b, person, part]
@@ -233,14 +232,6 @@ class Renderer(Rasteriser):
         shine = (light @ normal[..., None])[..., 0].clamp(min=0)
         ambient = power[:, 2] * (0.75 - 0.25 * normal[:, 1])  # more from the sky
         return albedo * ((shine * power[:, :2]).sum(1) + ambient)[:, None] * math.pi / 2
-
-    def _normals(self, v: Tensor) -> Tensor:
-        a, b, c = (v[..., self.faces[:, i], :] for i in range(3))
-        across = _cross3(b - a, c - a)
-        normals = torch.zeros_like(v)
-        for i in range(3):
-            normals.index_add_(2, self.faces[:, i], across)
-        return F.normalize(normals, dim=-1)
 
 
 def _cross3(a: Tensor, b: Tensor) -> Tensor:

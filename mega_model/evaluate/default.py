@@ -43,12 +43,13 @@ Found = dict[str, np.ndarray]
 
 
 @torch.no_grad()
-def look(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol, faces: np.ndarray) -> Found:
+def look(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Found:
     """Errors of B pictures in metres: per picture [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
     vertices = p.batch["vertices"]
     again = tokenizer.decode(tokenizer.encode(vertices.to(tokenizer.template.device))).cpu()
     return {
-        **vertex_fields(p, protocol, faces),
+        **vertex_fields(p, protocol),
+        "visible": p.batch["visible"].numpy(),
         **protocol.errors(p.single, p.truth),
         "samples": protocol.errors(p.samples, p.truth[:, None])["PVE"],
         "mean": protocol.errors(p.samples.mean(axis=1), p.truth)["PVE"],
@@ -104,7 +105,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, float], dict[str, Any]
 
     def run(folder: Path) -> Found:
         predictions = predict(model, tokenizer, SceneSet(folder, topology), config, config)
-        return collect(look(p, tokenizer, protocol, topology.faces) for p in predictions)
+        return collect(look(p, tokenizer, protocol) for p in predictions)
 
     scale = calibrate(run(config.calibration))
     found = run(config.test)

@@ -163,8 +163,7 @@ def steps_of_random_bodies(pretrained: Path, faces: np.ndarray, config: Figures,
     model, tokenizer, _ = checkpoint.load_mega(pretrained)
     steps = SHOWN_STEPS[-1]
     uniforms = generate.uniforms((rows, steps, tokenizer.length, 2), config.seed)
-    logits = generate.first_logits(model, None).expand(rows, -1, -1)
-    after = [*generate.unmask(model, None, logits, uniforms, generate.body_temperatures(steps, 1.2))]
+    after = [*generate.unmask_bodies(model, uniforms, temperature=1.2)]
     figure, axes = draw.grid(rows, len(SHOWN_STEPS), [f"step {t}" for t in SHOWN_STEPS])
     for column, step in zip(axes.T, SHOWN_STEPS):
         for ax, mesh in zip(column, known_bodies(tokenizer, *after[step - 1])):

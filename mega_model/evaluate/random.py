@@ -76,10 +76,14 @@ def evaluate(config: Random) -> Report:
 
 @torch.no_grad()
 def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
-    """[count, V, 3] canonical, metres: the same for any size of the batches."""
-    uniforms = generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed)
-    parts = (generate.bodies(model, u.to(config.device), config.temperature) for u in uniforms.split(config.batch))
-    return torch.cat([tokenizer.decode(tokens) for tokens in parts]).cpu().numpy()
+    """[count, V, 3] canonical, metres. Each has its own random numbers, whichever others share its batch."""
+    parts = []
+    for uniforms in generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed).split(
+        config.batch
+    ):
+        *_, (tokens, _) = generate.unmask_bodies(model, uniforms.to(config.device), config.temperature)
+        parts.append(tokenizer.decode(tokens).cpu())
+    return torch.cat(parts).numpy()
 
 
 def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: int) -> np.ndarray:

@@ -39,12 +39,17 @@ def evaluate(config: Uncertainty) -> Report:
     model, tokenizer, images = config.open()
     protocol = Protocol.of(images, config)
     scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
-    faces = images.topology.faces
-    found = collect(vertex_fields(p, protocol, faces) for p in predict(model, tokenizer, images, config, config))
+    rendered = isinstance(images, SceneSet)
+
+    def visible(p: Prediction) -> np.ndarray:
+        return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, config.device)
+
+    predictions = predict(model, tokenizer, images, config, config)
+    found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = config.facts(protocol.name, len(images))
     facts |= {"sigma": f"{scale:g} times the spread of {config.describe()}", "error model": ERROR_MODEL}
-    facts["visible"] = "what the camera sees" if isinstance(images, SceneSet) else BY_ITSELF
+    facts["visible"] = "what the camera sees" if rendered else BY_ITSELF
     return Report(
         "Uncertainty per vertex",
         facts,
@@ -59,14 +64,9 @@ def saved_scale(checkpoint: Path) -> float:
     return json.loads(file.read_text())["scale"] if file.exists() else 1.0
 
 
-def vertex_fields(p: Prediction, protocol: Protocol, faces: np.ndarray) -> dict[str, np.ndarray]:
-    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres; `visible`, by the true body."""
-    visible = p.batch["visible"].numpy() if "visible" in p.batch else facing(p.truth, faces)
-    return {
-        "error": protocol.vertex_errors(p.single, p.truth),
-        "sigma": metrics.spread(p.samples),
-        "visible": visible,
-    }
+def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
+    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres."""
+    return {"error": protocol.vertex_errors(p.single, p.truth), "sigma": metrics.spread(p.samples)}
 
 
 def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray) -> dict[str, dict[str, float]]:

@@ -44,7 +44,7 @@ class BackboneObjective(Objective):
     def __init__(self, model: Mega, topology: Topology, config: PictureTraining) -> None:
         super().__init__(model)
         self.maps = BodyMaps(model.backbone.channels)
-        self.skeleton = nn.Linear(model.backbone.channels, 3 * len(SMPL_JOINTS))  # dropped after this stage, too
+        self.skeleton = nn.Linear(model.backbone.channels, 3 * len(SMPL_JOINTS))  # canonical joints, metres
         template = torch.from_numpy(topology.template)
         self.register_buffer("template", (template - template.mean(0)) / template.std(0), persistent=False)
         self.config = config
@@ -55,7 +55,7 @@ class BackboneObjective(Objective):
         skeleton = self.skeleton(levels[-1].mean(dim=(2, 3)))
         return {
             "joints": joint_loss(joints, batch["joints2d"]),
-            "skeleton": 10 * F.l1_loss(skeleton, batch["joints"].flatten(1)),
+            "skeleton": 10 * F.l1_loss(skeleton, batch["joints"].flatten(1)),  # decimetres: of the size of the others
             "surface": surface_loss(surface, batch["vertices2d"], batch["visible"], self.get_buffer("template")),
             **pose_losses(*self.model.pose(levels[-1]), batch, self.config.rotation),
         }

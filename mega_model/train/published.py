@@ -67,11 +67,11 @@ def load_exported(bundle: Path, backbone: Backbone, images: Tensor) -> None:
     norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
     merged = {f"{name}.bias": f"{_one_before(name)}.bias" for name in norms}
     own = {key: v for key, v in backbone.state_dict().items() if key in merged or key.rpartition(".")[0] not in norms}
-    for key, value in own.items():
-        name = merged.get(key, key)
-        if name not in found or found[name].shape != value.shape:
+    names = {key: merged.get(key, key) for key in own}
+    for key, name in names.items():
+        if name not in found or found[name].shape != own[key].shape:
             raise ValueError(f"{file}: not the backbone of this model: {name} is missing or of another shape")
-        value.copy_(found[name])
+    backbone.load_state_dict({key: found[name] for key, name in names.items()}, strict=False)
 
     def undo(norm: nn.Module, inputs: tuple[Tensor]) -> None:
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None

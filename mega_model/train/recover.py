@@ -163,7 +163,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
     if config.backbone and config.backbone.is_dir():
-        shown = mixture.batch(np.random.default_rng(config.seed), 256)["images"]
+        shown = mixture.batch(np.random.default_rng(config.seed), 256)["images"]  # enough for stable statistics
         load_exported(config.backbone, model.backbone, pictures(shown))
     elif config.backbone:
         load_backbone(config.backbone, model)
@@ -174,7 +174,8 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
-        about["backbone"] = str(config.backbone)
+        manifest = config.backbone / "bundle.json"
+        about["backbone"] = json.loads(manifest.read_text())["training"] if manifest.exists() else config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet) for images in sets):

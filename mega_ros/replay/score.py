@@ -73,7 +73,7 @@ class Score:
     def _compare(self, vertices: np.ndarray, sigma: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> None:
         pelvis = self.topology.joint_regressor[0]
         position, true_position = pelvis @ vertices, pelvis @ truth
-        vertices, truth = vertices - position, truth - true_position
+        vertices, truth = metrics.centre(vertices, pelvis), metrics.centre(truth, pelvis)
         joints, true_joints = self.topology.joints(vertices), self.topology.joints(truth)
         numbers = {
             "pve": metrics.mean_distance(vertices, truth),
