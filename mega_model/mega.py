@@ -123,10 +123,10 @@ class Mega(nn.Module):
         A change through `.data` goes unnoticed, as torch does not count it.
         """
         nothing = torch.zeros(1, 0, dtype=torch.long, device=self.cls.device)
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled(self.cls.device.type):
+            return self.encode(nothing, nothing)
         weights = (self.cls, *self.encoder.parameters(), *self.encoder_norm.parameters())
-        uncounted = any(w.is_inference() for w in weights)
-        mixed = torch.is_autocast_enabled(self.cls.device.type)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or mixed or uncounted:
+        if any(w.is_inference() for w in weights):  # torch does not count their changes
             return self.encode(nothing, nothing)
         made_of = [(w.data_ptr(), w._version) for w in weights]
         if self._nothing is None or self._nothing[0] != made_of:
