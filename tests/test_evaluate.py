@@ -327,6 +327,10 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     assert reports.keys() == {f"deterministic-{word}" for word in words}
     errors = {name: only_table(report).popitem()[1]["PVE"] for name, report in reports.items()}
     assert all(value > 0 for value in errors.values())
+    command = ["evaluate", "uncertainty", "--checkpoint", str(tmp_path / "model"), "--set", pw3d, "--samples", "3"]
+    assert cli.main([*command, "--body", str(body), "--out", str(tmp_path / "uncertainty")]) == 0
+    (report,) = (json.loads(file.read_text()) for file in tmp_path.glob("uncertainty/*.json"))
+    assert only_table(report).keys() == {"all", "visible", "occluded"} and "own body" in report["facts"]["visible"]
     # a set and its shards are the same people
     assert errors["deterministic-shards-shards-h36m14"] == pytest.approx(errors["deterministic-coco-coco-h36m14"], 0.02)
 
