@@ -635,16 +635,18 @@ def test_every_released_layout(
         paths += [option, str(save(own, folder / option, "module." if option == "--mega" else ""))]
         del own
     assert mega(["import-reference", *paths]) == 0
-    if name.startswith("cvqmae"):
-        assert f"{parameters / 1e6:.1f} million parameters" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     model, tokenizer, topology = checkpoint.load_mega(folder / "out")
     assert lost(weights, model) == [key for key in weights if "final_layer" in key]
     assert lost(mesh_weights, tokenizer) == []
     if name.startswith("cvqmae"):
+        assert f"{model.config.backbone}, {parameters / 1e6:.1f} million parameters" in printed
         assert model.config == PRESETS[preset]
         assert len(model.state_dict()) == len(weights) - len(lost(weights, model))
     assert topology.template.shape == (6890, 3)
     with torch.no_grad():
+        if preset == "resnet":
+            assert model.backbone(torch.zeros(1, 3, 224, 224)).shape == (1, 2048, 7, 7)
         assert tokenizer.decode(torch.zeros(1, 54, dtype=torch.long)).shape == (1, 6890, 3)
 
 

@@ -86,8 +86,7 @@ class Rasteriser:
         buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
 
     def seen(self, vertices: Tensor, intrinsics: Tensor, depth: Tensor) -> Tensor:
-        """Vertices [B, P, V] in the picture, turned to the camera, and behind no surface, whose depth [B, H W]
-        `rasterise` gave."""
+        """Vertices [B, P, V] in the picture, turned to the camera and behind no surface; depth as of `rasterise`."""
         column, row = project(vertices, intrinsics[:, None]).floor().long().unbind(-1)
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         pixel = row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
@@ -106,13 +105,12 @@ class Rasteriser:
 
 
 @torch.no_grad()
-def facing(
-    meshes: np.ndarray, faces: np.ndarray, device: str = "cpu", side: int = 256, distance: float = 20.0
-) -> np.ndarray:
+def facing(meshes: np.ndarray, faces: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Vertices bool [B, V] of meshes [B, V, 3] (camera frame, metres) that are not hidden by their own body.
 
-    Looked at along z from `distance` metres, far enough to be nearly orthographic, in a picture that the body fills.
+    Looked at along z from far enough to be nearly orthographic, in a picture that the body fills.
     """
+    side, distance = 256, 20.0  # pixels, metres
     points = torch.from_numpy(np.asarray(meshes, np.float32)).to(device)
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
     points = points - (low + high) / 2

@@ -214,7 +214,9 @@ class Renderer(Rasteriser):
         ray = torch.stack([(x - k[b, 0, 2]) / k[b, 0, 0], (y - k[b, 1, 2]) / k[b, 1, 1], torch.ones_like(x)], dim=1)
         p0, p1, p2 = v[b[:, None], person[:, None], f].unbind(1)
         # the ray's barycentric coordinates, in space rather than on the picture
-        weight = torch.stack([(ray * _cross3(q, r)).sum(-1) for q, r in ((p1, p2), (p2, p0), (p0, p1))], dim=1)
+        weight = torch.stack(
+            [(ray * torch.linalg.cross(q, r, dim=-1)).sum(-1) for q, r in ((p1, p2), (p2, p0), (p0, p1))], dim=1
+        )
         weight = (weight / weight.sum(1, keepdim=True))[..., None]
         normal = F.normalize((self.normals(v)[b[:, None], person[:, None], f] * weight).sum(1), dim=-1)
         at = (self.template[f] * weight).sum(1)
@@ -232,10 +234,6 @@ class Renderer(Rasteriser):
         shine = (light @ normal[..., None])[..., 0].clamp(min=0)
         ambient = power[:, 2] * (0.75 - 0.25 * normal[:, 1])  # more from the sky
         return albedo * ((shine * power[:, :2]).sum(1) + ambient)[:, None] * math.pi / 2
-
-
-def _cross3(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.cross(a, b, dim=-1)
 
 
 @dataclass

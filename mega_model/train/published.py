@@ -53,12 +53,13 @@ def load_exported(bundle: Path, backbone: Backbone, images: Tensor) -> None:
     ValueError that names the file and what is missing or of another shape in it.
     """
     import onnx  # needed by this alone
+    from google.protobuf.message import DecodeError
 
     file = bundle / "backbone.onnx"
     must_exist(file)
     try:
         graph = onnx.load(file).graph
-    except Exception as error:  # protobuf's errors have no common class
+    except DecodeError as error:
         raise ValueError(f"{file}: not a readable ONNX file ({error})") from error
     found = {
         part.name.removeprefix("backbone.").removesuffix("_half"): torch.tensor(onnx.numpy_helper.to_array(part))
@@ -66,8 +67,8 @@ def load_exported(bundle: Path, backbone: Backbone, images: Tensor) -> None:
     }
     norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
     merged = {f"{name}.bias": f"{_one_before(name)}.bias" for name in norms}
-    own = {key: v for key, v in backbone.state_dict().items() if key in merged or key.rpartition(".")[0] not in norms}
-    names = {key: merged.get(key, key) for key in own}
+    own = backbone.state_dict()
+    names = {key: merged.get(key, key) for key in own if key in merged or key.rpartition(".")[0] not in norms}
     for key, name in names.items():
         if name not in found or found[name].shape != own[key].shape:
             raise ValueError(f"{file}: not the backbone of this model: {name} is missing or of another shape")

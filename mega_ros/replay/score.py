@@ -71,15 +71,13 @@ class Score:
                 self._compare(vertices[p], predicted["sigma"][p], true_vertices[t], visible[t])
 
     def _compare(self, vertices: np.ndarray, sigma: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> None:
-        pelvis = self.topology.joint_regressor[0]
-        position, true_position = pelvis @ vertices, pelvis @ truth
-        vertices, truth = metrics.centre(vertices, pelvis), metrics.centre(truth, pelvis)
         joints, true_joints = self.topology.joints(vertices), self.topology.joints(truth)
+        pelvis, true_pelvis = joints[0], true_joints[0]
         numbers = {
-            "pve": metrics.mean_distance(vertices, truth),
-            "mpjpe": metrics.mean_distance(joints, true_joints),
+            "pve": metrics.mean_distance(vertices - pelvis, truth - true_pelvis),
+            "mpjpe": metrics.mean_distance(joints - pelvis, true_joints - true_pelvis),
             "pa_mpjpe": metrics.pa_mpjpe(joints, true_joints),
-            "position": metrics.distances(position, true_position),
+            "position": metrics.distances(pelvis, true_pelvis),
             "sigma_visible": sigma[visible].mean(),
             "sigma_hidden": sigma[~visible].mean() if not visible.all() else np.nan,
         }
