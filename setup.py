@@ -71,7 +71,7 @@ setup(
     maintainer_email="maintainers@mega-ros.example",
     python_requires=">=3.10",
     packages=find_packages(include=["mega_ros*", "mega_model*", "export*"]),
-    package_data={"mega_ros": ["models/default/*"], "mega_model": ["data/*.npz"]},
+    package_data={"mega_ros": ["models/default/*"], "mega_model": ["data/*.npz", "data/backgrounds/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

@@ -85,20 +85,35 @@ def crop_cameras(boxes: np.ndarray, intrinsics: np.ndarray, size: int, margin: f
     """Virtual cameras that look at boxes.
 
     boxes [P, 4] (x0, y0, x1, y1, pixels) are widened to squares of `margin` times their larger side, seen by a camera
-    with `intrinsics` [3, 3]. Returns the crops' intrinsics [P, 3, 3] (`size` pixels square, principal point in the
-    middle) and the rotations [P, 3, 3] from the full camera to each virtual camera.
+    with `intrinsics` [3, 3]. Returns what `square_cameras` does.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     side = margin * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    centre = np.concatenate([boxes[:, :2] + boxes[:, 2:], np.full((len(boxes), 1), 2.0)], axis=1) / 2
-    ray = centre @ np.linalg.inv(intrinsics).T
-    # off the axis a pixel spans a smaller angle: the box's focal length is that along its ray
-    focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / side
-    crop = np.zeros((len(boxes), 3, 3))
+    return square_cameras((boxes[:, :2] + boxes[:, 2:]) / 2, side, np.zeros(len(boxes)), intrinsics, size)
+
+
+def square_cameras(
+    centre: np.ndarray, side: np.ndarray, roll: np.ndarray, intrinsics: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Virtual cameras that look at squares of an image, turned about the optical axis.
+
+    centre [P, 2] and side [P] (pixels) of the squares, roll [P] (radians): the crop's right is the direction
+    (cos roll, sin roll) of the image, so a roll is clockwise as one sees it. `intrinsics` [3, 3] are those of the
+    image's camera, or [P, 3, 3]. Returns the crops' intrinsics [P, 3, 3] (`size` pixels square, principal point in the
+    middle) and the rotations [P, 3, 3] from the full camera to each virtual camera.
+    """
+    ray = np.concatenate([centre, np.ones((len(centre), 1))], axis=1)
+    ray = np.einsum("...ij,...j->...i", np.linalg.inv(intrinsics), ray)
+    # off the axis a pixel spans a smaller angle: the square's focal length is that along its ray
+    focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[..., 0, 0] * intrinsics[..., 1, 1]) / side
+    crop = np.zeros((len(ray), 3, 3))
     crop[:, 0, 0] = crop[:, 1, 1] = focal
     crop[:, :2, 2] = size / 2
     crop[:, 2, 2] = 1
-    return crop, look_at(ray)
+    turn = np.zeros((len(ray), 3, 3))
+    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(roll)
+    turn[:, 0, 1], turn[:, 1, 0], turn[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
+    return crop, turn @ look_at(ray)
 
 
 def crop_images(

@@ -1,6 +1,6 @@
-r"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops` or `scenes.Groups`.
+r"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops`.
 
-python -m mega_model.data.rendered crops --split train --count 40000 --out runs/crops/train \
+python -m mega_model.data.rendered --split train --count 40000 --out runs/crops/train \
     --topology runs/tokenizer/topology.npz
 """
 
@@ -11,49 +11,50 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model.data.crops import columns, resize
+from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler, Split
-from mega_model.data.scenes import Crops, Groups, Renderer, draw_crops, draw_groups
+from mega_model.data.scenes import MIXTURE, Crops, Renderer, draw_crops
+from mega_model.geometry import crop_images, square_cameras
 from mega_model.topology import Topology
 
+MARGIN = 1.2
+"""A crop's side over the larger side of the person's box."""
 CHUNK = 40
 """Scenes that one random generator makes: a set is the same for any number of workers."""
 
 
 @dataclass(frozen=True)
 class Render:
-    kind: tyro.conf.Positional[Literal["crops", "groups"]]
-    """`crops`: one person each, for MEGA. `groups`: several, for the detector."""
     split: Split
     count: int
     """Scenes, a multiple of 40."""
     out: Path
     topology: Path
-    height: int = 128
-    width: int = 128
-    people: int = 4
-    """At most, in a group."""
+    size: int = 320
+    """Pixels, of the images' sides."""
+    shares: tuple[float, float, float, float, float] = MIXTURE
+    """Of `scenes.PARTS`, relative. 1 1 1 1 1: as many of each, for tests."""
     seed: int = 0
     workers: int = 1
 
 
 class SceneSet:
-    """Reads what `render` wrote: `fields[name]` is an array over all scenes. One of crops is an `images.ImageSet`."""
+    """Reads what `render` wrote, an `images.ImageSet`; `fields[name]` is an array over all scenes."""
 
     evaluation_regressor: np.ndarray | None = None
 
     def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
         """`topology` stands in for the folder's topology.npz, which sets of older versions lack.
 
-        `size` (H, W) of the crops in batches, by default as rendered. Raises FileNotFoundError or ValueError that names
+        `size` (H, W) of the crops in batches, by default 256 x 256. Raises FileNotFoundError or ValueError that names
         what is wrong with a file.
         """
         files = sorted(folder.glob("*.npy"))
@@ -67,7 +68,7 @@ class SceneSet:
         if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
             has, wanted = self.fields["vertices"].shape[1], len(topology.template)
             raise ValueError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
-        self._topology, self.size = topology, size
+        self._topology, self.size = topology, size or (256, 256)
 
     def __len__(self) -> int:
         return len(self.fields["images"])
@@ -81,38 +82,58 @@ class SceneSet:
         return twins(self.topology)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """See `images.ImageSet`; with `rng`, half of the crops are mirrored.
+        """See `images.ImageSet`. Crops about the person's box, as at run time, seen by their own virtual cameras.
 
-        Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V].
-        Raises ValueError if these are no crops.
+        With `rng` they are up to 20 % larger or smaller, up to 8 % of their side off, turned (15 degrees rms, at most
+        45), and half of them are mirrored. Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the
+        crop), visible bool [B, V], part int64 [B] (index into `scenes.PARTS`). Raises ValueError if a field is missing.
         """
         missing = [f.name for f in fields(Crops) if f.name not in self.fields]
         if missing:
             raise ValueError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
-        images, vertices, rotation, translation, focal, visible = (
-            self.fields[name][index] for name in ("images", "vertices", "rotation", "translation", "focal", "visible")
-        )
-        vertices = vertices.astype(np.float32)
+        scenes = Crops(**{f.name: self.fields[f.name][index] for f in fields(Crops)})
+        count, (height, width) = len(index), self.size
+        box, roll = scenes.box, np.zeros(count)
+        side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
+        centre = (box[:, :2] + box[:, 2:]) / 2
         if rng:
-            flip = rng.random(len(index)) < 0.5
+            side = side * rng.uniform(0.8, 1.2, count)
+            centre = centre + side[:, None] * rng.uniform(-0.08, 0.08, (count, 2))
+            roll = np.radians(rng.normal(0, 15, count).clip(-45, 45))
+        middle = scenes.images.shape[1] / 2
+        intrinsics = np.zeros((count, 3, 3))
+        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = scenes.focal * middle
+        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
+        crops, turns = square_cameras(centre, side, roll, intrinsics, height)
+        images = np.concatenate([
+            crop_images(image, k, crop[None], turn[None], height)
+            for image, k, crop, turn in zip(scenes.images, intrinsics, crops, turns)
+        ])  # fmt: skip
+        turns = turns.astype(np.float32)
+        vertices, visible = scenes.vertices.astype(np.float32), scenes.visible
+        rotation = turns @ scenes.rotation
+        translation = np.einsum("bij,bj->bi", turns, scenes.translation)
+        if rng:
+            flip = rng.random(count) < 0.5
             across = np.array([-1, 1, 1], np.float32)
             images[flip] = images[flip][:, :, ::-1]
             vertices[flip] = vertices[flip][:, self.twins] * across
             visible[flip] = visible[flip][:, self.twins]
             rotation[flip] *= across * across[:, None]
             translation[flip] *= across
+        focal = (2 / height * crops[:, 0, 0]).astype(np.float32)
 
         def seen(points: np.ndarray) -> np.ndarray:
             x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
             return focal[:, None, None] * x[..., :2] / x[..., 2:]
 
-        joints = self.topology.joints(vertices)
-        if self.size not in (None, images.shape[1:3]):
-            images = columns(np.stack([resize(image, self.size[0]) for image in images]), self.size[1])
-        batch = {"images": images.transpose(0, 3, 1, 2), "vertices": vertices, "joints": joints, "rotation": rotation}
+        joints, vertices2d = self.topology.joints(vertices), seen(vertices)
+        images = columns(images, width).transpose(0, 3, 1, 2)
+        batch = {"images": images, "vertices": vertices, "joints": joints, "rotation": rotation}
         batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
-        batch |= {"vertices2d": seen(vertices), "visible": visible}
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        batch |= {"vertices2d": vertices2d, "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1)}
+        batch |= {"part": scenes.kind.astype(np.int64)}
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
 def _map(file: Path) -> np.ndarray:
@@ -146,18 +167,15 @@ def render(config: Render) -> None:
 class _Worker:
     def __init__(self, config: Render) -> None:
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         self.config = config
         self.bodies = BodySampler(config.split)
-        self.renderer = Renderer(Topology.load(config.topology), config.height, config.width)
+        self.renderer = Renderer(Topology.load(config.topology), config.size, config.size)
 
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         c = self.config
         rng = np.random.default_rng([c.seed, ["train", "calibration", "test"].index(c.split), chunk])
-        scenes: Crops | Groups
-        if c.kind == "crops":
-            scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK)
-        else:
-            scenes = draw_groups(rng, self.bodies, self.renderer, CHUNK, c.people)
+        scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK, c.shares)
         return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
 
 

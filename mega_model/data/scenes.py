@@ -1,247 +1,163 @@
-"""Synthetic pictures of people, with exact labels: a batch renderer in plain torch (CPU or GPU) and random scenes.
+"""Synthetic images of people, with exact labels: random scenes and their renderer (a z-buffer in torch, the rest numpy).
 
-A picture is drawn from back to front: a procedural background with shapes, the bodies (z-buffer, patterned clothes,
-two lights), and shapes in front that hide them. B pictures, P people each, V vertices, F faces, H x W pixels.
+An image is made from back to front: a background with the shadows on its floor, bodies in clothes under one light,
+objects in front of them, then what a camera makes of it. B images, P people, V vertices, S pixels a side.
+docs/synthetic_data.md says what is random and how.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
+from mega_model.data import backgrounds, sensor
+from mega_model.data.looks import Figure, Light, Look
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import Rasteriser
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.geometry import project, square_cameras
+from mega_model.topology import Topology
 
-SKIN, TOP, BOTTOM, SHOES, HAIR = range(5)
-
-_SIMPLE = dict.fromkeys(("neck", "head", "wrist"), SKIN) | {"ankle": SHOES, "hip": BOTTOM, "pelvis": BOTTOM}
-_SKIN_TONES = np.array([[0.87, 0.67, 0.55], [0.78, 0.57, 0.44], [0.55, 0.36, 0.25], [0.30, 0.19, 0.13]])
-
-
-@dataclass
-class Look:
-    """What people wear and how they are lit, for B pictures of P people; regions R are SKIN to HAIR."""
-
-    region: Tensor
-    """int64 [B, P, 25]: region of each body part, and of hair as the last one"""
-    colours: Tensor
-    """[B, P, R, 2, 3]: the two colours of each region's pattern"""
-    pattern: Tensor
-    """[B, P, R]: 0 plain, 1 stripes, 2 checks, 3 blobs"""
-    frequency: Tensor
-    """[B, P, R, 3]: the pattern's waves per metre along the template's axes"""
-    light: Tensor
-    """[B, 2, 3]: directions to the key light and the fill light, camera frame"""
-    power: Tensor
-    """[B, 3]: strength of key, fill and ambient light"""
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, batch: int, people: int) -> Look:
-        shape = (batch, people)
-        region = np.zeros((*shape, 25), int)
-        # how far the clothes reach down each limb
-        reach = {
-            "shoulder": rng.random(shape) < 0.9,
-            "elbow": rng.random(shape) < 0.5,
-            "knee": rng.random(shape) < 0.65,
-        }
-        for part, joint in enumerate(SMPL_JOINTS):
-            name = joint.split("_")[-1]
-            if name in reach:
-                region[..., part] = np.where(reach[name], BOTTOM if name == "knee" else TOP, SKIN)
-            else:
-                region[..., part] = _SIMPLE.get(name, TOP)
-        region[..., 24] = np.where(rng.random(shape) < 0.9, HAIR, SKIN)
-        whole = rng.random(shape) < 0.15  # one piece from top to bottom
-        region[whole] = np.where(region[whole] == BOTTOM, TOP, region[whole])
-        colours = random_colours(rng, (*shape, 5, 2))
-        tone = _SKIN_TONES[rng.integers(len(_SKIN_TONES), size=shape)] * rng.uniform(0.8, 1.15, (*shape, 1))
-        colours[..., SKIN, :, :] = tone[..., None, :]
-        hair = np.array([0.25, 0.17, 0.1]) * rng.uniform(0.1, 1.5, (*shape, 1)) + rng.uniform(0, 0.05, (*shape, 1))
-        colours[..., HAIR, :, :] = hair[..., None, :]
-        pattern = rng.choice(4, size=(*shape, 5), p=[0.5, 0.2, 0.1, 0.2])
-        pattern[..., [SKIN, HAIR]] = 0
-        frequency = rng.uniform(4, 20, (*shape, 5, 1)) * rng.normal(size=(*shape, 5, 3))
-        light = rng.normal(size=(batch, 2, 3)) * [1, 0.5, 0.5] + [
-            0,
-            -0.7,
-            -0.7,
-        ]  # mostly from above and the camera's side
-        light /= np.linalg.norm(light, axis=-1, keepdims=True)
-        power = np.stack(
-            [rng.uniform(0.3, 0.9, batch), rng.uniform(0, 0.3, batch), rng.uniform(0.2, 0.6, batch)], axis=1
-        )
-
-        def tensor(x: np.ndarray) -> Tensor:
-            return torch.from_numpy(x.astype(np.float32))
-
-        drawn = (colours, pattern, frequency, light, power)
-        return cls(torch.from_numpy(region), *map(tensor, drawn))
+PARTS = ("clear", "occluded", "truncated", "lying", "children")
+"""Kinds of images. clear: an upright adult, all in the frame, nothing in front. occluded: objects and people hide 20 to
+60 % of the body's pixels. truncated: the frame's edge cuts the body. lying: lying and sitting. children: upright."""
+MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
+"""Shares of PARTS in training."""
+HIDDEN = (0.2, 0.6)
+"""Share of the pixels of an occluded body that are hidden."""
+VIEW_AXES = np.diag([1.0, -1, -1])
+"""The canonical axes of an upright person who faces the camera, in the camera frame."""
 
 
 @dataclass
-class Shapes:
-    """K rectangles and ellipses over a picture, in units of its larger side. Size zero: no shape."""
+class Thing:
+    """A flat object in front of people."""
 
-    centre: Tensor
-    """[B, K, 2]"""
-    size: Tensor
-    """[B, K, 2] half axes"""
-    angle: Tensor
-    """[B, K]"""
-    round: Tensor
-    """bool [B, K]"""
-    colour: Tensor
-    """[B, K, 3]"""
+    outline: np.ndarray
+    """[N, 2]: a polygon; the image runs from 0 to 1"""
+    surface: np.ndarray
+    """float32 [h, w, 3]: stretched over the outline's bounds, linear light"""
 
     @classmethod
-    def draw(
-        cls, rng: np.random.Generator, batch: int, count: int, presence: float, size: tuple[float, float]
-    ) -> Shapes:
-        half = rng.uniform(*size, (batch, count, 2)) * (rng.random((batch, count, 1)) < presence)
-        arrays = [
-            rng.uniform(0, 1, (batch, count, 2)), half, rng.uniform(0, math.pi, (batch, count)),
-            rng.random((batch, count)) < 0.4, random_colours(rng, (batch, count)),
-        ]  # fmt: skip
-        return cls(*(torch.from_numpy(a if a.dtype == bool else a.astype(np.float32)) for a in arrays))
+    def draw(cls, rng: np.random.Generator, centre: np.ndarray) -> Thing:
+        """A board, a post, a disc or an irregular thing about `centre` [2]."""
+        kind = rng.choice(4, p=[0.45, 0.15, 0.2, 0.2])
+        half = np.exp(rng.uniform(math.log(0.06), math.log(0.4), 2))
+        if kind == 1:
+            half = np.array([rng.uniform(0.02, 0.08), rng.uniform(0.5, 1)])
+        if kind < 2:
+            corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) + rng.normal(0, 0.05, (4, 2))
+        else:
+            angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+            radius = 1 if kind == 2 else 1 + sum(
+                rng.normal(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6)) for k in range(2, 7)
+            )  # fmt: skip
+            corners = np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.reshape(radius, (-1, 1))
+        turn = rng.normal(0, 0.15) if kind < 2 else rng.uniform(0, np.pi)
+        cos, sin = math.cos(turn), math.sin(turn)
+        outline = centre + corners * half @ np.array([[cos, sin], [-sin, cos]])
+        surface = backgrounds.photograph(rng, 64, 64) if rng.random() < 0.3 else backgrounds.texture(rng)
+        fall = 1 + rng.uniform(-0.4, 0.4) * np.linspace(-1, 1, len(surface))
+        return cls(outline, (surface * fall[:, None, None] * rng.uniform(0.4, 1.2)).astype(np.float32))
 
-    def cover(self, height: int, width: int) -> Tensor:
-        """bool [B, K, H, W]: the pixels that each shape covers."""
-        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-        grid = torch.stack([x, y]).to(self.centre) / max(height, width)
-        dx, dy = (grid - self.centre[..., None, None]).unbind(2)
-        cos, sin = self.angle.cos()[..., None, None], self.angle.sin()[..., None, None]
-        half = self.size.clamp(min=1e-6)[..., None, None]
-        u, v = (cos * dx + sin * dy) / half[:, :, 0], (cos * dy - sin * dx) / half[:, :, 1]
-        return torch.where(self.round[..., None, None], u * u + v * v < 1, (u.abs() < 1) & (v.abs() < 1))
+    def cover(self, height: int, width: int) -> np.ndarray:
+        """bool [height, width]: the pixels that it covers."""
+        mask = np.zeros((height, width), np.uint8)
+        corners = np.rint((self.outline * [width, height] - 0.5) * 16).astype(np.int32)
+        cv2.fillPoly(mask, [corners], 1, shift=4)
+        return mask > 0
 
-    def paint(self, images: Tensor, texture: Tensor) -> Tensor:
-        """Over images [B, H, W, 3], in order; texture [B, H, W] is the shapes' brightness."""
-        for covered, colour in zip(self.cover(*images.shape[1:3]).unbind(1), self.colour.unbind(1)):
-            images = torch.where(covered[..., None], colour[:, None, None] * texture[..., None], images)
-        return images
-
-
-def random_colours(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """[*shape, 3], linear light: greys more often than strong colours, as in real rooms and wardrobes."""
-    grey = rng.random((*shape, 1))
-    return (grey + rng.beta(0.8, 2, (*shape, 1)) * (rng.random((*shape, 3)) - grey)) ** 1.7
-
-
-def noise(rng: np.random.Generator, batch: int, height: int, width: int, cells: int, octaves: int = 4) -> Tensor:
-    """Smooth random fields [B, H, W] about 0, within about 1; `cells` blobs across at the coarsest."""
-    total = torch.zeros(batch, height, width)
-    for octave in range(octaves):
-        n = cells << octave
-        field = torch.from_numpy(rng.uniform(-1, 1, (batch, 1, n + 2, n + 2)).astype(np.float32))
-        total += F.interpolate(field, (height, width), mode="bilinear", align_corners=False)[:, 0] * 0.6**octave
-    return total
-
-
-def backgrounds(rng: np.random.Generator, batch: int, height: int, width: int) -> Tensor:
-    """Procedural rooms and landscapes [B, H, W, 3], linear light."""
-
-    def colour() -> Tensor:
-        return torch.from_numpy(random_colours(rng, (batch, 1, 1)).astype(np.float32))
-
-    def amount(low: float, high: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (batch, 1, 1)).astype(np.float32))
-
-    y = torch.linspace(0, 1, height)[None, :, None]
-    blend = (y * amount(-1, 1) + noise(rng, batch, height, width, 2) * amount(0, 1) + amount(0, 1)).clamp(0, 1)[
-        ..., None
-    ]
-    images = colour() * (1 - blend) + colour() * blend
-    floor = (y > amount(0.4, 1.1)).expand(batch, height, width)[..., None]
-    images = torch.where(floor, colour() * (1 + 0.3 * noise(rng, batch, height, width, 12, 3)[..., None]), images)
-    texture = 0.9 + 0.3 * noise(rng, batch, height, width, 8)
-    shapes = Shapes.draw(rng, batch, 10, 0.6, (0.02, 0.35))
-    return shapes.paint(images * (1 + 0.15 * noise(rng, batch, height, width, 24, 3)[..., None]), texture).clamp(0, 1)
+    def paint(self, image: np.ndarray) -> np.ndarray:
+        """Over the image [H, W, 3], in place. Returns the pixels that it covers."""
+        covered = self.cover(*image.shape[:2])
+        rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
+        if len(rows):
+            part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            size = (columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
+            image[part][covered[part]] = cv2.resize(self.surface, size)[covered[part]]
+        return covered
 
 
 class Renderer(Rasteriser):
-    """Draws people of one topology into pictures of one size."""
+    """Draws people of one topology into images of one size."""
 
-    def __init__(self, topology: Topology, height: int, width: int, device: str = "cpu") -> None:
-        super().__init__(topology.faces, height, width, device)
-        self.template = torch.from_numpy(topology.template).to(self.device)
-        parts = topology.parts.copy()
-        head = parts == SMPL_JOINTS.index("head")
-        top, front = topology.template[head, 1].max(), topology.template[head, 2].max()
-        # hair: the crown, and all but the lower part of the back of the head
-        height_in_head, depth = top - topology.template[:, 1], front - topology.template[:, 2]
-        parts[head & ((height_in_head < 0.08) | ((height_in_head < 0.2) & (depth > 0.1)))] = 24
-        self.parts = torch.from_numpy(parts).long().to(self.device)
+    def __init__(self, topology: Topology, height: int, width: int) -> None:
+        super().__init__(topology.faces, height, width)
+        self.topology = topology
+        self.figure = Figure.of(topology)
+        self.triangles = topology.faces.astype(np.int64)
 
     @torch.no_grad()
     def render(
-        self, vertices: np.ndarray, intrinsics: np.ndarray, look: Look, background: Tensor, front: Shapes, grain: Tensor
+        self,
+        people: np.ndarray,
+        looks: Sequence[Look],
+        intrinsics: np.ndarray,
+        view: np.ndarray,
+        light: Light,
+        background: np.ndarray,
+        things: Sequence[Thing],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pictures of people.
+        """One image of people [P, V, 3] (camera frame) over a background float32 [H, W, 3], behind things.
 
-        vertices [B, P, V, 3] in the camera frame, intrinsics [B, 3, 3], background [B, H, W, 3], `front` the shapes
-        that hide people, grain [B, H, W] their brightness.
-        Returns images uint8 [B, H, W, 3] RGB, visible bool [B, P, V] (the camera sees the vertex) and who int
-        [B, H, W] (the person at each pixel, -1: nobody).
+        intrinsics [3, 3]; view [3, 3] turns the light's world to the camera. Returns the image float32 [H, W, 3] in
+        linear light, visible bool [P, V] (the camera sees the vertex, clothed as it is) and who int [H, W] (the person
+        at each pixel, -1: nobody).
         """
-        v = torch.from_numpy(np.asarray(vertices, np.float32)).to(self.device)
-        k = torch.from_numpy(np.asarray(intrinsics, np.float32)).to(self.device)
-        face, depth = self.rasterise(v, k)
-        images = background.clone().to(self.device).flatten(1, 2)
-        b, pixel = (face >= 0).nonzero(as_tuple=True)
-        images[b, pixel] = self._shade(v, k, look, b, pixel, face[b, pixel])
-        images = images.view(-1, self.height, self.width, 3)
-        images = front.paint(images, grain)
-        hidden = front.cover(self.height, self.width).any(1)
+        bodies = torch.from_numpy(np.asarray(people, np.float32))[None]
+        normals = self.normals(bodies)
+        off = np.stack([look.standoff(self.figure) for look in looks])
+        drawn = bodies + normals * torch.from_numpy(off[None, ..., None].astype(np.float32))
+        k = torch.from_numpy(np.asarray(intrinsics, np.float32))[None]
+        face, depth = self.rasterise(drawn, k)
+        shown = face[0].numpy()
+        count = len(self.triangles)
+        who = np.where(shown < 0, -1, shown // count)
+        image = background.reshape(-1, 3).copy()
+        clothed = self.normals(drawn)[0].numpy()
+        for p, look in enumerate(looks):
+            pixel = np.flatnonzero(who == p)
+            lit = light.on(clothed[p] @ view).astype(np.float32)
+            image[pixel] = self._shade(drawn[0, p].numpy(), lit, look, intrinsics, pixel, shown[pixel] % count)
+        image, who = image.reshape(self.height, self.width, 3), who.reshape(self.height, self.width)
+        hidden = np.zeros((self.height, self.width), bool)
+        for thing in things:
+            hidden |= thing.paint(image)
+        who[hidden] = -1
+        depth[0, torch.from_numpy(hidden.reshape(-1))] = -torch.inf
+        return image, self.seen(drawn, k, depth)[0].numpy(), who
 
-        who = torch.where(face < 0, -1, face // len(self.faces)).view(-1, self.height, self.width)
-        who = torch.where(hidden, -1, who)
-        seen = self.seen(v, k, depth.masked_fill(hidden.flatten(1), -torch.inf))
-        images = images.clamp(0, 1).pow(1 / 2.2).mul(255).round().byte()
-        return images.cpu().numpy(), seen.cpu().numpy(), who.cpu().numpy()
-
-    def _shade(self, v: Tensor, k: Tensor, look: Look, b: Tensor, pixel: Tensor, face: Tensor) -> Tensor:
-        """Colours [N, 3] (linear light) of the faces at pixels of pictures b."""
-        person, f = face // len(self.faces), self.faces[face % len(self.faces)]
+    def _shade(
+        self, v: np.ndarray, lit: np.ndarray, look: Look, intrinsics: np.ndarray, pixel: np.ndarray, face: np.ndarray
+    ) -> np.ndarray:
+        """Colours [N, 3] of one body's faces [N] at pixels [N]; vertices and their irradiance [V, 3]."""
         x, y = pixel % self.width + 0.5, pixel // self.width + 0.5
-        ray = torch.stack([(x - k[b, 0, 2]) / k[b, 0, 0], (y - k[b, 1, 2]) / k[b, 1, 1], torch.ones_like(x)], dim=1)
-        p0, p1, p2 = v[b[:, None], person[:, None], f].unbind(1)
-        # the ray's barycentric coordinates, in space rather than on the picture
-        weight = torch.stack(
-            [(ray * torch.linalg.cross(q, r, dim=-1)).sum(-1) for q, r in ((p1, p2), (p2, p0), (p0, p1))], dim=1
-        )
-        weight = (weight / weight.sum(1, keepdim=True))[..., None]
-        normal = F.normalize((self.normals(v)[b[:, None], person[:, None], f] * weight).sum(1), dim=-1)
-        at = (self.template[f] * weight).sum(1)
-        part = self.parts[f.gather(1, weight.argmax(1))[:, 0]]
-        region = look.region.to(self.device)[b, person, part]
-        kind, waves = look.pattern.to(self.device)[b, person, region], look.frequency.to(self.device)[b, person, region]
-        phase = at * waves
-        stripes = (phase.sum(-1) % 1 < 0.5).float()
-        checks = (phase.floor().sum(-1) % 2).float()
-        blobs = (torch.sin(phase * 2 + 3 * torch.sin(phase.roll(1, -1))).sum(-1) * 2 + 0.5).clamp(0, 1)
-        mix = torch.where(kind == 1, stripes, torch.where(kind == 2, checks, torch.where(kind == 3, blobs, 0 * blobs)))
-        first, second = look.colours.to(self.device)[b, person, region].unbind(1)
-        albedo = first + (second - first) * mix[:, None]
-        light, power = look.light.to(self.device)[b], look.power.to(self.device)[b]
-        shine = (light @ normal[..., None])[..., 0].clamp(min=0)
-        ambient = power[:, 2] * (0.75 - 0.25 * normal[:, 1])  # more from the sky
-        return albedo * ((shine * power[:, :2]).sum(1) + ambient)[:, None] * math.pi / 2
+        ray = np.stack(
+            [(x - intrinsics[0, 2]) / intrinsics[0, 0], (y - intrinsics[1, 2]) / intrinsics[1, 1], np.ones(len(x))], -1
+        ).astype(np.float32)
+        # the ray's barycentric coordinates, in space rather than on the image
+        a, b, c = (v[self.triangles[:, i]] for i in range(3))
+        sides = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
+        weight = np.einsum("nij,nj->ni", sides[face], ray)
+        weight /= weight.sum(axis=1, keepdims=True)
+        corner = self.triangles[face]
+        values = np.concatenate([self.figure.place, lit], axis=1).astype(np.float32)[corner]
+        values = np.einsum("nij,ni->nj", values, weight)
+        group = self.figure.group[np.take_along_axis(corner, weight.argmax(axis=1)[:, None], axis=1)[:, 0]]
+        return look.paint(values[:, :4], group) * values[:, 4:]
 
 
 @dataclass
 class Crops:
-    """Pictures of one person each, seen by the virtual camera of a crop, with the answers."""
+    """Images of one person each and what surrounds them, seen by a virtual camera that looks at them, with labels."""
 
     images: np.ndarray
-    """uint8 [B, S, S, 3] RGB"""
+    """uint8 [B, S, S, 3] RGB; black beyond the frame of the camera that took it"""
     vertices: np.ndarray
     """float16 [B, V, 3] canonical"""
     rotation: np.ndarray
@@ -249,91 +165,219 @@ class Crops:
     translation: np.ndarray
     """float32 [B, 3]: of the vertex mean, camera frame"""
     focal: np.ndarray
-    """float32 [B]: in half crop sizes"""
+    """float32 [B]: in half image sides"""
     visible: np.ndarray
     """bool [B, V]"""
-
-
-VIEW_AXES = np.diag([1.0, -1, -1])
-"""The canonical axes of an upright person who faces the camera, in the camera frame."""
-
-
-def random_views(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Rotations [count, 3, 3] from a level world (canonical axes) to cameras: looking down a little, nearly upright."""
-    tilt = Rotation.from_euler("zx", np.stack([rng.normal(0, 0.07, count), rng.normal(-0.12, 0.2, count)], axis=1))
-    return tilt.as_matrix() @ VIEW_AXES
-
-
-def draw_crops(rng: np.random.Generator, bodies: BodySampler, renderer: Renderer, count: int) -> Crops:
-    """Random people in crops like those of `geometry.crop_cameras`: margins and offsets vary, some are cut off."""
-    vertices, root = bodies.draw(rng, count)
-    rotation = random_views(rng, count) @ root
-    oriented = np.einsum("bij,bvj->bvi", rotation, vertices)
-    distance = rng.uniform(1.4, 6, count) * np.ptp(oriented, axis=1)[:, :2].max(axis=1)
-    translation = np.stack([0 * distance, 0 * distance, distance], axis=1)
-    for _ in range(2):  # bring the middle of the picture to the axis
-        uv = (oriented + translation[:, None])[..., :2] / (oriented + translation[:, None])[..., 2:]
-        low, high = uv.min(axis=1), uv.max(axis=1)
-        translation[:, :2] -= (low + high) / 2 * distance[:, None]
-    side = (high - low).max(axis=1)
-    cut = rng.random(count) < 0.15
-    scale = np.where(cut, rng.uniform(0.5, 0.85, count), rng.uniform(1.05, 1.4, count))
-    shift = rng.uniform(-0.06, 0.06, (count, 2)) + cut[:, None] * rng.uniform(-0.25, 0.25, (count, 2))
-    translation[:, :2] += shift * (side * distance)[:, None]
-    focal = 2 / (side * scale)
-    size = renderer.width
-    intrinsics = np.zeros((count, 3, 3))
-    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal * size / 2
-    intrinsics[:, :2, 2] = size / 2
-    intrinsics[:, 2, 2] = 1
-    shapes = Shapes.draw(rng, count, 2, 0.35, (0.05, 0.3))
-    grain = 0.9 + 0.3 * noise(rng, count, size, size, 6, 3)
-    seen = (oriented + translation[:, None])[:, None]
-    background = backgrounds(rng, count, size, size)
-    images, visible, _ = renderer.render(seen, intrinsics, Look.draw(rng, count, 1), background, shapes, grain)
-    return Crops(
-        images, vertices.astype(np.float16), rotation.astype(np.float32), translation.astype(np.float32),
-        focal.astype(np.float32), visible[:, 0],
-    )  # fmt: skip
+    box: np.ndarray
+    """float32 [B, 4] x0, y0, x1, y1 pixels: what is seen of the person, as an annotator boxes it"""
+    kind: np.ndarray
+    """int8 [B]: index into PARTS"""
 
 
 @dataclass
-class Groups:
-    """Pictures of several people, with their boxes."""
+class View:
+    """A camera on a level floor (world: y up) and its frame."""
 
-    images: np.ndarray
-    """uint8 [B, H, W, 3] RGB"""
-    boxes: np.ndarray
-    """float32 [B, P, 4] x0, y0, x1, y1 pixels: all of the body that lies within the picture; NaN: nobody to be found"""
+    eye: np.ndarray
+    """[3]"""
+    rotation: np.ndarray
+    """[3, 3]: world to camera"""
+    intrinsics: np.ndarray
+    """[3, 3]"""
+    frame: np.ndarray
+    """[2]: width and height, pixels"""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, body: np.ndarray, cut: bool) -> View:
+        """A camera that sees a body [V, 3]: all of it, or 40 to 90 % of it if `cut`."""
+        middle = (body.min(axis=0) + body.max(axis=0)) / 2
+        size = np.linalg.norm(np.ptp(body, axis=0))
+        for attempt in range(200):
+            fov = np.radians(rng.uniform(30, 110))
+            frame = 1000 * np.array([(1, 0.75), (1, 0.5625), (0.75, 1), (0.5625, 1)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])])
+            focal = 500 / np.tan(fov / 2)
+            fill = rng.uniform(0.9, 2.5) if cut else np.exp(rng.uniform(np.log(0.15), 0)) * (1 if attempt < 100 else 0.4)
+            distance = size * focal / (fill * frame.min())
+            eye = middle + [0, rng.triangular(0.8, 1.4, 3) - middle[1], 0]
+            rise = eye[1] - middle[1]
+            if distance < 0.5 or abs(rise) > distance * np.sin(np.radians(55)):
+                continue
+            eye[2] += np.sqrt(distance**2 - rise**2)
+            # where in the frame the body's middle falls
+            across, down = (rng.uniform(-0.5, 0.5, 2) * (0.8 if cut else 1 - 0.8 * min(fill, 1)) * frame) / focal
+            tilt = Rotation.from_euler("x", np.arctan(down) - np.arctan2(rise, np.hypot(*(middle - eye)[[0, 2]])))
+            pan = Rotation.from_euler("y", np.arctan(across) * -1)
+            roll = Rotation.from_euler("z", rng.normal(0, np.radians(5)))
+            rotation = (roll * tilt * Rotation.from_matrix(VIEW_AXES) * pan).as_matrix()
+            intrinsics = np.array([[focal, 0, frame[0] / 2], [0, focal, frame[1] / 2], [0, 0, 1]])
+            view = cls(eye, rotation, intrinsics, frame)
+            points = view.camera(body)
+            if points[:, 2].min() < 0.25:
+                continue
+            uv = project(points, intrinsics)
+            inside = ((uv > 0) & (uv < frame)).all(axis=1).mean()
+            if 0.4 < inside < 0.9 if cut else inside == 1:
+                return view
+        raise RuntimeError("no camera sees the body as wanted")
+
+    def camera(self, points: np.ndarray) -> np.ndarray:
+        """World points [..., 3] in the camera frame."""
+        return (points - self.eye) @ self.rotation.T
+
+    def look(self, rng: np.random.Generator, body: np.ndarray, size: int) -> View:
+        """The virtual camera, `size` pixels square, in which the body's box spans 55 to 75 % of the side."""
+        uv = project(self.camera(body), self.intrinsics)
+        low, high = uv.min(axis=0).clip(0, self.frame), uv.max(axis=0).clip(0, self.frame)
+        side = (high - low).max() / rng.uniform(0.55, 0.75)
+        crop, turn = square_cameras(
+            (low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size
+        )
+        return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
+
+    def rays(self, pixels: int) -> np.ndarray:
+        """[pixels, pixels, 3]: world directions of the pixels of a square image of this camera, at any resolution."""
+        at = (np.arange(pixels) + 0.5) * self.frame[0] / pixels
+        x, y = np.meshgrid(*(at,) * 2)
+        return np.stack([x, y, np.ones_like(x)], axis=-1) @ (np.linalg.inv(self.intrinsics).T @ self.rotation)
+
+    def frames(self, rays: np.ndarray) -> np.ndarray:
+        """bool [...]: do world directions [..., 3] lie in the frame?"""
+        x = rays @ (self.intrinsics @ self.rotation).T
+        return (x[..., 2] > 0) & ((x[..., :2] > 0) & (x[..., :2] < self.frame * x[..., 2:])).all(axis=-1)
 
 
-def draw_groups(rng: np.random.Generator, bodies: BodySampler, renderer: Renderer, count: int, people: int) -> Groups:
-    """Rooms with up to `people` people on one floor, seen by a level or tilted camera at robot to ceiling height."""
-    height, width = renderer.height, renderer.width
-    vertices, root = (x.reshape(count, people, *x.shape[1:]) for x in bodies.draw(rng, count * people))
-    standing = np.einsum("bpij,bpvj->bpvi", root, vertices)
-    standing[..., 1] -= standing[..., 1].min(axis=-1, keepdims=True)
-    focal = max(height, width) / 2 / np.tan(np.radians(rng.uniform(40, 80, count)) / 2)
-    depth = np.exp(rng.uniform(np.log(1.5), np.log(9), (count, people)))
-    spread = (width / 2 / focal)[:, None] * depth
-    standing[..., 0] += (rng.uniform(-0.95, 0.95, (count, people)) * spread)[..., None]
-    standing[..., 2] -= depth[..., None]
-    standing[..., 1] -= rng.uniform(0.3, 2.2, (count, 1, 1))
-    tilt = Rotation.from_euler("zx", np.stack([rng.normal(0, 0.05, count), rng.normal(0, 0.12, count)], axis=1))
-    points = np.einsum("bij,bpvj->bpvi", tilt.as_matrix() @ VIEW_AXES, standing)
-    absent = rng.random((count, people)) < rng.uniform(0, 1, (count, 1))
-    points[absent, :, 2] = -1
-    intrinsics = np.zeros((count, 3, 3))
-    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
-    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1
-    shapes = Shapes.draw(rng, count, 3, 0.4, (0.03, 0.2))
-    grain = 0.9 + 0.3 * noise(rng, count, height, width, 6, 3)
-    background = backgrounds(rng, count, height, width)
-    images, visible, who = renderer.render(points, intrinsics, Look.draw(rng, count, people), background, shapes, grain)
-    uv = points[..., :2] / np.maximum(points[..., 2:], 1e-3) * focal[:, None, None, None] + [width / 2, height / 2]
-    limit = np.array([width, height])
-    boxes = np.concatenate([uv.min(axis=2).clip(0, limit), uv.max(axis=2).clip(0, limit)], axis=-1).astype(np.float32)
-    pixels = (who[:, None] == np.arange(people)[:, None, None]).sum(axis=(2, 3))
-    area = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    boxes[absent | (pixels < 30) | (pixels < 0.1 * area) | ~visible.any(axis=2)] = np.nan
-    return Groups(images, boxes)
+def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
+    return bodies.draw(rng, len(parts))
+
+
+def standing(vertices: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """Bodies [B, V, 3] with their root rotations on the floor of a level world: the lowest point has y = 0."""
+    world = np.einsum("bij,bvj->bvi", root, vertices)
+    world[..., 1] -= world[..., 1].min(axis=1, keepdims=True)
+    return world
+
+
+def draw_crops(
+    rng: np.random.Generator,
+    bodies: BodySampler,
+    renderer: Renderer,
+    count: int,
+    shares: Sequence[float] = MIXTURE,
+) -> Crops:
+    """Images of random people, PARTS in their shares (relative), in random order."""
+    bounds = np.cumsum(shares) / np.sum(shares)
+    parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
+    vertices, root = draw_bodies(rng, bodies, parts)
+    world = standing(vertices, root)
+    crowd = iter(standing(*bodies.draw(rng, count)))  # one other for each on average
+    artist = _Artist(rng, renderer, crowd)
+    drawn = [artist.draw(PARTS[part], world[b], root[b]) for b, part in enumerate(parts)]
+    images, rotation, translation, focal, visible, box = (np.stack(x) for x in zip(*drawn))
+    return Crops(
+        images, vertices.astype(np.float16), rotation.astype(np.float32), translation.astype(np.float32),
+        focal.astype(np.float32), visible, box.astype(np.float32), parts,
+    )  # fmt: skip
+
+
+class _Artist:
+    """Makes images one by one; a set's common parts."""
+
+    def __init__(self, rng: np.random.Generator, renderer: Renderer, crowd: Iterator[np.ndarray]) -> None:
+        self.rng, self.renderer, self.crowd = rng, renderer, crowd
+        self.plan = Rasteriser(renderer.topology.faces, renderer.height // 4, renderer.width // 4)
+
+    def draw(self, part: str, body: np.ndarray, root: np.ndarray) -> tuple[np.ndarray | float, ...]:
+        """The fields of `Crops` (but for vertices and kind) of a body [V, 3] that stands in the world."""
+        rng, size = self.rng, self.renderer.width
+        real = View.draw(rng, body, part == "truncated")
+        view = real.look(rng, body, size)
+        rays = view.rays(size // 2)
+        framed = real.frames(rays)
+        others, things = self._company(part, body, view, framed[1::2, 1::2])
+
+        people = np.stack([body, *others])
+        distance = float(np.linalg.norm(body.mean(axis=0) - view.eye))
+        floor = backgrounds.draw(rng, rays, view.eye[1], distance) * _shadows(people, view, rays)[..., None]
+        background = cv2.resize(floor, (size, size), interpolation=cv2.INTER_LINEAR)
+        image, visible, who = self.renderer.render(
+            view.camera(people), [Look.draw(rng) for _ in people], view.intrinsics, view.rotation, Light.draw(rng),
+            background, things,
+        )  # fmt: skip
+        image = sensor.photograph(rng, image)
+        visible = visible[0] & real.frames(body - real.eye)
+        if not framed.all():
+            beyond = ~real.frames(view.rays(size))
+            image[beyond], who[beyond] = 0, -1
+        rows, columns = (np.flatnonzero((who == 0).any(axis=axis)) for axis in (1, 0))
+        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        translation = view.camera(body).mean(axis=0)
+        return image, view.rotation @ root, translation, 2 * view.intrinsics[0, 0] / size, visible, box
+
+    def _company(
+        self, part: str, body: np.ndarray, view: View, framed: np.ndarray
+    ) -> tuple[list[np.ndarray], list[Thing]]:
+        """Other bodies in the world, and things, that hide as much of the body as its part of the set asks for.
+
+        framed bool [S / 4, S / 4]: the pixels of the plan that lie in the frame.
+        """
+        rng, occluded = self.rng, part == "occluded"
+        count = rng.choice(3, p=[0.3, 0.5, 0.2] if occluded else [0.8, 0.15, 0.05])
+        front = [occluded and rng.random() < 0.8 for _ in range(count)]
+        others = [_beside(rng, view.eye, body, other, before) for before, other in zip(front, self.crowd)]
+        depth = self._depth(view, body)
+        target = np.isfinite(depth) & framed
+        hidden = np.zeros_like(target)
+        for other in others:
+            hidden |= target & (self._depth(view, other) < depth)
+        if hidden.sum() > (HIDDEN[1] if occluded else 0) * target.sum():
+            others, hidden = [], np.zeros_like(target)
+
+        things: list[Thing] = []
+        least, most = HIDDEN if occluded else (0, HIDDEN[0])
+        if not occluded and (part == "clear" or rng.random() < 0.7):
+            return others, things
+        least = max(least, rng.uniform(0.0, most))  # some of the way up
+        places = np.argwhere(target)[:, ::-1] / len(target)
+        for _ in range(100):
+            if hidden.sum() >= least * target.sum():
+                break
+            thing = Thing.draw(rng, places[rng.integers(len(places))] + rng.normal(0, 0.1, 2))
+            more = hidden | (target & thing.cover(*target.shape))
+            if more.sum() <= most * target.sum():
+                things.append(thing)
+                hidden = more
+        return others, things
+
+    def _depth(self, view: View, body: np.ndarray) -> np.ndarray:
+        """[S / 4, S / 4] metres: of a body in the world, infinite where it is not."""
+        points = torch.from_numpy(view.camera(body).astype(np.float32))
+        intrinsics = torch.from_numpy((view.intrinsics / [[4], [4], [1]]).astype(np.float32))
+        return self.plan.rasterise(points[None, None], intrinsics[None])[1].view(self.plan.height, -1).numpy()
+
+
+def _beside(rng: np.random.Generator, eye: np.ndarray, body: np.ndarray, other: np.ndarray, before: bool) -> np.ndarray:
+    """Another body of the world, set down `before` the first one as the camera sees them, or behind it."""
+    away = body.mean(axis=0)[[0, 2]] - eye[[0, 2]]
+    distance = np.linalg.norm(away)
+    away = away / distance
+    if before:
+        place = distance * away * rng.uniform(0.4, 0.85) + rng.normal(0, 0.35) * away[::-1] * [1, -1]
+    else:
+        place = (distance + rng.uniform(0.5, 4)) * away + rng.uniform(-2, 2) * away[::-1] * [1, -1]
+    shift = eye[[0, 2]] + place - other.mean(axis=0)[[0, 2]]
+    return other + [shift[0], 0, shift[1]]
+
+
+def _shadows(people: np.ndarray, view: View, rays: np.ndarray) -> np.ndarray:
+    """How dark people [P, V, 3] of the world make the floor at rays [H, W, 3]: [H, W], 1 where they do not."""
+    cells, cell = 128, 0.05  # metres
+    first = people[0].mean(axis=0) - cells * cell / 2
+    points = people.reshape(-1, 3)
+    at = ((points - first) / cell)[:, [2, 0]]
+    density, _, _ = np.histogram2d(*at.T, bins=cells, range=[[0, cells]] * 2, weights=np.exp(-points[:, 1] / 0.25))
+    density = cv2.GaussianBlur(density.astype(np.float32), (0, 0), 2)
+    dark = 0.7 * (1 - np.exp(-density / 4))
+    reach = np.where(rays[..., 1] < -1e-3, view.eye[1] / np.maximum(-rays[..., 1], 1e-3), 1e4)
+    where = ((view.eye + rays * reach[..., None] - first) / cell - 0.5).astype(np.float32)
+    return 1 - cv2.remap(dark, where[..., 0].copy(), where[..., 2].copy(), cv2.INTER_LINEAR)

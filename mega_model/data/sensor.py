@@ -1,0 +1,48 @@
+"""What a camera does to an image: blur, resolution, exposure, white balance, noise and JPEG."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mega_model.data.backgrounds import GAMMA
+
+_STEPS = 4096
+_DISPLAY = (255 * (np.arange(_STEPS) / (_STEPS - 1)) ** (1 / GAMMA)).round().astype(np.uint8)
+
+
+def display(image: np.ndarray) -> np.ndarray:
+    """Linear light [H, W, 3] -> uint8."""
+    return _DISPLAY[(image.clip(0, 1) * (_STEPS - 1)).astype(np.int16)]
+
+
+def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Linear light float32 [H, W, 3] -> uint8 RGB, as a random camera of everyday quality stores it."""
+    height, width = image.shape[:2]
+    image = image * (rng.uniform(0.6, 1.5) * rng.uniform(0.88, 1.12, 3)).astype(np.float32)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 0.9) if rng.random() < 0.75 else rng.uniform(0.9, 2.5))
+    if rng.random() < 0.12:
+        image = cv2.filter2D(image, -1, _smear(rng.uniform(3, 11), rng.uniform(0, np.pi)))
+    small = image
+    if rng.random() < 0.4:  # a small person, enlarged
+        scale = np.exp(rng.uniform(np.log(0.25), 0))
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grain = rng.standard_normal(small.shape, np.float32)
+    small = small + grain * np.sqrt(np.maximum(small, 0) * rng.uniform(0, 0.03) ** 2 + rng.uniform(0, 0.008) ** 2)
+    quality = int(rng.uniform(35, 96))
+    data = cv2.imencode(".jpg", display(small)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    stored = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if stored.shape[:2] != (height, width):
+        stored = cv2.resize(stored, (width, height), interpolation=cv2.INTER_LINEAR)
+    return stored
+
+
+def _smear(length: float, angle: float) -> np.ndarray:
+    """The kernel of a motion of `length` pixels."""
+    side = int(length) | 1
+    kernel = np.zeros((side, side), np.float32)
+    reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+    middle = side // 2
+    first, last = (tuple(np.rint(middle + s * reach).astype(int).tolist()) for s in (-1, 1))
+    cv2.line(kernel, first, last, 1.0)
+    return kernel / kernel.sum()
