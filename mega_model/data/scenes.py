@@ -252,7 +252,8 @@ def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray
     others: dict[str, Kind] = {"lying": "low", "children": "child"}
     for part, kind in others.items():
         of = parts == PARTS.index(part)
-        vertices[of], root[of] = bodies.draw(rng, int(of.sum()), kind)
+        if of.any():
+            vertices[of], root[of] = bodies.draw(rng, int(of.sum()), kind)
     return vertices, root
 
 
