@@ -30,9 +30,11 @@ TRAIN = [
     "tqdm>=4.60",
 ]
 EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
+IMPORT = ["torch>=2.4", "safetensors>=0.4", "tflite>=2.10"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]
 DEV = [
+    *IMPORT,
     *SMPL,
     "hypothesis>=6",
     "mypy>=1.11",
@@ -89,7 +91,7 @@ setup(
         "scipy>=1.9",
         "tyro>=0.9",
     ],
-    extras_require={"ros": ROS, "train": TRAIN, "smpl": SMPL, "export": EXPORT, "dev": DEV},
+    extras_require={"ros": ROS, "train": TRAIN, "import": IMPORT, "smpl": SMPL, "export": EXPORT, "dev": DEV},
     entry_points={"console_scripts": ["mega = mega_ros.cli:main"]},
     zip_safe=False,
 )

@@ -18,6 +18,9 @@ class Backbone(nn.Module):
     """Normalised RGB [B, 3, H, W] -> [B, channels, h, w]"""
 
     channels: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Of RGB in 0..1, which it wants as (RGB - mean) / std: those of ImageNet."""
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """The maps at strides 4, 8, 16 and 32, the last of which is the output."""
@@ -222,12 +225,19 @@ class ViT(Backbone):
         return self.norm(x).transpose(1, 2).unflatten(2, (self.ROWS, self.COLUMNS))
 
 
+def _blazepose(width: int) -> Backbone:
+    from mega_model.blazepose import BlazePose  # imported late, because it imports `Backbone`
+
+    return BlazePose(width)
+
+
 BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "resnet18": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2)),
     "resnet50": partial(ResNet, block=Bottleneck, depths=(3, 4, 6, 3)),
     "hrnet": HRNet,
     "vit": ViT,
+    "blazepose": _blazepose,
     "given": Given,
 }
 """Name -> what makes it from its width: the channels of the first stage or finest branch (of the classic sizes 64, 64
-and 48), of the ViT's tokens (1280), or of the given features."""
+and 48), of the ViT's tokens (1280), of BlazePose's last stage (see `blazepose.VARIANTS`), or of the given features."""

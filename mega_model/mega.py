@@ -30,7 +30,7 @@ class MegaConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     heads: int = 4
-    backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "given"] = "resnet18"
+    backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "blazepose", "given"] = "resnet18"
     backbone_width: int = 40
     """See `backbones.BACKBONES`."""
     image_size: int = 128

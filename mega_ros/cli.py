@@ -20,6 +20,7 @@ VERBS = {
     "train detector": ("mega_model.train.detector:main", "the person detector"),
     "shards": ("mega_model.data.shards:main", "a data set as tar files, which may lie on a server"),
     "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
+    "import-backbone": ("mega_model.import_backbone:main", "BlazePose's published weights, to train from"),
     "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per picture"),
     "evaluate stochastic": ("mega_model.evaluate.stochastic:main", "table 2: the best of Q meshes"),
     "evaluate mean": ("mega_model.evaluate.mean:main", "table 4: the mean of Q meshes"),
@@ -38,6 +39,7 @@ _EXTRAS = {
     "anny": "train",
     "safetensors": "train",
     "smplx": "smpl",
+    "tflite": "import",
     "rclpy": "ros",
 }
 """Package that may be absent -> the extra that brings it."""

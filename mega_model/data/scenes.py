@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Figure, Light, Look
-from mega_model.data.meshes import BodySampler
+from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
 from mega_model.geometry import project, square_cameras
 from mega_model.topology import Topology
@@ -280,7 +280,12 @@ def _turn(axis: int, angle: float) -> np.ndarray:
 
 def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
-    return bodies.draw(rng, len(parts))
+    vertices, root = bodies.draw(rng, len(parts), "adult")
+    others: dict[str, Kind] = {"lying": "low", "children": "child"}
+    for part, kind in others.items():
+        of = parts == PARTS.index(part)
+        vertices[of], root[of] = bodies.draw(rng, int(of.sum()), kind)
+    return vertices, root
 
 
 def standing(vertices: np.ndarray, root: np.ndarray) -> np.ndarray:

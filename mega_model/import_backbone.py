@@ -1,0 +1,248 @@
+"""`mega import-backbone`: the published weights of BlazePose GHUM, out of TensorFlow Lite files.
+
+What it writes is a folder that training takes as `--backbone`, see `train.published.load_backbone`. A file is known by
+its SHA-256; any other with the same layers is read as well, but nothing is said of where it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
+from mega_model.files import must_exist
+
+PACKAGE = "@mediapipe/pose"
+VERSION = "0.5.1675469404"
+PUBLISHED = {
+    "lite": "f17bfbecadb61c3be1baa8b8d851cc6619c870a87167b32848ad20db306b9d61",
+    "full": "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
+    "heavy": "59e42d71bcd44cbdbabc419f0ff76686595fd265419566bd4009ef703ea8e1fe",
+}
+"""Size -> SHA-256 of the package's file."""
+
+
+@dataclass
+class ImportBackbone:
+    """The published weights of BlazePose GHUM (Apache-2.0), as the start of a training on images."""
+
+    out: Path
+    """Folder for model.safetensors and origin.json."""
+    tflite: Path | None = None
+    """The pose_landmark file, of any size. Without it, `npm pack @mediapipe/pose` fetches the package that has it."""
+    size: Literal["lite", "full", "heavy"] = "full"
+    """Of the file that is fetched."""
+
+
+def main(args: Sequence[str]) -> None:
+    config = tyro.cli(ImportBackbone, args=args, prog="mega import-backbone")
+    with tempfile.TemporaryDirectory() as folder:
+        file = config.tflite or fetch(config.size, Path(folder))
+        backbone, width = read(file)
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    origin: dict[str, Any] = {"file": file.name, "sha256": sha256}
+    if sha256 in PUBLISHED.values():
+        origin |= {"model": "BlazePose GHUM", "package": PACKAGE, "version": VERSION, "license": "Apache-2.0"}
+    config.out.mkdir(parents=True, exist_ok=True)
+    save_file(backbone.state_dict(), config.out / "model.safetensors")
+    origin |= {"backbone": "blazepose", "backbone_width": width}
+    (config.out / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
+    print(f"{config.out}: BlazePose {VARIANTS[width].name}, backbone_width {width}")
+
+
+def fetch(size: str, folder: Path) -> Path:
+    """The package's file of this size, put into `folder`. ValueError if npm is absent, fails or brings another file."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError("npm is not installed: install it, or give the .tflite file with --tflite")
+    package = f"{PACKAGE}@{VERSION}"
+    ran = subprocess.run([npm, "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
+    if ran.returncode:
+        lines = (ran.stderr or ran.stdout).strip().splitlines()
+        raise ValueError(f"npm pack {package} failed: {lines[0] if lines else f'exit code {ran.returncode}'}")
+    file = folder / f"pose_landmark_{size}.tflite"
+    (archive,) = folder.glob("*.tgz")
+    with tarfile.open(archive) as package_files:
+        content = package_files.extractfile(f"package/{file.name}")
+        assert content is not None
+        file.write_bytes(content.read())
+    if hashlib.sha256(file.read_bytes()).hexdigest() != PUBLISHED[size]:
+        raise ValueError(f"{package}: {file.name} is not the published file, its SHA-256 is another")
+    return file
+
+
+def read(path: Path) -> tuple[BlazePose, int]:
+    """The network of a pose_landmark file, and its width.
+
+    Raises FileNotFoundError, or ValueError that names the file and the operator that does not fit.
+    """
+    found = convolutions(path)
+    counts = {}
+    for width, variant in VARIANTS.items():
+        with torch.device("meta"):  # the weights come from the file
+            backbone = BlazePose(width)
+        layers = {name: m for name, m in backbone.named_modules() if isinstance(m, Convolution)}
+        counts[len(layers)] = variant.name
+        if len(layers) == len(found):
+            break
+    else:
+        known = ", ".join(f"{count} ({name})" for count, name in counts.items())
+        raise ValueError(f"{path}: {len(found)} convolutions lead to the landmarks; BlazePose has {known}")
+    weights: dict[str, Tensor] = {}
+    for (name, layer), given in zip(layers.items(), found):
+        wanted = Kind(tuple(layer.weight.shape), layer.stride[0], "RELU6" if layer.relu else "NONE")
+        if given.kind != wanted:
+            raise ValueError(
+                f"{path}: {given.operator} has {given.kind}; BlazePose {variant.name} wants {wanted} there"
+            )
+        weights |= {f"{name}.weight": given.weight, f"{name}.bias": given.bias}
+    backbone.load_state_dict(weights, assign=True)
+    return backbone, width
+
+
+class Kind(NamedTuple):
+    """What must agree between a convolution of the file and ours."""
+
+    shape: tuple[int, ...]
+    stride: int
+    activation: str
+
+    def __str__(self) -> str:
+        return f"weights {list(self.shape)}, stride {self.stride}, activation {self.activation}"
+
+
+@dataclass
+class Given:
+    """A convolution of a file."""
+
+    operator: str
+    """Its place and name in the file."""
+    kind: Kind
+    weight: Tensor
+    """float32 [outputs, inputs per group, height, width]"""
+    bias: Tensor
+    """float32 [outputs]"""
+
+
+def convolutions(path: Path) -> list[Given]:
+    """Those that lead to the landmarks, world landmarks and presence, as a depth-first walk back from these meets them.
+
+    Raises FileNotFoundError, or ValueError that names the file and what is wrong in it.
+    """
+    must_exist(path)
+    try:
+        graph = Graph.parse(path.read_bytes())
+    except Exception as error:  # the reader trusts the file, so damaged ones raise anything
+        raise ValueError(f"{path}: not a readable TensorFlow Lite file ({error})") from error
+    stack = []
+    for channels in (1, 3 * len(LANDMARKS), 5 * len(LANDMARKS)):
+        if (1, channels) not in graph.outputs:
+            raise ValueError(f"{path}: not a pose_landmark file, no output is [1, {channels}]")
+        stack.append((graph.outputs[1, channels], False))
+    found, seen = [], set()
+    while stack:
+        tensor, inputs_done = stack.pop()
+        operator = graph.makers.get(tensor)
+        if operator is None:  # the image
+            continue
+        if inputs_done:
+            if operator.name in _CONVOLUTIONS:
+                found.append(_given(path, graph, operator))
+            elif operator.name not in _OTHERS:
+                raise ValueError(f"{path}: operator {operator.place} is {operator.name}, which BlazePose does not have")
+        elif tensor not in seen:
+            seen.add(tensor)
+            stack += [(tensor, True), *((i, False) for i in reversed(operator.inputs))]
+    return found
+
+
+def _given(path: Path, graph: Graph, operator: Operator) -> Given:
+    name = f"operator {operator.place} ({operator.name})"
+    constants = [graph.constants.get(i) for i in operator.inputs[1:]]
+    if len(constants) != 2 or constants[0] is None or constants[1] is None or constants[0].ndim != 4:
+        raise ValueError(f"{path}: {name} has no weights and bias of float16 or float32 in the file")
+    weight, bias = constants[0].transpose(_CONVOLUTIONS[operator.name]), constants[1]
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"{path}: {name} has {weight.shape[0]} outputs and {bias.size} biases")
+    kind = Kind(weight.shape, operator.stride, operator.activation)
+    return Given(name, kind, *(torch.tensor(np.ascontiguousarray(x, np.float32)) for x in (weight, bias)))
+
+
+_CONVOLUTIONS = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
+"""Operator -> how the axes of its weights must be ordered for torch."""
+_OTHERS = "ADD PAD MAX_POOL_2D RESIZE_BILINEAR RESHAPE LOGISTIC".split()
+
+
+@dataclass
+class Operator:
+    place: int
+    name: str
+    inputs: list[int]
+    stride: int = 1
+    activation: str = "NONE"
+
+
+@dataclass
+class Graph:
+    """Of a TensorFlow Lite file what the import needs; tensors are numbers."""
+
+    makers: dict[int, Operator]
+    """Tensor -> the operator that makes it."""
+    constants: dict[int, np.ndarray]
+    """Those of float16 and float32."""
+    outputs: dict[tuple[int, ...], int]
+    """Shape -> tensor."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> Graph:
+        """Raises anything if the content is damaged."""
+        import tflite  # needed by this alone
+
+        if not tflite.Model.ModelBufferHasIdentifier(content, 0):
+            raise ValueError("it does not begin like one")
+        model = tflite.Model.GetRootAs(content, 0)
+        graph = model.Subgraphs(0)
+        tensors = [graph.Tensors(i) for i in range(graph.TensorsLength())]
+        types = {tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.FLOAT32: np.float32}
+        constants = {}
+        for i, tensor in enumerate(tensors):
+            buffer = model.Buffers(tensor.Buffer())
+            if buffer.DataLength() and tensor.Type() in types:
+                constants[i] = buffer.DataAsNumpy().view(types[tensor.Type()]).reshape(tensor.ShapeAsNumpy())
+        names, activations = (
+            {number: name for name, number in vars(kind).items()}
+            for kind in (tflite.BuiltinOperator, tflite.ActivationFunctionType)
+        )
+        options = {"CONV_2D": tflite.Conv2DOptions, "DEPTHWISE_CONV_2D": tflite.DepthwiseConv2DOptions}
+        makers = {}
+        for place in range(graph.OperatorsLength()):
+            of_file = graph.Operators(place)
+            code = model.OperatorCodes(of_file.OpcodeIndex())
+            # older files have the code in a field that is too small for newer operators
+            name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            operator = Operator(place, name, of_file.InputsAsNumpy().tolist())
+            if name == "DEQUANTIZE" and operator.inputs[0] in constants:
+                constants[of_file.Outputs(0)] = constants[operator.inputs[0]]
+                continue
+            if name in options:
+                table = options[name]()
+                table.Init(of_file.BuiltinOptions().Bytes, of_file.BuiltinOptions().Pos)
+                operator.stride = table.StrideH()
+                operator.activation = activations[table.FusedActivationFunction()]
+            makers[of_file.Outputs(0)] = operator
+        outputs = (graph.Outputs(i) for i in range(graph.OutputsLength()))
+        return cls(makers, constants, {tuple(tensors[i].ShapeAsNumpy().tolist()): i for i in outputs})
