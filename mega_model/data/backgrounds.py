@@ -53,11 +53,11 @@ def panorama(rng: np.random.Generator, rays: np.ndarray) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random part of a photograph, at least a third as wide as all of it: [height, width, 3]."""
+    """A random part of a photograph, at least 0.6 times as wide as all of it: [height, width, 3]."""
     images = photographs("photo")
     image = images[rng.integers(len(images))]
     most = min(image.shape[0] / height, image.shape[1] / width)
-    scale = most * rng.uniform(0.35, 1)
+    scale = most * rng.uniform(0.6, 1)
     rows, columns = int(height * scale), int(width * scale)
     top, left = rng.integers(image.shape[0] - rows + 1), rng.integers(image.shape[1] - columns + 1)
     part = image[top : top + rows, left : left + columns][:, :: rng.choice([-1, 1])]
