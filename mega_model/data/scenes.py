@@ -280,20 +280,11 @@ def _turn(axis: int, angle: float) -> np.ndarray:
 
 def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
-<<<<<<< HEAD
-    vertices, root = bodies.draw(rng, len(parts), "adult")
-    others: dict[str, Kind] = {"lying": "low", "children": "child"}
-    for part, kind in others.items():
-        of = parts == PARTS.index(part)
-        if of.any():
-            vertices[of], root[of] = bodies.draw(rng, int(of.sum()), kind)
-=======
     kinds: dict[str, Kind] = {"lying": "low", "children": "child"}
     drawn = {part: bodies.draw(rng, int((parts == part).sum()), kinds.get(PARTS[part], "adult")) for part in sorted(set(parts))}
     vertices, root = (np.empty((len(parts), *x.shape[1:]), x.dtype) for x in drawn[parts[0]])
     for part, (meshes, turns) in drawn.items():
         vertices[parts == part], root[parts == part] = meshes, turns
->>>>>>> scenes
     return vertices, root
 
 
