@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mega_model.geometry import square_cameras
+
 MARGIN = 1.25
 """Side of a region over the diameter of the circle about the body: BlazePose's own, which it was trained with."""
 SHOULDERS, HIPS = [5, 6], [11, 12]  # of the COCO keypoints
@@ -51,3 +53,19 @@ def keypoint_region(
 def _region(centre: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the circle's centre and the vector [..., 2] from it to its top as the body sees it."""
     return centre, 2 * MARGIN * np.linalg.norm(up, axis=-1), np.arctan2(up[..., 0], -up[..., 1])
+
+
+def next_cameras(
+    landmarks: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The virtual cameras that look at the regions of interest which crops show.
+
+    landmarks [P, 39, >= 2] in the crops, -1 to 1; crops [P, 3, 3] and rotations [P, 3, 3] as `geometry.crop_cameras`
+    gives them, for `size` pixels. Returns the same of the next crops. A region is looked for near the crop: within a
+    quarter of its side beyond its edges, of half to 1.6 times its side.
+    """
+    centre, side, roll = region_of_interest((np.asarray(landmarks, np.float64)[..., :2] + 1) * (size / 2))
+    next_crops, turns = square_cameras(
+        np.clip(centre, -size / 4, 1.25 * size), np.clip(side, 0.5 * size, 1.6 * size), roll, crops, size
+    )
+    return next_crops, turns @ rotations
