@@ -27,7 +27,7 @@ from mega_model.geometry import crop_images, square_cameras
 from mega_model.regions import next_cameras
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.topology import Topology
-from mega_model.train.published import load_backbone
+from mega_model.train.published import load_imported
 
 CHUNK = 40
 """Scenes that one random generator makes: a set is the same for any number of workers."""
@@ -168,7 +168,7 @@ class Eyes:
         self.config = config
         self.scenes = SceneSet(config.scenes)
         self.backbone = BlazePose(config.width).eval()
-        load_backbone(config.backbone, self.backbone)
+        load_imported(config.backbone, self.backbone)
         self.size = BlazePose.SIDE
         self.trunk = compiled(_Trunk(self.backbone).eval(), self.size)
 
