@@ -21,7 +21,9 @@ EXTRA = 4
 CELLS = 16
 """Of BlazePose's 4x4 map."""
 
-_SHOULDERS, _HIPS = ([LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip"))
+_SHOULDERS, _HIPS = (
+    [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
+)
 
 
 class Lifter(nn.Module):

@@ -47,6 +47,8 @@ class Extract:
     """Of the BlazePose, see `blazepose.VARIANTS`."""
     train: bool = False
     """Two crops of every scene, moved about, half of them mirrored; else what the run time sees, one for each scene."""
+    turned: bool = False
+    """The first crop is turned by anything from a quarter to three quarters: people upside down and on their sides."""
     seed: int = 0
     workers: int = 1
 
@@ -150,7 +152,9 @@ def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
     return on_cpu
 
 
-class _Trunk(nn.Module):
+class Trunk(nn.Module):
+    """The part of a BlazePose up to its 8x8 map, as a module of its own."""
+
     def __init__(self, backbone: BlazePose) -> None:
         super().__init__()
         self.backbone = backbone
@@ -170,7 +174,7 @@ class Eyes:
         self.backbone = BlazePose(config.width).eval()
         load_imported(config.backbone, self.backbone)
         self.size = BlazePose.SIDE
-        self.trunk = compiled(_Trunk(self.backbone).eval(), self.size)
+        self.trunk = compiled(Trunk(self.backbone).eval(), self.size)
 
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         """What `extract` stores of the scenes of a chunk."""
@@ -187,6 +191,8 @@ class Eyes:
             side = side * rng.uniform(0.85, 1.2, count)
             centre = centre + side[:, None] * rng.uniform(-0.06, 0.06, (count, 2))
             roll = rng.normal(0, np.radians(6), count)
+        if self.config.turned:
+            roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
         images, rotation, translation = f["images"], f["rotation"], f["translation"]
         images[flip] = images[flip][:, :, ::-1]
         rotation[flip] *= _ACROSS * _ACROSS[:, None]
@@ -196,7 +202,7 @@ class Eyes:
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
-        looks = []
+        looks: list[dict[str, np.ndarray]] = []
         crops, turns = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:

@@ -22,6 +22,11 @@ LATERAL_PRIOR = 0.3
 NEAREST = 0.1
 """Metres: joints nearer than this, or behind the camera, are projected as if they were this far away."""
 
+OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
+OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
+"""The joints of SMPL that these are."""
+
 # One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
 _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
 _LONGEST_STEP = 0.5  # rad, crop units, log of depth: a linearisation says little beyond it
@@ -87,6 +92,25 @@ def fit_pose(
     change = np.zeros_like(covariance)  # by a step, of the rotation vector and the translation
     change[..., :3, :3], change[..., 3:, 3:] = _ONE, _moves(translations, focal)
     return _rotation(pose), translations, change.swapaxes(-1, -2) @ covariance @ change
+
+
+def fit_people(
+    joints: np.ndarray, rotation: np.ndarray, camera: np.ndarray, focal: np.ndarray, landmarks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
+
+    joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
+    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`. Returns
+    rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
+    `fit_pose`.
+    """
+    depth = focal / np.maximum(camera[..., 0], 1e-3)
+    translation = np.concatenate([camera[..., 1:], depth[..., None]], axis=-1)
+    limbs = landmarks[..., OBSERVED, :]
+    turned = joints @ np.swapaxes(rotation, -1, -2)
+    weights = limbs[..., 3] * limbs[..., 4]
+    turn, translation, covariance = fit_pose(turned, translation, focal, limbs[..., :2], weights, np.array(OBSERVES))
+    return turn @ rotation, translation, covariance
 
 
 def reprojection_energy(

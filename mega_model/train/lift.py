@@ -1,0 +1,42 @@
+"""Before stage 3, for BlazePose: the lifter alone learns latents, rotation and camera. Ours, not the paper's.
+
+It is a small network, so a step costs a tenth of one of stage 3, which then begins with image tokens that say something.
+"""
+
+from __future__ import annotations
+
+from mega_model.mega import Mega
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.loop import Batch, Losses, Objective, parse
+from mega_model.train.recover import RecoverTraining, latent_losses, mesh_losses, pose_losses, run, see
+
+
+class LiftObjective(Objective):
+    model: Mega
+
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
+        super().__init__(model)
+        if model.lifter is None:
+            raise ValueError(
+                f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
+            )
+        model.requires_grad_(False)
+        model.lifter.requires_grad_(True)
+        self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
+        self.config = config
+
+    def forward(self, batch: Batch) -> Losses:
+        seen = see(self.model, batch)
+        assert seen.latents is not None
+        tokenizer, few = self.frozen[0].to(seen.camera.device), slice(0, self.config.meshes)
+        tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
+        return {
+            **latent_losses(seen, tokens, tokenizer),
+            **mesh_losses(tokenizer.reconstruct(seen.latents[few]), seen.rot6d[few], batch),
+            **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
+        }
+
+
+def main(args: list[str]) -> None:
+    config = parse(RecoverTraining, args)
+    run(config, lambda model, tokenizer, _: LiftObjective(model, tokenizer, config))
