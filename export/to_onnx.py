@@ -36,6 +36,8 @@ from mega_ros import bundle
 
 CROP_MARGIN = 1.2
 """Side of the crop over that of the box: the middle of what the training crops show."""
+LOOKS = 3
+"""At a person, with a backbone that finds landmarks."""
 OPSET = 20
 DENSE_LIMIT = 2**23
 """Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
@@ -68,7 +70,7 @@ class Config:
     """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
     """T, steps of the sampler"""
-    samples: int = 10
+    samples: int = 0
     """Q, samples per person unless the user says otherwise"""
     temperature: float = 1.0
     """tau of the first step"""
@@ -218,7 +220,13 @@ def export(config: Config) -> bundle.Bundle:
             new,
             name=config.name or f"{body.name}-{model.config.backbone}",
             graphs=graphs,
-            crop=bundle.Crop(model.config.image_size, CROP_MARGIN, model.backbone.mean, model.backbone.std),
+            crop=bundle.Crop(
+                model.config.image_size,
+                CROP_MARGIN,
+                model.backbone.mean,
+                model.backbone.std,
+                looks=LOOKS if model.lifter is not None else 1,
+            ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
             body=body,

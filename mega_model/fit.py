@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mega_model.geometry import crop_translation
+
 LANDMARK_SIGMA = 0.05
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
 OUTLIER = 0.2
@@ -104,8 +106,7 @@ def fit_people(
     rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
     `fit_pose`.
     """
-    depth = focal / np.maximum(camera[..., 0], 1e-3)
-    translation = np.concatenate([camera[..., 1:], depth[..., None]], axis=-1)
+    translation = crop_translation(camera, focal)
     limbs = landmarks[..., OBSERVED, :]
     turned = joints @ np.swapaxes(rotation, -1, -2)
     weights = limbs[..., 3] * limbs[..., 4]
