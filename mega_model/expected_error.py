@@ -80,7 +80,7 @@ class ErrorHead(nn.Module):
         return ExpectedError((a + b * vertices).exp().clamp(*limits), (c + d * joints).exp().clamp(*limits), distance)
 
     def log_errors(self, states: Tensor, features: PoseFeatures) -> tuple[Tensor, Tensor, Tensor]:
-        """Before calibration: logs of the errors, metres, of vertices [B, V] and joints [B, J]; and the distance [B]."""
+        """Before calibration: logs of the errors (metres) of vertices [B, V] and joints [B, J]; the distance [B]."""
         distance = ((features.maps.mean(dim=(2, 3)) - self.centre) @ self.whiten).square().mean(dim=1).sqrt()
         person = torch.stack(
             [

@@ -1,8 +1,8 @@
 """From BlazePose's features to what MEGA reads: image tokens, rotation and camera. Ours, not the paper's.
 
-Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron lifts
-them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that the
-world landmarks span. B batch, N mesh tokens, D width, C channels.
+Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron
+lifts them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that
+the world landmarks span. B batch, N mesh tokens, D width, C channels.
 """
 
 from __future__ import annotations

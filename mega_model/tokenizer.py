@@ -243,7 +243,7 @@ class MeshTokenizer(nn.Module):
         self.template: Tensor
 
     def pooling(self) -> list[Tensor]:
-        """For each level of the encoder int [rows, M]: the input vertices that its vertices read, -1 where there is none."""
+        """For each level of the encoder int [rows, M]: the input vertices that a vertex reads, -1 in the padding."""
         layers = [m for m in self.encoder.modules() if isinstance(m, _OverTable)]
         return [torch.where(layer.mask > 0, layer.index, -1) for layer in layers]
 

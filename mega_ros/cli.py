@@ -15,8 +15,10 @@ VERBS = {
     "demo": ("mega_ros.replay.demo:main", "play a bag, image, video or camera to the node and show what it finds"),
     "train tokenizer": ("mega_model.train.tokenizer:main", "stage 1: meshes to tokens and back"),
     "train pretrain": ("mega_model.train.pretrain:main", "stage 2: masked meshes, without images"),
-    "train backbone": ("mega_model.train.backbone:main", "before stage 3: the image backbone on joints"),
+    "train lift": ("mega_model.train.lift:main", "before stage 3: BlazePose's landmarks to latents"),
     "train recover": ("mega_model.train.recover:main", "stage 3: images to meshes"),
+    "train errors": ("mega_model.train.errors:main", "after stage 3: how wrong each vertex is likely to be"),
+    "train default": ("mega_model.train.default:main", "the default model from nothing, all stages"),
     "train detector": ("mega_model.train.detector:main", "the person detector"),
     "shards": ("mega_model.data.shards:main", "a data set as tar files, which may lie on a server"),
     "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
@@ -28,7 +30,7 @@ VERBS = {
     "evaluate uncertainty": ("mega_model.evaluate.uncertainty:main", "does sigma say how wrong each vertex is?"),
     "evaluate figures": ("mega_model.evaluate.figures:main", "figures 4 to 7 and 9"),
     "evaluate detector": ("mega_model.evaluate.detector:main", "does the detector find people?"),
-    "evaluate": ("mega_model.evaluate.default:main", "score a trained model on held-out clips, calibrate its sigma"),
+    "evaluate": ("mega_model.evaluate.held_out:main", "score a trained model on held-out clips"),
     "bench": ("mega_model.evaluate.bench:main", "what generation costs, beside a straightforward loop"),
 }
 """Verb -> "module:function", what it does. The function takes the arguments after the verb, returns the exit code."""

@@ -21,7 +21,8 @@ import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mega_model.blazepose import BlazePose
+from mega_model.backbones import Backbone
+from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
 from mega_model.geometry import crop_images, square_cameras
 from mega_model.regions import next_cameras
@@ -123,7 +124,7 @@ class FeatureSet:
 
 
 def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """crops uint8 [P, size, size, 3] -> maps [P, C, 8, 8]; on CPUs by onnxruntime, which is 4 times as fast as torch."""
+    """crops uint8 [P, size, size, 3] -> maps [P, C, 8, 8]; on CPUs by onnxruntime: 4 times as fast as torch."""
     if torch.cuda.is_available():
         trunk = trunk.cuda()
 
@@ -163,7 +164,14 @@ class Trunk(nn.Module):
         return self.backbone.trunk(images)
 
 
-class Eyes:
+def stored_features(backbone: Backbone, trunk: Tensor) -> PoseFeatures:
+    """What a backbone gives for crops whose maps [B, C, 8, 8] a set holds. ValueError if it is no BlazePose."""
+    if not isinstance(backbone, BlazePose):
+        raise ValueError("a set of features holds BlazePose's maps, and this model has another backbone; give images")
+    return backbone.branch(trunk)
+
+
+class Camera:
     """Looks at the people of rendered scenes."""
 
     def __init__(self, config: Extract) -> None:
@@ -238,7 +246,7 @@ def extract(config: Extract) -> None:
     if not progress.exists():
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "scenes.txt").write_text(str(config.scenes))
-        for name, array in Eyes(config).draw(0).items():  # made before the workers write to their parts of it
+        for name, array in Camera(config).draw(0).items():  # made before the workers write to their parts of it
             np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (count, *array.shape[1:]))
         progress.mkdir()
     done = {int(file.name) for file in progress.iterdir()}
@@ -250,11 +258,11 @@ def extract(config: Extract) -> None:
 def _run(config: Extract, chunks: Sequence[int]) -> None:
     if not chunks:
         return
-    eyes = Eyes(config)
+    camera = Camera(config)
     out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
     each = CHUNK * (2 if config.train else 1)
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
-        for name, array in eyes.draw(chunk).items():
+        for name, array in camera.draw(chunk).items():
             out[name][chunk * each : chunk * each + len(array)] = array
         (config.out / "progress" / str(chunk)).touch()  # an extraction that is stopped goes on from here
 

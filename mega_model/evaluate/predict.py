@@ -14,10 +14,12 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, metrics
 from mega_model.blazepose import PoseFeatures
+from mega_model.data.features import stored_features
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
+from mega_model.expected_error import ErrorHead
 from mega_model.fit import fit_people
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
@@ -37,7 +39,7 @@ class Pictures:
     """Pictures at once."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     decode: Literal["expected", "argmax"] = "expected"
-    """The deterministic mesh: of the expected codes, as it is published, or of the most likely ones, as in the paper."""
+    """The deterministic mesh: of the expected codes, as published, or of the most likely ones, as in the paper."""
     fit: bool = True
     """Tie meshes to the landmarks, as the run time does, where the backbone gives landmarks."""
 
@@ -116,6 +118,8 @@ class Prediction:
     """[B, V, 3] deterministic"""
     samples: np.ndarray
     """[B, Q, V, 3]; Q is 0 where none were asked for"""
+    sigma: np.ndarray
+    """[B, V]: of the deterministic mesh, by the error head, or else the spread of the samples, not yet calibrated"""
     rotation: np.ndarray
     """[B, 3, 3] predicted: canonical to camera"""
     camera: np.ndarray
@@ -130,7 +134,12 @@ def pictures(total: int, config: Pictures) -> np.ndarray:
 
 @torch.no_grad()
 def predict(
-    model: Mega, tokenizer: MeshTokenizer, images: ImageSet, config: Pictures, sampling: Sampling | None = None
+    model: Mega,
+    tokenizer: MeshTokenizer,
+    images: ImageSet,
+    config: Pictures,
+    sampling: Sampling | None = None,
+    errors: ErrorHead | None = None,
 ) -> Iterator[Prediction]:
     """One after the other, for a large set's samples fit no memory. Without `sampling`: deterministic mode alone."""
     picked, regressor = pictures(len(images), config), images.topology.joint_regressor
@@ -139,7 +148,8 @@ def predict(
         batch = images.batch(index, None)
         features = features_of(model, batch, config.device)
         seen = model.see(features)
-        logits = generate.first_logits(model, seen.tokens)
+        states = generate.first_states(model, seen.tokens)
+        logits = model.head(states)
         if config.decode == "argmax":
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:
@@ -148,16 +158,18 @@ def predict(
         if config.fit and isinstance(features, PoseFeatures):
             rotation = fitted(regressor @ single.cpu().numpy(), rotation, seen.camera.cpu(), batch, features)
         samples = single[:, None][:, :0]
-        if sampling:
+        if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
             tokens = generate.sample(model, seen.tokens, logits, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
+        spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
         yield Prediction(
             batch,
             (batch["vertices"] @ batch["rotation"].mT).numpy(),
             (single.cpu() @ rotation.mT).numpy(),
             (samples.cpu() @ rotation.mT[:, None]).numpy(),
+            (spread if errors is None else errors(states, features).sigma).cpu().numpy(),
             rotation.numpy(),
             seen.camera.cpu().numpy(),
         )
@@ -166,7 +178,7 @@ def predict(
 def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
     """What the backbone gives for a batch of an image set, or of a set of stored features."""
     if "trunk" in batch:
-        return model.backbone.branch(batch["trunk"].to(device))
+        return stored_features(model.backbone, batch["trunk"].to(device))
     return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
 
 

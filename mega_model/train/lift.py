@@ -1,6 +1,6 @@
 """Before stage 3, for BlazePose: the lifter alone learns latents, rotation and camera. Ours, not the paper's.
 
-It is a small network, so a step costs a tenth of one of stage 3, which then begins with image tokens that say something.
+It is a small network, so a step costs a tenth of one of stage 3, which then begins with useful image tokens.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
-from mega_model.data.features import FeatureSet
+from mega_model.data.features import FeatureSet, stored_features
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
@@ -102,7 +102,7 @@ class RecoverObjective(Objective):
 def see(model: Mega, batch: Batch) -> Seen:
     """What the model reads off images, which are augmented first, or off the maps of a `features` set."""
     if "trunk" in batch:
-        return model.see(model.backbone.branch(batch["trunk"]))
+        return model.see(stored_features(model.backbone, batch["trunk"]))
     images = model.normalise(augment(batch["images"]))
     return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
 
