@@ -53,9 +53,9 @@ class ErrorHead(nn.Module):
         """[2, 2]: offset and slope of the log of sigma by that of the head, of vertices and of joints"""
         with torch.no_grad():
             self.calibration[:, 1] = 1
-            for last in (self.token[-1], self.person[-1]):
-                last.weight.mul_(0.1)  # type: ignore[operator]
-                last.bias.zero_()  # type: ignore[union-attr]
+            for head in (self.token, self.person):
+                for parameter in head[-1].parameters():
+                    parameter.mul_(0.1)
 
     @classmethod
     def begin(cls, width: int, tokenizer: MeshTokenizer, topology: Topology, features: PoseFeatures) -> ErrorHead:

@@ -97,8 +97,8 @@ class Recovery:
 
         image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels; None asks the bundle's detector. ids: [P], default 0 to P-1.
-        samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not depend
-        on who else is in the image.
+        samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not
+        depend on who else is in the image.
 
         sigma is calibration.scale times what the deterministic graph expects of each vertex. A bundle whose graph does
         not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
@@ -137,7 +137,7 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        usable = np.isfinite(vertices).all(axis=(1, 2))
+        usable: np.ndarray = np.isfinite(vertices).all(axis=(1, 2))
         if self._knows_errors or samples >= 2:
             usable &= np.isfinite(sigma).all(axis=1)
         return people[usable]

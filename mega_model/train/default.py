@@ -17,9 +17,12 @@ import tyro
 from mega_model import import_backbone
 from mega_model.checkpoint import ERRORS
 from mega_model.data import features, rendered
+from mega_model.data.meshes import Split
 from mega_model.evaluate import held_out
 from mega_model.train import errors, lift, pretrain, recover, tokenizer
 
+Shares = tuple[float, float, float, float, float]
+"""Of `scenes.PARTS`."""
 SETTINGS = Path(__file__).parents[2] / "config" / "train"
 EXPORT = Path(__file__).parents[2] / "export" / "to_onnx.py"
 
@@ -50,10 +53,10 @@ def stages(c: Default) -> list[Stage]:
     """In the order in which they need each other."""
     runs = c.out
 
-    def render(part: str, split: str, count: int, shares: tuple[float, ...] = rendered.MIXTURE) -> Callable[[], None]:
+    def render(part: str, split: Split, count: int, shares: Shares = rendered.MIXTURE) -> Callable[[], None]:
         config = rendered.Render(
             split, count, runs / "scenes" / part, runs / "tokenizer" / "topology.npz", shares=shares, workers=c.workers
-        )  # type: ignore[arg-type]
+        )
         return lambda: finish(rendered.render, config)
 
     def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
@@ -93,7 +96,7 @@ def stages(c: Default) -> list[Stage]:
         ),
         ("people to train on", drawn, done(scenes / "train"), render("train", "train", c.scenes)),
         ("people to calibrate on", 2, done(scenes / "calibration"), render("calibration", "calibration", 2000)),
-        ("people to test on", 1, done(scenes / "test"), render("test", "test", 1000, (1.0,) * 5)),
+        ("people to test on", 1, done(scenes / "test"), render("test", "test", 1000, (1, 1, 1, 1, 1))),
         ("features to train on", drawn, done(features_ / "train"), extract("train", "train", train=True)),
         ("features to calibrate on", 2, done(features_ / "calibration"), extract("calibration", "calibration")),
         (

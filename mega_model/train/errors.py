@@ -20,7 +20,7 @@ from mega_model import checkpoint, generate, metrics
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
-from mega_model.data.features import FeatureSet
+from mega_model.data.features import FeatureSet, stored_features
 from mega_model.evaluate.predict import fitted
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
@@ -83,7 +83,7 @@ def of_people(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Know
     parts = []
     for start in tqdm(range(0, len(people), 50), desc="errors", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
-        features = model.backbone.branch(batch["trunk"])
+        features = stored_features(model.backbone, batch["trunk"])
         seen = model.see(features)
         states = generate.first_states(model, seen.tokens)
         mesh = generate.expected_vertices(tokenizer, model.head(states))
