@@ -1,4 +1,4 @@
-"""Rendered people as a frozen BlazePose sees them: its 8x8 map of every crop, computed once, with the crop's labels.
+"""Rendered people as a frozen BlazePose sees them: its features of every crop, computed once, with the crop's labels.
 
 A person is looked at as at run time: a crop about the box, then crops about the region that the landmarks give. For
 training, both the first and the second crop of every scene are kept, and half of the scenes are mirrored.
@@ -18,10 +18,9 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from mega_model.backbones import Backbone
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
 from mega_model.geometry import crop_images, square_cameras
@@ -66,7 +65,7 @@ class FeatureSet:
         self.tokens: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.fields["trunk"])
+        return len(self.fields["maps"])
 
     @property
     def topology(self) -> Topology:
@@ -86,7 +85,7 @@ class FeatureSet:
         self.tokens = torch.cat(parts)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """See `images.ImageSet`. In place of images: trunk float32 [B, C, 8, 8], see `BlazePose.trunk`.
+        """See `images.ImageSet`. In place of images: the fields of `blazepose.PoseFeatures`.
 
         Also translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera; vertices2d [B, V, 2],
         visible bool [B, V], part int64 [B] as `rendered.SceneSet.batch`.
@@ -105,7 +104,7 @@ class FeatureSet:
 
         joints, vertices2d = self.topology.joints(vertices), seen(vertices)
         arrays = {
-            "trunk": f["trunk"].astype(np.float32),
+            **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
             "vertices": vertices,
             "joints": joints,
             "rotation": f["rotation"],
@@ -123,22 +122,25 @@ class FeatureSet:
         return batch
 
 
-def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """crops uint8 [P, size, size, 3] -> maps [P, C, 8, 8]; on CPUs by onnxruntime: 4 times as fast as torch."""
+def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
+    """Of crops uint8 [P, 256, 256, 3]; on CPUs by onnxruntime: 4 times as fast as torch."""
     if torch.cuda.is_available():
-        trunk = trunk.cuda()
+        backbone = backbone.cuda()
 
         @torch.no_grad()
-        def on_gpu(crops: np.ndarray) -> np.ndarray:
-            images = torch.from_numpy(crops).cuda().permute(0, 3, 1, 2).float() / 255
-            return trunk(images).cpu().numpy()
+        def on_gpu(crops: np.ndarray) -> PoseFeatures:
+            features = backbone(torch.from_numpy(crops).cuda().permute(0, 3, 1, 2).float() / 255)
+            return PoseFeatures(*(x.cpu() for x in features))
 
         return on_gpu
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trunk.onnx"
+        file = Path(folder) / "backbone.onnx"
         shapes = ({0: torch.export.Dim("P")},)
-        images = torch.zeros(2, 3, size, size)
-        program = torch.onnx.export(trunk, (images,), dynamic_shapes=shapes, dynamo=True, verbose=False)
+        images = torch.zeros(2, 3, BlazePose.SIDE, BlazePose.SIDE)
+        names = list(PoseFeatures._fields)
+        program = torch.onnx.export(
+            backbone, (images,), dynamic_shapes=shapes, output_names=names, dynamo=True, verbose=False
+        )
         assert program is not None
         program.save(file)
         options = ort.SessionOptions()
@@ -146,29 +148,12 @@ def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def on_cpu(crops: np.ndarray) -> np.ndarray:
+    def on_cpu(crops: np.ndarray) -> PoseFeatures:
         images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32) / 255
-        return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+        parts = zip(*(session.run(names, {name: image[None]}) for image in images))
+        return PoseFeatures(*(torch.from_numpy(np.concatenate(part)) for part in parts))
 
     return on_cpu
-
-
-class Trunk(nn.Module):
-    """The part of a BlazePose up to its 8x8 map, as a module of its own."""
-
-    def __init__(self, backbone: BlazePose) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.backbone.trunk(images)
-
-
-def stored_features(backbone: Backbone, trunk: Tensor) -> PoseFeatures:
-    """What a backbone gives for crops whose maps [B, C, 8, 8] a set holds. ValueError if it is no BlazePose."""
-    if not isinstance(backbone, BlazePose):
-        raise ValueError("a set of features holds BlazePose's maps, and this model has another backbone; give images")
-    return backbone.branch(trunk)
 
 
 class Camera:
@@ -179,10 +164,10 @@ class Camera:
         cv2.setNumThreads(1)
         self.config = config
         self.scenes = SceneSet(config.scenes)
-        self.backbone = BlazePose(config.width).eval()
-        load_imported(config.backbone, self.backbone)
+        backbone = BlazePose(config.width).eval()
+        load_imported(config.backbone, backbone)
         self.size = BlazePose.SIDE
-        self.trunk = compiled(Trunk(self.backbone).eval(), self.size)
+        self.backbone = compiled(backbone)
 
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         """What `extract` stores of the scenes of a chunk."""
@@ -214,14 +199,15 @@ class Camera:
         crops, turns = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:
-                crops, turns = next_cameras(self._landmarks(looks[-1]["trunk"]), crops, turns, self.size)
+                crops, turns = next_cameras(looks[-1]["landmarks"], crops, turns, self.size)
             seen = np.concatenate([
                 crop_images(image, k, crop[None], turn[None], self.size)
                 for image, k, crop, turn in zip(images, intrinsics, crops, turns)
             ])  # fmt: skip
-            turned = turns.astype(np.float32)
+            turned, features = turns.astype(np.float32), self.backbone(seen)
             looks.append({
-                "trunk": self.trunk(seen).astype(np.float16),
+                **{name: part.numpy() for name, part in features._asdict().items()},
+                "maps": features.maps.numpy().astype(np.float16),
                 "scene": index.astype(np.int32),
                 "mirrored": flip,
                 "rotation": turned @ rotation,
@@ -232,10 +218,6 @@ class Camera:
             return looks[-1]
         return {name: np.stack([look[name] for look in looks], axis=1).reshape(2 * count, *looks[0][name].shape[1:])
                 for name in looks[0]}  # fmt: skip
-
-    @torch.no_grad()
-    def _landmarks(self, maps: np.ndarray) -> np.ndarray:
-        return self.backbone.branch(torch.from_numpy(maps.astype(np.float32))).landmarks.numpy()
 
 
 def extract(config: Extract) -> None:

@@ -54,7 +54,7 @@ class Mixture:
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
             raise ValueError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
-        for field, what in (("images", "crops"), ("trunk", "features"), ("vertices", "bodies")):
+        for field, what in (("images", "crops"), ("maps", "features"), ("vertices", "bodies")):
             shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
             if len(set(shapes)) > 1:
                 raise ValueError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")

@@ -68,7 +68,7 @@ def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Foun
 
 
 def open_people(folder: Path, topology: Topology) -> ImageSet:
-    return FeatureSet(folder, topology) if (folder / "trunk.npy").exists() else SceneSet(folder, topology)
+    return FeatureSet(folder, topology) if (folder / "maps.npy").exists() else SceneSet(folder, topology)
 
 
 def constant_answer(found: Found, protocol: Protocol) -> np.ndarray:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from mega_model import checkpoint, generate, metrics
 from mega_model.blazepose import PoseFeatures
-from mega_model.data.features import stored_features
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
@@ -177,8 +176,8 @@ def predict(
 
 def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
     """What the backbone gives for a batch of an image set, or of a set of stored features."""
-    if "trunk" in batch:
-        return stored_features(model.backbone, batch["trunk"].to(device))
+    if "maps" in batch:
+        return PoseFeatures(*(batch[name].to(device) for name in PoseFeatures._fields))
     return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
 
 

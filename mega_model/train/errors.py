@@ -20,7 +20,7 @@ from mega_model import checkpoint, generate, metrics
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
-from mega_model.data.features import FeatureSet, stored_features
+from mega_model.data.features import FeatureSet
 from mega_model.evaluate.predict import fitted
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
@@ -83,7 +83,7 @@ def of_people(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Know
     parts = []
     for start in tqdm(range(0, len(people), 50), desc="errors", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
-        features = stored_features(model.backbone, batch["trunk"])
+        features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
         seen = model.see(features)
         states = generate.first_states(model, seen.tokens)
         mesh = generate.expected_vertices(tokenizer, model.head(states))
@@ -96,7 +96,7 @@ def of_people(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Know
 
 
 @torch.no_grad()
-def of_nobody(model: Mega, backbone: BlazePose, count: int, vertices: int, seed: int) -> Known:
+def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     """Crops without people, and the error that stands for that: photographs, noise, and plain colours."""
     rng = np.random.default_rng(seed)
     images = [read(file) for file in sorted(FOLDER.glob("*.jpg"))]
@@ -115,7 +115,7 @@ def of_nobody(model: Mega, backbone: BlazePose, count: int, vertices: int, seed:
             crop[:] = rng.integers(0, 256, 3)
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
-        features = backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
+        features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
         states = generate.first_states(model, model.see(features).tokens)
         errors = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         parts.append(Known(states, features, *errors))
@@ -153,7 +153,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"{config.checkpoint}: only a model with BlazePose has an error head")
     known = [of_people(model, tokenizer, FeatureSet(Path(folder), topology)) for folder in config.sets]
     splits = [int(len(part) * (1 - config.held_out)) for part in known]
-    nobody = of_nobody(model, model.backbone, config.nobody, len(topology.template), config.seed)
+    nobody = of_nobody(model, config.nobody, len(topology.template), config.seed)
     train = join([*(part[:split] for part, split in zip(known, splits)), nobody])
     head = ErrorHead.begin(model.config.width, tokenizer, topology, known[0][: splits[0]].features)
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.01)

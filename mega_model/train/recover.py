@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
-from mega_model.data.features import FeatureSet, stored_features
+from mega_model.blazepose import PoseFeatures
+from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
@@ -100,9 +101,9 @@ class RecoverObjective(Objective):
 
 
 def see(model: Mega, batch: Batch) -> Seen:
-    """What the model reads off images, which are augmented first, or off the maps of a `features` set."""
-    if "trunk" in batch:
-        return model.see(stored_features(model.backbone, batch["trunk"]))
+    """What the model reads off images, which are augmented first, or off the features that a set holds."""
+    if "maps" in batch:
+        return model.see(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
     images = model.normalise(augment(batch["images"]))
     return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
 
