@@ -44,9 +44,9 @@ def fit_pose(
     """The rotation update and the translation under which joints fall on their landmarks, in perspective.
 
     joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0:
-    the learned one. landmarks [..., K, 2]: crop coordinates, finite. weights [..., K]: 0 to 1. index [K]: the joint that
-    each landmark observes; several may observe the same. rotation_prior: rad, deviation of the learned rotation about
-    each axis. depth_prior: deviation of the log of the learned depth.
+    the learned one. landmarks [..., K, 2], crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint
+    that each landmark observes; several may observe the same. rotation_prior, rad: deviation of the learned rotation
+    about each axis. depth_prior: deviation of the log of the learned depth.
 
     Returns rotations [..., 3, 3], to apply to the joints before the translation; translations [..., 3], metres; and
     the covariance [..., 6, 6] of a further small rotation (rotation vector in the camera's axes, rad) and of the
