@@ -96,9 +96,9 @@ def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
 
 def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
     true = people(rest, 100)
-    far = true.translation * 1.6 + [1.0, 0.5, 0]
+    far = true.translation * 1.6 + [4.0, 2.0, 0]
     _, translations, _ = fit_pose(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
-    assert shifted(far, true.translation, true.focal).min() > 0.4
+    assert shifted(far, true.translation, true.focal).min() > 1
     assert shifted(translations, true.translation, true.focal).max() < 0.05
 
 
@@ -258,7 +258,7 @@ def test_fitted_people_have_less_energy(rest: np.ndarray) -> None:
 energies = st.lists(st.floats(0, 1e4), min_size=2, max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(energy=energies, effective=st.floats(1, 40))
 def test_samples_keep_their_effective_number(energy: list[float], effective: float) -> None:
     weights = sample_weights(np.array(energy), effective)
