@@ -58,14 +58,8 @@ class SceneSet:
         `size` (H, W) of the crops in batches, by default 256 x 256. Raises FileNotFoundError or ValueError that names
         what is wrong with a file.
         """
-        files = sorted(folder.glob("*.npy"))
-        if not files:
-            raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
         self.folder = folder
-        self.fields = {file.stem: _map(file) for file in files}
-        lengths = {name: len(array) for name, array in self.fields.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+        self.fields = open_fields(folder, "no rendered scenes; make some with python -m mega_model.data.rendered")
         if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
             has, wanted = self.fields["vertices"].shape[1], len(topology.template)
             raise ValueError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
@@ -135,6 +129,18 @@ class SceneSet:
         batch |= {"vertices2d": vertices2d, "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1)}
         batch |= {"part": scenes.kind.astype(np.int64)}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+
+def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
+    """The memory-mapped arrays of a folder by name. FileNotFoundError that says `otherwise`, or ValueError."""
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: {otherwise}")
+    arrays = {file.stem: _map(file) for file in files}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+    return arrays
 
 
 def _map(file: Path) -> np.ndarray:

@@ -212,7 +212,7 @@ class View:
         """A camera that sees a body [V, 3]: all of it, or 40 to 90 % of it if `cut`."""
         middle = (body.min(axis=0) + body.max(axis=0)) / 2
         size = np.linalg.norm(np.ptp(body, axis=0))
-        for attempt in range(200):
+        for attempt in range(5000):
             fov = np.radians(rng.uniform(30, 110))
             frame = 1000 * np.array([(1, 0.75), (1, 0.5625), (0.75, 1), (0.5625, 1)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])])
             focal = 500 / np.tan(fov / 2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mega_model.backbones import Backbone
+from mega_model.checkpoint import load_weights
 from mega_model.files import must_exist
 from mega_model.mega import Mega
 from mega_model.reference import are_tensors, read_torch, released_name
@@ -25,9 +26,13 @@ def load_backbone(path: Path, model: Mega) -> None:
     """Put the weights of a published file into `model.backbone`, all but HRNet's way down to stride 32 and the last
     exchange of its coarse branches.
 
-    The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50. Raises
-    FileNotFoundError, or ValueError that names the file and what is missing, unexpected or of another shape in it.
+    The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50; a folder is what
+    `mega import-backbone` wrote. Raises FileNotFoundError, or ValueError that names the file and what is missing,
+    unexpected or of another shape in it.
     """
+    if path.is_dir():
+        load_imported(path, model.backbone)
+        return
     own = {key: v for key, v in model.state_dict().items() if key.startswith("backbone.")}
     names = {_published(released_name(key, model.config)): key for key in own}
     weights = _read(path)
@@ -42,6 +47,19 @@ def load_backbone(path: Path, model: Mega) -> None:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
+
+
+def load_imported(folder: Path, backbone: Backbone) -> None:
+    """Put what `mega import-backbone` wrote into `backbone`.
+
+    Raises FileNotFoundError, or ValueError that names the folder if the backbone is another.
+    """
+    try:
+        load_weights(backbone, folder)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder}: not the weights of this model's backbone; origin.json says which they are of"
+        ) from error
 
 
 @torch.no_grad()

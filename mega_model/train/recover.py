@@ -43,8 +43,8 @@ class PictureTraining(LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """Begin to see anew, with this preset's backbone: only the transformer comes from `pretrained`."""
     backbone: Path | None = None
-    """What the backbone starts from: a file of published weights, see `published.load_backbone`, or the folder of a
-    bundle with a ResNet, see `published.load_exported`."""
+    """What the backbone starts from: published weights, see `published.load_backbone`, or the folder of a bundle with a
+    ResNet, see `published.load_exported`."""
     pixels: int | None = None
     """Side of the crops, by default the model's: steps on small ones are cheap."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
@@ -162,7 +162,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
-    if config.backbone and config.backbone.is_dir():
+    if config.backbone and (config.backbone / "backbone.onnx").exists():
         shown = mixture.batch(np.random.default_rng(config.seed), 256)["images"]  # enough for stable statistics
         load_exported(config.backbone, model.backbone, pictures(shown))
     elif config.backbone:
@@ -174,8 +174,12 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
-        manifest = config.backbone / "bundle.json"
-        about["backbone"] = json.loads(manifest.read_text())["training"] if manifest.exists() else config.backbone.name
+        manifest, origin = config.backbone / "bundle.json", config.backbone / "origin.json"
+        about["backbone"] = config.backbone.name
+        if manifest.exists():
+            about["backbone"] = json.loads(manifest.read_text())["training"]
+        elif origin.exists():
+            about["backbone"] = json.loads(origin.read_text())
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet) for images in sets):
