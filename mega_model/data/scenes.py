@@ -253,11 +253,12 @@ class View:
         )
         return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
 
-    def rays(self, pixels: int) -> np.ndarray:
-        """[pixels, pixels, 3]: world directions of the pixels of a square image of this camera, at any resolution."""
-        at = (np.arange(pixels) + 0.5) * self.frame[0] / pixels
-        x, y = np.meshgrid(*(at,) * 2)
-        return np.stack([x, y, np.ones_like(x)], axis=-1) @ (np.linalg.inv(self.intrinsics).T @ self.rotation)
+    def rays(self, height: int, width: int) -> np.ndarray:
+        """float32 [height, width, 3]: world directions of the pixels of this camera's image at any resolution."""
+        x, y = ((np.arange(n) + 0.5) * side / n for n, side in zip((width, height), self.frame))
+        x, y = np.meshgrid(x, y)
+        rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ (np.linalg.inv(self.intrinsics).T @ self.rotation)
+        return rays.astype(np.float32)
 
     def shows(self, points: np.ndarray) -> np.ndarray:
         """bool [N]: which world points [N, 3] lie in the frame."""
@@ -307,7 +308,7 @@ def draw_crops(
     parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
     vertices, root = draw_bodies(rng, bodies, parts)
     world = standing(vertices, root)
-    crowd = iter(standing(*bodies.draw(rng, count)))  # one other for each on average
+    crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # every third image needs one
     artist = _Artist(rng, renderer)
     real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
     views = [camera.look(rng, body, renderer.width) for camera, body in zip(real, world)]
@@ -345,7 +346,7 @@ class _Artist:
     def scene(self, people: np.ndarray, view: View, things: Sequence[Thing]) -> Scene:
         """People [P, V, 3] of the world, seen by the camera before a random background."""
         rng = self.rng
-        rays = view.rays(self.size // 2).astype(np.float32)
+        rays = view.rays(self.size // 2, self.size // 2)
         distance = float(np.linalg.norm(people[0].mean(axis=0) - view.eye))
         floor = backgrounds.draw(rng, rays, view.eye[1], distance) * _shadows(people, view, rays)[..., None]
         background = cv2.resize(floor, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
