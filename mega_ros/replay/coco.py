@@ -164,13 +164,13 @@ class _Record:
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
         """float64 of the shape, finite."""
-        wanted = " x ".join(map(str, shape))
+        value = self.get(name, list)
         try:
-            array = np.array(self.get(name, list), np.float64)
+            array = np.array(value, np.float64)
         except (TypeError, ValueError):  # of several lengths, or no numbers
             array = np.array(np.nan)
         if array.shape != shape or not np.isfinite(array).all():
-            raise self.error(name, f"does not hold {wanted} finite numbers")
+            raise self.error(name, f"does not hold {' x '.join(map(str, shape))} finite numbers")
         return array
 
     def records(self, name: str) -> list[_Record]:

@@ -46,7 +46,7 @@ Row = Mapping[str, float | int | None]
 @dataclass(frozen=True)
 class Options:
     set: str
-    """coco-keypoints:FILE.json"""
+    """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
     bundle: str = "default"
     """The model: "default" or a folder made by export/to_onnx.py."""
     images: Path | None = None
