@@ -254,7 +254,7 @@ def test_a_perfect_answer_and_a_missing_one(recovery):
     one, answer = photograph(), limbs(0)
     perfect = score(one, annotated(answer), answer, answer, recovery.topology)
     missed = score(one, annotated(answer), answer, NOBODY, recovery.topology)
-    numbers = summary([Detections("", 2, 1, 1, 0)], [perfect, missed])
+    numbers = summary([Detections("", 2, 1, 0, True)], [perfect, missed])
     assert numbers["pck"] == numbers["pck_wrists"] == 1
     assert numbers["pck_end_to_end"] == numbers["recall"] == 0.5  # whoever is missed has no joint right
     assert numbers["pa_mpjpe"] == pytest.approx(0, abs=1e-9)
@@ -285,13 +285,14 @@ def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery
 
 
 def test_precision_is_over_images_where_everybody_is_marked():
-    numbers = summary([Detections("", 4, 3, 3, 1), Detections("", 4, 4, 0, 0)], [])
+    numbers = summary([Detections("", 4, 3, 1, True), Detections("", 4, 4, 2, False)], [])
     assert numbers["recall"] == pytest.approx(7 / 8)
     assert numbers["precision"] == pytest.approx(3 / 4)
+    assert (numbers["found"], numbers["wrong"]) == (7, 1)
 
 
 def test_rows_of_groups():
-    numbers = rows([Detections(group, n, n, n, 0) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
+    numbers = rows([Detections(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
     assert {name: row["people"] for name, row in numbers.items()} == {"a": 1, "b": 2, "all": 7, "all but b": 5}
 
 
@@ -359,7 +360,7 @@ def test_the_truth_of_the_clip(tmp_path, frames, recovery, capsys):
         for outline, labels, in_space in zip(project(vertices, K), project(joints, K), joints):
             box = [*outline.min(axis=0), *outline.max(axis=0)]
             annotations.append(annotation(box, labels, n, joints3d=in_space.astype(float).tolist()))
-    path = write_set(tmp_path, [image for image, _, _ in frames], annotations, group="clip")
+    path = write_set(tmp_path, [image for image, _, _ in frames], annotations, group="clip", all_people_marked=False)
     assert evaluate(path, tmp_path / "out", "--images", str(tmp_path / "images")) == 0
     found = report(tmp_path / "out")
     assert (found["bundle"], found["hash"]) == (recovery.bundle.name, recovery.bundle.hash)
@@ -369,6 +370,7 @@ def test_the_truth_of_the_clip(tmp_path, frames, recovery, capsys):
     assert numbers["people"] == numbers["scored"] == numbers["people_3d"] == 4
     assert numbers["pa_mpjpe"] < numbers["pa_mpjpe_constant"], "of its own renders the bundle knows more"
     assert 0 < numbers["pck"] < 1
+    assert numbers["recall"] is not None and numbers["precision"] is None, "not everybody is marked"
     shown = capsys.readouterr().out
     for text in ("recall", "PCK@0.2", "PA-MPJPE", "spearman", "keypoints_report.json"):
         assert text in shown

@@ -65,9 +65,11 @@ class Detections:
     people: int
     """that are to be found."""
     found: int
-    right: int
-    """those found, where everybody is marked; else 0, like the next."""
+    """of these."""
     wrong: int
+    """detections of nobody."""
+    all_marked: bool
+    """Whether these can be judged."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,12 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | N
         who, wrong = find(boxes, scores, photograph)
         end_to_end = recover(recovery, image, {int(who[d]): boxes[d] for d in np.flatnonzero(who >= 0)})
         counts = np.array([p.counts for p in photograph.people], bool)
-        found = int(counts[who[who >= 0]].sum())
-        marked = photograph.all_marked
         detections = Detections(
-            photograph.group, int(counts.sum()), found, found if marked else 0, int(wrong.sum()) if marked else 0
+            group=photograph.group,
+            people=int(counts.sum()),
+            found=int(counts[who[who >= 0]].sum()),
+            wrong=int(wrong.sum()),
+            all_marked=photograph.all_marked,
         )
     scored = [
         score(photograph, p, answers.get(n, NOBODY), end_to_end.get(n, NOBODY), recovery.topology)
@@ -236,8 +240,9 @@ def summary(detections: Sequence[Detections], scored: Sequence[Scored]) -> Row:
     spearman, within_1_sigma, within_2_sigma: of a joint's sigma and its error in the image, metres at the predicted
     depth. Of an isotropic error, whose root mean square is sigma, two of three directions lie in the image.
     """
-    count = sum(d.people for d in detections)
-    found, right, wrong = (sum(getattr(d, name) for d in detections) for name in ("found", "right", "wrong"))
+    count, found = sum(d.people for d in detections), sum(d.found for d in detections)
+    judged = [d for d in detections if d.all_marked]
+    right, wrong = sum(d.found for d in judged), sum(d.wrong for d in judged)
 
     def stack(name: str) -> np.ndarray:
         return np.array([getattr(person, name) for person in scored])
