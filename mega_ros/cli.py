@@ -30,6 +30,7 @@ VERBS = {
     "evaluate uncertainty": ("mega_model.evaluate.uncertainty:main", "does sigma say how wrong each vertex is?"),
     "evaluate figures": ("mega_model.evaluate.figures:main", "figures 4 to 7 and 9"),
     "evaluate detector": ("mega_model.evaluate.detector:main", "does the detector find people?"),
+    "evaluate keypoints": ("mega_ros.replay.keypoints:main", "a bundle on your annotated photographs"),
     "evaluate": ("mega_model.evaluate.held_out:main", "score a trained model on held-out clips"),
     "bench": ("mega_model.evaluate.bench:main", "what generation costs, beside a straightforward loop"),
 }
