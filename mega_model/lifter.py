@@ -53,6 +53,10 @@ class Lifter(nn.Module):
             self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
 
     def forward(self, features: PoseFeatures) -> Seen:
+        if self.training:  # landmarks of photographs are off in other ways than those of renders
+            jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
+            world = features.world + 0.01 * torch.randn_like(features.world)
+            features = features._replace(landmarks=features.landmarks + jitter, world=world)
         torso = torso_frame(features.world)
         # in units of about one
         probabilities = features.landmarks[..., 3:] - 0.5

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
+from mega_model.topology import Topology
 from mega_model.train.loop import Batch, Losses, Objective, parse
 from mega_model.train.recover import RecoverTraining, latent_losses, mesh_losses, pose_losses, run, see
 
@@ -14,8 +15,9 @@ from mega_model.train.recover import RecoverTraining, latent_losses, mesh_losses
 class LiftObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, topology: Topology, config: RecoverTraining) -> None:
         super().__init__(model)
+        self.register_buffer("regressor", torch.from_numpy(topology.joint_regressor), persistent=False)
         if model.lifter is None:
             raise ValueError(
                 f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
@@ -32,11 +34,11 @@ class LiftObjective(Objective):
         tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
         return {
             **latent_losses(seen, tokens, tokenizer),
-            **mesh_losses(tokenizer.reconstruct(seen.latents[few]), seen.rot6d[few], batch),
+            **mesh_losses(tokenizer.reconstruct(seen.latents[few]), seen, batch, self.get_buffer("regressor")),
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
 
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda model, tokenizer, _: LiftObjective(model, tokenizer, config))
+    run(config, lambda *parts: LiftObjective(*parts, config))

@@ -69,8 +69,9 @@ class RecoverTraining(PictureTraining):
 class RecoverObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, topology: Topology, config: RecoverTraining) -> None:
         super().__init__(model)
+        self.register_buffer("regressor", torch.from_numpy(topology.joint_regressor), persistent=False)
         self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
         self.config = config
         if config.trained_blocks is not None:
@@ -96,7 +97,8 @@ class RecoverObjective(Objective):
             logits = first_logits(self.model, seen.tokens[few])
             with all_digits(seen.camera):
                 mesh = expected_vertices(tokenizer, logits.float())
-                losses |= latent_losses(seen, tokens, tokenizer) | mesh_losses(mesh, seen.rot6d[few], batch)
+                losses |= latent_losses(seen, tokens, tokenizer)
+                losses |= mesh_losses(mesh, seen, batch, self.get_buffer("regressor"))
         return losses
 
 
@@ -116,11 +118,19 @@ def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losse
     return {"latents": F.mse_loss(seen.latents.float() / unit, codes[tokens] / unit)}
 
 
-def mesh_losses(mesh: Tensor, rot6d: Tensor, batch: Batch) -> Losses:
-    """Of meshes [n, V, 3], decimetres apart, as they are and as they are turned: the first n of the batch."""
-    truth, turn = batch["vertices"][: len(mesh)], batch["rotation"][: len(mesh)]
-    posed = mesh @ rot6d_to_matrix(rot6d.float()).mT - truth @ turn.mT
-    return {"mesh": 5 * (mesh - truth).norm(dim=-1).mean(), "posed": 5 * posed.norm(dim=-1).mean()}
+def mesh_losses(mesh: Tensor, seen: Seen, batch: Batch, regressor: Tensor) -> Losses:
+    """Of meshes [n, V, 3], those of the first n of the batch: as they are and as they are turned, decimetres apart, and
+    their joints in the crop; regressor [24, V]."""
+    few = slice(0, len(mesh))
+    truth, turn = batch["vertices"][few], batch["rotation"][few]
+    rotation = rot6d_to_matrix(seen.rot6d[few].float())
+    posed = mesh @ rotation.mT
+    joints2d = project_weak(regressor @ posed, seen.camera[few].float())
+    return {
+        "mesh": 5 * (mesh - truth).norm(dim=-1).mean(),
+        "posed": 5 * (posed - truth @ turn.mT).norm(dim=-1).mean(),
+        "joints2d": 2 * (joints2d - batch["joints2d"][few]).abs().clamp(max=1).mean(),
+    }
 
 
 def freeze(backbone: Backbone, trained_blocks: int) -> None:
@@ -224,4 +234,4 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda model, tokenizer, _: RecoverObjective(model, tokenizer, config))
+    run(config, lambda *parts: RecoverObjective(*parts, config))
