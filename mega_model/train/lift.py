@@ -5,6 +5,8 @@ It is a small network, so a step costs a tenth of one of stage 3, which then beg
 
 from __future__ import annotations
 
+import torch
+
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.topology import Topology
