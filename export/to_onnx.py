@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate, metrics, onnx_files
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
@@ -54,7 +54,7 @@ class Config:
     out: Path
     """folder of the bundle; its files are replaced"""
     detector: Path | None = None
-    """checkpoint folder that `mega train detector` wrote, or a bundle whose detector is taken over"""
+    """the bundle's detector.onnx: one that `mega import-detector` wrote, or another bundle's"""
     name: str | None = None
     """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
@@ -187,8 +187,9 @@ def export(config: Config) -> bundle.Bundle:
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
-        graphs = {"detector": save_detector(new, config.detector)} if config.detector else {}
-        graphs |= save_graphs(new, model, tokenizer, config)
+        graphs, origins = save_graphs(new, model, tokenizer, config), {}
+        if config.detector:
+            graphs["detector"], origins = save_detector(new, config.detector)
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
@@ -203,6 +204,7 @@ def export(config: Config) -> bundle.Bundle:
                 "scores": _notes(config.checkpoint / "scores.json", {}),
                 "model": dataclasses.asdict(model.config),
             },
+            origins=origins,
         )
         for old in config.out.glob("*.onnx"):
             old.unlink()
@@ -211,19 +213,18 @@ def export(config: Config) -> bundle.Bundle:
     return bundle.Bundle.load(config.out)
 
 
-def save_detector(folder: Path, source: Path) -> bundle.Graph:
-    """That of the checkpoint or bundle `source`. Raises ValueError for a bundle that has none."""
-    path = folder / "detector.onnx"
-    if (source / bundle.MANIFEST).exists():
-        other = bundle.Bundle.load(source)
-        if "detector" not in other.graphs:
-            raise ValueError(f"{source}: this bundle has no detector; give another, or a checkpoint of one")
-        shutil.copyfile(other.path("detector"), path)
-        return other.graphs["detector"]
-    detector = checkpoint.load_detector(source)
-    as_stored(detector)
-    image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
-    return save_graph(path, detector, {"image": image}, [{}], ["boxes", "scores"])
+def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:
+    """Copy the file `source`; what the manifest says of it, and of its origin, if the file knows it.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
+    proto = onnx_files.read(source)
+    graph = bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
+    inputs, outputs = bundle.GRAPHS["detector"]
+    if list(graph.inputs) != inputs or not set(outputs) <= set(graph.outputs):
+        raise ValueError(f"{source}: not a bundle's detector; make one with mega import-detector")
+    shutil.copyfile(source, folder / "detector.onnx")
+    return graph, {"detector": note.value for note in proto.metadata_props if note.key == "origin"}
 
 
 def save_graphs(folder: Path, model: Mega, tokenizer: MeshTokenizer, config: Config) -> dict[str, bundle.Graph]:
@@ -273,7 +274,7 @@ def save_graph(
     proto = program.model_proto
     _strip(proto)
     _name_sizes(proto, dynamic)
-    _halve(proto)
+    onnx_files.halve(proto.graph)
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
     return bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
@@ -295,27 +296,6 @@ def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
     names = {inputs[i][axis].dim_param: name for i, dims in enumerate(dynamic) for axis, name in dims.items()}
     for size in (size for shape in [*inputs, *outputs] for size in shape if size.dim_param):
         size.dim_param = names[size.dim_param]
-
-
-def _halve(proto: onnx.ModelProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading.
-
-    `mega_model.train.published.load_exported` knows the name's ending, too.
-    """
-    casts = []
-    for tensor in proto.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < 1024:
-            continue
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if (half == values).all():
-            name = tensor.name
-            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_half"))
-            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
 
 
 def _tensors(values: Any) -> dict[str, bundle.Tensor]:

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mega_model import hierarchy
-from mega_model.detector import Detector, DetectorConfig
 from mega_model.files import must_exist
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
@@ -85,18 +84,6 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
         model = Mega(_read_config(MegaConfig, folder))
     load_weights(model.to_empty(device="cpu"), folder)
     return model.eval(), *load_tokenizer(folder / "tokenizer")
-
-
-def begin_detector(folder: Path, config: DetectorConfig) -> Detector:
-    folder.mkdir(parents=True, exist_ok=True)
-    _begin_config(folder, config)
-    return Detector(config)
-
-
-def load_detector(folder: Path) -> Detector:
-    model = Detector(_read_config(DetectorConfig, folder))
-    load_weights(model, folder)
-    return model.eval()
 
 
 def _begin_config(folder: Path, config: Any) -> None:

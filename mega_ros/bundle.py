@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import types
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,7 @@ GRAPHS = {  # inputs and outputs that mega_ros relies on
     "detector": (["image"], ["boxes", "scores"]),
 }
 OPTIONAL = ("detector",)
+OPTIONAL_OUTPUTS = {"detector": ["keypoints"]}
 DEFAULT = Path(__file__).parent / "models" / "default"
 
 
@@ -96,6 +97,8 @@ class Manifest:
     calibration: Calibration
     body: Body
     training: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Graph -> whose weights it has and under which licence, where others published them. Older bundles lack it."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,11 @@ def write_bundle(
     calibration: Calibration,
     body: Body,
     training: dict[str, Any],
+    origins: dict[str, str],
 ) -> Bundle:
     """Seal a folder that holds `topology.npz` and one .onnx file per graph: hash them, write the manifest, load it."""
     files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
-    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
+    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
     return Bundle.load(folder)
 
@@ -175,14 +179,15 @@ def _check_values(manifest: Manifest, path: Path) -> None:
         if graph is None:
             raise BundleError(f"{path}: graphs.{name} is missing; export the bundle again")
         for kind, tensors, wanted in zip(("inputs", "outputs"), (graph.inputs, graph.outputs), contract):
-            if sorted(tensors) != sorted(wanted):
+            further = OPTIONAL_OUTPUTS.get(name, []) if kind == "outputs" else []
+            if not set(wanted) <= set(tensors) <= {*wanted, *further}:
                 raise BundleError(
                     f"{path}: graphs.{name}.{kind} are {', '.join(tensors)}, not {', '.join(wanted)}; "
                     "export the bundle again"
                 )
     if manifest.crop.camera != "ray":
         raise BundleError(f"{path}: crop.camera {manifest.crop.camera!r} is unknown; update mega_ros")
-    for field, value in (
+    for where, value in (
         ("crop.size", manifest.crop.size),
         ("crop.margin", manifest.crop.margin),
         ("sampling.samples", manifest.sampling.samples),
@@ -190,7 +195,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     ):
         if not 0 < value < float("inf"):
             raise BundleError(
-                f"{path}: {field} is {value}, it must be above zero; correct it or export the bundle again"
+                f"{path}: {where} is {value}, it must be above zero; correct it or export the bundle again"
             )
 
 
@@ -212,7 +217,10 @@ def _parse(kind: Any, data: Any, where: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(data, dict):
         values = {}
+        added = {f.name for f in fields(kind) if f.default_factory is not MISSING}  # since older bundles were written
         for name, hint in get_type_hints(kind).items():
+            if name not in data and name in added:
+                continue
             if name not in data:
                 raise BundleError(f"{where}: field {name} is missing; export the bundle again")
             values[name] = _parse(hint, data[name], f"{where}: {name}")
