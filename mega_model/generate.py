@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model.mega import Mega
+from mega_model.tokenizer import MeshTokenizer
 
 
 def visible_counts(tokens: int, steps: int) -> list[int]:
@@ -66,30 +68,45 @@ def show(
     return after, confidence.topk(count, dim=1).indices
 
 
-def deterministic(model: Mega, features: Tensor) -> Tensor:
-    """The most likely tokens [B, N], with all of them masked."""
-    return first_logits(model, features).argmax(dim=-1)
+@torch.no_grad()
+def deterministic(model: Mega, features: Any) -> Tensor:
+    """The most likely tokens [B, N], with all of them masked, from what the backbone gives."""
+    return first_logits(model, model.see(features).tokens).argmax(dim=-1)
 
 
-def first_logits(model: Mega, features: Tensor | None) -> Tensor:
-    """Logits [B, N, S] with all tokens masked, [1, N, S] without an image."""
+def expected_vertices(tokenizer: MeshTokenizer, logits: Tensor) -> Tensor:
+    """The mesh [B, V, 3] of the expected codes under logits [B, N, S].
+
+    While the model is unsure this is nearer to the truth than the mesh of the most likely tokens: each of them is
+    chosen without regard to the others.
+    """
+    return tokenizer.reconstruct(logits.softmax(dim=-1) @ tokenizer.quantizer.codebook)
+
+
+def first_states(model: Mega, image: Tensor | None) -> Tensor:
+    """The decoder's states [B, N, D] with all tokens masked, from image tokens [B, L, D]; without any [1, N, D]."""
     cls = model.encode_nothing()
     nothing = torch.zeros(1, 0, dtype=torch.long, device=cls.device)
-    if features is None:
+    if image is None:
         return model.decode(None, cls, nothing)
-    return model.decode(features, cls.expand(len(features), -1, -1), nothing.expand(len(features), -1))
+    return model.decode(image, cls.expand(len(image), -1, -1), nothing.expand(len(image), -1))
 
 
-def sample(model: Mega, features: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-    """Tokens [B, Q, N] from features [B, C, h, w] and uniforms [B, Q, T, N, 2]."""
+def first_logits(model: Mega, image: Tensor | None) -> Tensor:
+    """The logits [B, N, S] of `first_states`."""
+    return model.head(first_states(model, image))
+
+
+def sample(model: Mega, image: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """Tokens [B, Q, N] from image tokens [B, L, D], `first_logits` [B, N, S] and uniforms [B, Q, T, N, 2]."""
     batch, samples, steps = uniforms.shape[:3]
 
     def spread(x: Tensor) -> Tensor:
         return x[:, None].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
 
-    logits = spread(first_logits(model, features))  # nothing is given yet, so the samples share their first pass
-    states = unmask(model, spread(features), logits, uniforms.flatten(0, 1), temperatures(steps, temperature))
-    *_, (tokens, _) = states
+    # nothing is given yet, so the samples share their first pass
+    noise = temperatures(steps, temperature)
+    *_, (tokens, _) = unmask(model, spread(image), spread(logits), uniforms.flatten(0, 1), noise)
     return tokens.unflatten(0, (batch, samples))
 
 
@@ -103,11 +120,11 @@ def unmask_bodies(model: Mega, uniforms: Tensor, temperature: float) -> Iterator
 
 
 def unmask(
-    model: Mega, features: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
+    model: Mega, image: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens [B, N] and the places [B, n_t] of those that are shown, after each step.
 
-    features [B, C, h, w] or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
+    Image tokens [B, L, D] or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
     """
     steps, length = uniforms.shape[1:3]
     counts = visible_counts(length, steps)
@@ -116,18 +133,19 @@ def unmask(
     for t in range(steps):
         if counts[t + 1] > counts[t]:  # with many steps the first ones may show nothing
             if counts[t] > 0:
-                logits = model.decode(features, model.encode(tokens.gather(1, index), index), index)
+                logits = model.head(model.decode(image, model.encode(tokens.gather(1, index), index), index))
             tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
         yield tokens, index
 
 
 @torch.no_grad()
 def stochastic(
-    model: Mega, features: Tensor, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
+    model: Mega, features: Any, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
-    """Tokens [B, Q, N] sampled step by step, the same for the same seed."""
-    shape = (len(features), samples, steps, model.config.tokens, 2)
-    return sample(model, features, uniforms(shape, seed).to(features.device), temperature)
+    """Tokens [B, Q, N] sampled step by step from what the backbone gives, the same for the same seed."""
+    image = model.see(features).tokens
+    random = uniforms((len(image), samples, steps, model.config.tokens, 2), seed).to(image.device)
+    return sample(model, image, first_logits(model, image), random, temperature)
 
 
 @torch.no_grad()

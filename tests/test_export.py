@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.check import LIMITS, Parity
-from export.to_onnx import Config, export
+from export.to_onnx import Config, backbone_origin, export
 from mega_model import checkpoint
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
@@ -54,6 +54,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _as_if_trained(mega)
     checkpoint.save_weights(mega, folder / "mega")
     (folder / "mega" / "calibration.json").write_text('{"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}')
+    notes = {"model": "Eyes", "file": "eyes.tflite", "package": "eyes", "version": "1", "license": "Apache-2.0"}
+    (folder / "mega" / "training.json").write_text(json.dumps({"steps": 3, "backbone": notes}))
     return folder
 
 
@@ -91,6 +93,11 @@ def test_every_output_is_that_of_torch(parity: Parity, people: int, samples: int
         (name, output) for name, graph in parity.bundle.graphs.items() if name != "detector" for output in graph.outputs
     }
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+
+
+def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
+    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), trained further; licence: Apache-2.0"
+    assert backbone_origin({"backbone": "eyes.pth"}) == backbone_origin({}) == {}
 
 
 def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp_path: Path) -> None:

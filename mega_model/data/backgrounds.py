@@ -53,11 +53,11 @@ def panorama(rng: np.random.Generator, rays: np.ndarray) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random part of a photograph, at least a third as wide as all of it: [height, width, 3]."""
+    """A random part of a photograph, at least 0.6 times as wide as all of it: [height, width, 3]."""
     images = photographs("photo")
     image = images[rng.integers(len(images))]
     most = min(image.shape[0] / height, image.shape[1] / width)
-    scale = most * rng.uniform(0.35, 1)
+    scale = most * rng.uniform(0.6, 1)
     rows, columns = int(height * scale), int(width * scale)
     top, left = rng.integers(image.shape[0] - rows + 1), rng.integers(image.shape[1] - columns + 1)
     part = image[top : top + rows, left : left + columns][:, :: rng.choice([-1, 1])]
@@ -71,7 +71,7 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
     cos, sin = math.cos(turn), math.sin(turn)
     x, y, z = np.moveaxis(rays, -1, 0)
     x, z = cos * x + sin * z, cos * z - sin * x
-    walls = distance + rng.uniform(0.4, 4, 4) * (10 if outside else 1)
+    walls = (distance + rng.uniform(0.4, 4, 4) * (10 if outside else 1)).astype(np.float32)
     top = max(eye + 0.2, rng.uniform(2.3, 4)) * rng.uniform(1, 3 if outside else 1)
     tiny = 1e-6
     reach = np.stack([
@@ -82,7 +82,7 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
     nearest = reach.argmin(axis=0)
     depth = np.minimum(reach.min(axis=0), 1e4)
     point = np.stack([x, y, z], axis=-1) * depth[..., None]
-    pixel = depth * np.linalg.norm(rays[0, 1] - rays[0, 0])  # metres that a pixel spans
+    pixel = depth * np.float32(np.linalg.norm(rays[0, 1] - rays[0, 0]))  # metres that a pixel spans
     surface = 2 * nearest + (np.choose(nearest, [x, z, y]) > 0)
     image = np.zeros((*x.shape, 3), np.float32)
     painted = {}
@@ -97,14 +97,14 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
         u, v = ((point[..., 2], point[..., 1]), (point[..., 0], point[..., 1]), (point[..., 0], point[..., 2]))[k // 2]
         metres = rng.uniform(0.6, 3)
         side = len(tile)
-        flat = tile.mean(axis=(0, 1))
+        flat = tile[::4, ::4].mean(axis=(0, 1))
         shown = cv2.remap(
             tile, (u / metres % 1 * side).astype(np.float32), (-v / metres % 1 * side).astype(np.float32),
             cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP,
         )  # fmt: skip
         sharp = np.clip(1.5 * metres / side / pixel, 0, 1)[..., None]  # far tiles would alias
-        shown = (flat + (shown - flat) * sharp) * rng.uniform(0.6, 1.1)
-        image = np.where((surface == k)[..., None], shown, image)
+        shown = (flat + (shown - flat) * sharp) * np.float32(rng.uniform(0.6, 1.1))
+        np.copyto(image, shown, where=(surface == k)[..., None])
     if outside:
         sky = (nearest < 2) & (point[..., 1] > top - eye) | (surface == 5)
         low, high = (np.array([0.5, 0.65, 0.9]) * rng.uniform(0.4, 1.3) + rng.uniform(-0.2, 0.4) for _ in range(2))
@@ -123,12 +123,12 @@ def texture(rng: np.random.Generator, ground: bool = False) -> np.ndarray:
         tile = LINEAR[tile]
         tint = colour / max(colour.mean(), 0.05)
         return tile * (1 + rng.uniform(0, 0.8) * (np.clip(tint, 0.3, 2) - 1)) * np.float32(rng.uniform(0.6, 1.8))
-    side = 128
+    side = 96
     grain = 1 + rng.uniform(0.02, 0.2) * noise(rng, side, side, int(rng.integers(2, 24)), 3)
     if kind < 0.75:
         count = int(rng.integers(1, 9))
         index = np.arange(side) * count // side
-        edge = np.minimum(np.arange(side) * count % side, 127) < rng.uniform(0, 4) * count / 2
+        edge = np.minimum(np.arange(side) * count % side, side - 1) < rng.uniform(0, 4) * count / 2
         shade = 1 + rng.uniform(0, 0.2) * rng.normal(size=(count, count))
         across = rng.random() < 0.5  # boards rather than tiles
         grain = grain * (shade[0][index][None, :] if across else shade[np.ix_(index, index)])

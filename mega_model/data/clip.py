@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 import tyro
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -18,8 +17,10 @@ from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
 from mega_model.body.anny import AnnyBody
+from mega_model.data import backgrounds, sensor
+from mega_model.data.looks import Light, Look
 from mega_model.data.meshes import POSES, BodySampler
-from mega_model.data.scenes import VIEW_AXES, Look, Renderer, Shapes, backgrounds, noise
+from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
 from mega_model.geometry import intrinsics_from_fov
 
 RATE, SECONDS = 15, 6
@@ -77,7 +78,7 @@ def _repeat(poses: np.ndarray, heads: np.ndarray, times: np.ndarray, until: floa
 
 
 def scene(body: AnnyBody) -> np.ndarray:
-    """One person walks from left to right, one from the back towards the camera: [T, 2, V, 3], camera frame, metres."""
+    """One person walks from left to right, one from the back towards the camera: [T, 2, V, 3], world (y up), metres."""
     # clips 40 and 90 belong to the test split; phenotypes: gender, age, muscle, weight, height, proportions
     walks = [
         # clip, joint speed, phenotype, heading (0: to the camera, 90: to the right), where at half time: right, away
@@ -90,33 +91,38 @@ def scene(body: AnnyBody) -> np.ndarray:
         points = points @ Rotation.from_euler("y", heading, degrees=True).as_matrix().T
         middle = points[len(points) // 2].mean(axis=0)
         people.append(points - [middle[0] - right, 0, middle[2] + away])
-    eye = [0, 1.35, 0]  # the camera's place: 1.35 m over the ground, looking down a little
-    view = Rotation.from_euler("x", -5, degrees=True).as_matrix() @ VIEW_AXES
-    return (np.stack(people, axis=1) - eye) @ view.T
+    return np.stack(people, axis=1)
 
 
-def render(body: AnnyBody, vertices: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """People [T, P, V, 3], a pillar and a low wall before them: images uint8 [T, H, W, 3] RGB, visible [T, P, V]."""
+def camera() -> View:
+    """1.35 m over the ground, looking down a little."""
+    tilt = Rotation.from_euler("x", -5, degrees=True).as_matrix()
+    frame = np.array([WIDTH, HEIGHT])
+    return View(np.array([0, 1.35, 0]), tilt @ VIEW_AXES, intrinsics_from_fov(WIDTH, HEIGHT, FOV), frame)
+
+
+def render(body: AnnyBody, vertices: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """People [T, P, V, 3] (camera frame) behind a pillar and a low wall: images uint8 [T, H, W, 3] RGB, visible [T, P, V]."""
     rng = np.random.default_rng(SEED)
     bodies = BodySampler("test")
     topology = body.topology(bodies.poses[:200], bodies.bones, np.full((200, 6), 0.5))
     renderer = Renderer(topology, HEIGHT, WIDTH)
-    look = Look.draw(rng, 1, vertices.shape[1])
-    background = backgrounds(rng, 1, HEIGHT, WIDTH)
-    grain = 0.9 + 0.3 * noise(rng, 1, HEIGHT, WIDTH, 6, 3)
-    front = Shapes(
-        centre=torch.tensor([[[0.60, 0.40], [0.73, 0.59]]]),
-        size=torch.tensor([[[0.03, 0.28], [0.13, 0.09]]]),
-        angle=torch.zeros(1, 2),
-        round=torch.zeros(1, 2, dtype=torch.bool),
-        colour=torch.tensor([[[0.30, 0.27, 0.24], [0.16, 0.19, 0.22]]]),
-    )
+    looks = [Look.draw(rng) for _ in range(vertices.shape[1])]
+    light = Light.draw(rng)
+    background = backgrounds.room(rng, view.rays(HEIGHT, WIDTH), view.eye[1], 6).astype(np.float32)
+    things = [_board(rng, 0.57, 0.63, 0.16, 0.91), _board(rng, 0.60, 0.86, 0.67, 0.91)]
     images, visible = [], []
     for points in tqdm(vertices, desc="rendering"):
-        image, seen, _ = renderer.render(points[None], intrinsics[None], look, background, front, grain)
-        images.append(image[0])
-        visible.append(seen[0])
+        shown = Scene(points, looks, view.intrinsics, view.rotation, light, background, things)
+        image, seen, _ = renderer.render([shown])[0]
+        images.append(sensor.display(image))
+        visible.append(seen)
     return np.stack(images), np.stack(visible)
+
+
+def _board(rng: np.random.Generator, left: float, right: float, top: float, bottom: float) -> Thing:
+    outline = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+    return Thing(outline, backgrounds.texture(rng))
 
 
 def write_bag(
@@ -192,12 +198,11 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
 
 def main(out: Path = Path("demo/clip")) -> None:
     """Write the clip to `out`, in place of what is there."""
-    body = AnnyBody()
-    vertices = scene(body)
-    intrinsics = intrinsics_from_fov(WIDTH, HEIGHT, FOV)
-    images, visible = render(body, vertices, intrinsics)
+    body, view = AnnyBody(), camera()
+    vertices = view.camera(scene(body))
+    images, visible = render(body, vertices, view)
     shutil.rmtree(out, ignore_errors=True)
-    write_bag(out, images, intrinsics, vertices, visible)
+    write_bag(out, images, view.intrinsics, vertices, visible)
     size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {len(images)} frames, {size / 1e6:.1f} MB")
 

@@ -7,6 +7,7 @@ python -m mega_model.data.rendered --split train --count 40000 --out runs/crops/
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -57,14 +58,8 @@ class SceneSet:
         `size` (H, W) of the crops in batches, by default 256 x 256. Raises FileNotFoundError or ValueError that names
         what is wrong with a file.
         """
-        files = sorted(folder.glob("*.npy"))
-        if not files:
-            raise FileNotFoundError(f"{folder}: no rendered scenes; make some with python -m mega_model.data.rendered")
         self.folder = folder
-        self.fields = {file.stem: _map(file) for file in files}
-        lengths = {name: len(array) for name, array in self.fields.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+        self.fields = open_fields(folder, "no rendered scenes; make some with python -m mega_model.data.rendered")
         if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
             has, wanted = self.fields["vertices"].shape[1], len(topology.template)
             raise ValueError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
@@ -136,6 +131,18 @@ class SceneSet:
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 
+def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
+    """The memory-mapped arrays of a folder by name. FileNotFoundError that says `otherwise`, or ValueError."""
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: {otherwise}")
+    arrays = {file.stem: _map(file) for file in files}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+    return arrays
+
+
 def _map(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r")
@@ -155,13 +162,17 @@ def twins(topology: Topology) -> np.ndarray:
 def render(config: Render) -> None:
     if config.count % CHUNK:
         raise ValueError(f"count {config.count} is not a multiple of {CHUNK}")
-    config.out.mkdir(parents=True, exist_ok=True)
-    Topology.load(config.topology).save(config.out / "topology.npz")
-    shares = [range(w, config.count // CHUNK, config.workers) for w in range(config.workers)]
-    for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
-        np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (config.count, *array.shape[1:]))
+    progress = config.out / "progress"
+    if not progress.exists():
+        config.out.mkdir(parents=True, exist_ok=True)
+        Topology.load(config.topology).save(config.out / "topology.npz")
+        for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
+            np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (config.count, *array.shape[1:]))
+        progress.mkdir()
+    done = {int(file.name) for file in progress.iterdir()}
+    left = [chunk for chunk in range(config.count // CHUNK) if chunk not in done]
     with ProcessPoolExecutor(config.workers) as pool:
-        list(pool.map(_run, [config] * config.workers, shares))
+        list(pool.map(_run, [config] * config.workers, (left[w :: config.workers] for w in range(config.workers))))
 
 
 class _Worker:
@@ -179,12 +190,13 @@ class _Worker:
         return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
 
 
-def _run(config: Render, chunks: range) -> None:
+def _run(config: Render, chunks: Sequence[int]) -> None:
     worker = _Worker(config)
     out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
         for name, array in worker.draw(chunk).items():
             out[name][chunk * CHUNK : (chunk + 1) * CHUNK] = array
+        (config.out / "progress" / str(chunk)).touch()  # a render that is stopped goes on from here
 
 
 if __name__ == "__main__":

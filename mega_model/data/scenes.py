@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Figure, Light, Look
-from mega_model.data.meshes import BodySampler
+from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
 from mega_model.geometry import project, square_cameras
 from mega_model.topology import Topology
@@ -30,6 +30,8 @@ MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
 """Shares of PARTS in training."""
 HIDDEN = (0.2, 0.6)
 """Share of the pixels of an occluded body that are hidden."""
+PLAN = 4
+"""Who hides how much is planned on images smaller by this factor."""
 VIEW_AXES = np.diag([1.0, -1, -1])
 """The canonical axes of an upright person who faces the camera, in the camera frame."""
 
@@ -83,6 +85,25 @@ class Thing:
         return covered
 
 
+@dataclass
+class Scene:
+    """What one image shows."""
+
+    people: np.ndarray
+    """[P, V, 3] camera frame, metres"""
+    looks: Sequence[Look]
+    """P"""
+    intrinsics: np.ndarray
+    """[3, 3]"""
+    view: np.ndarray
+    """[3, 3]: turns the light's world to the camera"""
+    light: Light
+    background: np.ndarray
+    """float32 [H, W, 3] linear light"""
+    things: Sequence[Thing]
+    """In front of people."""
+
+
 class Renderer(Rasteriser):
     """Draws people of one topology into images of one size."""
 
@@ -93,63 +114,62 @@ class Renderer(Rasteriser):
         self.triangles = topology.faces.astype(np.int64)
 
     @torch.no_grad()
-    def render(
-        self,
-        people: np.ndarray,
-        looks: Sequence[Look],
-        intrinsics: np.ndarray,
-        view: np.ndarray,
-        light: Light,
-        background: np.ndarray,
-        things: Sequence[Thing],
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One image of people [P, V, 3] (camera frame) over a background float32 [H, W, 3], behind things.
+    def render(self, scenes: Sequence[Scene]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each scene the image float32 [H, W, 3] in linear light, visible bool [P, V] and who int [H, W].
 
-        intrinsics [3, 3]; view [3, 3] turns the light's world to the camera. Returns the image float32 [H, W, 3] in
-        linear light, visible bool [P, V] (the camera sees the vertex, clothed as it is) and who int [H, W] (the person
-        at each pixel, -1: nobody).
+        visible: the camera sees the vertex, clothed as it is; who: the person at each pixel, -1: nobody.
         """
-        bodies = torch.from_numpy(np.asarray(people, np.float32))[None]
-        normals = self.normals(bodies)
-        off = np.stack([look.standoff(self.figure) for look in looks])
-        drawn = bodies + normals * torch.from_numpy(off[None, ..., None].astype(np.float32))
-        k = torch.from_numpy(np.asarray(intrinsics, np.float32))[None]
-        face, depth = self.rasterise(drawn, k)
-        shown = face[0].numpy()
-        count = len(self.triangles)
-        who = np.where(shown < 0, -1, shown // count)
-        image = background.reshape(-1, 3).copy()
-        clothed = self.normals(drawn)[0].numpy()
-        for p, look in enumerate(looks):
+        counts = [len(scene.people) for scene in scenes]
+        off = np.stack([look.standoff(self.figure) for scene in scenes for look in scene.looks])[:, None, :, None]
+        bodies = torch.from_numpy(np.concatenate([scene.people for scene in scenes]).astype(np.float32))[:, None]
+        drawn = bodies + self.normals(bodies) * torch.from_numpy(off.astype(np.float32))
+        k = np.repeat(np.stack([scene.intrinsics for scene in scenes]), counts, axis=0)
+        face, depth = self.rasterise(drawn, torch.from_numpy(k.astype(np.float32)))
+        parts = (x.split(counts) for x in (drawn, self.normals(drawn), face, depth))
+        return [self._compose(scene, *part) for scene, *part in zip(scenes, *parts)]
+
+    def _compose(
+        self, scene: Scene, bodies: Tensor, normals: Tensor, face: Tensor, depth: Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """bodies as drawn and their normals [P, 1, V, 3], each one's face and depth [P, H W] at the pixels."""
+        nearest, who = depth.min(dim=0)
+        who = torch.where(nearest < torch.inf, who, -1).numpy()
+        image = scene.background.reshape(-1, 3).copy()
+        for p, look in enumerate(scene.looks):
             pixel = np.flatnonzero(who == p)
-            lit = light.on(clothed[p] @ view).astype(np.float32)
-            image[pixel] = self._shade(drawn[0, p].numpy(), lit, look, intrinsics, pixel, shown[pixel] % count)
+            lit = scene.light.on(normals[p, 0].numpy() @ scene.view).astype(np.float32)
+            image[pixel] = self._shade(
+                bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel]
+            )
         image, who = image.reshape(self.height, self.width, 3), who.reshape(self.height, self.width)
         hidden = np.zeros((self.height, self.width), bool)
-        for thing in things:
+        for thing in scene.things:
             hidden |= thing.paint(image)
         who[hidden] = -1
-        depth[0, torch.from_numpy(hidden.reshape(-1))] = -torch.inf
-        return image, self.seen(drawn, k, depth)[0].numpy(), who
+        nearest[torch.from_numpy(hidden.reshape(-1))] = -torch.inf
+        k = torch.from_numpy(scene.intrinsics.astype(np.float32))[None]
+        return image, self.seen(bodies[None, :, 0], k, nearest[None])[0].numpy(), who
 
     def _shade(
         self, v: np.ndarray, lit: np.ndarray, look: Look, intrinsics: np.ndarray, pixel: np.ndarray, face: np.ndarray
     ) -> np.ndarray:
         """Colours [N, 3] of one body's faces [N] at pixels [N]; vertices and their irradiance [V, 3]."""
-        x, y = pixel % self.width + 0.5, pixel // self.width + 0.5
-        ray = np.stack(
-            [(x - intrinsics[0, 2]) / intrinsics[0, 0], (y - intrinsics[1, 2]) / intrinsics[1, 1], np.ones(len(x))], -1
-        ).astype(np.float32)
+        x = ((pixel % self.width + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]).astype(np.float32)
+        y = ((pixel // self.width + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]).astype(np.float32)
         # the ray's barycentric coordinates, in space rather than on the image
         a, b, c = (v[self.triangles[:, i]] for i in range(3))
-        sides = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], axis=1)
-        weight = np.einsum("nij,nj->ni", sides[face], ray)
-        weight /= weight.sum(axis=1, keepdims=True)
-        corner = self.triangles[face]
-        values = np.concatenate([self.figure.place, lit], axis=1).astype(np.float32)[corner]
-        values = np.einsum("nij,ni->nj", values, weight)
-        group = self.figure.group[np.take_along_axis(corner, weight.argmax(axis=1)[:, None], axis=1)[:, 0]]
+        weight = np.stack([s[0] * x + s[1] * y + s[2] for s in (_cross(*e).T[:, face] for e in ((b, c), (c, a), (a, b)))])
+        weight /= weight.sum(axis=0)
+        corner = self.triangles[face].T
+        attributes = np.concatenate([self.figure.place, lit], axis=1)
+        values = sum(attributes[corner[i]] * weight[i][:, None] for i in range(3))
+        group = self.figure.group[np.take_along_axis(corner, weight.argmax(axis=0)[None], axis=0)[0]]
         return look.paint(values[:, :4], group) * values[:, 4:]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[N, 3]; numpy's own is many times slower."""
+    return a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
 
 
 @dataclass
@@ -192,7 +212,7 @@ class View:
         """A camera that sees a body [V, 3]: all of it, or 40 to 90 % of it if `cut`."""
         middle = (body.min(axis=0) + body.max(axis=0)) / 2
         size = np.linalg.norm(np.ptp(body, axis=0))
-        for attempt in range(200):
+        for attempt in range(5000):
             fov = np.radians(rng.uniform(30, 110))
             frame = 1000 * np.array([(1, 0.75), (1, 0.5625), (0.75, 1), (0.5625, 1)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])])
             focal = 500 / np.tan(fov / 2)
@@ -205,10 +225,9 @@ class View:
             eye[2] += np.sqrt(distance**2 - rise**2)
             # where in the frame the body's middle falls
             across, down = (rng.uniform(-0.5, 0.5, 2) * (0.8 if cut else 1 - 0.8 * min(fill, 1)) * frame) / focal
-            tilt = Rotation.from_euler("x", np.arctan(down) - np.arctan2(rise, np.hypot(*(middle - eye)[[0, 2]])))
-            pan = Rotation.from_euler("y", np.arctan(across) * -1)
-            roll = Rotation.from_euler("z", rng.normal(0, np.radians(5)))
-            rotation = (roll * tilt * Rotation.from_matrix(VIEW_AXES) * pan).as_matrix()
+            tilt = np.arctan(down) - np.arctan2(rise, eye[2] - middle[2])
+            roll = _turn(2, rng.normal(0, np.radians(5)))
+            rotation = roll @ _turn(0, tilt) @ VIEW_AXES @ _turn(1, -np.arctan(across))
             intrinsics = np.array([[focal, 0, frame[0] / 2], [0, focal, frame[1] / 2], [0, 0, 1]])
             view = cls(eye, rotation, intrinsics, frame)
             points = view.camera(body)
@@ -234,21 +253,40 @@ class View:
         )
         return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
 
-    def rays(self, pixels: int) -> np.ndarray:
-        """[pixels, pixels, 3]: world directions of the pixels of a square image of this camera, at any resolution."""
-        at = (np.arange(pixels) + 0.5) * self.frame[0] / pixels
-        x, y = np.meshgrid(*(at,) * 2)
-        return np.stack([x, y, np.ones_like(x)], axis=-1) @ (np.linalg.inv(self.intrinsics).T @ self.rotation)
+    def rays(self, height: int, width: int) -> np.ndarray:
+        """float32 [height, width, 3]: world directions of the pixels of this camera's image at any resolution."""
+        x, y = ((np.arange(n) + 0.5) * side / n for n, side in zip((width, height), self.frame))
+        x, y = np.meshgrid(x, y)
+        rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ (np.linalg.inv(self.intrinsics).T @ self.rotation)
+        return rays.astype(np.float32)
 
-    def frames(self, rays: np.ndarray) -> np.ndarray:
-        """bool [...]: do world directions [..., 3] lie in the frame?"""
-        x = rays @ (self.intrinsics @ self.rotation).T
-        return (x[..., 2] > 0) & ((x[..., :2] > 0) & (x[..., :2] < self.frame * x[..., 2:])).all(axis=-1)
+    def shows(self, points: np.ndarray) -> np.ndarray:
+        """bool [N]: which world points [N, 3] lie in the frame."""
+        x, y, z = (self.camera(points) @ self.intrinsics.T).T
+        return (z > 0) & (x > 0) & (x < self.frame[0] * z) & (y > 0) & (y < self.frame[1] * z)
+
+    def frame_in(self, view: View, pixels: int) -> np.ndarray:
+        """bool [pixels, pixels]: where the square image of another camera at the same place shows this one's frame."""
+        h = self.intrinsics @ self.rotation @ view.rotation.T @ np.linalg.inv(view.intrinsics)
+        at = (np.arange(pixels) + 0.5) * view.frame[0] / pixels
+        x, y, z = ((row[0] * at + row[2] + row[1] * at[:, None]).astype(np.float32) for row in h)
+        return (z > 0) & (x > 0) & (x < self.frame[0] * z) & (y > 0) & (y < self.frame[1] * z)
+
+
+def _turn(axis: int, angle: float) -> np.ndarray:
+    """Rotation matrix about one axis, counter-clockwise."""
+    c, s = math.cos(angle), math.sin(angle)
+    return np.roll(np.array([[1, 0, 0], [0, c, -s], [0, s, c]]), axis, axis=(0, 1))
 
 
 def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
-    return bodies.draw(rng, len(parts))
+    kinds: dict[str, Kind] = {"lying": "low", "children": "child"}
+    drawn = {part: bodies.draw(rng, int((parts == part).sum()), kinds.get(PARTS[part], "adult")) for part in sorted(set(parts))}
+    vertices, root = (np.empty((len(parts), *x.shape[1:]), x.dtype) for x in drawn[parts[0]])
+    for part, (meshes, turns) in drawn.items():
+        vertices[parts == part], root[parts == part] = meshes, turns
+    return vertices, root
 
 
 def standing(vertices: np.ndarray, root: np.ndarray) -> np.ndarray:
@@ -270,90 +308,104 @@ def draw_crops(
     parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
     vertices, root = draw_bodies(rng, bodies, parts)
     world = standing(vertices, root)
-    crowd = iter(standing(*bodies.draw(rng, count)))  # one other for each on average
-    artist = _Artist(rng, renderer, crowd)
-    drawn = [artist.draw(PARTS[part], world[b], root[b]) for b, part in enumerate(parts)]
-    images, rotation, translation, focal, visible, box = (np.stack(x) for x in zip(*drawn))
+    crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # every third image needs one
+    artist = _Artist(rng, renderer)
+    real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
+    views = [camera.look(rng, body, renderer.width) for camera, body in zip(real, world)]
+    others, things = artist.company(parts, world, real, views, crowd)
+    scenes = [artist.scene(np.stack([body, *beside]), view, front) for body, beside, view, front in zip(world, others, views, things)]
+    images, visible, boxes = [], [], []
+    for b, (image, seen, who) in enumerate(renderer.render(scenes)):
+        image = sensor.photograph(rng, image)
+        beyond = ~real[b].frame_in(views[b], renderer.width)
+        image[beyond], who[beyond] = 0, -1
+        rows, columns = (np.flatnonzero((who == 0).any(axis=axis)) for axis in (1, 0))
+        boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        images.append(image)
+        visible.append(seen[0] & real[b].shows(world[b]))
+    middle = world.mean(axis=1)
     return Crops(
-        images, vertices.astype(np.float16), rotation.astype(np.float32), translation.astype(np.float32),
-        focal.astype(np.float32), visible, box.astype(np.float32), parts,
-    )  # fmt: skip
+        images=np.stack(images),
+        vertices=vertices.astype(np.float16),
+        rotation=np.stack([view.rotation for view in views]).astype(np.float32) @ root,
+        translation=np.stack([view.camera(m) for view, m in zip(views, middle)]).astype(np.float32),
+        focal=np.array([2 * view.intrinsics[0, 0] / renderer.width for view in views], np.float32),
+        visible=np.stack(visible),
+        box=np.array(boxes, np.float32),
+        kind=parts,
+    )
 
 
 class _Artist:
-    """Makes images one by one; a set's common parts."""
+    """Sets up scenes about bodies that stand in the world."""
 
-    def __init__(self, rng: np.random.Generator, renderer: Renderer, crowd: Iterator[np.ndarray]) -> None:
-        self.rng, self.renderer, self.crowd = rng, renderer, crowd
-        self.plan = Rasteriser(renderer.topology.faces, renderer.height // 4, renderer.width // 4)
+    def __init__(self, rng: np.random.Generator, renderer: Renderer) -> None:
+        self.rng, self.size = rng, renderer.width
+        self.plan = Rasteriser(renderer.topology.faces, renderer.height // PLAN, renderer.width // PLAN)
 
-    def draw(self, part: str, body: np.ndarray, root: np.ndarray) -> tuple[np.ndarray | float, ...]:
-        """The fields of `Crops` (but for vertices and kind) of a body [V, 3] that stands in the world."""
-        rng, size = self.rng, self.renderer.width
-        real = View.draw(rng, body, part == "truncated")
-        view = real.look(rng, body, size)
-        rays = view.rays(size // 2)
-        framed = real.frames(rays)
-        others, things = self._company(part, body, view, framed[1::2, 1::2])
-
-        people = np.stack([body, *others])
-        distance = float(np.linalg.norm(body.mean(axis=0) - view.eye))
+    def scene(self, people: np.ndarray, view: View, things: Sequence[Thing]) -> Scene:
+        """People [P, V, 3] of the world, seen by the camera before a random background."""
+        rng = self.rng
+        rays = view.rays(self.size // 2, self.size // 2)
+        distance = float(np.linalg.norm(people[0].mean(axis=0) - view.eye))
         floor = backgrounds.draw(rng, rays, view.eye[1], distance) * _shadows(people, view, rays)[..., None]
-        background = cv2.resize(floor, (size, size), interpolation=cv2.INTER_LINEAR)
-        image, visible, who = self.renderer.render(
-            view.camera(people), [Look.draw(rng) for _ in people], view.intrinsics, view.rotation, Light.draw(rng),
-            background, things,
-        )  # fmt: skip
-        image = sensor.photograph(rng, image)
-        visible = visible[0] & real.frames(body - real.eye)
-        if not framed.all():
-            beyond = ~real.frames(view.rays(size))
-            image[beyond], who[beyond] = 0, -1
-        rows, columns = (np.flatnonzero((who == 0).any(axis=axis)) for axis in (1, 0))
-        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-        translation = view.camera(body).mean(axis=0)
-        return image, view.rotation @ root, translation, 2 * view.intrinsics[0, 0] / size, visible, box
+        background = cv2.resize(floor, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        looks = [Look.draw(rng) for _ in people]
+        return Scene(view.camera(people), looks, view.intrinsics, view.rotation, Light.draw(rng), background, things)
 
-    def _company(
-        self, part: str, body: np.ndarray, view: View, framed: np.ndarray
-    ) -> tuple[list[np.ndarray], list[Thing]]:
-        """Other bodies in the world, and things, that hide as much of the body as its part of the set asks for.
+    def company(
+        self,
+        parts: np.ndarray,
+        world: np.ndarray,
+        real: Sequence[View],
+        views: Sequence[View],
+        crowd: Iterator[np.ndarray],
+    ) -> tuple[list[list[np.ndarray]], list[list[Thing]]]:
+        """For each body [B, V, 3] other bodies in the world, and things: they hide as much of it as its part asks for."""
+        rng = self.rng
+        others = []
+        for part, body, view in zip(parts, world, views):
+            occluded = PARTS[part] == "occluded"
+            count = rng.choice(3, p=[0.3, 0.5, 0.2] if occluded else [0.8, 0.15, 0.05])
+            front = [occluded and rng.random() < 0.8 for _ in range(count)]
+            others.append([_beside(rng, view.eye, body, other, before) for before, other in zip(front, crowd)])
+        owners = [b for b, beside in enumerate(others) for _ in range(1 + len(beside))]
+        depth = self._depths(np.stack([x for body, beside in zip(world, others) for x in (body, *beside)]), [views[b] for b in owners])
+        things = []
+        for b, view in enumerate(views):
+            own, *before = (d for d, owner in zip(depth, owners) if owner == b)
+            target = np.isfinite(own) & real[b].frame_in(view, len(own))
+            hidden = target & np.any([other < own for other in before], axis=0)
+            least, most = HIDDEN if PARTS[parts[b]] == "occluded" else (0, HIDDEN[0])
+            if hidden.sum() > (most if least else 0) * target.sum():
+                others[b], hidden = [], target & False
+            wanted = least or PARTS[parts[b]] != "clear" and rng.random() < 0.3
+            things.append(self._cover(target, hidden, least, most) if wanted else [])
+        return others, things
 
-        framed bool [S / 4, S / 4]: the pixels of the plan that lie in the frame.
-        """
-        rng, occluded = self.rng, part == "occluded"
-        count = rng.choice(3, p=[0.3, 0.5, 0.2] if occluded else [0.8, 0.15, 0.05])
-        front = [occluded and rng.random() < 0.8 for _ in range(count)]
-        others = [_beside(rng, view.eye, body, other, before) for before, other in zip(front, self.crowd)]
-        depth = self._depth(view, body)
-        target = np.isfinite(depth) & framed
-        hidden = np.zeros_like(target)
-        for other in others:
-            hidden |= target & (self._depth(view, other) < depth)
-        if hidden.sum() > (HIDDEN[1] if occluded else 0) * target.sum():
-            others, hidden = [], np.zeros_like(target)
-
+    def _cover(self, target: np.ndarray, hidden: np.ndarray, least: float, most: float) -> list[Thing]:
+        """Things that make the hidden part of a target, both bool [h, w], `least` to `most` of it."""
+        rng = self.rng
+        enough = max(least, rng.uniform(0, most))  # any share is as likely as another
+        places = (np.argwhere(target)[:, ::-1] + 0.5) / len(target)
         things: list[Thing] = []
-        least, most = HIDDEN if occluded else (0, HIDDEN[0])
-        if not occluded and (part == "clear" or rng.random() < 0.7):
-            return others, things
-        least = max(least, rng.uniform(0.0, most))  # some of the way up
-        places = np.argwhere(target)[:, ::-1] / len(target)
         for _ in range(100):
-            if hidden.sum() >= least * target.sum():
+            if hidden.sum() >= enough * target.sum():
                 break
             thing = Thing.draw(rng, places[rng.integers(len(places))] + rng.normal(0, 0.1, 2))
             more = hidden | (target & thing.cover(*target.shape))
             if more.sum() <= most * target.sum():
                 things.append(thing)
                 hidden = more
-        return others, things
+        return things
 
-    def _depth(self, view: View, body: np.ndarray) -> np.ndarray:
-        """[S / 4, S / 4] metres: of a body in the world, infinite where it is not."""
-        points = torch.from_numpy(view.camera(body).astype(np.float32))
-        intrinsics = torch.from_numpy((view.intrinsics / [[4], [4], [1]]).astype(np.float32))
-        return self.plan.rasterise(points[None, None], intrinsics[None])[1].view(self.plan.height, -1).numpy()
+    @torch.no_grad()
+    def _depths(self, bodies: np.ndarray, views: Sequence[View]) -> np.ndarray:
+        """[N, h, w] metres: of bodies [N, V, 3] in the world in small images, infinite where they are not."""
+        points = np.stack([view.camera(body) for view, body in zip(views, bodies)])[:, None]
+        intrinsics = np.stack([view.intrinsics / [[PLAN], [PLAN], [1]] for view in views])
+        points, intrinsics = (torch.from_numpy(x.astype(np.float32)) for x in (points, intrinsics))
+        return self.plan.rasterise(points, intrinsics)[1].view(len(bodies), self.plan.height, -1).numpy()
 
 
 def _beside(rng: np.random.Generator, eye: np.ndarray, body: np.ndarray, other: np.ndarray, before: bool) -> np.ndarray:

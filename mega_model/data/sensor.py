@@ -10,6 +10,9 @@ from mega_model.data.backgrounds import GAMMA
 _STEPS = 4096
 _DISPLAY = (255 * (np.arange(_STEPS) / (_STEPS - 1)) ** (1 / GAMMA)).round().astype(np.uint8)
 
+_GRAIN = np.random.default_rng(0).normal(size=(1024, 1024, 3)).astype(np.float32)
+_GRAIN = 0.6 * _GRAIN + 0.8 * _GRAIN.mean(axis=2, keepdims=True)  # mostly of brightness
+
 
 def display(image: np.ndarray) -> np.ndarray:
     """Linear light [H, W, 3] -> uint8."""
@@ -27,10 +30,12 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     if rng.random() < 0.4:  # a small person, enlarged
         scale = np.exp(rng.uniform(np.log(0.25), 0))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    grain = rng.standard_normal(small.shape, np.float32)
-    small = small + grain * np.sqrt(np.maximum(small, 0) * rng.uniform(0, 0.03) ** 2 + rng.uniform(0, 0.008) ** 2)
+    rows, columns = small.shape[:2]
+    top, left = rng.integers(0, len(_GRAIN) - np.array([rows, columns]))
+    grain = _GRAIN[top : top + rows, left : left + columns]
+    small = cv2.addWeighted(display(small).astype(np.float32), 1, grain, rng.gamma(1.5, 2.5), 0, dtype=cv2.CV_8U)
     quality = int(rng.uniform(35, 96))
-    data = cv2.imencode(".jpg", display(small)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     stored = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     if stored.shape[:2] != (height, width):
         stored = cv2.resize(stored, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,253 @@
+"""Rendered people as a frozen BlazePose sees them: its features of every crop, computed once, with the crop's labels.
+
+A person is looked at as at run time: a crop about the box, then crops about the region that the landmarks give. For
+training, both the first and the second crop of every scene are kept, and half of the scenes are mirrored.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
+from mega_model.geometry import crop_images, square_cameras
+from mega_model.regions import next_cameras
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.topology import Topology
+from mega_model.train.published import load_imported
+
+CHUNK = 40
+"""Scenes that one random generator makes: a set is the same for any number of workers."""
+PASSES = 3
+"""Crops of a person at run time; the last one counts."""
+_ACROSS = np.array([-1, 1, 1], np.float32)
+
+
+@dataclass(frozen=True)
+class Extract:
+    scenes: Path
+    """Folder of a rendered set."""
+    out: Path
+    backbone: Path = Path("runs/blazepose")
+    """What `mega import-backbone` wrote."""
+    width: int = 144
+    """Of the BlazePose, see `blazepose.VARIANTS`."""
+    train: bool = False
+    """Two crops of every scene, moved about, half of them mirrored; else what the run time sees, one for each scene."""
+    turned: bool = False
+    """The first crop is turned by anything from a quarter to three quarters: people upside down and on their sides."""
+    seed: int = 0
+    workers: int = 1
+
+
+class FeatureSet:
+    """Reads what `extract` wrote beside its rendered set: an `images.ImageSet` with maps in place of images."""
+
+    evaluation_regressor: np.ndarray | None = None
+
+    def __init__(self, folder: Path, topology: Topology | None = None) -> None:
+        """Raises FileNotFoundError or ValueError that names what is wrong with a file."""
+        self.fields = open_fields(folder, "no features; make some with python -m mega_model.data.features")
+        self.scenes = SceneSet(Path((folder / "scenes.txt").read_text()), topology)
+        self.tokens: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.fields["maps"])
+
+    @property
+    def topology(self) -> Topology:
+        return self.scenes.topology
+
+    @torch.no_grad()
+    def tokenise(self, tokenizer: MeshTokenizer) -> None:
+        """Tokens of all bodies and of their mirror images, once: batches then have a field `tokens` int64 [B, N]."""
+        vertices = self.scenes.fields["vertices"]
+        mirror = twins(self.topology)
+        parts = []
+        for start in tqdm(range(0, len(vertices), 100), desc="tokenising", mininterval=5):
+            body = vertices[start : start + 100].astype(np.float32)
+            both = np.stack([body, body[:, mirror] * _ACROSS], axis=1)
+            tokens = tokenizer.encode(torch.from_numpy(both).flatten(0, 1).to(tokenizer.template))
+            parts.append(tokens.unflatten(0, (-1, 2)).cpu())
+        self.tokens = torch.cat(parts)
+
+    def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        """See `images.ImageSet`. In place of images: the fields of `blazepose.PoseFeatures`.
+
+        Also translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera; vertices2d [B, V, 2],
+        visible bool [B, V], part int64 [B] as `rendered.SceneSet.batch`.
+        """
+        f = {name: array[index] for name, array in self.fields.items()}
+        scenes, flip = f["scene"], f["mirrored"]
+        stored = self.scenes.fields
+        vertices, visible = stored["vertices"][scenes].astype(np.float32), stored["visible"][scenes]
+        mirror = self.scenes.twins
+        vertices[flip] = vertices[flip][:, mirror] * _ACROSS
+        visible[flip] = visible[flip][:, mirror]
+
+        def seen(points: np.ndarray) -> np.ndarray:
+            x = points @ f["rotation"].transpose(0, 2, 1) + f["translation"][:, None]
+            return f["focal"][:, None, None] * x[..., :2] / x[..., 2:]
+
+        joints, vertices2d = self.topology.joints(vertices), seen(vertices)
+        arrays = {
+            **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
+            "vertices": vertices,
+            "joints": joints,
+            "rotation": f["rotation"],
+            "translation": f["translation"],
+            "focal": f["focal"],
+            "joints2d": seen(joints),
+            "confidence": np.ones(joints.shape[:2], np.float32),
+            "vertices2d": vertices2d,
+            "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1),
+            "part": stored["kind"][scenes].astype(np.int64),
+        }
+        batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        if self.tokens is not None:
+            batch["tokens"] = self.tokens[torch.from_numpy(scenes).long(), torch.from_numpy(flip).long()]
+        return batch
+
+
+def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
+    """Of crops uint8 [P, 256, 256, 3]; on CPUs by onnxruntime: 4 times as fast as torch."""
+    if torch.cuda.is_available():
+        backbone = backbone.cuda()
+
+        @torch.no_grad()
+        def on_gpu(crops: np.ndarray) -> PoseFeatures:
+            features = backbone(torch.from_numpy(crops).cuda().permute(0, 3, 1, 2).float() / 255)
+            return PoseFeatures(*(x.cpu() for x in features))
+
+        return on_gpu
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "backbone.onnx"
+        shapes = ({0: torch.export.Dim("P")},)
+        images = torch.zeros(2, 3, BlazePose.SIDE, BlazePose.SIDE)
+        names = list(PoseFeatures._fields)
+        program = torch.onnx.export(
+            backbone, (images,), dynamic_shapes=shapes, output_names=names, dynamo=True, verbose=False
+        )
+        assert program is not None
+        program.save(file)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def on_cpu(crops: np.ndarray) -> PoseFeatures:
+        images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32) / 255
+        parts = zip(*(session.run(names, {name: image[None]}) for image in images))
+        return PoseFeatures(*(torch.from_numpy(np.concatenate(part)) for part in parts))
+
+    return on_cpu
+
+
+class Camera:
+    """Looks at the people of rendered scenes."""
+
+    def __init__(self, config: Extract) -> None:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        self.config = config
+        self.scenes = SceneSet(config.scenes)
+        backbone = BlazePose(config.width).eval()
+        load_imported(config.backbone, backbone)
+        self.size = BlazePose.SIDE
+        self.backbone = compiled(backbone)
+
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        """What `extract` stores of the scenes of a chunk."""
+        rng = np.random.default_rng([self.config.seed, chunk])
+        index = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.scenes)))
+        f = {name: self.scenes.fields[name][index] for name in ("images", "box", "focal", "rotation", "translation")}
+        count, pixels = len(index), f["images"].shape[1]
+        flip = np.zeros(count, bool)
+        box = f["box"].astype(np.float64)
+        side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
+        centre, roll = (box[:, :2] + box[:, 2:]) / 2, np.zeros(count)
+        if self.config.train:
+            flip = rng.random(count) < 0.5
+            side = side * rng.uniform(0.85, 1.2, count)
+            centre = centre + side[:, None] * rng.uniform(-0.06, 0.06, (count, 2))
+            roll = rng.normal(0, np.radians(6), count)
+        if self.config.turned:
+            roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
+        images, rotation, translation = f["images"], f["rotation"], f["translation"]
+        images[flip] = images[flip][:, :, ::-1]
+        rotation[flip] *= _ACROSS * _ACROSS[:, None]
+        translation[flip] *= _ACROSS
+        centre[flip, 0] = pixels - centre[flip, 0]
+        intrinsics = np.zeros((count, 3, 3))
+        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
+        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
+
+        looks: list[dict[str, np.ndarray]] = []
+        crops, turns = square_cameras(centre, side, roll, intrinsics, self.size)
+        for step in range(2 if self.config.train else PASSES):
+            if step:
+                crops, turns = next_cameras(looks[-1]["landmarks"], crops, turns, self.size)
+            seen = np.concatenate([
+                crop_images(image, k, crop[None], turn[None], self.size)
+                for image, k, crop, turn in zip(images, intrinsics, crops, turns)
+            ])  # fmt: skip
+            turned, features = turns.astype(np.float32), self.backbone(seen)
+            looks.append({
+                **{name: part.numpy() for name, part in features._asdict().items()},
+                "maps": features.maps.numpy().astype(np.float16),
+                "scene": index.astype(np.int32),
+                "mirrored": flip,
+                "rotation": turned @ rotation,
+                "translation": np.einsum("bij,bj->bi", turned, translation),
+                "focal": (2 / self.size * crops[:, 0, 0]).astype(np.float32),
+            })  # fmt: skip
+        if not self.config.train:
+            return looks[-1]
+        return {name: np.stack([look[name] for look in looks], axis=1).reshape(2 * count, *looks[0][name].shape[1:])
+                for name in looks[0]}  # fmt: skip
+
+
+def extract(config: Extract) -> None:
+    """A set that was begun goes on."""
+    progress = config.out / "progress"
+    count = len(SceneSet(config.scenes)) * (2 if config.train else 1)
+    each = CHUNK * (2 if config.train else 1)
+    if not progress.exists():
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "scenes.txt").write_text(str(config.scenes))
+        for name, array in Camera(config).draw(0).items():  # made before the workers write to their parts of it
+            np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (count, *array.shape[1:]))
+        progress.mkdir()
+    done = {int(file.name) for file in progress.iterdir()}
+    left = [chunk for chunk in range(-(-count // each)) if chunk not in done]
+    with ProcessPoolExecutor(config.workers) as pool:
+        list(pool.map(_run, [config] * config.workers, (left[w :: config.workers] for w in range(config.workers))))
+
+
+def _run(config: Extract, chunks: Sequence[int]) -> None:
+    if not chunks:
+        return
+    camera = Camera(config)
+    out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
+    each = CHUNK * (2 if config.train else 1)
+    for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
+        for name, array in camera.draw(chunk).items():
+            out[name][chunk * each : chunk * each + len(array)] = array
+        (config.out / "progress" / str(chunk)).touch()  # an extraction that is stopped goes on from here
+
+
+if __name__ == "__main__":
+    extract(tyro.cli(Extract, args=sys.argv[1:]))

@@ -1,0 +1,237 @@
+"""Pose from landmarks: turns and places bodies so that their joints fall on what was seen in the image.
+
+The model's own rotation and translation are the prior, the landmarks are the evidence. Numpy only, and functions over
+any leading shape [...]: the arrays of one call may differ in it where numpy widens them (samples [P, Q] against
+landmarks [P, 1]).
+
+Frame: the crop's virtual camera (x right, y down, z forward), metres. *Crop coordinates* run from -1 to 1, x right and
+y down. `focal` [...] is the camera's focal length in half crop sides: a point falls on focal * (x / z, y / z).
+J joints, K landmarks, P people, Q samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mega_model.geometry import crop_translation
+
+LANDMARK_SIGMA = 0.05
+"""Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
+OUTLIER = 0.2
+"""Crop units: a landmark that is this far off pulls with a quarter of its weight; far beyond it, with none."""
+LATERAL_PRIOR = 0.3
+"""Crop units: deviation of where the learned translation puts the body's origin in the crop."""
+NEAREST = 0.1
+"""Metres: joints nearer than this, or behind the camera, are projected as if they were this far away."""
+
+OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
+OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
+"""The joints of SMPL that these are."""
+
+# One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
+_WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
+_LONGEST_STEP = 0.5  # rad, crop units, log of depth: a linearisation says little beyond it
+_NOISE_PRIOR = 6.0  # as if so many coordinates had already been seen to scatter by LANDMARK_SIGMA
+
+_ONE = np.eye(3)
+_CROSS = np.cross(_ONE[:, None], _ONE).swapaxes(1, 2)  # cross(a, b)[j] = sum of a[i] * _CROSS[i, j, k] * b[k]
+
+
+def fit_pose(
+    joints: np.ndarray,
+    translation: np.ndarray,
+    focal: np.ndarray | float,
+    landmarks: np.ndarray,
+    weights: np.ndarray,
+    index: np.ndarray,
+    rotation_prior: float = 0.25,
+    depth_prior: float = 0.2,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rotation update and the translation under which joints fall on their landmarks, in perspective.
+
+    joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0:
+    the learned one. landmarks [..., K, 2], crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint
+    that each landmark observes; several may observe the same. rotation_prior, rad: deviation of the learned rotation
+    about each axis. depth_prior: deviation of the log of the learned depth.
+
+    Returns rotations [..., 3, 3], to apply to the joints before the translation; translations [..., 3], metres; and
+    the covariance [..., 6, 6] of a further small rotation (rotation vector in the camera's axes, rad) and of the
+    translation (metres). Without any weight they are exactly the identity, `translation` and the covariance of the
+    priors.
+
+    Eight Gauss-Newton steps on a Geman-McClure loss, which pulls by the square of 1 / (1 + (distance / OUTLIER)^2).
+    """
+    seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2).copy()  # [..., 3, K]
+    target = np.asarray(landmarks, np.float64).swapaxes(-1, -2)
+    weights = np.asarray(weights, np.float64)
+    learned = np.asarray(translation, np.float64)
+    focal = np.asarray(focal, np.float64)
+    shapes = seen.shape[:-2], target.shape[:-2], weights.shape[:-1], learned.shape[:-1], focal.shape
+    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior]) ** -2.0
+    priors = np.diag(precision)
+
+    pose = np.zeros((*np.broadcast_shapes(*shapes), 6))
+    starts = np.stack([pose, pose + _weak_perspective(seen, learned, focal, target, weights)])
+    placed = seen + _translation(starts, learned, focal)[..., None]
+    costs = _loss(_off(placed, focal, target), weights, _WIDENING[0] * OUTLIER) + starts**2 @ precision
+    pose = np.where((costs[1] < costs[0])[..., None], starts[1], starts[0])
+    for widening in _WIDENING:
+        off, slope = _linearised(pose, seen, learned, focal, target)
+        normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
+        step = np.linalg.solve(normal + priors, -(gradient + precision * pose)[..., None])[..., 0]
+        pose = pose + np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP)
+
+    off, slope = _linearised(pose, seen, learned, focal, target)
+    pull = _pull(off, weights, OUTLIER)
+    normal, _ = _normal_equations(off, slope, pull)
+    # how good the landmarks are shows in their scatter about the answer, as far as they are more than it needs
+    needed = (normal * np.linalg.inv(normal + priors)).sum((-1, -2))
+    misfit = (pull[..., None, :] * off**2).sum((-1, -2)) / LANDMARK_SIGMA**2
+    noise = (_NOISE_PRIOR + misfit) / (_NOISE_PRIOR + np.maximum(0, 2 * pull.sum(-1) - needed))
+    covariance = np.linalg.inv(normal / noise[..., None, None] + priors)
+    translations = _translation(pose, learned, focal)
+    change = np.zeros_like(covariance)  # by a step, of the rotation vector and the translation
+    change[..., :3, :3], change[..., 3:, 3:] = _ONE, _moves(translations, focal)
+    return _rotation(pose), translations, change.swapaxes(-1, -2) @ covariance @ change
+
+
+def fit_people(
+    joints: np.ndarray, rotation: np.ndarray, camera: np.ndarray, focal: np.ndarray, landmarks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
+
+    joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
+    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`. Returns
+    rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
+    `fit_pose`.
+    """
+    translation = crop_translation(camera, focal)
+    limbs = landmarks[..., OBSERVED, :]
+    turned = joints @ np.swapaxes(rotation, -1, -2)
+    weights = limbs[..., 3] * limbs[..., 4]
+    turn, translation, covariance = fit_pose(turned, translation, focal, limbs[..., :2], weights, np.array(OBSERVES))
+    return turn @ rotation, translation, covariance
+
+
+def reprojection_energy(
+    joints: np.ndarray, focal: np.ndarray | float, landmarks: np.ndarray, weights: np.ndarray, index: np.ndarray
+) -> np.ndarray:
+    """How badly placed joints fall on their landmarks: exp(-energy / 2) is the landmarks' likelihood, up to a factor.
+
+    joints [..., J, 3]: metres, in the crop's camera. The others as in `fit_pose`. Returns [...]: the sum over the
+    landmarks of weight * (distance / LANDMARK_SIGMA)^2, which for each levels off at (OUTLIER / LANDMARK_SIGMA)^2.
+    """
+    seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2)
+    return _loss(_off(seen, np.asarray(focal), np.asarray(landmarks).swapaxes(-1, -2)), weights, OUTLIER)
+
+
+def sample_weights(energy: np.ndarray, effective: float = 5.0) -> np.ndarray:
+    """Samples weighted by their likelihood: energy [..., Q] -> weights [..., Q] that sum to 1.
+
+    The weights are exp(-energy / 2), tempered as little as keeps their effective number 1 / sum(weights^2) at
+    `effective` or more (at Q, equal weights, where `effective` is larger).
+    """
+    energy = np.asarray(energy, np.float64)
+    excess = (energy - energy.min(-1, keepdims=True)) / 2
+
+    def tempered(power: np.ndarray) -> np.ndarray:
+        weights = np.exp(-power[..., None] * excess)
+        return weights / weights.sum(-1, keepdims=True)
+
+    # the effective number falls as the power grows from 0 (all alike) to 1 (the likelihood itself)
+    low, high = np.zeros(excess.shape[:-1]), np.ones(excess.shape[:-1])
+    power = high
+    for _ in range(20):
+        enough = 1 / (tempered(power) ** 2).sum(-1) >= effective
+        low, high = np.where(enough, power, low), np.where(enough, high, power)
+        power = (low + high) / 2
+    return tempered(low)
+
+
+# A pose [..., 6] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
+# 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), and
+# the log of the depth over the learned one. In these, landmarks move almost linearly. A step's first three numbers are
+# solved for as a further rotation vector and added to the Cayley vector, which is the same to first order; where steps
+# end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
+# 4 log(1 + tan(angle / 2)^2): within 1 % the square of the angle up to half a radian.
+
+
+def _rotation(pose: np.ndarray) -> np.ndarray:
+    """[..., 3, 3]."""
+    turn = pose[..., :3]
+    skew = (turn @ _CROSS.reshape(3, 9)).reshape(*turn.shape, 3)  # skew @ x = cross(turn, x)
+    return _ONE + (skew + skew @ skew / 2) / (1 + (turn * turn).sum(-1) / 4)[..., None, None]
+
+
+def _translation(pose: np.ndarray, learned: np.ndarray, focal: np.ndarray) -> np.ndarray:
+    """Metres [..., 3]."""
+    moved = np.zeros((*pose.shape[:-1], 3))
+    moved[..., :2] = pose[..., 3:5] * (learned[..., 2] / focal)[..., None]
+    return (learned + moved) * np.exp(pose[..., 5:])
+
+
+def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
+    """The slope [..., 3, 3] of a translation by the last three components of a step."""
+    moves = np.zeros((*translation.shape, 3))
+    moves[..., 0, 0] = moves[..., 1, 1] = translation[..., 2] / focal
+    moves[..., 2, :] = translation
+    return moves
+
+
+def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """How far points [..., 3, K] fall off landmarks [..., 2, K]: [..., 2, K], crop units."""
+    return focal[..., None, None] * placed[..., :2, :] / np.maximum(placed[..., 2:, :], NEAREST) - target
+
+
+def _linearised(
+    pose: np.ndarray, seen: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """-> how far joints fall off their landmarks [..., 2, K], crop units, and its slope by a step [..., 6, 2, K]."""
+    translation = _translation(pose, learned, focal)
+    turned = _rotation(pose) @ seen
+    placed = turned + translation[..., None]
+    nearness = 1 / np.maximum(placed[..., 2:, :], NEAREST)
+    place = placed[..., :2, :] * nearness
+    focal = focal[..., None, None]
+    slope = np.zeros((*turned.shape[:-2], 6, *turned.shape[-2:]))  # of the placed joints
+    slope[..., :3, :, :] = (_CROSS.reshape(9, 3) @ turned).reshape(*turned.shape[:-2], 3, *turned.shape[-2:])
+    slope[..., 3:, :, :] = _moves(translation, focal[..., 0, 0])[..., None]
+    slope = (slope[..., :2, :] - place[..., None, :, :] * slope[..., 2:, :]) * (focal * nearness)[..., None, :, :]
+    return focal * place - target, slope
+
+
+def _pull(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
+    """What landmarks that are off [..., 2, K] weigh in the next step [..., K]."""
+    trust = 1 / (1 + (off * off).sum(-2) / outlier**2)
+    return weights * trust * trust
+
+
+def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
+    """Geman-McClure's loss of landmarks that are off [..., 2, K], in squares of LANDMARK_SIGMA: [...]."""
+    square = (off * off).sum(-2)
+    return (weights * square / (1 + square / outlier**2)).sum(-1) / LANDMARK_SIGMA**2
+
+
+def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """-> matrix [..., 6, 6] and right side [..., 6] of the landmarks' part of a step."""
+    rows = *slope.shape[:-2], 2 * slope.shape[-1]
+    weighted = (slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]).reshape(rows)
+    right = weighted @ off.reshape(*rows[:-2], rows[-1], 1)
+    return weighted @ slope.reshape(rows).swapaxes(-1, -2), right[..., 0]
+
+
+def _weak_perspective(
+    seen: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The pose [..., 6] of the translation that least squares give in weak perspective; zero where they give none."""
+    share = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9))[..., None, :]
+    middle = (share * seen[..., :2, :]).sum(-1)
+    spread = seen[..., :2, :] - middle[..., None]
+    scale = (share * spread * target).sum((-1, -2)) / np.maximum((share * spread**2).sum((-1, -2)), 1e-9)
+    before = focal / learned[..., 2]
+    good = scale > 0  # else no body that is turned so comes near, at any depth
+    scale = np.where(good, scale, before)
+    shift = (share * target).sum(-1) - scale[..., None] * middle - before[..., None] * learned[..., :2]
+    pose = np.concatenate([np.zeros((*shift.shape[:-1], 3)), shift, np.log(before / scale)[..., None]], axis=-1)
+    return np.where(good[..., None], pose, 0)

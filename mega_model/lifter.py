@@ -1,0 +1,89 @@
+"""From BlazePose's features to what MEGA reads: image tokens, rotation and camera. Ours, not the paper's.
+
+Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron
+lifts them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that
+the world landmarks span. B batch, N mesh tokens, D width, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
+from mega_model.seen import Seen
+
+HIDDEN = 1024
+EXTRA = 4
+"""Image tokens beside those of the mesh tokens' latents."""
+CELLS = 16
+"""Of BlazePose's 4x4 map."""
+
+_SHOULDERS, _HIPS = (
+    [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
+)
+
+
+class Lifter(nn.Module):
+    """`PoseFeatures` of B crops -> `Seen`."""
+
+    def __init__(self, channels: int, tokens: int, latent: int, width: int, dropout: float) -> None:
+        super().__init__()
+        inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * channels
+        drop = nn.Dropout(dropout)
+        self.trunk = nn.Sequential(
+            nn.Linear(inputs, HIDDEN), nn.GELU(), drop, nn.Linear(HIDDEN, HIDDEN), nn.GELU(), drop
+        )
+        self.turn, self.camera = nn.Linear(HIDDEN, 6), nn.Linear(HIDDEN, 3)
+        self.latents = nn.Linear(HIDDEN, tokens * latent)
+        self.extra = nn.Linear(HIDDEN, EXTRA * width)
+        self.embed = nn.Linear(latent, width)
+        self.position = nn.Parameter(0.5 * torch.randn(tokens + EXTRA, width))
+        self.register_buffer("unit", torch.ones(latent))
+        self.unit: Tensor
+        """[latent]: deviation of the codes, in which latents are predicted"""
+        self.shape = tokens, latent
+        with torch.no_grad():  # training starts from the torso frame, and from a person who nearly fills the crop
+            for layer in (self.turn, self.camera, self.latents):
+                layer.weight.mul_(0.1)
+                layer.bias.zero_()
+            self.turn.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+            self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
+
+    def forward(self, features: PoseFeatures) -> Seen:
+        if self.training:  # landmarks of photographs are off in other ways than those of renders
+            jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
+            world = features.world + 0.01 * torch.randn_like(features.world)
+            features = features._replace(landmarks=features.landmarks + jitter, world=world)
+        torso = torso_frame(features.world)
+        # in units of about one
+        probabilities = features.landmarks[..., 3:] - 0.5
+        inputs = (
+            2 * features.landmarks[..., :3],
+            probabilities,
+            2 * features.world,
+            2 * features.world @ torso,
+            torso,
+            # single cells must not become what a few hundred renders are known by
+            F.dropout(features.maps / 2, 0.15, self.training),
+        )
+        hidden = self.trunk(torch.cat([x.flatten(1).clamp(-8, 8) for x in inputs], dim=1))
+        rotation = torso @ rot6d_to_matrix(self.turn(hidden))
+        latents = self.latents(hidden).unflatten(1, self.shape)
+        tokens = torch.cat([self.embed(latents), self.extra(hidden).unflatten(1, (EXTRA, -1))], dim=1)
+        return Seen(tokens + self.position, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
+
+
+def torso_frame(world: Tensor) -> Tensor:
+    """World landmarks [B, 39, 3] -> rotation [B, 3, 3] from canonical to camera: hips and shoulders span it."""
+    shoulders, hips = world[:, _SHOULDERS], world[:, _HIPS]
+    y = _direction(shoulders.sum(dim=1) - hips.sum(dim=1))
+    across = shoulders[:, 0] - shoulders[:, 1] + hips[:, 0] - hips[:, 1]
+    x = _direction(across - (across * y).sum(dim=-1, keepdim=True) * y)
+    return torch.stack([x, y, torch.linalg.cross(x, y, dim=-1)], dim=-1)
+
+
+def _direction(x: Tensor) -> Tensor:
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-3)

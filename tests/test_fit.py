@@ -1,0 +1,291 @@
+"""Bodies are turned and placed as their landmarks say, as far as these can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.fit import LANDMARK_SIGMA, LATERAL_PRIOR, OUTLIER, fit_pose, reprojection_energy, sample_weights
+
+SIDES = ("left", "right")
+LIMBS = [SMPL_JOINTS.index(f"{s}_{j}") for j in "shoulder elbow wrist hip knee ankle".split() for s in SIDES]
+BOTH = np.array(LIMBS * 2)
+"""What is observed: the twelve joints of the limbs, by two networks."""
+CHAINS = [
+    [SMPL_JOINTS.index(f"{s}_{j}") for j in chain.split()]
+    for chain in ("shoulder elbow wrist hand", "hip knee ankle foot")
+    for s in SIDES
+]
+
+
+class Scene(NamedTuple):
+    joints: np.ndarray
+    """[P, J, 3]: in the camera's axes about the body's origin."""
+    translation: np.ndarray
+    focal: np.ndarray
+
+    def landmarks(self, index: np.ndarray = BOTH) -> np.ndarray:
+        seen = (self.joints + self.translation[:, None])[:, index]
+        return self.focal[:, None, None] * seen[..., :2] / seen[..., 2:]
+
+    def learned(self, rng: np.random.Generator, turn: float, shift: float, depth: float) -> tuple[Scene, np.ndarray]:
+        """What a model might say that is off by these deviations (rad, crop units, log) -> scene, rotation to truth."""
+        rotation = Rotation.from_rotvec(turn * rng.normal(size=(len(self.focal), 3))).as_matrix()
+        growth = np.exp(depth * rng.normal(size=(len(self.focal), 1)))
+        translation = growth * self.translation
+        translation[:, :2] += shift * rng.normal(size=(len(self.focal), 2)) * translation[:, 2:] / self.focal[:, None]
+        return Scene(self.joints @ rotation, translation, self.focal), rotation
+
+
+@pytest.fixture(scope="module")
+def rest(root: Path) -> np.ndarray:
+    topology = Topology.load(root / "mega_ros" / "models" / "default" / "topology.npz")
+    return topology.joints(topology.template).astype(float)
+
+
+def people(rest: np.ndarray, count: int, seed: int = 0) -> Scene:
+    """Limbs bent anyhow, trunks about upright, two to four metres away, well inside of their crops."""
+    rng = np.random.default_rng(seed)
+    joints = np.repeat(rest[None], count, axis=0)
+    for chain in CHAINS:
+        for k in (1, 0):
+            bend = Rotation.from_rotvec(0.5 * rng.normal(size=(count, 3))).as_matrix()
+            pivot, below = joints[:, chain[k], None], chain[k + 1 :]
+            joints[:, below] = pivot + (joints[:, below] - pivot) @ bend.swapaxes(1, 2)
+    yaw = Rotation.from_rotvec(rng.uniform(-np.pi, np.pi, (count, 1)) * [0, 1, 0])
+    rotation = Rotation.from_rotvec(0.2 * rng.normal(size=(count, 3))) * Rotation.from_rotvec([np.pi, 0, 0]) * yaw
+    depth = rng.uniform(2, 4, count)
+    translation = np.column_stack([0.1 * rng.normal(size=(count, 2)), depth])
+    return Scene(joints @ rotation.as_matrix().swapaxes(1, 2), translation, depth / rng.uniform(1.1, 1.5, count))
+
+
+def angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Between rotations [P, 3, 3], degrees [P]."""
+    return np.degrees(Rotation.from_matrix(a @ b.swapaxes(-1, -2)).magnitude())
+
+
+def shifted(a: np.ndarray, b: np.ndarray, focal: np.ndarray) -> np.ndarray:
+    """Between translations [P, 3], as seen in the crop [P]."""
+    return np.linalg.norm(focal[:, None] * (a[:, :2] / a[:, 2:] - b[:, :2] / b[:, 2:]), axis=1)
+
+
+def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
+    true = people(rest, 200)
+    learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
+    given = true.landmarks(), np.ones((200, len(BOTH))), BOTH
+    rotations, translations, _ = fit_pose(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
+    assert angle(rotations, rotation).max() < 1
+    assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.01
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
+
+
+def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
+    true = people(rest, 200)
+    learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
+    rotations, translations, _ = fit_pose(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
+    assert np.median(angle(rotations, rotation)) < 0.15 * np.median(angle(np.eye(3)[None], rotation))
+    assert np.median(shifted(translations, true.translation, true.focal)) < 0.01
+
+
+def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
+    true = people(rest, 100)
+    far = true.translation * 1.6 + [4.0, 2.0, 0]
+    _, translations, _ = fit_pose(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
+    assert shifted(far, true.translation, true.focal).min() > 1
+    assert shifted(translations, true.translation, true.focal).max() < 0.05
+
+
+def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> None:
+    true = people(rest, 200)
+    learned, _ = true.learned(np.random.default_rng(1), turn=0.1, shift=0.1, depth=0.1)
+    index, weights = np.array(LIMBS), np.ones((200, len(LIMBS)))
+    good = true.landmarks(index)
+    wrong, swapped = good.copy(), good.copy()
+    wrong[:, LIMBS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
+    left, right = (LIMBS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
+    swapped[:, [left, right]] = good[:, [right, left]]
+    rotations, translations, _ = fit_pose(*learned, good, weights, index)
+    for outlier in (wrong, swapped):
+        moved, placed, _ = fit_pose(*learned, outlier, weights, index)
+        assert np.median(angle(moved, rotations)) < 2 and np.quantile(angle(moved, rotations), 0.95) < 8
+        assert np.median(shifted(placed, translations, true.focal)) < 0.01
+
+
+def test_without_weight_the_prior_is_the_answer(rest: np.ndarray) -> None:
+    learned, _ = people(rest, 20).learned(np.random.default_rng(1), turn=0.5, shift=0.3, depth=0.3)
+    noise = np.random.default_rng(2).normal(size=(20, len(BOTH), 2))
+    answer = fit_pose(*learned, noise, np.zeros((20, len(BOTH))), BOTH, rotation_prior=0.2, depth_prior=0.1)
+    np.testing.assert_array_equal(answer[0], np.broadcast_to(np.eye(3), (20, 3, 3)))
+    np.testing.assert_array_equal(answer[1], learned.translation)
+    deviations = np.sqrt(np.diagonal(answer[2], axis1=1, axis2=2))
+    np.testing.assert_allclose(deviations[:, :3], 0.2)
+    np.testing.assert_allclose(deviations[:, 5], 0.1 * learned.translation[:, 2])
+    lateral = np.hypot(LATERAL_PRIOR / learned.focal * learned.translation[:, 2], 0.1 * learned.translation[:, 0])
+    np.testing.assert_allclose(deviations[:, 3], lateral)
+
+
+def test_the_answer_goes_from_the_prior_to_the_landmarks_as_weight_grows(rest: np.ndarray) -> None:
+    true = people(rest, 50)
+    learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.2, depth=0.1)
+    landmarks = true.landmarks()
+    off, spread = [], []
+    for weight in (0, 1e-4, 1e-3, 1e-2, 0.1, 1):
+        rotations, _, covariance = fit_pose(*learned, landmarks, np.full((50, len(BOTH)), weight), BOTH)
+        off.append(np.median(angle(rotations, rotation)))
+        spread.append(np.median(np.linalg.det(covariance)))
+    assert off[0] - off[1] < 0.02 * off[0], "little weight, little change"
+    assert (np.diff(off) < 0).all() and (np.diff(spread) < 0).all()
+
+
+def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
+    true = people(rest, 20)
+    learned, _ = true.learned(np.random.default_rng(1), turn=0.2, shift=0.2, depth=0.1)
+    landmarks = true.landmarks() + 0.05 * np.random.default_rng(2).normal(size=(20, len(BOTH), 2))
+    weights = np.random.default_rng(3).random((20, len(BOTH)))
+    flip = np.array([-1.0, 1, 1])
+    rotations, translations, covariance = fit_pose(*learned, landmarks, weights, BOTH)
+    mirrored = fit_pose(
+        learned.joints * flip, learned.translation * flip, learned.focal, landmarks * flip[:2], weights, BOTH
+    )
+    np.testing.assert_allclose(mirrored[0], rotations * np.outer(flip, flip), atol=1e-9)
+    np.testing.assert_allclose(mirrored[1], translations * flip, atol=1e-9)
+    signs = np.concatenate([-flip, flip])  # a rotation vector is a pseudovector
+    np.testing.assert_allclose(mirrored[2], covariance * np.outer(signs, signs), atol=1e-9)
+
+
+def test_observations_have_no_order_and_add_up(rest: np.ndarray) -> None:
+    true = people(rest, 20)
+    rng = np.random.default_rng(1)
+    learned, _ = true.learned(rng, turn=0.2, shift=0.2, depth=0.1)
+    landmarks = true.landmarks() + 0.05 * rng.normal(size=(20, len(BOTH), 2))
+    weights = rng.random((20, len(BOTH)))
+    answer = fit_pose(*learned, landmarks, weights, BOTH)
+    order = rng.permutation(len(BOTH))
+    for a, b in zip(answer, fit_pose(*learned, landmarks[:, order], weights[:, order], BOTH[order])):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+    # each seen twice with half the weight
+    twice = np.tile(landmarks, (1, 2, 1)), np.tile(weights, (1, 2)) / 2, np.tile(BOTH, 2)
+    for a, b in zip(answer, fit_pose(*learned, *twice)):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_a_batch_is_its_members(rest: np.ndarray) -> None:
+    """Samples [P, Q] of people whose landmarks are [P, 1]."""
+    rng = np.random.default_rng(1)
+    true = people(rest, 3)
+    joints = true.joints[:, None] + 0.03 * rng.normal(size=(3, 4, len(SMPL_JOINTS), 3))
+    landmarks, weights = true.landmarks(), rng.random((3, len(BOTH)))
+    together = fit_pose(
+        joints, true.translation[:, None], true.focal[:, None], landmarks[:, None], weights[:, None], BOTH
+    )
+    assert [part.shape for part in together] == [(3, 4, 3, 3), (3, 4, 3), (3, 4, 6, 6)]
+    for p in range(3):
+        for q in range(4):
+            alone = fit_pose(joints[p, q], true.translation[p], true.focal[p], landmarks[p], weights[p], BOTH)
+            for part, all_of_it in zip(alone, together):
+                np.testing.assert_allclose(part, all_of_it[p, q], atol=1e-9)
+
+
+def test_nobody(rest: np.ndarray) -> None:
+    nobody = Scene(*(part[:0] for part in people(rest, 1)))
+    rotations, translations, covariance = fit_pose(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
+    assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and covariance.shape == (0, 6, 6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), depth=st.floats(0.05, 100), scale=st.sampled_from([0.1, 1.0, 100.0]))
+def test_answers_are_finite_for_any_landmarks(rest: np.ndarray, seed: int, depth: float, scale: float) -> None:
+    """Also for people around the camera, and for landmarks that no body can meet."""
+    rng = np.random.default_rng(seed)
+    learned = people(rest, 10, seed)._replace(translation=np.array([[0.0, 0.0, depth]]))
+    landmarks = scale * rng.normal(size=(10, len(BOTH), 2))
+    rotations, translations, covariance = fit_pose(*learned, landmarks, rng.random((10, len(BOTH))), BOTH)
+    assert np.isfinite(translations).all() and (translations[:, 2] > 0).all()
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+    assert (np.linalg.eigvalsh(covariance) > 0).all()
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05, 0.1])
+def test_covariance_predicts_the_scatter(rest: np.ndarray, noise: float) -> None:
+    """Of the truth about the answer, when both the model and the landmarks err as they are thought to."""
+    true = people(rest, 1000)
+    rng = np.random.default_rng(1)
+    learned, rotation = true.learned(rng, turn=0.25, shift=LATERAL_PRIOR, depth=0.2)
+    landmarks = true.landmarks() + noise * rng.normal(size=(1000, len(BOTH), 2))
+    rotations, translations, covariance = fit_pose(*learned, landmarks, np.ones((1000, len(BOTH))), BOTH)
+    further = Rotation.from_matrix(rotation @ rotations.swapaxes(1, 2)).as_rotvec()
+    error = np.concatenate([further, true.translation - translations], axis=1)
+    ratio = np.sqrt(np.mean(error**2 / np.diagonal(covariance, axis1=1, axis2=2), axis=0))
+    assert (ratio > 1 / 1.5).all() and (ratio < 1.5).all()
+    # also along the directions in which the six depend on each other, such as nodding and depth
+    distance = np.einsum("pi,pij,pj->p", error, np.linalg.inv(covariance), error) / 6
+    assert 1 / 1.5 < np.sqrt(np.median(distance)) < 1.5
+
+
+def test_energy_counts_squares_of_sigma_and_levels_off(rest: np.ndarray) -> None:
+    true = people(rest, 10)
+    placed, landmarks = true.joints + true.translation[:, None], true.landmarks()
+    weights = np.full((10, len(BOTH)), 0.5)
+
+    def energy(landmarks: np.ndarray) -> np.ndarray:
+        return reprojection_energy(placed, true.focal, landmarks, weights, BOTH)
+
+    np.testing.assert_allclose(energy(landmarks), 0, atol=1e-20)
+    step = np.array([0.6, 0.8])
+    np.testing.assert_allclose(energy(landmarks + 0.1 * LANDMARK_SIGMA * step), 0.5 * len(BOTH) * 0.01, rtol=1e-2)
+    landmarks[:, 0] += 100 * step
+    np.testing.assert_allclose(energy(landmarks), 0.5 * (OUTLIER / LANDMARK_SIGMA) ** 2, rtol=1e-3)
+
+
+def test_fitted_people_have_less_energy(rest: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    true = people(rest, 100)
+    learned, _ = true.learned(rng, turn=0.2, shift=0.1, depth=0.1)
+    seen = true.landmarks() + 0.05 * rng.normal(size=(100, len(BOTH), 2)), np.ones((100, len(BOTH))), BOTH
+    before = reprojection_energy(learned.joints + learned.translation[:, None], learned.focal, *seen)
+    rotations, translations, _ = fit_pose(*learned, *seen)
+    after = reprojection_energy(learned.joints @ rotations.swapaxes(1, 2) + translations[:, None], learned.focal, *seen)
+    assert (after < before).all() and 0.7 < after.mean() / (2 * len(BOTH)) < 1.1
+
+
+energies = st.lists(st.floats(0, 1e4), min_size=2, max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(energy=energies, effective=st.floats(1, 40))
+def test_samples_keep_their_effective_number(energy: list[float], effective: float) -> None:
+    weights = sample_weights(np.array(energy), effective)
+    assert (weights >= 0).all() and weights.sum() == pytest.approx(1)
+    assert 1 / (weights**2).sum() > min(effective, len(energy)) - 1e-6
+    assert (np.diff(weights[np.argsort(energy, kind="stable")]) <= 1e-12).all(), "less energy, more weight"
+
+
+def test_weights_are_the_likelihood_unless_it_leaves_too_few() -> None:
+    energy = np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 100.0, 200.0, 300.0, 400.0]])
+    weights = sample_weights(energy, effective=2.0)
+    np.testing.assert_allclose(weights[0], np.exp(-energy[0] / 2) / np.exp(-energy[0] / 2).sum(), rtol=1e-5)
+    assert 1 / (weights[1] ** 2).sum() == pytest.approx(2, rel=1e-2), "no more tempering than it takes"
+    np.testing.assert_array_equal(weights, [sample_weights(e, effective=2.0) for e in energy])
+
+
+def test_the_sample_that_reprojects_is_preferred(rest: np.ndarray) -> None:
+    rng = np.random.default_rng(1)
+    true = people(rest, 50)
+    samples = true.joints[:, None] + 0.15 * rng.normal(size=(50, 10, len(SMPL_JOINTS), 3))
+    samples[:, 3] = true.joints
+    energy = reprojection_energy(
+        samples + true.translation[:, None, None],
+        true.focal[:, None],
+        true.landmarks()[:, None],
+        np.ones((50, 1, len(BOTH))),
+        BOTH,
+    )
+    weights = sample_weights(energy, effective=2.0)
+    assert (weights.argmax(axis=1) == 3).all()
