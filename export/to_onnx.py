@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 import tyro
@@ -265,7 +264,8 @@ def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], 
     if list(graph.inputs) != inputs or not set(outputs) <= set(graph.outputs):
         raise ValueError(f"{source}: not a bundle's detector; make one with mega import-detector")
     shutil.copyfile(source, folder / "detector.onnx")
-    return {"detector": graph}, {"detector": note.value for note in proto.metadata_props if note.key == "origin"}
+    notes = {note.key: note.value for note in proto.metadata_props}
+    return {"detector": graph}, {"detector": notes["origin"]} if "origin" in notes else {}
 
 
 def save_graphs(

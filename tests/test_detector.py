@@ -77,6 +77,9 @@ def test_keypoints_land_on_the_people(detector: Detector, frames: list[Frame]) -
         found = detector.find(frame.image)
         assert found.keypoints is not None and found.keypoints.shape == (2, 17, 3)
         assert apart(found, frame.joints).max() < 0.07
+        low, high = found.boxes[:, None, :2], found.boxes[:, None, 2:]
+        inside = ((found.keypoints[..., :2] > low - 5) & (found.keypoints[..., :2] < high + 5)).all(axis=-1)
+        assert inside.mean() > 0.9, "each has the keypoints of its own box"
         scores = found.keypoints[..., 2]
         assert ((scores >= 0) & (scores <= 1)).all() and scores.mean() > 0.3
         boxes, scores = detector(frame.image)
