@@ -30,7 +30,7 @@ TRAIN = [
     "tqdm>=4.60",
 ]
 EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
-IMPORT = ["torch>=2.4", "safetensors>=0.4", "tflite>=2.10"]
+IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]
 # without torch; `colcon test` looks for pytest under this name

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 import tyro
@@ -26,7 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
@@ -66,7 +65,7 @@ class Config:
     out: Path
     """folder of the bundle; its files are replaced"""
     detector: Path | None = None
-    """checkpoint folder that `mega train detector` wrote, or a bundle whose detector is taken over"""
+    """the bundle's detector.onnx: one that `mega import-detector` wrote, or another bundle's"""
     name: str | None = None
     """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
@@ -214,11 +213,12 @@ def export(config: Config) -> bundle.Bundle:
     if body is None:
         raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
+    training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
-        graphs = {"detector": save_detector(new, config.detector)} if config.detector else {}
+        graphs, origins = save_detector(new, config.detector) if config.detector else ({}, {})
         graphs |= save_graphs(new, model, tokenizer, checkpoint.load_errors(config.checkpoint), config)
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
@@ -236,10 +236,11 @@ def export(config: Config) -> bundle.Bundle:
             calibration=calibration,
             body=body,
             training={
-                **_notes(config.checkpoint / "training.json", {}),
+                **training,
                 "scores": _notes(config.checkpoint / "scores.json", {}),
                 "model": dataclasses.asdict(model.config),
             },
+            origins=backbone_origin(training) | origins,
         )
         for old in config.out.glob("*.onnx"):
             old.unlink()
@@ -248,19 +249,28 @@ def export(config: Config) -> bundle.Bundle:
     return bundle.Bundle.load(config.out)
 
 
-def save_detector(folder: Path, source: Path) -> bundle.Graph:
-    """That of the checkpoint or bundle `source`. Raises ValueError for a bundle that has none."""
-    path = folder / "detector.onnx"
-    if (source / bundle.MANIFEST).exists():
-        other = bundle.Bundle.load(source)
-        if "detector" not in other.graphs:
-            raise ValueError(f"{source}: this bundle has no detector; give another, or a checkpoint of one")
-        shutil.copyfile(other.path("detector"), path)
-        return other.graphs["detector"]
-    detector = checkpoint.load_detector(source)
-    as_stored(detector)
-    image = torch.zeros(1, detector.config.height, detector.config.width, 3, dtype=torch.uint8)
-    return save_graph(path, detector, {"image": image}, [{}], ["boxes", "scores"])
+def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
+    """What the manifest says of a backbone that `mega import-backbone` brought and that training went on from."""
+    notes = training.get("backbone")
+    if not isinstance(notes, dict) or "license" not in notes:
+        return {}
+    file = f"{notes['file']} of npm {notes['package']} {notes['version']}"
+    return {"backbone": f"{notes['model']} ({file}), trained further; licence: {notes['license']}"}
+
+
+def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], dict[str, str]]:
+    """Copy the file `source`; what the manifest's `graphs` say of it, and its `origins`, if the file knows its own.
+
+    Raises FileNotFoundError, or ValueError that names the file.
+    """
+    proto = onnx_files.read(source)
+    graph = bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
+    inputs, outputs, _, _ = bundle.GRAPHS["detector"]
+    if list(graph.inputs) != inputs or not set(outputs) <= set(graph.outputs):
+        raise ValueError(f"{source}: not a bundle's detector; make one with mega import-detector")
+    shutil.copyfile(source, folder / "detector.onnx")
+    notes = {note.key: note.value for note in proto.metadata_props}
+    return {"detector": graph}, {"detector": notes["origin"]} if "origin" in notes else {}
 
 
 def save_graphs(
@@ -315,7 +325,7 @@ def save_graph(
     proto = program.model_proto
     _strip(proto)
     _name_sizes(proto, dynamic)
-    _halve(proto)
+    onnx_files.halve(proto.graph)
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
     return bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
@@ -337,24 +347,6 @@ def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
     names = {inputs[i][axis].dim_param: name for i, dims in enumerate(dynamic) for axis, name in dims.items()}
     for size in (size for shape in [*inputs, *outputs] for size in shape if size.dim_param):
         size.dim_param = names[size.dim_param]
-
-
-def _halve(proto: onnx.ModelProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
-    casts = []
-    for tensor in proto.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size < 1024:
-            continue
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if (half == values).all():
-            name = tensor.name
-            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_half"))
-            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
 
 
 def _tensors(values: Any) -> dict[str, bundle.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import types
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -105,6 +105,8 @@ class Manifest:
     calibration: Calibration
     body: Body
     training: dict[str, Any]
+    origins: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """Graph -> whose weights it has and under which licence, where others published them. Older bundles lack it."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,11 @@ def write_bundle(
     calibration: Calibration,
     body: Body,
     training: dict[str, Any],
+    origins: dict[str, str],
 ) -> Bundle:
     """Seal a folder that holds `topology.npz` and one .onnx file per graph: hash them, write the manifest, load it."""
     files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
-    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
+    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
     return Bundle.load(folder)
 
@@ -195,7 +198,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
                 )
     if manifest.crop.camera != "ray":
         raise BundleError(f"{path}: crop.camera {manifest.crop.camera!r} is unknown; update mega_ros")
-    for field, value in (
+    for where, value in (
         ("crop.size", manifest.crop.size),
         ("crop.margin", manifest.crop.margin),
         ("crop.looks", manifest.crop.looks),
@@ -204,7 +207,7 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     ):
         if not 0 < value < float("inf"):
             raise BundleError(
-                f"{path}: {field} is {value}, it must be above zero; correct it or export the bundle again"
+                f"{path}: {where} is {value}, it must be above zero; correct it or export the bundle again"
             )
 
 
@@ -226,7 +229,10 @@ def _parse(kind: Any, data: Any, where: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(data, dict):
         values = {}
+        added = {f.name for f in fields(kind) if f.default_factory is not MISSING}  # since older bundles were written
         for name, hint in get_type_hints(kind).items():
+            if name not in data and name in added:
+                continue
             if name not in data:
                 raise BundleError(f"{where}: field {name} is missing; export the bundle again")
             values[name] = _parse(hint, data[name], f"{where}: {name}")

@@ -6,9 +6,12 @@ All are called alike: `boxes, scores = find(image_bgr)` with boxes float32 [P, 4
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from mega_model.topology import SMPL_JOINTS
 
 from .bundle import Bundle
 from .engines import OnnxEngine, Provider
@@ -16,7 +19,29 @@ from .engines import OnnxEngine, Provider
 OVERLAP = 0.5
 """Of two boxes whose intersection over union is larger, the one with the lower score is dropped."""
 
+KEYPOINTS = (
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
+    "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
+).split()
+"""COCO's 17, in the order of `Detections.keypoints`. Left is the person's own."""
+LIMB_JOINTS = [SMPL_JOINTS.index(name) for name in KEYPOINTS[5:]]
+"""The SMPL joints that the 12 keypoints of arms and legs stand for. SMPL's hips lie some cm inside and below COCO's."""
+
 FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Detections(NamedTuple):
+    """People found in an image, best first; pixels of that image."""
+
+    boxes: np.ndarray
+    """float32 [P, 4]: x0, y0, x1, y1."""
+    scores: np.ndarray
+    """float32 [P], 0 to 1."""
+    keypoints: np.ndarray | None
+    """float32 [P, 17, 3]: x, y, score (0 to 1) of each of KEYPOINTS; None where the bundle's detector gives none.
+
+    A keypoint may lie outside its box, or outside the image.
+    """
 
 
 class Detector:
@@ -28,21 +53,28 @@ class Detector:
         self.threshold = threshold
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes float32 [P, 4] and scores [P] of the people in an image uint8 [H, W, 3] BGR."""
+        return self.find(image)[:2]
+
+    def find(self, image: np.ndarray) -> Detections:
+        """The same with keypoints."""
         height, width = image.shape[:2]
         scale = min(self._width / width, self._height / height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         letterbox = np.zeros((1, self._height, self._width, 3), np.uint8)  # the image sits in the upper left corner
         letterbox[0, : size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
         out = self._engine.run(image=letterbox)
-        boxes = out["boxes"] * np.array([width / size[0], height / size[1]] * 2, np.float32)
+        back = np.array([width / size[0], height / size[1], 1], np.float32)  # x, y, and scores stay
+        boxes = out["boxes"] * back[[0, 1, 0, 1]]
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
         # written so that NaN fails
         found = (out["scores"] >= self.threshold) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-        boxes, scores = boxes[found], out["scores"][found]
-        corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        # the graph gives one box per peak, but a large person may have two
-        best = np.array(cv2.dnn.NMSBoxes(corner_and_size.tolist(), scores.tolist(), self.threshold, OVERLAP), int)
-        return boxes[best], scores[best]
+        corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[found]
+        # the graph may give one person two boxes
+        best = cv2.dnn.NMSBoxes(corner_and_size.tolist(), out["scores"][found].tolist(), self.threshold, OVERLAP)
+        stays = np.flatnonzero(found)[np.array(best, int)]
+        keypoints = out["keypoints"][stays] * back if "keypoints" in out else None
+        return Detections(boxes[stays], out["scores"][stays], keypoints)
 
 
 def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ def folder(tmp_path: Path) -> Path:
         calibration=Calibration(1.5, "held-out clips", {"1 sigma": 0.61}),
         body=Body("anny", "notoes_collapse10pc", "CC0"),
         training={"epochs": 3, "note": "any JSON"},
+        origins={"backbone": "somebody's, Apache-2.0"},
     )
     return tmp_path
 
@@ -70,6 +71,7 @@ def test_round_trip(folder: Path) -> None:
     assert bundle.calibration.coverage == {"1 sigma": 0.61}
     assert bundle.body.licence == "CC0"
     assert bundle.training == {"epochs": 3, "note": "any JSON"}
+    assert bundle.origins == {"backbone": "somebody's, Apache-2.0"}
     assert bundle.files["sampler.onnx"] == hashlib.sha256(b"sampler.onnx").hexdigest()
     assert bundle.hash == hashlib.sha256((folder / "bundle.json").read_bytes()).hexdigest()
     assert bundle.path("sampler").read_bytes() == b"sampler.onnx"
@@ -146,6 +148,27 @@ def test_graph_of_other_outputs(folder: Path) -> None:
     assert "graphs.sampler.outputs are tokens, mean, not tokens, mean, sigma" in error(folder)
 
 
+def detector(*outputs: str) -> dict[str, Any]:
+    tensor = {"dtype": "float32", "shape": [20]}
+    return {"inputs": {"image": tensor}, "outputs": dict.fromkeys(outputs, tensor)}
+
+
+def test_a_detector_may_give_keypoints(folder: Path) -> None:
+    (folder / "detector.onnx").write_bytes(b"")
+    change(folder, lambda m: m["files"].update({"detector.onnx": hashlib.sha256(b"").hexdigest()}))
+    for outputs in (["boxes", "scores"], ["boxes", "scores", "keypoints"]):
+        change(folder, lambda m, o=outputs: m["graphs"].update(detector=detector(*o)))  # type: ignore[misc]
+        assert list(Bundle.load(folder).graphs["detector"].outputs) == outputs
+    for outputs in (["boxes", "keypoints"], ["boxes", "scores", "masks"]):
+        change(folder, lambda m, o=outputs: m["graphs"].update(detector=detector(*o)))  # type: ignore[misc]
+        assert f"graphs.detector.outputs are {', '.join(outputs)}, not boxes, scores" in error(folder)
+
+
+def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
+    change(folder, lambda m: m.pop("origins"))
+    assert Bundle.load(folder).origins == {}
+
+
 @pytest.mark.parametrize(
     ("section", "field", "value"),
     [("crop", "size", 0), ("crop", "margin", -1.0), ("sampling", "samples", 0), ("calibration", "scale", float("nan"))],
@@ -180,6 +203,7 @@ def test_missing_inner_field(folder: Path) -> None:
         (lambda m: m["calibration"].update(scale=None), "calibration: scale is None, not a number"),
         (lambda m: m.update(sampling=[5]), "sampling is [5], not an object"),
         (lambda m: m["files"].update({"sampler.onnx": 3}), "files: sampler.onnx is 3, not text"),
+        (lambda m: m["origins"].update(backbone=3), "origins: backbone is 3, not text"),
         (
             lambda m: m["graphs"]["sampler"]["outputs"]["sigma"].update(shape=[1.5]),
             "graphs: sampler: outputs: sigma: shape is 1.5, not a whole number or text",

@@ -28,9 +28,7 @@ from mega_model.data import rendered, shards
 from mega_model.data.images import ImageSet, open_set
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import facing
-from mega_model.detector import DetectorConfig
 from mega_model.evaluate import draw, figures
-from mega_model.evaluate.detector import hits, overlaps
 from mega_model.evaluate.mean import errors_by_mode, mean_table
 from mega_model.evaluate.predict import Pictures, Prediction, Sampling, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
@@ -366,44 +364,6 @@ def test_an_imported_model_is_exported(tmp_path: Path) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
     differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
-
-
-# ------------------------------------------------------------------------------------------------------------- detector
-
-
-def test_each_box_finds_one_person_and_each_person_is_found_once() -> None:
-    people = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10]])
-    shifted = people[:1] + [5.0, 0, 5, 0]
-    np.testing.assert_allclose(
-        overlaps(people, np.concatenate([people, shifted])), np.array([[1, 0, 1 / 3], [0, 1, 0]])
-    )
-    boxes = np.stack([people[0], people[0] + 1, people[1] + [0, 0, 0, 9], shifted[0], people[1] + [0, 0, 0, 11]])
-    assert hits(boxes, people).tolist() == [True, False, True, False, False]
-    assert hits(boxes[::-1], people).tolist() == [False, False, True, True, False]
-    assert hits(boxes, people[:0]).tolist() == [False] * 5 and len(hits(people[:0], people)) == 0
-
-
-def test_detector_scores(tmp_path: Path) -> None:
-    """A detector that sees one person in every picture, as large as the picture."""
-    detector = checkpoint.begin_detector(tmp_path / "detector", DetectorConfig(96, 128, (4,) * 5, people=5))
-    for layer, bias in ((detector.heat, 0.4), (detector.sides, 5.0)):  # a score of 0.6; sides longer than the picture
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
-    checkpoint.save_weights(detector, tmp_path / "detector")
-    rooms = tmp_path / "rooms"
-    rooms.mkdir()
-    boxes = np.full((3, 2, 4), np.nan, np.float32)  # in the second room there is nobody
-    boxes[[0, 2], 0] = [2, 3, 128, 96]
-    boxes[2, 1] = [10, 10, 20, 40]
-    np.save(rooms / "boxes.npy", boxes)
-    np.save(rooms / "images.npy", np.random.default_rng(0).integers(0, 256, (3, 96, 128, 3), np.uint8))
-    command = ["evaluate", "detector", "--checkpoint", str(tmp_path / "detector"), "--test", str(rooms)]
-    assert cli.main(command) == 0
-    content = json.loads((tmp_path / "detector" / "evaluation" / "detector.json").read_text())
-    assert content["facts"]["people"] == "3"
-    table = only_table(content)
-    assert table["score above 0.5"] == pytest.approx({"recall": 2 / 3, "precision": 2 / 3})
-    assert table["score above 0.7"] == {"recall": 0, "precision": None}
 
 
 # --------------------------------------------------------------------------------------------------- pictures and pages

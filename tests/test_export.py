@@ -1,7 +1,6 @@
 """A tiny random model through the whole export: what the graphs compute is what torch computes."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,15 @@ import pytest
 import torch
 
 from export.check import LIMITS, Parity
-from export.to_onnx import Config, export
+from export.to_onnx import Config, backbone_origin, export
 from mega_model import checkpoint
-from mega_model.detector import DetectorConfig
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
 from mega_model.topology import Topology
-from mega_ros.bundle import Body, Bundle
+from mega_ros.bundle import DEFAULT, Body, Bundle
 
 STEPS = 3
+DETECTOR = DEFAULT / "detector.onnx"
 CONFIG = Config(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
 pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
 
@@ -38,7 +37,7 @@ def torus(around: int = 16, across: int = 8) -> Topology:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints `tokenizer`, `mega` and `detector` with random weights."""
+    """Checkpoints `tokenizer` and `mega` with random weights."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoints")
     tokenizer = checkpoint.begin_tokenizer(
@@ -55,9 +54,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _as_if_trained(mega)
     checkpoint.save_weights(mega, folder / "mega")
     (folder / "mega" / "calibration.json").write_text('{"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}')
-    detector = checkpoint.begin_detector(folder / "detector", DetectorConfig(64, 96, (4, 4, 4, 4, 4), people=5))
-    _as_if_trained(detector)
-    checkpoint.save_weights(detector, folder / "detector")
+    notes = {"model": "Eyes", "file": "eyes.tflite", "package": "eyes", "version": "1", "license": "Apache-2.0"}
+    (folder / "mega" / "training.json").write_text(json.dumps({"steps": 3, "backbone": notes}))
     return folder
 
 
@@ -73,7 +71,7 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
-    return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=checkpoints / "detector"))
+    return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
 
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -83,7 +81,7 @@ def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def parity(bundle: Bundle, checkpoints: Path) -> Parity:
-    return Parity(bundle, checkpoints / "mega", checkpoints / "detector")
+    return Parity(bundle, checkpoints / "mega")
 
 
 @pytest.mark.parametrize("people", [1, 3])
@@ -97,24 +95,26 @@ def test_every_output_is_that_of_torch(parity: Parity, people: int, samples: int
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 
 
-def test_detector_is_that_of_torch(parity: Parity) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    differences = parity.boxes(image)
-    assert len(differences) == 2
-    assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
+    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), trained further; licence: Apache-2.0"
+    assert backbone_origin({"backbone": "eyes.pth"}) == backbone_origin({}) == {}
 
 
-def test_a_bundle_s_detector_is_taken_over(bundle: Bundle, checkpoints: Path, tmp_path: Path) -> None:
-    again = export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "again", detector=bundle.folder))
-    assert again.graphs["detector"] == bundle.graphs["detector"]
-    assert again.files["detector.onnx"] == bundle.files["detector.onnx"]
+def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp_path: Path) -> None:
+    assert bundle.path("detector").read_bytes() == DETECTOR.read_bytes()
+    assert list(bundle.graphs["detector"].outputs) == ["boxes", "scores", "keypoints"]
+    assert "Google" in bundle.origins["detector"]
 
-    without = shutil.copytree(bundle.folder, tmp_path / "without")
-    manifest = json.loads((without / "bundle.json").read_text())
-    del manifest["graphs"]["detector"]
-    (without / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="without: this bundle has no detector"):
-        export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "third", detector=without))
+    def refused(detector: Path) -> str:
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path, detector=detector))
+        assert not list(tmp_path.iterdir()), "no half bundle"
+        return str(error.value)
+
+    assert refused(bundle.path("backbone")) == (
+        f"{bundle.path('backbone')}: not a bundle's detector; make one with mega import-detector"
+    )
+    assert refused(bundle.folder / "nothing.onnx") == f"{bundle.folder / 'nothing.onnx'}: there is no such file"
 
 
 def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:
@@ -144,7 +144,7 @@ def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> N
     assert bundle.graphs["backbone"].inputs["crops"].shape == ("P", 64, 64, 3)
     assert bundle.graphs["sampler"].inputs["uniforms"].shape == ("P", "Q", STEPS, length, 2)
     assert bundle.graphs["sampler"].outputs["sigma"].shape == ("P", 128)
-    assert bundle.graphs["detector"].inputs["image"].shape == (1, 64, 96, 3)
+    assert bundle.graphs["detector"].inputs["image"].shape == (1, 192, 256, 3)
     assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
     assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {"1 sigma": 0.6})
     assert (bundle.crop.size, bundle.crop.camera) == (64, "ray")

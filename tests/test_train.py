@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from torch import nn
 from mega_model import checkpoint, generate
 from mega_model.backbones import BACKBONES, ViT
 from mega_model.data import rendered
-from mega_model.detector import DetectorConfig
 from mega_model.evaluate import default as evaluate
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import Mega, MegaConfig, normalise
 from mega_model.reference import released_name
-from mega_model.train import backbone, detector, pretrain, recover, tokenizer
+from mega_model.train import backbone, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 from mega_model.train.published import load_backbone, load_exported
 
@@ -161,12 +161,17 @@ def test_states_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_holds_one_model(tmp_path: Path) -> None:
-    model = checkpoint.begin_detector(tmp_path, DetectorConfig(64, 64))
-    checkpoint.save_weights(model, tmp_path)
-    checkpoint.begin_detector(tmp_path, DetectorConfig(64, 64))
+    tokenizer, folder = tmp_path / "tokenizer", tmp_path / "mega"
+    tokenizer.mkdir()
+    for name in ("model.safetensors", "config.json", "topology.npz"):
+        (tokenizer / name).touch()
+    config = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone_width=4)
+    checkpoint.save_weights(checkpoint.begin_mega(folder, tokenizer, config), folder)
+    written = (folder / "config.json").read_text()
+    checkpoint.begin_mega(folder, tokenizer, config)
     with pytest.raises(ValueError, match=r"config\.json is of another model"):
-        checkpoint.begin_detector(tmp_path, DetectorConfig(96, 64))
-    assert checkpoint.load_detector(tmp_path).config == DetectorConfig(64, 64), "what was there is left alone"
+        checkpoint.begin_mega(folder, tokenizer, replace(config, codes=16))
+    assert (folder / "config.json").read_text() == written, "what was there is left alone"
 
 
 def test_options_override_the_file(tmp_path: Path) -> None:
@@ -183,7 +188,6 @@ def test_options_override_the_file(tmp_path: Path) -> None:
         ("pretrain paper_pretrain", pretrain.PretrainTraining),
         ("backbone", recover.PictureTraining),
         ("recover paper_coco paper_mix", recover.RecoverTraining),
-        ("detector", detector.DetectorTraining),
     ],
 )
 def test_shipped_files_are_read(root: Path, files: str, kind: type[LoopConfig]) -> None:
@@ -329,7 +333,7 @@ def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
 
 
 def test_all_stages(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "tokenizer pretrain backbone recover detector crops groups".split()
+    names = "tokenizer pretrain backbone recover crops groups".split()
     folder = {name: str(tmp_path / name) for name in names}
 
     def options(name: str, steps: int, lr: float = 0.001) -> list[str]:
@@ -345,14 +349,12 @@ def test_all_stages(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     eyes = ["--backbone", str(root / "mega_ros/models/default")]
     backbone.main([*options("backbone", 20), *on_crops, *eyes, "--pretrained", folder["pretrain"]])
     recover.main([*options("recover", 20), *on_crops, "--pretrained", folder["backbone"]])
-    detector.main([*options("detector", 20), "--groups", folder["groups"]])
 
     for stage, losses in {
         "tokenizer": ["v2v"],
         "pretrain": ["tokens"],
         "backbone": ["joints", "skeleton", "surface", "rotation", "reprojection"],
         "recover": ["tokens", "rotation", "reprojection"],
-        "detector": ["heat", "sides"],
     }.items():
         values = np.sum([curve(tmp_path / stage, name) for name in losses], axis=0)
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
@@ -372,5 +374,3 @@ def test_all_stages(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     model, mesh, _ = checkpoint.load_mega(tmp_path / "recover")
     features = model.backbone(torch.zeros(1, 3, 128, 128))
     assert mesh.decode(generate.deterministic(model, features)).shape == (1, 1229, 3)
-    boxes, found = checkpoint.load_detector(tmp_path / "detector")(torch.zeros(1, 96, 128, 3, dtype=torch.uint8))
-    assert boxes.shape == (20, 4) and (found.diff() <= 0).all()

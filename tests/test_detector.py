@@ -1,0 +1,268 @@
+"""MoveNet as the bundle's detector: boxes and keypoints on the embedded clip's people, and the verb that imports it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from mega_model import import_detector
+from mega_model.geometry import project
+from mega_model.topology import Topology
+from mega_ros import cli
+from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph
+from mega_ros.detect import KEYPOINTS, LIMB_JOINTS, Detections, Detector
+from mega_ros.engines import OnnxEngine
+
+
+@dataclass
+class Frame:
+    """Of the embedded clip."""
+
+    image: np.ndarray
+    """uint8 [480, 640, 3] BGR"""
+    joints: np.ndarray
+    """float32 [2, 12, 2], pixels: the true LIMB_JOINTS"""
+
+
+@pytest.fixture(scope="module")
+def frames(root: Path) -> list[Frame]:
+    topology = Topology.load(DEFAULT / TOPOLOGY)
+    images, K, frames = {}, np.eye(3), []
+    with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+        for connection, stamp, raw in bag.messages():
+            message = bag.deserialize(raw, connection.msgtype)
+            if connection.topic == "/camera/camera_info":
+                K = message.k.reshape(3, 3)
+            elif connection.topic == "/camera/image_raw/compressed":
+                images[stamp] = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+            else:
+                columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
+                joints = topology.joints(columns[..., :3].copy())[:, LIMB_JOINTS]
+                frames.append(Frame(images[stamp], project(joints, K[None])))
+    return frames[4:9]  # the two are well apart here, and all of them is in the image
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector(Bundle.load(), "cpu")
+
+
+def apart(found: Detections, joints: np.ndarray) -> np.ndarray:
+    """[P]: median distance of each true person's joints [P, 12, 2] from the nearest found keypoints, in box heights."""
+    assert found.keypoints is not None
+    distance = np.linalg.norm(found.keypoints[:, None, 5:, :2] - joints, axis=-1)
+    height = found.boxes[:, 3] - found.boxes[:, 1]
+    return (np.median(distance, axis=-1) / height[:, None]).min(axis=0)
+
+
+def test_limbs_are_joints_of_the_body() -> None:
+    names = Topology.load(DEFAULT / TOPOLOGY).joint_names
+    assert len(KEYPOINTS) == 17 and [names[joint] for joint in LIMB_JOINTS] == KEYPOINTS[5:]
+
+
+def test_keypoints_land_on_the_people(detector: Detector, frames: list[Frame]) -> None:
+    for frame in frames:
+        found = detector.find(frame.image)
+        assert found.keypoints is not None and found.keypoints.shape == (2, 17, 3)
+        assert apart(found, frame.joints).max() < 0.07
+        low, high = found.boxes[:, None, :2], found.boxes[:, None, 2:]
+        inside = ((found.keypoints[..., :2] > low - 5) & (found.keypoints[..., :2] < high + 5)).all(axis=-1)
+        assert inside.mean() > 0.9, "each has the keypoints of its own box"
+        scores = found.keypoints[..., 2]
+        assert ((scores >= 0) & (scores <= 1)).all() and scores.mean() > 0.3
+        boxes, scores = detector(frame.image)
+        assert (boxes == found.boxes).all() and (scores == found.scores).all()
+
+
+@pytest.mark.parametrize(("left", "above"), [(640, 0), (0, 480)], ids=["wide", "tall"])
+def test_images_of_any_shape_keep_their_pixels(detector: Detector, frames: list[Frame], left: int, above: int) -> None:
+    """The same people beside, or below, as much grey again: half as large to the detector, at known places."""
+    for frame in frames:
+        image = np.full((480 + above, 640 + left, 3), 128, np.uint8)
+        image[above:, left:] = frame.image
+        found = detector.find(image)
+        assert apart(found, frame.joints + [left, above]).max() < 0.15
+        centres = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        middles = frame.joints.mean(axis=1) + [left, above]
+        assert (np.abs(centres[:, None] - middles).min(axis=0) < 40).all()
+
+
+def test_the_graph_sees_red_first(detector: Detector, frames: list[Frame]) -> None:
+    engine = OnnxEngine(Bundle.load(), "detector", "cpu")
+    for frame in frames:
+        image = cv2.resize(frame.image, (256, 192))
+        found = detector.find(image)
+        red_first, blue_first = (engine.run(image=x[None])["scores"][:2] for x in (image[..., ::-1], image))
+        np.testing.assert_allclose(found.scores, red_first, atol=1e-5)
+        assert np.abs(red_first - blue_first).max() > 0.005
+
+
+def test_a_detector_without_keypoints_is_one_too(tmp_path: Path, frames: list[Frame]) -> None:
+    shutil.copytree(DEFAULT, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(tmp_path / "detector.onnx")
+    del model.graph.output[[output.name for output in model.graph.output].index("keypoints")]
+    onnx.save(model, tmp_path / "detector.onnx")
+    bundle = Bundle.load()
+    graph = bundle.graphs["detector"]
+    outputs = {name: graph.outputs[name] for name in ("boxes", "scores")}
+    plain = replace(bundle, folder=tmp_path, graphs={"detector": Graph(graph.inputs, outputs)})
+    found, usual = Detector(plain, "cpu").find(frames[0].image), Detector(bundle, "cpu").find(frames[0].image)
+    assert found.keypoints is None and (found.boxes == usual.boxes).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- import
+
+PEOPLE, HEIGHT, WIDTH = 3, 64, 96
+
+
+def rows() -> np.ndarray:
+    """float32 [3, 56] as MoveNet gives them: the last is the best, and has 0.13; the second lies a little outside."""
+    numbers = np.random.default_rng(0).random((PEOPLE, 56), np.float32)
+    numbers[:, 51:] = [[0.5, 0.25, 1, 0.75, 0], [0.1, -0.1, 0.3, 1.1, 0.06], [0, 0.5, 0.25, 1, 0.13]]
+    return numbers
+
+
+def movenet(path: Path, **change: onnx.ValueInfoProto) -> Path:
+    """A model of MoveNet's inputs and outputs, whose people are `rows` where the first pixel's red is 255."""
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["input"], ["pixels"], to=TensorProto.FLOAT),
+        node("Slice", ["pixels", "from", "to"], ["red"]),
+        node("Div", ["red", "white"], ["share"]),
+        node("Reshape", ["share", "as_row"], ["share_of_row"]),
+        node("Mul", ["people", "share_of_row"], ["output_0"]),
+    ]
+    constants = {
+        "from": np.zeros(4, np.int64),
+        "to": np.ones(4, np.int64),
+        "white": np.float32(255),
+        "as_row": np.ones(3, np.int64),
+        "people": rows()[None],
+        "some_weights": np.arange(2000, dtype=np.float32) / 4,  # float16 can hold them
+        "other_weights": np.full(2000, 0.1, np.float32),  # not these
+    }
+    ends = {
+        "input": helper.make_tensor_value_info("input", TensorProto.INT32, [1, HEIGHT, WIDTH, 3]),
+        "output": helper.make_tensor_value_info("output_0", TensorProto.FLOAT, [1, PEOPLE, 56]),
+    } | change
+    weights = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "tf2onnx", [ends["input"]], [ends["output"]], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def verb(source: Path, out: Path) -> int:
+    return cli.main(["import-detector", "--onnx", str(source), "--out", str(out)])
+
+
+def test_import_makes_a_bundle_s_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "detector.onnx"
+    assert verb(movenet(tmp_path / "movenet.onnx"), out) == 0
+    assert "unknown origin" in capsys.readouterr().out
+
+    session = ort.InferenceSession(out, providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+        ("image", "tensor(uint8)", [1, HEIGHT, WIDTH, 3])
+    ]
+    image = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
+    image[0, 0, 0, 0] = 255
+    names = ["boxes", "scores", "keypoints"]
+    boxes, scores, keypoints = session.run(names, {"image": image})
+    raw = rows()[[2, 1, 0]]
+    np.testing.assert_allclose(boxes, [[48, 0, 96, 16], [-9.6, 6.4, 105.6, 19.2], [24, 32, 72, 64]], atol=1e-4)
+    np.testing.assert_allclose(scores[[0, 2]], [0.5, 0], atol=1e-6)
+    assert 0 < scores[1] < 0.5
+    y, x, score = raw[:, :51].reshape(PEOPLE, 17, 3).transpose(2, 0, 1)
+    np.testing.assert_allclose(keypoints, np.stack([x * WIDTH, y * HEIGHT, score], axis=-1), rtol=1e-6)
+    assert all(array.dtype == np.float32 for array in (boxes, scores, keypoints))
+
+    image[0, 0, 0, 0] = 51
+    np.testing.assert_allclose(session.run(["keypoints"], {"image": image})[0][..., 2], 0.2 * score, rtol=1e-5)
+
+
+def test_weights_are_halved_where_nothing_is_lost(tmp_path: Path) -> None:
+    verb(movenet(tmp_path / "movenet.onnx"), tmp_path / "detector.onnx")
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "detector.onnx").graph.initializer}
+    assert stored["some_weights_half"].dtype == np.float16 and "some_weights" not in stored
+    assert stored["other_weights"].dtype == np.float32 and (stored["other_weights"] == np.float32(0.1)).all()
+
+
+def test_published_weights_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their numbers: names and order differ from one conversion to the next."""
+    model = onnx.load(movenet(tmp_path / "movenet.onnx"))
+    known = import_detector.fingerprint(model.graph)
+    weights = list(model.graph.initializer)[::-1]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
+    weights[0].name = "another"
+    assert import_detector.fingerprint(model.graph) == known
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + np.float32(1e-6), weights.name))
+    assert import_detector.fingerprint(model.graph) != known
+
+    monkeypatch.setattr(import_detector, "PUBLISHED", known)
+    verb(tmp_path / "movenet.onnx", tmp_path / "detector.onnx")
+    assert [(note.key, note.value) for note in onnx.load(tmp_path / "detector.onnx").metadata_props] == [
+        ("origin", import_detector.ORIGIN)
+    ]
+
+
+def test_the_default_bundle_says_whose_its_detector_is() -> None:
+    bundle = Bundle.load()
+    (note,) = onnx.load(bundle.path("detector")).metadata_props
+    assert bundle.origins["detector"] == note.value and "Apache-2.0" in note.value
+    assert bundle.graphs["detector"].outputs["keypoints"].shape == (20, 17, 3)
+
+
+def _no_file(path: Path) -> None:
+    pass
+
+
+def _no_onnx(path: Path) -> None:
+    path.write_bytes(b"damaged")
+
+
+def _of_floats(path: Path) -> None:
+    movenet(path, input=helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, HEIGHT, WIDTH, 3]))
+
+
+def _of_any_size(path: Path) -> None:
+    movenet(path, input=helper.make_tensor_value_info("input", TensorProto.INT32, [1, None, None, 3]))
+
+
+def _for_one_person(path: Path) -> None:
+    movenet(path, output=helper.make_tensor_value_info("output_0", TensorProto.FLOAT, [1, 1, 17, 3]))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_no_file, "there is no such file"),
+        (_no_onnx, "not a readable ONNX file"),
+        (_of_floats, "its input is no int32"),
+        (_of_any_size, "its input is no int32"),
+        (_for_one_person, r"its output is no float32 \[1, people, 56\]"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], message: str
+) -> None:
+    source = tmp_path / "other.onnx"
+    make(source)
+    assert verb(source, tmp_path / "detector.onnx") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"mega import-detector: {source}: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not (tmp_path / "detector.onnx").exists()
