@@ -81,10 +81,10 @@ def open_set(
     body: Path | None = None,
     topology: Topology | None = None,
 ) -> ImageSet:
-    """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224, or as rendered.
+    """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224 (rendered ones 256 x 256).
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
-    `rendered:FOLDER`  what `python -m mega_model.data.rendered crops` made
+    `rendered:FOLDER`  what `python -m mega_model.data.rendered` made
     `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered`, `body` is the SMPL model file, or a folder with one per gender (by default the
