@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mega_model.topology import SMPL_JOINTS, Topology
 from mega_model.fit import LANDMARK_SIGMA, LATERAL_PRIOR, OUTLIER, fit_pose, reprojection_energy, sample_weights
+from mega_model.topology import SMPL_JOINTS, Topology
 
 SIDES = ("left", "right")
 LIMBS = [SMPL_JOINTS.index(f"{s}_{j}") for j in "shoulder elbow wrist hip knee ankle".split() for s in SIDES]

@@ -43,4 +43,4 @@ class LiftObjective(Objective):
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda *parts: LiftObjective(*parts, config))
+    run(config, lambda model, tokenizer, topology: LiftObjective(model, tokenizer, topology, config))

@@ -235,4 +235,4 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda *parts: RecoverObjective(*parts, config))
+    run(config, lambda model, tokenizer, topology: RecoverObjective(model, tokenizer, topology, config))
