@@ -39,10 +39,10 @@ EYES = ("backbone", "backbone_width", "image_size", "head_dropout")
 
 
 @dataclass(frozen=True)
-class PictureTraining(LoopConfig):
-    pretrained: Path = Path("runs/backbone")
+class RecoverTraining(LoopConfig):
+    pretrained: Path = Path("runs/lift")
     """Checkpoint to start from, with its tokenizer."""
-    sets: tuple[str, ...] = ("rendered:runs/crops/train",)
+    sets: tuple[str, ...] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     proportions: tuple[float, ...] = ()
     """Of each set in a batch. By default, sets count as often as they have people."""
@@ -57,10 +57,6 @@ class PictureTraining(LoopConfig):
     rotation: Literal["rot6d", "matrix"] = "rot6d"
     """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
     numbers, but not a small matrix, and so learns sooner."""
-
-
-@dataclass(frozen=True)
-class RecoverTraining(PictureTraining):
     trained_blocks: int | None = None
     """Blocks of the backbone, from its last, that learn; 0: it is frozen. By default all of it learns."""
     meshes: int = 16
@@ -187,7 +183,7 @@ def augment(images: Tensor) -> Tensor:
     return x * (place >= edge)
 
 
-def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> None:
+def run(config: RecoverTraining, begin: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> None:
     """Train a copy of the `pretrained` checkpoint on pictures. ValueError if a set's bodies are not the model's."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
@@ -195,7 +191,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     if config.preset:
         weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         eyes = PRESETS[config.preset]
-        size = replace(size, **{name: getattr(eyes, name) for name in EYES})
+        size = replace(size, **{name: getattr(eyes, name) for name in EYES}, latent=tokenizer.latent)
     side = config.pixels or size.image_size
     sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
     for name, images in zip(config.sets, sets):
@@ -217,7 +213,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
 
 
-def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
+def provenance(config: RecoverTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
