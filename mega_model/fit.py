@@ -94,20 +94,29 @@ def fit_pose(
 
 
 def fit_people(
-    joints: np.ndarray, rotation: np.ndarray, camera: np.ndarray, focal: np.ndarray, landmarks: np.ndarray
+    joints: np.ndarray,
+    rotation: np.ndarray,
+    camera: np.ndarray,
+    focal: np.ndarray,
+    landmarks: np.ndarray,
+    keypoints: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
 
     joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
-    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`. Returns
+    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints
+    [..., 12, 3] of a detector, of the same joints in crop coordinates, with their scores. Returns
     rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
     `fit_pose`.
     """
     translation = crop_translation(camera, focal)
     limbs = landmarks[..., OBSERVED, :]
     turned = joints @ np.swapaxes(rotation, -1, -2)
-    weights = limbs[..., 3] * limbs[..., 4]
-    turn, translation, covariance = fit_pose(turned, translation, focal, limbs[..., :2], weights, np.array(OBSERVES))
+    seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
+    if keypoints is not None:
+        seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
+        weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
+    turn, translation, covariance = fit_pose(turned, translation, focal, seen, weights, index)
     return turn @ rotation, translation, covariance
 
 
