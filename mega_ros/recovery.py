@@ -167,9 +167,8 @@ class Recovery:
         crop = self.bundle.crop
         crops, rotations = crop_cameras(boxes, K, crop.size, crop.margin)
         if keypoints is not None and crop.looks > 1:
-            *region, found = keypoint_region(keypoints)
-            upright, turned = square_cameras(*(x[found] for x in region), K, crop.size)
-            crops[found], rotations[found] = upright, turned
+            centre, side, roll, found = keypoint_region(keypoints)
+            crops[found], rotations[found] = square_cameras(centre[found], side[found], roll[found], K, crop.size)
         features: dict[str, np.ndarray] = {}
         for look in range(crop.looks):
             if look:  # closer, and upright
