@@ -33,7 +33,7 @@ from mega_model.geometry import intrinsics_from_fov
 
 from . import messages, parameters
 from .bundle import Bundle
-from .detect import fixed_box, full_frame
+from .detect import fixed_box, full_frame, in_image
 from .environment import use_large_messages
 from .health import Health
 from .images import to_bgr
@@ -163,6 +163,11 @@ class MegaNode(Node):
         """One frame, from message to messages. Returns how many people it shows."""
         image = to_bgr(message)
         boxes = self._find(image)
+        inside = in_image(boxes, image.shape[1], image.shape[0])
+        if not inside.all():
+            reason = f"{(~inside).sum()} of {len(boxes)} boxes are left out: the image shows nothing of them"
+            self._warn(self._images.topic_name, reason)
+            boxes = boxes[inside]
         people = self._recovery.run(
             image,
             self._intrinsics(width=image.shape[1], height=image.shape[0]),
@@ -229,7 +234,7 @@ def options() -> None:
 
     Topics and parameters are set the ROS way, and `config/mega.yaml` lists the parameters:
 
-    mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p samples:=0
+    mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p fov:=1.2
     """
 
 
