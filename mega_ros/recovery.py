@@ -24,7 +24,7 @@ from mega_model.regions import keypoint_region, next_cameras
 from mega_model.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
-from .detect import LIMB_JOINTS, Detector
+from .detect import LIMB_JOINTS, Detector, in_image
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
@@ -104,7 +104,8 @@ class Recovery:
         """People in an image.
 
         image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
-        boxes: [P, 4] x0, y0, x1, y1 in pixels; None asks the bundle's detector. ids: [P], default 0 to P-1.
+        boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image; None asks the bundle's detector.
+        ids: [P], default 0 to P-1.
         keypoints: [P, 17, 3] x, y in pixels and score, COCO's, of these boxes, as `detector.find` gives them: they say
         where to look, and meshes are tied to them as to the landmarks.
         samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not
@@ -112,7 +113,8 @@ class Recovery:
 
         sigma is calibration.scale times what the deterministic graph expects of each vertex. A bundle whose graph does
         not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
-        A person for whom a graph gives other than finite numbers is left out, so there may be fewer than boxes.
+        A person for whom a graph gives other than finite numbers, or who is not all in front of the camera, is left
+        out, so there may be fewer than boxes.
         Raises ValueError that names the argument.
         """
         image = _checked_image(image)
@@ -126,7 +128,7 @@ class Recovery:
                 raise ValueError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
             boxes, scores, keypoints = self.detector.find(image)
         else:
-            boxes = _checked_boxes(boxes)
+            boxes = _checked_boxes(boxes, width, height)
             keypoints = None if keypoints is None else _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
@@ -149,7 +151,7 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        usable = np.asarray(np.isfinite(vertices).all(axis=(1, 2)))
+        usable = np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1)
         if self._knows_errors or samples >= 2:
             usable &= np.isfinite(sigma).all(axis=1)
         return people[usable]
@@ -232,7 +234,7 @@ def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
     return K
 
 
-def _checked_boxes(boxes: np.ndarray) -> np.ndarray:
+def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     boxes = _numbers("boxes", boxes).astype(np.float32)
     if boxes.size == 0:
         return boxes.reshape(0, 4)
@@ -242,6 +244,13 @@ def _checked_boxes(boxes: np.ndarray) -> np.ndarray:
     if not good.all():
         first = int(np.argmin(good))
         raise ValueError(f"boxes: number {first} is {boxes[first].tolist()}, not finite x0 < x1, y0 < y1")
+    seen = in_image(boxes, width, height)
+    if not seen.all():
+        first = int(np.argmin(seen))
+        raise ValueError(
+            f"boxes: number {first} is {boxes[first].tolist()}, of which an image of {width} x {height} pixels shows "
+            "nothing; leave it out"
+        )
     return boxes
 
 
