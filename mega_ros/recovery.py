@@ -153,8 +153,8 @@ class Recovery:
         )
         usable = np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1)
         if self._knows_errors or samples >= 2:
-            usable &= np.isfinite(sigma).all(axis=1)
-        return people[usable]
+            usable = usable & np.isfinite(sigma).all(axis=1)
+        return people[np.flatnonzero(usable)]
 
     def _nobody(self) -> People:
         vertices, joints = len(self.topology.template), len(self.topology.joint_names)
