@@ -62,7 +62,7 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
     sizes |= options
     fit(LoopConfig(out / "pretrain", **sizes), PretrainObjective(model), tokens, {})
     recover = RecoverTraining(out / "recover", **sizes, loaders=2)
-    fit(recover, RecoverObjective(model, tokenizer, topology, recover), pictures, {})
+    fit(recover, RecoverObjective(model, tokenizer, recover), pictures, {})
 
 
 def curves(out: Path, stage: str) -> dict[str, list[float]]:
