@@ -16,15 +16,15 @@ ROS = [
     "ros-sensor-msgs",
     "ros-shape-msgs",
     "ros-std-msgs",
-    "ros-std-srvs",
-    "ros-visualization-msgs",
 ]
 TRAIN = [
     "torch>=2.4",
     "anny==0.6.2",
     "fsspec>=2023.1",
     "lightning>=2.4",
+    "matplotlib>=3.6",
     "onnx>=1.16",
+    "pyyaml>=6",
     "safetensors>=0.4",
     "tensorboard>=2.16",
     "tqdm>=4.60",
@@ -33,20 +33,18 @@ EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
 IMPORT = ["torch>=2.4", "safetensors>=0.4", "tflite>=2.10"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]
-DEV = [
-    *IMPORT,
-    *SMPL,
+# without torch; `colcon test` looks for pytest under this name
+TEST = [
     "hypothesis>=6",
-    "mypy>=1.11",
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
+    "pyyaml>=6",
     "rosbags-image>=0.10",
-    "ruff>=0.6",
     "setuptools>=69",
-    "types-PyYAML",
     "wheel",
 ]
+DEV = [*TEST, *IMPORT, *SMPL, "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
@@ -69,9 +67,26 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     maintainer="mega_ros maintainers",
     maintainer_email="maintainers@mega-ros.example",
+    keywords=["ROS 2", "human mesh recovery", "3D human pose", "uncertainty", "masked generative model", "ONNX"],
+    project_urls={"Paper": "https://arxiv.org/abs/2405.18839"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
-    packages=find_packages(include=["mega_ros*", "mega_model*", "export*"]),
-    package_data={"mega_ros": ["models/default/*"], "mega_model": ["data/*.npz", "data/backgrounds/*"]},
+    # export/ is run from a checkout; its name is too general to install
+    packages=find_packages(include=["mega_ros*", "mega_model*"]),
+    package_data={
+        "mega_ros": ["py.typed", "models/default/*"],
+        "mega_model": ["py.typed", "data/*.npz", "data/backgrounds/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
@@ -81,17 +96,23 @@ setup(
     ],
     install_requires=[
         "array-api-compat>=1.8",
-        "matplotlib>=3.6",
         "numpy>=1.23",
         "onnxruntime>=1.21",
         "opencv-python-headless>=4.8",
-        "pyyaml>=6",
         "rich>=13",
         "rosbags>=0.11.9",
         "scipy>=1.9",
         "tyro>=0.9",
     ],
-    extras_require={"ros": ROS, "train": TRAIN, "import": IMPORT, "smpl": SMPL, "export": EXPORT, "dev": DEV},
+    extras_require={
+        "ros": ROS,
+        "train": TRAIN,
+        "import": IMPORT,
+        "smpl": SMPL,
+        "export": EXPORT,
+        "test": TEST,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["mega = mega_ros.cli:main"]},
     zip_safe=False,
 )

@@ -20,10 +20,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from export.to_onnx import as_stored
-from mega_model import checkpoint, generate, metrics
+from export.to_onnx import DETERMINISTIC, FEATURES, as_stored
+from mega_model import checkpoint, generate
+from mega_model.blazepose import PoseFeatures
 from mega_model.geometry import rot6d_to_matrix
-from mega_model.mega import normalise
 from mega_ros.bundle import Bundle
 from mega_ros.engines import OnnxEngine
 
@@ -33,12 +33,18 @@ LIMITS = {
     "vertices": 1e-4,
     "rotation": 1e-4,
     "camera": 1e-4,
-    "mean": 1e-4,
+    "image": 1e-3,
+    "logits": 1e-3,
     "sigma": 1e-4,
+    "joints_sigma": 1e-4,
+    "distance": 1e-3,
+    "landmarks": 1e-4,
+    "world": 1e-4,
+    "presence": 1e-4,
     "boxes": 1e-2,
     "scores": 1e-4,
 }
-"""Largest allowed differences. Metres for vertices, mean and sigma; pixels for boxes; for tokens, how many differ."""
+"""Largest allowed differences. Metres for vertices and sigmas; pixels for boxes; for tokens, how many differ."""
 SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 """P, Q"""
 
@@ -64,7 +70,8 @@ class Parity:
         self.bundle = bundle
         self.model, self.tokenizer, self.topology = checkpoint.load_mega(folder)
         self.detector = checkpoint.load_detector(detector) if detector else None
-        as_stored(self.model, self.tokenizer, *([self.detector] if self.detector else []))
+        self.errors = checkpoint.load_errors(folder)
+        as_stored(self.model, self.tokenizer, *([self.errors] if self.errors else []))
         self.engines = {graph: OnnxEngine(bundle, graph, "cpu") for graph in bundle.graphs}
 
     @torch.no_grad()
@@ -73,26 +80,26 @@ class Parity:
         shape = self.bundle.graphs["sampler"].inputs["uniforms"].shape
         uniforms = generate.uniforms((len(crops), samples, *(int(size) for size in shape[2:])), seed=len(crops))
         model, decode = self.model, self.tokenizer.decode
-        features = model.backbone(normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
-        rot6d, camera = model.pose(features)
-        tokens = generate.deterministic(model, features)
-        sampled = generate.sample(model, features, uniforms, self.bundle.sampling.temperature)
-        vertices = decode(sampled.flatten(0, 1)).unflatten(0, sampled.shape[:2])
+        features = model.backbone(model.normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
+        parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
+        seen = model.see(features)
+        states = generate.first_states(model, seen.tokens)
+        logits = model.head(states)
+        sampled = generate.sample(model, seen.tokens, logits, uniforms, self.bundle.sampling.temperature)
+        vertices = generate.expected_vertices(self.tokenizer, logits)
+        answers = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.tokens, logits
+        if self.errors is not None:
+            answers = *answers, *self.errors(states, features)
         expected = {
-            "backbone": {"features": features},
-            "deterministic": {
-                "tokens": tokens,
-                "vertices": decode(tokens),
-                "rotation": rot6d_to_matrix(rot6d),
-                "camera": camera,
-            },
+            "backbone": parts,
+            "deterministic": dict(zip(DETERMINISTIC, answers)),
             "sampler": {
                 "tokens": sampled,
-                "mean": vertices.mean(dim=1),
-                "sigma": metrics.spread(vertices),
+                "vertices": decode(sampled.flatten(0, 1)).unflatten(0, sampled.shape[:2]),
             },
         }
-        given = {"crops": crops, "features": features.numpy(), "uniforms": uniforms.numpy()}
+        given = {"crops": crops, **{name: part.numpy() for name, part in parts.items()}}
+        given |= {"image": seen.tokens.numpy(), "logits": logits.numpy(), "uniforms": uniforms.numpy()}
         return self._compare(expected, given)
 
     @torch.no_grad()

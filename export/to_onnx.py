@@ -26,14 +26,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
+from mega_model.blazepose import PoseFeatures
+from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
-from mega_model.mega import IMAGE_MEAN, IMAGE_STD, Mega, normalise
+from mega_model.mega import Mega
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
 from mega_ros import bundle
 
 CROP_MARGIN = 1.2
 """Side of the crop over that of the box: the middle of what the training crops show."""
+LOOKS = 3
+"""At a person, with a backbone that finds landmarks."""
 OPSET = 20
 DENSE_LIMIT = 2**23
 """Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
@@ -44,6 +48,13 @@ BODIES = {
     6890: bundle.Body("smpl", "smpl", "SMPL's licence: not for products, and the bundle may not be passed on"),
 }
 """By their number of vertices: whose the topology is, and what that allows."""
+FEATURES = ("features", "landmarks", "world", "presence")
+"""Outputs of the backbone graph, all but the first only with BlazePose: `PoseFeatures`."""
+DETERMINISTIC = (
+    *("tokens", "vertices", "rotation", "camera", "image", "logits"),
+    *("sigma", "joints_sigma", "distance"),
+)
+"""Outputs of the deterministic graph, the last three only with an error head."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
 
 
@@ -59,7 +70,7 @@ class Config:
     """name of the bundle; if not given, that of the body and of the backbone"""
     steps: int = 3
     """T, steps of the sampler"""
-    samples: int = 10
+    samples: int = 0
     """Q, samples per person unless the user says otherwise"""
     temperature: float = 1.0
     """tau of the first step"""
@@ -68,22 +79,26 @@ class Config:
 
 
 class Backbone(nn.Module):
-    """crops uint8 [P, H, W, 3] RGB -> features [P, C, h, w]"""
+    """crops uint8 [P, H, W, 3] RGB -> features [P, C, h, w], or the parts of `PoseFeatures`"""
 
     def __init__(self, model: Mega) -> None:
         super().__init__()
-        self.backbone = model.backbone
+        self.model = model
 
-    def forward(self, crops: Tensor) -> Tensor:
-        return self.backbone(normalise(crops.permute(0, 3, 1, 2).float() / 255))
+    def forward(self, crops: Tensor) -> Any:
+        features = self.model.backbone(self.model.normalise(crops.permute(0, 3, 1, 2).float() / 255))
+        return tuple(features) if isinstance(features, PoseFeatures) else features
 
 
 class Deterministic(nn.Module):
-    """features [P, C, h, w] -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3]"""
+    """What the backbone graph gives -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and what
+    the sampler goes on from: image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
+    [P, J] and distance [P].
+    """
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer) -> None:
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.errors = model, errors
         self.decoder = MeshDecoder(tokenizer)
         # the encoder sees no token here: what it gives is a constant, so the graph needs no encoder
         nothing = torch.zeros(1, 0, dtype=torch.long)
@@ -92,16 +107,24 @@ class Deterministic(nn.Module):
         self.nothing: Tensor
         self.encoded: Tensor
 
-    def forward(self, features: Tensor) -> tuple[Any, ...]:
-        people = len(features)
-        logits = self.model.decode(features, self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1))
-        tokens = logits.argmax(dim=-1)
-        rot6d, camera = self.model.pose(features)
-        return tokens, self.decoder(tokens), rot6d_to_matrix(rot6d), camera
+    def forward(
+        self, maps: Tensor, landmarks: Tensor | None = None, world: Tensor | None = None, presence: Tensor | None = None
+    ) -> tuple[Any, ...]:
+        features: Any = maps
+        if landmarks is not None and world is not None and presence is not None:
+            features = PoseFeatures(maps, landmarks, world, presence)
+        seen = self.model.see(features)
+        people = len(seen.tokens)
+        encoded, nothing = self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1)
+        states = self.model.decode(seen.tokens, encoded, nothing)
+        logits = self.model.head(states)
+        vertices = self.decoder.expected(logits)
+        out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.tokens, logits
+        return out if self.errors is None else (*out, *self.errors(states, features))
 
 
 class Sampler(nn.Module):
-    """features, uniforms [P, Q, T, N, 2] -> tokens [P, Q, N], mean [P, V, 3], sigma [P, V]"""
+    """image [P, L, D], logits [P, N, S], uniforms [P, Q, T, N, 2] -> tokens [P, Q, N], vertices [P, Q, V, 3]"""
 
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, temperature: float) -> None:
         super().__init__()
@@ -109,10 +132,9 @@ class Sampler(nn.Module):
         self.decoder = MeshDecoder(tokenizer)
         self.temperature = temperature
 
-    def forward(self, features: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tokens = generate.sample(self.model, features, uniforms, self.temperature)
-        vertices = self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return tokens, vertices.mean(dim=1), metrics.spread(vertices)
+    def forward(self, image: Tensor, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = generate.sample(self.model, image, logits, uniforms, self.temperature)
+        return tokens, self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
 
 class MeshDecoder(nn.Module):
@@ -131,9 +153,16 @@ class MeshDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, N] -> [B, V, 3]"""
-        quantized = self.tokenizer.quantizer.codebook[tokens]
-        return self.layers(quantized.transpose(0, 1)).transpose(0, 1) + self.tokenizer.template
+        """int64 [B, N] -> [B, V, 3]"""
+        return self.reconstruct(self.tokenizer.quantizer.codebook[tokens])
+
+    def expected(self, logits: Tensor) -> Tensor:
+        """`generate.expected_vertices`: [B, N, S] -> [B, V, 3]"""
+        return self.reconstruct(logits.softmax(dim=-1) @ self.tokenizer.quantizer.codebook)
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        """[B, N, latent] -> [B, V, 3]"""
+        return self.layers(latents.transpose(0, 1)).transpose(0, 1) + self.tokenizer.template
 
 
 class PoolConv(nn.Module):
@@ -159,10 +188,7 @@ class PoolConv(nn.Module):
 
 
 def as_stored(*models: nn.Module) -> None:
-    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16.
-
-    `mega_model.train.published.load_exported` is the way back.
-    """
+    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16."""
     with torch.no_grad():
         for model in models:
             for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -188,13 +214,19 @@ def export(config: Config) -> bundle.Bundle:
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
         graphs = {"detector": save_detector(new, config.detector)} if config.detector else {}
-        graphs |= save_graphs(new, model, tokenizer, config)
+        graphs |= save_graphs(new, model, tokenizer, checkpoint.load_errors(config.checkpoint), config)
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
             name=config.name or f"{body.name}-{model.config.backbone}",
             graphs=graphs,
-            crop=bundle.Crop(model.config.image_size, CROP_MARGIN, IMAGE_MEAN, IMAGE_STD),
+            crop=bundle.Crop(
+                model.config.image_size,
+                CROP_MARGIN,
+                model.backbone.mean,
+                model.backbone.std,
+                looks=LOOKS if model.lifter is not None else 1,
+            ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
             body=body,
@@ -226,28 +258,31 @@ def save_detector(folder: Path, source: Path) -> bundle.Graph:
     return save_graph(path, detector, {"image": image}, [{}], ["boxes", "scores"])
 
 
-def save_graphs(folder: Path, model: Mega, tokenizer: MeshTokenizer, config: Config) -> dict[str, bundle.Graph]:
+def save_graphs(
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: Config
+) -> dict[str, bundle.Graph]:
     """The three graphs of a model, by name."""
-    as_stored(model, tokenizer)
+    as_stored(model, tokenizer, *([errors] if errors else []))
     # example sizes P, Q that are no other dimension's, so that none is taken for the other
     crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
-    backbone = Backbone(model)
-    features = backbone(crops)
+    backbone, deterministic = Backbone(model).eval(), Deterministic(model, tokenizer, errors).eval()
+    with torch.no_grad():
+        parts = backbone(crops)
+        features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
+        made = dict(zip(DETERMINISTIC, deterministic(*features.values())))
+    sampled = {"image": made["image"], "logits": made["logits"]}
+    sampled |= {"uniforms": torch.rand(11, 13, config.steps, tokenizer.length, 2)}
     return {
-        "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], ["features"]),
+        "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], [*features]),
         "deterministic": save_graph(
-            folder / "deterministic.onnx",
-            Deterministic(model, tokenizer),
-            {"features": features},
-            [{0: "P"}],
-            ["tokens", "vertices", "rotation", "camera"],
+            folder / "deterministic.onnx", deterministic, features, [{0: "P"}] * len(features), [*made]
         ),
         "sampler": save_graph(
             folder / "sampler.onnx",
             Sampler(model, tokenizer, config.temperature),
-            {"features": features, "uniforms": torch.rand(11, 13, config.steps, tokenizer.length, 2)},
-            [{0: "P"}, {0: "P", 1: "Q"}],
-            ["tokens", "mean", "sigma"],
+            sampled,
+            [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}],
+            ["tokens", "vertices"],
         ),
     }
 
@@ -298,10 +333,7 @@ def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
 
 
 def _halve(proto: onnx.ModelProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading.
-
-    `mega_model.train.published.load_exported` knows the name's ending, too.
-    """
+    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
     casts = []
     for tensor in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

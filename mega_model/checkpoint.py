@@ -18,13 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mega_model import hierarchy
-from mega_model.detector import Detector, DetectorConfig
+from mega_model.expected_error import ErrorHead
 from mega_model.files import must_exist
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.topology import Topology
 
 C = TypeVar("C")
+ERRORS = "errors.safetensors"
+"""In a MEGA checkpoint: the head that expects errors."""
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -87,16 +89,23 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
     return model.eval(), *load_tokenizer(folder / "tokenizer")
 
 
-def begin_detector(folder: Path, config: DetectorConfig) -> Detector:
-    folder.mkdir(parents=True, exist_ok=True)
-    _begin_config(folder, config)
-    return Detector(config)
+def save_errors(folder: Path, head: ErrorHead) -> None:
+    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, folder / ERRORS)
 
 
-def load_detector(folder: Path) -> Detector:
-    model = Detector(_read_config(DetectorConfig, folder))
-    load_weights(model, folder)
-    return model.eval()
+def load_errors(folder: Path) -> ErrorHead | None:
+    """The error head of a MEGA checkpoint; None if it has none. ValueError that names a file that is damaged."""
+    file = folder / ERRORS
+    if not file.exists():
+        return None
+    try:
+        weights = load_file(file)
+        (vertices, tokens), (joints, _) = weights["shares"].shape, weights["joint_shares"].shape
+        head = ErrorHead(weights["token.0.weight"].shape[1], tokens, vertices, joints, len(weights["centre"]))
+        head.load_state_dict(weights)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{file}: not the weights of an error head ({error}); train it again") from error
+    return head.eval()
 
 
 def _begin_config(folder: Path, config: Any) -> None:

@@ -84,7 +84,7 @@ def expected_vertices(tokenizer: MeshTokenizer, logits: Tensor) -> Tensor:
 
 
 def first_states(model: Mega, image: Tensor | None) -> Tensor:
-    """The decoder's states [B, N, D] with all tokens masked, from image tokens [B, L, D]; [1, N, D] without an image."""
+    """The decoder's states [B, N, D] with all tokens masked, from image tokens [B, L, D]; without any [1, N, D]."""
     cls = model.encode_nothing()
     nothing = torch.zeros(1, 0, dtype=torch.long, device=cls.device)
     if image is None:

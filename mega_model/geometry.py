@@ -42,18 +42,13 @@ def project_weak(points: Array, camera: Array) -> Array:
     return camera[..., None, :1] * (points[..., :2] + camera[..., None, 1:])
 
 
-def crop_translation(camera: Array, centre: Array, side: Array, image_size: Array, focal: Array) -> Array:
-    """Where a crop's weak-perspective camera puts a body in the camera of the whole image, metres [..., 3].
+def crop_translation(camera: Array, focal: Array) -> Array:
+    """Where a weak-perspective camera puts a body in the crop's own camera: metres [..., 3].
 
-    camera [..., 3] = (s, tx, ty). The crop is the square about centre [..., 2] with the side [...] (pixels) of an image
-    of image_size [..., 2] = (width, height), whose camera has its principal point in the middle and a focal length
-    [...] in pixels. So the paper's demo places people (spec section 5), with 1000 / 224 max(width, height) as focal
-    length; `place` is exact where the image's own camera is known.
+    camera [..., 3] = (s, tx, ty); focal [...], of the crop's camera, in half crop sides.
     """
     xp = array_namespace(camera)
-    scale = side * camera[..., 0]
-    shift = (2 * centre - image_size) / scale[..., None]
-    return xp.concat([camera[..., 1:] + shift, (2 * focal / scale)[..., None]], axis=-1)
+    return xp.concat([camera[..., 1:], (focal / xp.clip(camera[..., 0], 1e-3, None))[..., None]], axis=-1)
 
 
 def project(points: Array, intrinsics: Array) -> Array:
@@ -135,16 +130,11 @@ def crop_images(
     return out
 
 
-def place(
-    vertices: np.ndarray, rotation: np.ndarray, camera: np.ndarray, crops: np.ndarray, rotations: np.ndarray
-) -> np.ndarray:
+def place(vertices: np.ndarray, rotation: np.ndarray, translation: np.ndarray, rotations: np.ndarray) -> np.ndarray:
     """Canonical points into the full camera.
 
-    vertices [P, V, 3] canonical, rotation [P, 3, 3] and camera [P, 3] (s, tx, ty) as the model predicts them for crops
-    seen by the virtual cameras `crops`, `rotations` of `crop_cameras` -> [P, V, 3] metres in the camera frame.
+    vertices [P, V, 3] canonical; rotation [P, 3, 3] and translation [P, 3] from there into crops' cameras, to which
+    `rotations` [P, 3, 3] turn the full camera -> [P, V, 3] metres in the camera frame.
     """
-    half = crops[:, 0, 2]
-    depth = crops[:, 0, 0] / half / np.maximum(camera[:, 0], 1e-3)
-    translation = np.stack([camera[:, 1], camera[:, 2], depth], axis=-1)
     seen = np.einsum("pij,pvj->pvi", rotation, vertices) + translation[:, None]
     return np.einsum("pji,pvj->pvi", rotations, seen)

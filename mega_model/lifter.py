@@ -1,8 +1,8 @@
 """From BlazePose's features to what MEGA reads: image tokens, rotation and camera. Ours, not the paper's.
 
-Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron lifts
-them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that the
-world landmarks span. B batch, N mesh tokens, D width, C channels.
+Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron
+lifts them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that
+the world landmarks span. B batch, N mesh tokens, D width, C channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ EXTRA = 4
 CELLS = 16
 """Of BlazePose's 4x4 map."""
 
-_SHOULDERS, _HIPS = ([LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip"))
+_SHOULDERS, _HIPS = (
+    [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
+)
 
 
 class Lifter(nn.Module):
@@ -51,6 +53,10 @@ class Lifter(nn.Module):
             self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
 
     def forward(self, features: PoseFeatures) -> Seen:
+        if self.training:  # landmarks of photographs are off in other ways than those of renders
+            jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
+            world = features.world + 0.01 * torch.randn_like(features.world)
+            features = features._replace(landmarks=features.landmarks + jitter, world=world)
         torso = torso_frame(features.world)
         # in units of about one
         probabilities = features.landmarks[..., 3:] - 0.5

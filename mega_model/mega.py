@@ -109,7 +109,9 @@ class Mega(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB [B, 3, H, W] in 0..1 -> what the backbone wants."""
-        mean, std = (torch.tensor(x, device=images.device)[:, None, None] for x in (self.backbone.mean, self.backbone.std))
+        mean, std = (
+            torch.tensor(x, device=images.device)[:, None, None] for x in (self.backbone.mean, self.backbone.std)
+        )
         return (images - mean) / std
 
     def see(self, features: Any) -> Seen:

@@ -55,6 +55,17 @@ def pa_mpjpe(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return mean_distance(procrustes(predicted, truth), truth)
 
 
+def pck(error: np.ndarray, length: np.ndarray, factor: float = 0.2) -> float:
+    """Percentage of correct keypoints, 0 to 1: the share of errors that are at most `factor` lengths.
+
+    error [..., J] and length [...] in one unit, usually pixels. NaN is a joint that nobody annotated: it counts neither
+    way; infinity is a joint that was not found. NaN without any annotated joint.
+    """
+    annotated = ~np.isnan(error)
+    right = error <= factor * length[..., None]
+    return float(right[annotated].mean()) if annotated.any() else float("nan")
+
+
 def best_of(errors: np.ndarray, samples: int | None = None) -> np.ndarray:
     """Error of the best among the first `samples` (default: all) of the Q samples: [..., Q] -> [...]."""
     return errors[..., :samples].min(axis=-1)

@@ -209,7 +209,7 @@ def _released_shape(name: str, own: torch.Size) -> torch.Size:
 
 # ---------------------------------------------------------------------------------------------------------------- MEGA
 
-IMAGE_PART = ("backbone.", "image_embed.", "pose_head.", "rotation_head.", "camera_head.")
+IMAGE_PART = ("backbone.", "image_embed.", "pose_head.", "rotation_head.", "camera_head.", "lifter.", "error_head.")
 """What the pre-training model does not have."""
 
 _FAMILIES = {"hrnet": ("backbone.stage4.", 15), "resnet": ("backbone.7.", 32), "vit": ("backbone.blocks.", 1)}

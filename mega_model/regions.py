@@ -18,8 +18,8 @@ MARGIN = 1.25
 SHOULDERS, HIPS = [5, 6], [11, 12]  # of the COCO keypoints
 
 # BlazePose's circle over the torso's length, upright, and over the distance of the farthest keypoint, where the torso
-# is foreshortened or the limbs reach out. Medians over its own landmarks of 97 photographed people; the circle is met
-# within 7 % on average.
+# is foreshortened or the limbs reach out. Fitted to its own landmarks of 54 people in photographs, whose circles they
+# meet within 7 % on average.
 _OVER_TORSO, _OVER_FARTHEST = 1.75, 1.1
 
 

@@ -242,6 +242,11 @@ class MeshTokenizer(nn.Module):
         self.register_buffer("template", template if config.from_template else torch.zeros_like(template))
         self.template: Tensor
 
+    def pooling(self) -> list[Tensor]:
+        """For each level of the encoder int [rows, M]: the input vertices that a vertex reads, -1 in the padding."""
+        layers = [m for m in self.encoder.modules() if isinstance(m, _OverTable)]
+        return [torch.where(layer.mask > 0, layer.index, -1) for layer in layers]
+
     def latents(self, vertices: Tensor) -> Tensor:
         """[B, V, 3] -> [B, N, latent]"""
         return self.encoder((vertices - self.template).transpose(0, 1)).transpose(0, 1)

@@ -12,14 +12,21 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "bundle.json"
 TOPOLOGY = "topology.npz"
-GRAPHS = {  # inputs and outputs that mega_ros relies on
-    "backbone": (["crops"], ["features"]),
-    "deterministic": (["features"], ["tokens", "vertices", "rotation", "camera"]),
-    "sampler": (["features", "uniforms"], ["tokens", "mean", "sigma"]),
-    "detector": (["image"], ["boxes", "scores"]),
+LANDMARKS = ("landmarks", "world", "presence")
+"""What a backbone gives beside features, if it was trained on 2D poses, as BlazePose was."""
+GRAPHS = {  # inputs and outputs that mega_ros relies on; then those that a graph may have as well
+    "backbone": (["crops"], ["features"], [], [*LANDMARKS]),
+    "deterministic": (
+        ["features"],
+        ["tokens", "vertices", "rotation", "camera", "image", "logits"],
+        [*LANDMARKS],
+        ["sigma", "joints_sigma", "distance"],
+    ),
+    "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], [], []),
+    "detector": (["image"], ["boxes", "scores"], [], ["keypoints"]),
 }
 OPTIONAL = ("detector",)
 DEFAULT = Path(__file__).parent / "models" / "default"
@@ -52,6 +59,8 @@ class Crop:
     mean: tuple[float, ...]
     """RGB normalisation, 0 to 1; it is applied inside the backbone graph and written down for the reader."""
     std: tuple[float, ...]
+    looks: int = 1
+    """How often a person is looked at: first about the box, then about the region that the landmarks give."""
     camera: str = "ray"
     """"ray": the crop is what `mega_model.geometry.crop_cameras` sees."""
 
@@ -61,7 +70,7 @@ class Sampling:
     steps: int
     """T, fixed in the sampler graph."""
     samples: int
-    """Q, when the caller gives none."""
+    """Q, when the caller gives none; 0: the deterministic mesh alone."""
     temperature: float
     """tau, fixed in the sampler graph."""
 
@@ -69,7 +78,7 @@ class Sampling:
 @dataclass(frozen=True)
 class Calibration:
     scale: float
-    """Sigma of the samples times `scale` predicts the real error."""
+    """What the graphs give as sigma, or the samples' spread where they give none, times `scale` is sigma."""
     how: str
     coverage: dict[str, float]
     """Fraction of held-out vertices whose error lies within so many sigma."""
@@ -174,8 +183,12 @@ def _check_values(manifest: Manifest, path: Path) -> None:
             continue
         if graph is None:
             raise BundleError(f"{path}: graphs.{name} is missing; export the bundle again")
-        for kind, tensors, wanted in zip(("inputs", "outputs"), (graph.inputs, graph.outputs), contract):
-            if sorted(tensors) != sorted(wanted):
+        inputs, outputs, more_inputs, more_outputs = contract
+        for kind, tensors, wanted, more in (
+            ("inputs", graph.inputs, inputs, more_inputs),
+            ("outputs", graph.outputs, outputs, more_outputs),
+        ):
+            if not set(wanted) <= set(tensors) <= {*wanted, *more}:
                 raise BundleError(
                     f"{path}: graphs.{name}.{kind} are {', '.join(tensors)}, not {', '.join(wanted)}; "
                     "export the bundle again"
@@ -185,7 +198,8 @@ def _check_values(manifest: Manifest, path: Path) -> None:
     for field, value in (
         ("crop.size", manifest.crop.size),
         ("crop.margin", manifest.crop.margin),
-        ("sampling.samples", manifest.sampling.samples),
+        ("crop.looks", manifest.crop.looks),
+        ("sampling.steps", manifest.sampling.steps),
         ("calibration.scale", manifest.calibration.scale),
     ):
         if not 0 < value < float("inf"):

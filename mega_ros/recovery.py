@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model.geometry import crop_cameras, crop_images, intrinsics_from_fov, place
+from mega_model import metrics
+from mega_model.fit import fit_people
+from mega_model.geometry import crop_cameras, crop_images, crop_translation, intrinsics_from_fov, place
+from mega_model.regions import next_cameras
 from mega_model.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
@@ -26,19 +29,22 @@ class People:
     """What was seen in one image, in the camera frame."""
 
     vertices: np.ndarray
-    """float32 [P, V, 3], metres: the most likely mesh of each person."""
+    """float32 [P, V, 3], metres: the expected mesh of each person."""
     sigma: np.ndarray
-    """float32 [P, V], metres: calibrated uncertainty of each vertex (see `Recovery.run`); NaN without sampling."""
+    """float32 [P, V], metres: calibrated uncertainty of each vertex, see `Recovery.run`."""
     joints: np.ndarray
     """float32 [P, J, 3], metres."""
     joints_sigma: np.ndarray
-    """float32 [P, J], metres: |joint_regressor| @ sigma, the largest a joint of vertices with these sigmas can have."""
+    """float32 [P, J], metres: that of the joints, as calibrated."""
     ids: np.ndarray
     """uint32 [P]."""
     boxes: np.ndarray
     """float32 [P, 4]: x0, y0, x1, y1, pixels."""
     scores: np.ndarray
     """float32 [P]: the detector's, 1 for boxes that the caller gave."""
+    distance: np.ndarray
+    """float32 [P]: how far the image's features lie from those of the training, in their deviations: 1 is usual, above
+    2 is unlike anything it saw. NaN if the bundle does not say."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +73,7 @@ class Recovery:
         self._deterministic = OnnxEngine(bundle, "deterministic", provider)
         self._sampler = OnnxEngine(bundle, "sampler", provider)
         self.detector = Detector(bundle, provider) if "detector" in bundle.graphs else None
+        self._knows_errors = "sigma" in bundle.graphs["deterministic"].outputs
         self.backend = self._sampler.backend
 
     @classmethod
@@ -90,10 +97,11 @@ class Recovery:
 
         image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels; None asks the bundle's detector. ids: [P], default 0 to P-1.
-        samples: Q; None takes the bundle's. One sample has no spread, so sigma is NaN for Q < 2.
-        seed: noise depends on (seed, id) alone, so a person's sigma does not depend on who else is in the image.
+        samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not
+        depend on who else is in the image.
 
-        sigma = calibration.scale * sqrt(mean_q |x_q - mean_x|^2) over the Q samples.
+        sigma is calibration.scale times what the deterministic graph expects of each vertex. A bundle whose graph does
+        not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
         A person for whom a graph gives other than finite numbers is left out, so there may be fewer than boxes.
         Raises ValueError that names the argument.
         """
@@ -111,33 +119,74 @@ class Recovery:
             boxes = _checked_boxes(boxes)
             scores = np.ones(len(boxes), np.float32)
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
-        vertices, sigma = self._recover(image, K, boxes, ids, samples, seed)
-        joints = self.topology.joints(vertices)
-        joints_sigma = sigma @ np.abs(self.topology.joint_regressor).T
-        people = People(vertices, sigma, joints, joints_sigma, ids.astype(np.uint32), boxes, scores)
-        usable = np.isfinite(vertices).all(axis=(1, 2))
-        if samples >= 2:
+        if not len(boxes):
+            return self._nobody()
+        features, crops, rotations = self._look(image, K, boxes)
+        inputs = self.bundle.graphs["deterministic"].inputs
+        out = self._deterministic.run(**{name: features[name] for name in inputs})
+        rotation, translation = self._pose(out, features, crops)
+        vertices = place(out["vertices"], rotation, translation, rotations).astype(np.float32)
+        sigma, joints_sigma = self._sigma(out, ids, samples, seed)
+        people = People(
+            vertices,
+            sigma,
+            self.topology.joints(vertices),
+            joints_sigma,
+            ids.astype(np.uint32),
+            boxes,
+            scores,
+            out.get("distance", np.full(len(boxes), np.nan, np.float32)),
+        )
+        usable: np.ndarray = np.isfinite(vertices).all(axis=(1, 2))
+        if self._knows_errors or samples >= 2:
             usable &= np.isfinite(sigma).all(axis=1)
         return people[usable]
 
-    def _recover(
-        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray, ids: np.ndarray, samples: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """-> vertices float32 [P, V, 3] in the camera frame, sigma float32 [P, V]."""
-        shape = len(boxes), len(self.topology.template)
-        if not len(boxes):
-            return np.zeros((*shape, 3), np.float32), np.zeros(shape, np.float32)
+    def _nobody(self) -> People:
+        vertices, joints = len(self.topology.template), len(self.topology.joint_names)
+        shapes = (0, vertices, 3), (0, vertices), (0, joints, 3), (0, joints), (0,), (0, 4), (0,), (0,)
+        types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 3
+        return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
+
+    def _look(
+        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """What the backbone gives for each person, and the cameras [P, 3, 3], [P, 3, 3] of the crops it is of."""
         crop = self.bundle.crop
         crops, rotations = crop_cameras(boxes, K, crop.size, crop.margin)
-        pixels = np.ascontiguousarray(crop_images(image, K, crops, rotations, crop.size)[..., ::-1])
-        features = self._backbone.run(crops=pixels)["features"]
-        out = self._deterministic.run(features=features)
-        vertices = place(out["vertices"], out["rotation"], out["camera"], crops, rotations).astype(np.float32)
+        features: dict[str, np.ndarray] = {}
+        for look in range(crop.looks):
+            if look:  # closer, and upright
+                crops, rotations = next_cameras(features["landmarks"], crops, rotations, crop.size)
+            pixels = np.ascontiguousarray(crop_images(image, K, crops, rotations, crop.size)[..., ::-1])
+            features = self._backbone.run(crops=pixels)
+        return features, crops, rotations
+
+    def _pose(
+        self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rotation [P, 3, 3] and translation [P, 3] from canonical into the crops' cameras."""
+        focal = crops[:, 0, 0] / crops[:, 0, 2]
+        if "landmarks" not in features:
+            return out["rotation"], crop_translation(out["camera"], focal)
+        joints = self.topology.joints(out["vertices"])
+        rotation, translation, _ = fit_people(joints, out["rotation"], out["camera"], focal, features["landmarks"])
+        return rotation, translation
+
+    def _sigma(
+        self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [P, V] and [P, J]."""
+        scale = np.float32(self.bundle.calibration.scale)
+        if self._knows_errors:
+            return scale * out["sigma"], scale * out["joints_sigma"]
         if samples < 2:
-            return vertices, np.full(shape, np.nan, np.float32)
+            shapes = ((len(ids), len(points)) for points in (self.topology.template, self.topology.joint_names))
+            sigma, joints_sigma = (np.full(shape, np.nan, np.float32) for shape in shapes)
+            return sigma, joints_sigma
         uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
-        sigma = self._sampler.run(features=features, uniforms=uniforms)["sigma"]
-        return vertices, sigma * np.float32(self.bundle.calibration.scale)
+        vertices = self._sampler.run(image=out["image"], logits=out["logits"], uniforms=uniforms)["vertices"]
+        return scale * metrics.spread(vertices), scale * metrics.spread(self.topology.joints(vertices))
 
     def _uniforms(self, seed: int, person: int, samples: int) -> np.ndarray:
         """Noise of one person: float32 [Q, T, N, 2], open interval (0, 1). The first samples do not depend on Q."""

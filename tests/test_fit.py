@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mega_model.topology import SMPL_JOINTS, Topology
-from mega_ros.fit import LANDMARK_SIGMA, LATERAL_PRIOR, OUTLIER, fit_pose, reprojection_energy, sample_weights
+from mega_model.fit import LANDMARK_SIGMA, LATERAL_PRIOR, OUTLIER, fit_pose, reprojection_energy, sample_weights
 
 SIDES = ("left", "right")
 LIMBS = [SMPL_JOINTS.index(f"{s}_{j}") for j in "shoulder elbow wrist hip knee ankle".split() for s in SIDES]
 BOTH = np.array(LIMBS * 2)
 """What is observed: the twelve joints of the limbs, by two networks."""
 CHAINS = [
-    [f"{s}_{j}" for j in chain.split()] for chain in ("shoulder elbow wrist hand", "hip knee ankle foot") for s in SIDES
+    [SMPL_JOINTS.index(f"{s}_{j}") for j in chain.split()]
+    for chain in ("shoulder elbow wrist hand", "hip knee ankle foot")
+    for s in SIDES
 ]
 
 
@@ -53,11 +55,9 @@ def people(rest: np.ndarray, count: int, seed: int = 0) -> Scene:
     rng = np.random.default_rng(seed)
     joints = np.repeat(rest[None], count, axis=0)
     for chain in CHAINS:
-        chain_joints = [SMPL_JOINTS.index(name) for name in chain]
         for k in (1, 0):
             bend = Rotation.from_rotvec(0.5 * rng.normal(size=(count, 3))).as_matrix()
-            pivot = joints[:, chain_joints[k], None].copy()
-            below = chain_joints[k + 1 :]
+            pivot, below = joints[:, chain[k], None], chain[k + 1 :]
             joints[:, below] = pivot + (joints[:, below] - pivot) @ bend.swapaxes(1, 2)
     yaw = Rotation.from_rotvec(rng.uniform(-np.pi, np.pi, (count, 1)) * [0, 1, 0])
     rotation = Rotation.from_rotvec(0.2 * rng.normal(size=(count, 3))) * Rotation.from_rotvec([np.pi, 0, 0]) * yaw
@@ -83,9 +83,7 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
     rotations, translations, _ = fit_pose(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
     assert angle(rotations, rotation).max() < 1
     assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.01
-    np.testing.assert_allclose(
-        rotations @ rotations.swapaxes(1, 2), np.broadcast_to(np.eye(3), (200, 3, 3)), atol=1e-12
-    )
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
 
 
 def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
@@ -98,15 +96,15 @@ def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
 
 def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
     true = people(rest, 100)
-    far = true.translation * 1.6 + [1.0, 0.5, 0]
+    far = true.translation * 1.6 + [4.0, 2.0, 0]
     _, translations, _ = fit_pose(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
-    assert shifted(far, true.translation, true.focal).min() > 0.4
+    assert shifted(far, true.translation, true.focal).min() > 1
     assert shifted(translations, true.translation, true.focal).max() < 0.05
 
 
 def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> None:
     true = people(rest, 200)
-    learned, rotation = true.learned(np.random.default_rng(1), turn=0.1, shift=0.1, depth=0.1)
+    learned, _ = true.learned(np.random.default_rng(1), turn=0.1, shift=0.1, depth=0.1)
     index, weights = np.array(LIMBS), np.ones((200, len(LIMBS)))
     good = true.landmarks(index)
     wrong, swapped = good.copy(), good.copy()
@@ -116,7 +114,7 @@ def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> Non
     rotations, translations, _ = fit_pose(*learned, good, weights, index)
     for outlier in (wrong, swapped):
         moved, placed, _ = fit_pose(*learned, outlier, weights, index)
-        assert np.median(angle(moved, rotations)) < 1.5 and np.quantile(angle(moved, rotations), 0.95) < 6
+        assert np.median(angle(moved, rotations)) < 2 and np.quantile(angle(moved, rotations), 0.95) < 8
         assert np.median(shifted(placed, translations, true.focal)) < 0.01
 
 
@@ -260,7 +258,7 @@ def test_fitted_people_have_less_energy(rest: np.ndarray) -> None:
 energies = st.lists(st.floats(0, 1e4), min_size=2, max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(energy=energies, effective=st.floats(1, 40))
 def test_samples_keep_their_effective_number(energy: list[float], effective: float) -> None:
     weights = sample_weights(np.array(energy), effective)

@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ RUNTIME = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "mega_ros").rglob("*.py")
 )
+
+needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +52,8 @@ def test_runtime_never_imports_torch() -> None:
 
 
 def test_recovery_needs_no_ros() -> None:
-    assert not imports(["mega_ros.recovery", "mega_ros.images", "mega_ros.track", "mega_ros.cli"], "rclpy")
+    modules = ("recovery", "images", "track", "cli", "replay.keypoints")
+    assert not imports([f"mega_ros.{name}" for name in modules], "rclpy")
 
 
 def test_model_knows_nothing_of_the_runtime() -> None:
@@ -72,6 +76,23 @@ def test_one_version() -> None:
     version = ElementTree.parse(ROOT / "package.xml").findtext("version")
     assert f'version="{version}"' in (ROOT / "setup.py").read_text()
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
+def test_workflows_run_what_the_project_has() -> None:
+    """They cannot run here: that they parse, and that targets, folders and Python versions in them exist."""
+    workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").iterdir()}
+    targets = re.findall(r"^([\w./ ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    extras = re.search("extras_require={(.*)}", (ROOT / "setup.py").read_text())[1]  # type: ignore[index]
+    runs = [
+        step["run"] for w in workflows.values() for job in w["jobs"].values() for step in job["steps"] if "run" in step
+    ]
+    used = {target for run in runs for target in re.findall(r"\bmake (\S+)", run)}
+    assert used and used <= {target for line in targets for target in line.split()}
+    installed = {extra for run in runs for group in re.findall(r"'\.\[(.*?)\]'", run) for extra in group.split(",")}
+    assert installed and installed <= set(re.findall('"(.*?)":', extras))
+    pythons = workflows["tests"]["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
 
 
 def test_package_xml_is_one_that_colcon_takes() -> None:
@@ -116,7 +137,10 @@ def test_pip_installs_what_ros_looks_for(wheel: zipfile.ZipFile) -> None:
     ):
         assert f"{data}/data/{path}" in names
     assert wheel.getinfo(f"{data}/data/lib/mega_ros/node").external_attr >> 16 & 0o111, "node must be executable"
-    assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+    assert {"mega_ros/py.typed", "mega_model/py.typed"} <= names
+    assert not [name for name in names if "__pycache__" in name]
+    packages = {name.split("/")[0] for name in names if ".data/" not in name and ".dist-info/" not in name}
+    assert packages == {"mega_ros", "mega_model"}, "other people's packages may have these names"
 
 
 def test_pip_installs_the_default_model(wheel: zipfile.ZipFile) -> None:
@@ -155,6 +179,7 @@ def mega(*arguments: str) -> subprocess.CompletedProcess[str]:
     return python("import sys; from mega_ros.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
 
 
+@needs_torch
 def test_every_verb_answers_help() -> None:
     """All in one process: most import torch."""
     code = """
@@ -187,31 +212,50 @@ def test_unknown_verbs_and_options(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in end.stderr
 
 
-WITHOUT_TORCH = """
+WITHOUT_TRAINING = """
 import sys
+HIDDEN = {"anny", "fsspec", "lightning", "matplotlib", "onnx", "safetensors", "torch", "tqdm"}
 class Hidden:
     def find_spec(self, name, *rest):
-        if name == "torch":
+        if name in HIDDEN:
             raise ModuleNotFoundError("hidden", name=name)
 sys.meta_path.insert(0, Hidden())
-from mega_ros.cli import main
-sys.exit(main(sys.argv[1:]))
+from mega_ros.cli import VERBS, main
 """
-"""A runtime installation has no torch."""
+"""A runtime installation has none of these. (yaml comes with rclpy.)"""
+
+
+def test_verbs_without_the_training_extra() -> None:
+    """Each answers, or says in one line what to install."""
+    code = """
+for verb in VERBS:
+    try:
+        print(f"mega {verb}: code {main([*verb.split(), '--help'])}", file=sys.stderr)
+    except SystemExit as end:
+        print(f"mega {verb}: code {end.code}", file=sys.stderr)
+"""
+    end = python(WITHOUT_TRAINING + code)
+    assert end.returncode == 0, end.stderr
+    codes = dict(line.split(": code ") for line in end.stderr.splitlines() if ": code " in line)
+    assert len(codes) == len(VERBS)
+    assert {codes["mega node"], codes["mega demo"]} == {"0"}
+    advice = "pip install 'mega_ros[train]'"
+    assert end.stderr.count(advice) == len([code for code in codes.values() if code == "1"]) > 0
 
 
 def test_missing_extra_is_one_line() -> None:
-    end = python(WITHOUT_TORCH, "train", "tokenizer")
+    end = python(WITHOUT_TRAINING + "sys.exit(main(sys.argv[1:]))", "train", "tokenizer")
     assert end.returncode == 1
     assert end.stderr.strip() == "mega train tokenizer: torch is not installed: pip install 'mega_ros[train]'"
 
 
 def test_node_starts_without_torch() -> None:
-    end = python(WITHOUT_TORCH, "node", "--help")
+    end = python(WITHOUT_TRAINING + "sys.exit(main(sys.argv[1:]))", "node", "--help")
     assert end.returncode == 0
     assert "mega node" in end.stdout
 
 
+@needs_torch
 def test_missing_files_are_one_line(tmp_path: Path) -> None:
     """Each of these once ended in somebody else's code. All in one process: they import torch."""
     (tmp_path / "checkpoint" / "tokenizer").mkdir(parents=True)

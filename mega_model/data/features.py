@@ -1,4 +1,4 @@
-"""Rendered people as a frozen BlazePose sees them: its 8x8 map of every crop, computed once, with the crop's labels.
+"""Rendered people as a frozen BlazePose sees them: its features of every crop, computed once, with the crop's labels.
 
 A person is looked at as at run time: a crop about the box, then crops about the region that the landmarks give. For
 training, both the first and the second crop of every scene are kept, and half of the scenes are mirrored.
@@ -18,10 +18,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from mega_model.blazepose import BlazePose
+from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
 from mega_model.geometry import crop_images, square_cameras
 from mega_model.regions import next_cameras
@@ -47,6 +47,8 @@ class Extract:
     """Of the BlazePose, see `blazepose.VARIANTS`."""
     train: bool = False
     """Two crops of every scene, moved about, half of them mirrored; else what the run time sees, one for each scene."""
+    turned: bool = False
+    """The first crop is turned by anything from a quarter to three quarters: people upside down and on their sides."""
     seed: int = 0
     workers: int = 1
 
@@ -63,7 +65,7 @@ class FeatureSet:
         self.tokens: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.fields["trunk"])
+        return len(self.fields["maps"])
 
     @property
     def topology(self) -> Topology:
@@ -83,7 +85,7 @@ class FeatureSet:
         self.tokens = torch.cat(parts)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """See `images.ImageSet`. In place of images: trunk float32 [B, C, 8, 8], see `BlazePose.trunk`.
+        """See `images.ImageSet`. In place of images: the fields of `blazepose.PoseFeatures`.
 
         Also translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera; vertices2d [B, V, 2],
         visible bool [B, V], part int64 [B] as `rendered.SceneSet.batch`.
@@ -102,7 +104,7 @@ class FeatureSet:
 
         joints, vertices2d = self.topology.joints(vertices), seen(vertices)
         arrays = {
-            "trunk": f["trunk"].astype(np.float32),
+            **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
             "vertices": vertices,
             "joints": joints,
             "rotation": f["rotation"],
@@ -120,22 +122,25 @@ class FeatureSet:
         return batch
 
 
-def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """crops uint8 [P, size, size, 3] -> maps [P, C, 8, 8]; on CPUs by onnxruntime, which is 4 times as fast as torch."""
+def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
+    """Of crops uint8 [P, 256, 256, 3]; on CPUs by onnxruntime: 4 times as fast as torch."""
     if torch.cuda.is_available():
-        trunk = trunk.cuda()
+        backbone = backbone.cuda()
 
         @torch.no_grad()
-        def on_gpu(crops: np.ndarray) -> np.ndarray:
-            images = torch.from_numpy(crops).cuda().permute(0, 3, 1, 2).float() / 255
-            return trunk(images).cpu().numpy()
+        def on_gpu(crops: np.ndarray) -> PoseFeatures:
+            features = backbone(torch.from_numpy(crops).cuda().permute(0, 3, 1, 2).float() / 255)
+            return PoseFeatures(*(x.cpu() for x in features))
 
         return on_gpu
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "trunk.onnx"
+        file = Path(folder) / "backbone.onnx"
         shapes = ({0: torch.export.Dim("P")},)
-        images = torch.zeros(2, 3, size, size)
-        program = torch.onnx.export(trunk, (images,), dynamic_shapes=shapes, dynamo=True, verbose=False)
+        images = torch.zeros(2, 3, BlazePose.SIDE, BlazePose.SIDE)
+        names = list(PoseFeatures._fields)
+        program = torch.onnx.export(
+            backbone, (images,), dynamic_shapes=shapes, output_names=names, dynamo=True, verbose=False
+        )
         assert program is not None
         program.save(file)
         options = ort.SessionOptions()
@@ -143,23 +148,15 @@ def compiled(trunk: nn.Module, size: int) -> Callable[[np.ndarray], np.ndarray]:
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def on_cpu(crops: np.ndarray) -> np.ndarray:
+    def on_cpu(crops: np.ndarray) -> PoseFeatures:
         images = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), np.float32) / 255
-        return np.concatenate([session.run(None, {name: image[None]})[0] for image in images])
+        parts = zip(*(session.run(names, {name: image[None]}) for image in images))
+        return PoseFeatures(*(torch.from_numpy(np.concatenate(part)) for part in parts))
 
     return on_cpu
 
 
-class _Trunk(nn.Module):
-    def __init__(self, backbone: BlazePose) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.backbone.trunk(images)
-
-
-class Eyes:
+class Camera:
     """Looks at the people of rendered scenes."""
 
     def __init__(self, config: Extract) -> None:
@@ -167,10 +164,10 @@ class Eyes:
         cv2.setNumThreads(1)
         self.config = config
         self.scenes = SceneSet(config.scenes)
-        self.backbone = BlazePose(config.width).eval()
-        load_imported(config.backbone, self.backbone)
+        backbone = BlazePose(config.width).eval()
+        load_imported(config.backbone, backbone)
         self.size = BlazePose.SIDE
-        self.trunk = compiled(_Trunk(self.backbone).eval(), self.size)
+        self.backbone = compiled(backbone)
 
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         """What `extract` stores of the scenes of a chunk."""
@@ -187,6 +184,8 @@ class Eyes:
             side = side * rng.uniform(0.85, 1.2, count)
             centre = centre + side[:, None] * rng.uniform(-0.06, 0.06, (count, 2))
             roll = rng.normal(0, np.radians(6), count)
+        if self.config.turned:
+            roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
         images, rotation, translation = f["images"], f["rotation"], f["translation"]
         images[flip] = images[flip][:, :, ::-1]
         rotation[flip] *= _ACROSS * _ACROSS[:, None]
@@ -196,18 +195,19 @@ class Eyes:
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
-        looks = []
+        looks: list[dict[str, np.ndarray]] = []
         crops, turns = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:
-                crops, turns = next_cameras(self._landmarks(looks[-1]["trunk"]), crops, turns, self.size)
+                crops, turns = next_cameras(looks[-1]["landmarks"], crops, turns, self.size)
             seen = np.concatenate([
                 crop_images(image, k, crop[None], turn[None], self.size)
                 for image, k, crop, turn in zip(images, intrinsics, crops, turns)
             ])  # fmt: skip
-            turned = turns.astype(np.float32)
+            turned, features = turns.astype(np.float32), self.backbone(seen)
             looks.append({
-                "trunk": self.trunk(seen).astype(np.float16),
+                **{name: part.numpy() for name, part in features._asdict().items()},
+                "maps": features.maps.numpy().astype(np.float16),
                 "scene": index.astype(np.int32),
                 "mirrored": flip,
                 "rotation": turned @ rotation,
@@ -219,10 +219,6 @@ class Eyes:
         return {name: np.stack([look[name] for look in looks], axis=1).reshape(2 * count, *looks[0][name].shape[1:])
                 for name in looks[0]}  # fmt: skip
 
-    @torch.no_grad()
-    def _landmarks(self, maps: np.ndarray) -> np.ndarray:
-        return self.backbone.branch(torch.from_numpy(maps.astype(np.float32))).landmarks.numpy()
-
 
 def extract(config: Extract) -> None:
     """A set that was begun goes on."""
@@ -232,7 +228,7 @@ def extract(config: Extract) -> None:
     if not progress.exists():
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "scenes.txt").write_text(str(config.scenes))
-        for name, array in Eyes(config).draw(0).items():  # made before the workers write to their parts of it
+        for name, array in Camera(config).draw(0).items():  # made before the workers write to their parts of it
             np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (count, *array.shape[1:]))
         progress.mkdir()
     done = {int(file.name) for file in progress.iterdir()}
@@ -244,11 +240,11 @@ def extract(config: Extract) -> None:
 def _run(config: Extract, chunks: Sequence[int]) -> None:
     if not chunks:
         return
-    eyes = Eyes(config)
+    camera = Camera(config)
     out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
     each = CHUNK * (2 if config.train else 1)
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
-        for name, array in eyes.draw(chunk).items():
+        for name, array in camera.draw(chunk).items():
             out[name][chunk * each : chunk * each + len(array)] = array
         (config.out / "progress" / str(chunk)).touch()  # an extraction that is stopped goes on from here
 

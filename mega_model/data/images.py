@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mega_model.body.smpl import VARIABLE, load_bodies, load_regressor
 from mega_model.data.annotations import read_people
+from mega_model.data.features import FeatureSet
 from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.shards import ShardedPeople
@@ -53,8 +54,8 @@ class Mixture:
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
             raise ValueError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
-        for field, what in (("images", "crops"), ("vertices", "bodies")):
-            shapes = [tuple(batch[field].shape[1:]) for batch in first]
+        for field, what in (("images", "crops"), ("maps", "features"), ("vertices", "bodies")):
+            shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
             if len(set(shapes)) > 1:
                 raise ValueError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")
         self.names = [name for name in first[0] if all(name in batch for batch in first)]
@@ -85,16 +86,19 @@ def open_set(
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
     `rendered:FOLDER`  what `python -m mega_model.data.rendered` made
+    `features:FOLDER`  what `python -m mega_model.data.features` made of it
     `shards:FOLDER`    or URL: what `mega shards` made
 
-    For all kinds but `rendered`, `body` is the SMPL model file, or a folder with one per gender (by default the
-    environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that label these
+    For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by
+    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that label these
     on pictures need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set,
     by default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
     """
     kind, _, place = name.partition(":")
     if kind == "rendered":
         return SceneSet(Path(place), topology, size)
+    if kind == "features":
+        return FeatureSet(Path(place), topology)
     source = ShardedPeople(place) if kind == "shards" else read_people(name)
     bodies = load_bodies(body)
     vertices = len(next(iter(bodies.values())).topology().template)

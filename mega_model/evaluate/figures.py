@@ -21,7 +21,7 @@ from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report
-from mega_model.mega import Mega, normalise
+from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
 SHOWN_STEPS = (1, 5, 9, 13, 16, 20)
@@ -143,10 +143,11 @@ def steps_of_pictures(
 ) -> Figure:
     """Figure 7, upper part: a row per picture."""
     pictures = torch.from_numpy(np.stack([p.picture for p in shown])).to(config.device)
-    features = model.backbone(normalise(pictures.float() / 255))
+    seen = model.see(model.backbone(model.normalise(pictures.float() / 255)))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
     noise = generate.temperatures(config.steps, config.temperature)
-    states = generate.unmask(model, features, generate.first_logits(model, features), uniforms, noise)
+    logits = generate.first_logits(model, seen.tokens)
+    states = generate.unmask(model, seen.tokens, logits, uniforms, noise)
     meshes = [known_bodies(tokenizer, *state) for state in states]
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
     figure, axes = draw.grid(len(shown), len(headings), headings)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,14 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, metrics
+from mega_model.blazepose import PoseFeatures
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
+from mega_model.expected_error import ErrorHead
+from mega_model.fit import fit_people
 from mega_model.geometry import rot6d_to_matrix
-from mega_model.mega import Mega, normalise
+from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
 K = TypeVar("K")
@@ -34,6 +37,10 @@ class Pictures:
     batch: int = 20
     """Pictures at once."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    decode: Literal["expected", "argmax"] = "expected"
+    """The deterministic mesh: of the expected codes, as published, or of the most likely ones, as in the paper."""
+    fit: bool = True
+    """Tie meshes to the landmarks, as the run time does, where the backbone gives landmarks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +117,8 @@ class Prediction:
     """[B, V, 3] deterministic"""
     samples: np.ndarray
     """[B, Q, V, 3]; Q is 0 where none were asked for"""
+    sigma: np.ndarray
+    """[B, V]: of the deterministic mesh, by the error head, or else the spread of the samples, not yet calibrated"""
     rotation: np.ndarray
     """[B, 3, 3] predicted: canonical to camera"""
     camera: np.ndarray
@@ -124,31 +133,62 @@ def pictures(total: int, config: Pictures) -> np.ndarray:
 
 @torch.no_grad()
 def predict(
-    model: Mega, tokenizer: MeshTokenizer, images: ImageSet, config: Pictures, sampling: Sampling | None = None
+    model: Mega,
+    tokenizer: MeshTokenizer,
+    images: ImageSet,
+    config: Pictures,
+    sampling: Sampling | None = None,
+    errors: ErrorHead | None = None,
 ) -> Iterator[Prediction]:
     """One after the other, for a large set's samples fit no memory. Without `sampling`: deterministic mode alone."""
-    picked = pictures(len(images), config)
+    picked, regressor = pictures(len(images), config), images.topology.joint_regressor
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
-        features = model.backbone(normalise(batch["images"].to(config.device).float() / 255))
-        rot6d, camera = model.pose(features)
-        rotation = rot6d_to_matrix(rot6d)
-        single = tokenizer.decode(generate.deterministic(model, features))
+        features = features_of(model, batch, config.device)
+        seen = model.see(features)
+        states = generate.first_states(model, seen.tokens)
+        logits = model.head(states)
+        if config.decode == "argmax":
+            single = tokenizer.decode(logits.argmax(dim=-1))
+        else:
+            single = generate.expected_vertices(tokenizer, logits)
+        rotation = rot6d_to_matrix(seen.rot6d).cpu()
+        if config.fit and isinstance(features, PoseFeatures):
+            rotation = fitted(regressor @ single.cpu().numpy(), rotation, seen.camera.cpu(), batch, features)
         samples = single[:, None][:, :0]
-        if sampling:
+        if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
-            tokens = generate.sample(model, features, random, sampling.temperature)
+            tokens = generate.sample(model, seen.tokens, logits, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
+        spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
         yield Prediction(
             batch,
             (batch["vertices"] @ batch["rotation"].mT).numpy(),
-            (single @ rotation.mT).cpu().numpy(),
-            (samples @ rotation.mT[:, None]).cpu().numpy(),
-            rotation.cpu().numpy(),
-            camera.cpu().numpy(),
+            (single.cpu() @ rotation.mT).numpy(),
+            (samples.cpu() @ rotation.mT[:, None]).numpy(),
+            (spread if errors is None else errors(states, features).sigma).cpu().numpy(),
+            rotation.numpy(),
+            seen.camera.cpu().numpy(),
         )
+
+
+def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
+    """What the backbone gives for a batch of an image set, or of a set of stored features."""
+    if "maps" in batch:
+        return PoseFeatures(*(batch[name].to(device) for name in PoseFeatures._fields))
+    return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
+
+
+def fitted(
+    joints: np.ndarray, rotation: Tensor, camera: Tensor, batch: Mapping[str, Tensor], features: PoseFeatures
+) -> Tensor:
+    """The rotations [B, 3, 3] of people with joints [B, 24, 3] (canonical), tied to their landmarks."""
+    focal = batch["focal"].numpy()
+    landmarks = features.landmarks.cpu().numpy()
+    turned, _, _ = fit_people(joints, rotation.numpy(), camera.numpy(), focal, landmarks)
+    return torch.from_numpy(turned.astype(np.float32))
 
 
 def uniforms(index: np.ndarray, sampling: Sampling, length: int, seed: int) -> Tensor:

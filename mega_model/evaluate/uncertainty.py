@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import metrics
+from mega_model import checkpoint, metrics
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
@@ -44,7 +44,8 @@ def evaluate(config: Uncertainty) -> Report:
     def visible(p: Prediction) -> np.ndarray:
         return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, config.device)
 
-    predictions = predict(model, tokenizer, images, config, config)
+    errors = checkpoint.load_errors(config.checkpoint)
+    predictions = predict(model, tokenizer, images, config, config, errors)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = config.facts(protocol.name, len(images))
@@ -65,8 +66,8 @@ def saved_scale(checkpoint: Path) -> float:
 
 
 def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
-    """[B, V]: `error` of the deterministic mesh, `sigma` of the samples, metres."""
-    return {"error": protocol.vertex_errors(p.single, p.truth), "sigma": metrics.spread(p.samples)}
+    """[B, V]: `error` of the deterministic mesh and its `sigma`, metres."""
+    return {"error": protocol.vertex_errors(p.single, p.truth), "sigma": p.sigma}
 
 
 def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray) -> dict[str, dict[str, float]]:

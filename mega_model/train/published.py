@@ -1,4 +1,4 @@
-"""Backbones that others have published, or that a bundle holds, as the start of a training on pictures (paper 3.2)."""
+"""Backbones that others have published, as the start of a training on images (paper 3.2)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mega_model.backbones import Backbone
 from mega_model.checkpoint import load_weights
-from mega_model.files import must_exist
 from mega_model.mega import Mega
 from mega_model.reference import are_tensors, read_torch, released_name
 
@@ -60,56 +58,6 @@ def load_imported(folder: Path, backbone: Backbone) -> None:
         raise ValueError(
             f"{folder}: not the weights of this model's backbone; origin.json says which they are of"
         ) from error
-
-
-@torch.no_grad()
-def load_exported(bundle: Path, backbone: Backbone, images: Tensor) -> None:
-    """Put the ResNet of a bundle into `backbone`, to go on from where its checkpoint is not at hand.
-
-    In a bundle, each batch norm is merged into its convolution. Here it gets the statistics of `images` [B, 3, H, W]
-    (normalised) and undoes them, so that training begins with the bundle's maps of these. Raises FileNotFoundError, or
-    ValueError that names the file and what is missing or of another shape in it.
-    """
-    import onnx  # needed by this alone
-    from google.protobuf.message import DecodeError
-
-    file = bundle / "backbone.onnx"
-    must_exist(file)
-    try:
-        graph = onnx.load(file).graph
-    except DecodeError as error:
-        raise ValueError(f"{file}: not a readable ONNX file ({error})") from error
-    found = {
-        part.name.removeprefix("backbone.").removesuffix("_half"): torch.tensor(onnx.numpy_helper.to_array(part))
-        for part in graph.initializer
-    }
-    norms = {name: m for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    merged = {f"{name}.bias": f"{_one_before(name)}.bias" for name in norms}
-    own = backbone.state_dict()
-    names = {key: merged.get(key, key) for key in own if key in merged or key.rpartition(".")[0] not in norms}
-    for key, name in names.items():
-        if name not in found or found[name].shape != own[key].shape:
-            raise ValueError(f"{file}: not the backbone of this model: {name} is missing or of another shape")
-    backbone.load_state_dict({key: found[name] for key, name in names.items()}, strict=False)
-
-    def undo(norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        norm.running_mean.copy_(mean)
-        norm.running_var.copy_(variance)
-        norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.add_(mean)
-
-    hooks = [norm.register_forward_pre_hook(undo) for norm in norms.values()]
-    backbone.train()(images)
-    for hook in hooks:
-        hook.remove()
-
-
-def _one_before(name: str) -> str:
-    """`stem.1` -> `stem.0`: a norm stands behind its convolution."""
-    before, _, place = name.rpartition(".")
-    return f"{before}.{int(place) - 1}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

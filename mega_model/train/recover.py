@@ -1,4 +1,8 @@
-"""Stage 3: MEGA learns to see: masked mesh tokens, rotation and camera from pictures (paper 3.3)."""
+"""Stage 3: MEGA learns to see: masked mesh tokens, rotation and camera from images (paper 3.3).
+
+With BlazePose's features there are further losses, which are ours: on the lifter's latents, and on meshes in metres,
+through the frozen decoder of the tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
+from mega_model.blazepose import PoseFeatures
+from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
+from mega_model.generate import expected_vertices, first_logits
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
-from mega_model.mega import PRESETS, Mega, normalise, token_loss
+from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.reference import IMAGE_PART
+from mega_model.seen import Seen
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
-from mega_model.train.published import load_backbone, load_exported
+from mega_model.train.published import load_backbone
 
 EYES = ("backbone", "backbone_width", "image_size", "head_dropout")
 """The fields of a `MegaConfig` that say how it sees."""
@@ -43,8 +50,7 @@ class PictureTraining(LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """Begin to see anew, with this preset's backbone: only the transformer comes from `pretrained`."""
     backbone: Path | None = None
-    """What the backbone starts from: published weights, see `published.load_backbone`, or the folder of a bundle with a
-    ResNet, see `published.load_exported`."""
+    """What the backbone starts from: published weights, see `published.load_backbone`."""
     pixels: int | None = None
     """Side of the crops, by default the model's: steps on small ones are cheap."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
@@ -56,13 +62,16 @@ class PictureTraining(LoopConfig):
 class RecoverTraining(PictureTraining):
     trained_blocks: int | None = None
     """Blocks of the backbone, from its last, that learn; 0: it is frozen. By default all of it learns."""
+    meshes: int = 16
+    """Of a batch whose meshes are compared with the true ones, where the model has a lifter."""
 
 
 class RecoverObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining) -> None:
+    def __init__(self, model: Mega, tokenizer: MeshTokenizer, topology: Topology, config: RecoverTraining) -> None:
         super().__init__(model)
+        self.register_buffer("regressor", torch.from_numpy(topology.joint_regressor), persistent=False)
         self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
         self.config = config
         if config.trained_blocks is not None:
@@ -75,13 +84,53 @@ class RecoverObjective(Objective):
         return self
 
     def forward(self, batch: Batch) -> Losses:
-        features = self.model.backbone(pictures(batch["images"]))
-        with torch.no_grad(), all_digits(features):
-            tokens = self.frozen[0].to(features.device).encode(batch["vertices"])
-        return {
-            "tokens": token_loss(self.model, features, tokens),
-            **pose_losses(*self.model.pose(features), batch, self.config.rotation),
+        seen = see(self.model, batch)
+        tokenizer = self.frozen[0].to(seen.camera.device)
+        with torch.no_grad(), all_digits(seen.camera):
+            tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
+        losses = {
+            "tokens": token_loss(self.model, seen.tokens, tokens),
+            **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
+        if seen.latents is not None:
+            few = slice(0, self.config.meshes)
+            logits = first_logits(self.model, seen.tokens[few])
+            with all_digits(seen.camera):
+                mesh = expected_vertices(tokenizer, logits.float())
+                losses |= latent_losses(seen, tokens, tokenizer)
+                losses |= mesh_losses(mesh, seen, batch, self.get_buffer("regressor"))
+        return losses
+
+
+def see(model: Mega, batch: Batch) -> Seen:
+    """What the model reads off images, which are augmented first, or off the features that a set holds."""
+    if "maps" in batch:
+        return model.see(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
+    images = model.normalise(augment(batch["images"]))
+    return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
+
+
+def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
+    """Of the lifter's latents, in units of the codes' deviation."""
+    assert seen.latents is not None
+    codes = tokenizer.quantizer.codebook
+    unit = codes.std(dim=0)
+    return {"latents": F.mse_loss(seen.latents.float() / unit, codes[tokens] / unit)}
+
+
+def mesh_losses(mesh: Tensor, seen: Seen, batch: Batch, regressor: Tensor) -> Losses:
+    """Of meshes [n, V, 3], those of the first n of the batch: as they are and as they are turned, decimetres apart, and
+    their joints in the crop; regressor [24, V]."""
+    few = slice(0, len(mesh))
+    truth, turn = batch["vertices"][few], batch["rotation"][few]
+    rotation = rot6d_to_matrix(seen.rot6d[few].float())
+    posed = mesh @ rotation.mT
+    joints2d = project_weak(regressor @ posed, seen.camera[few].float())
+    return {
+        "mesh": 5 * (mesh - truth).norm(dim=-1).mean(),
+        "posed": 5 * (posed - truth @ turn.mT).norm(dim=-1).mean(),
+        "joints2d": 2 * (joints2d - batch["joints2d"][few]).abs().clamp(max=1).mean(),
+    }
 
 
 def freeze(backbone: Backbone, trained_blocks: int) -> None:
@@ -115,11 +164,6 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
         confidence = batch["confidence"][..., None].expand_as(points)
         distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
     return {"rotation": rotation_loss, "reprojection": distance}
-
-
-def pictures(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> augmented, as the backbone wants them."""
-    return normalise(augment(images)).contiguous(memory_format=torch.channels_last)  # CPUs convolve faster so
 
 
 def augment(images: Tensor) -> Tensor:
@@ -162,11 +206,13 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
-    if config.backbone and (config.backbone / "backbone.onnx").exists():
-        shown = mixture.batch(np.random.default_rng(config.seed), 256)["images"]  # enough for stable statistics
-        load_exported(config.backbone, model.backbone, pictures(shown))
-    elif config.backbone:
+    if config.backbone:
         load_backbone(config.backbone, model)
+    if model.lifter is not None:
+        model.lifter.unit.copy_(tokenizer.quantizer.codebook.std(dim=0))
+    for images in sets:
+        if isinstance(images, FeatureSet):
+            images.tokenise(tokenizer)
     fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
 
 
@@ -174,15 +220,11 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
-        manifest, origin = config.backbone / "bundle.json", config.backbone / "origin.json"
-        about["backbone"] = config.backbone.name
-        if manifest.exists():
-            about["backbone"] = json.loads(manifest.read_text())["training"]
-        elif origin.exists():
-            about["backbone"] = json.loads(origin.read_text())
+        origin = config.backbone / "origin.json"
+        about["backbone"] = json.loads(origin.read_text()) if origin.exists() else config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
-    if any(isinstance(images, SceneSet) for images in sets):
+    if any(isinstance(images, SceneSet | FeatureSet) for images in sets):
         about["motion"] = MOTION
     before = config.pretrained / "training.json"
     if before.exists():
@@ -192,4 +234,4 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda model, tokenizer, _: RecoverObjective(model, tokenizer, config))
+    run(config, lambda *parts: RecoverObjective(*parts, config))

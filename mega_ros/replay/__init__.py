@@ -1,1 +1,1 @@
-"""Streams of images played to the node over DDS, and what it made of them: table, video, contact sheet."""
+"""Streams of images played to the node over DDS, and annotated photographs: what comes of them, and how good it is."""

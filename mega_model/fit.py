@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mega_model.geometry import crop_translation
+
 LANDMARK_SIGMA = 0.05
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
 OUTLIER = 0.2
@@ -21,6 +23,11 @@ LATERAL_PRIOR = 0.3
 """Crop units: deviation of where the learned translation puts the body's origin in the crop."""
 NEAREST = 0.1
 """Metres: joints nearer than this, or behind the camera, are projected as if they were this far away."""
+
+OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
+OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
+"""The joints of SMPL that these are."""
 
 # One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
 _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
@@ -44,9 +51,9 @@ def fit_pose(
     """The rotation update and the translation under which joints fall on their landmarks, in perspective.
 
     joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0:
-    the learned one. landmarks [..., K, 2]: crop coordinates, finite. weights [..., K]: 0 to 1. index [K]: the joint that
-    each landmark observes; several may observe the same. rotation_prior: rad, deviation of the learned rotation about
-    each axis. depth_prior: deviation of the log of the learned depth.
+    the learned one. landmarks [..., K, 2], crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint
+    that each landmark observes; several may observe the same. rotation_prior, rad: deviation of the learned rotation
+    about each axis. depth_prior: deviation of the log of the learned depth.
 
     Returns rotations [..., 3, 3], to apply to the joints before the translation; translations [..., 3], metres; and
     the covariance [..., 6, 6] of a further small rotation (rotation vector in the camera's axes, rad) and of the
@@ -73,7 +80,7 @@ def fit_pose(
         off, slope = _linearised(pose, seen, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
         step = np.linalg.solve(normal + priors, -(gradient + precision * pose)[..., None])[..., 0]
-        pose = _moved(pose, np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP))
+        pose = pose + np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP)
 
     off, slope = _linearised(pose, seen, learned, focal, target)
     pull = _pull(off, weights, OUTLIER)
@@ -87,6 +94,24 @@ def fit_pose(
     change = np.zeros_like(covariance)  # by a step, of the rotation vector and the translation
     change[..., :3, :3], change[..., 3:, 3:] = _ONE, _moves(translations, focal)
     return _rotation(pose), translations, change.swapaxes(-1, -2) @ covariance @ change
+
+
+def fit_people(
+    joints: np.ndarray, rotation: np.ndarray, camera: np.ndarray, focal: np.ndarray, landmarks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
+
+    joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
+    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`. Returns
+    rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
+    `fit_pose`.
+    """
+    translation = crop_translation(camera, focal)
+    limbs = landmarks[..., OBSERVED, :]
+    turned = joints @ np.swapaxes(rotation, -1, -2)
+    weights = limbs[..., 3] * limbs[..., 4]
+    turn, translation, covariance = fit_pose(turned, translation, focal, limbs[..., :2], weights, np.array(OBSERVES))
+    return turn @ rotation, translation, covariance
 
 
 def reprojection_energy(
@@ -126,29 +151,16 @@ def sample_weights(energy: np.ndarray, effective: float = 5.0) -> np.ndarray:
 
 # A pose [..., 6] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
 # 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), and
-# the log of the depth over the learned one. A step [..., 6] changes it, the rotation by a further rotation vector, so
-# that landmarks move almost linearly with a step. The priors pull a step by -pose / deviation^2, which for the rotation
-# is the slope of 4 log(1 + tan(angle / 2)^2), within 1 % the square of the angle up to half a radian.
-
-
-def _moved(pose: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """The pose after a step."""
-    turn, then = pose[..., :3], step[..., :3]
-    moved = pose + step
-    moved[..., :3] += (_skew(then) @ turn[..., None])[..., 0] / 2
-    moved[..., :3] /= 1 - (turn * then).sum(-1, keepdims=True) / 4
-    return moved
-
-
-def _skew(vector: np.ndarray) -> np.ndarray:
-    """[..., 3] -> the matrix [..., 3, 3] of the cross product with it."""
-    return (vector @ _CROSS.reshape(3, 9)).reshape(*vector.shape, 3)
+# the log of the depth over the learned one. In these, landmarks move almost linearly. A step's first three numbers are
+# solved for as a further rotation vector and added to the Cayley vector, which is the same to first order; where steps
+# end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
+# 4 log(1 + tan(angle / 2)^2): within 1 % the square of the angle up to half a radian.
 
 
 def _rotation(pose: np.ndarray) -> np.ndarray:
     """[..., 3, 3]."""
     turn = pose[..., :3]
-    skew = _skew(turn)
+    skew = (turn @ _CROSS.reshape(3, 9)).reshape(*turn.shape, 3)  # skew @ x = cross(turn, x)
     return _ONE + (skew + skew @ skew / 2) / (1 + (turn * turn).sum(-1) / 4)[..., None, None]
 
 

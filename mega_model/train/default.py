@@ -1,0 +1,155 @@
+"""`mega train default`: the default model from nothing, stage by stage. A stage that is done is passed over.
+
+Every stage is a command of its own and resumes by itself, so the same command goes on after an interruption. The times
+are those of two CPU cores.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from mega_model import import_backbone
+from mega_model.checkpoint import ERRORS
+from mega_model.data import features, rendered
+from mega_model.data.meshes import Split
+from mega_model.evaluate import held_out
+from mega_model.train import errors, lift, pretrain, recover, tokenizer
+
+Shares = tuple[float, float, float, float, float]
+"""Of `scenes.PARTS`."""
+SETTINGS = Path(__file__).parents[2] / "config" / "train"
+EXPORT = Path(__file__).parents[2] / "export" / "to_onnx.py"
+
+
+@dataclass(frozen=True)
+class Default:
+    out: Path = Path("runs")
+    """Folder of all the stages."""
+    scenes: int = 10000
+    """Rendered people to train on, a multiple of 40."""
+    detector: Path | None = None
+    """See `mega import-detector`; without it the bundle has no detector."""
+    bundle: Path | None = None
+    """Where the bundle goes; by default into `out`."""
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    what: str
+    minutes: int
+    made: Path
+    """What it leaves last."""
+    run: Callable[[], object]
+
+
+def stages(c: Default) -> list[Stage]:
+    """In the order in which they need each other."""
+    runs = c.out
+
+    def render(part: str, split: Split, count: int, shares: Shares = rendered.MIXTURE) -> Callable[[], None]:
+        config = rendered.Render(
+            split, count, runs / "scenes" / part, runs / "tokenizer" / "topology.npz", shares=shares, workers=c.workers
+        )
+        return lambda: finish(rendered.render, config)
+
+    def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
+        config = features.Extract(
+            runs / "scenes" / scenes, runs / "features" / part, runs / "blazepose",
+            train=train, turned=turned, workers=c.workers,
+        )  # fmt: skip
+        return lambda: finish(features.extract, config)
+
+    def finish(make: Callable[..., None], config: rendered.Render | features.Extract) -> None:
+        make(config)
+        (config.out / "done").touch()
+
+    def train(stage: str, main: Callable[[list[str]], None], *more: str | Path) -> Callable[[], None]:
+        def run() -> None:
+            main([str(SETTINGS / f"{stage}.yaml"), "--out", str(runs / stage), *map(str, more)])
+            (runs / stage / "done").touch()
+
+        return run
+
+    backbone, seen = ("--backbone", runs / "blazepose"), ("--sets", f"features:{runs / 'features' / 'train'}")
+    held = ["--sets", *(str(runs / "features" / part) for part in ("calibration", "calibration_turned"))]
+    checkpoint = ["--checkpoint", str(runs / "recover")]
+    drawn = c.scenes // (1200 * c.workers) + 1
+    scenes, features_ = runs / "scenes", runs / "features"
+
+    def done(folder: Path) -> Path:
+        return folder / "done"
+
+    table: tuple[tuple[str, int, Path, Callable[[], object]], ...] = (
+        ("meshes to tokens and back", 30, done(runs / "tokenizer"), train("tokenizer", tokenizer.main)),
+        (
+            "BlazePose's published weights",
+            1,
+            runs / "blazepose" / "origin.json",
+            lambda: import_backbone.main(["--out", str(runs / "blazepose")]),
+        ),
+        ("people to train on", drawn, done(scenes / "train"), render("train", "train", c.scenes)),
+        ("people to calibrate on", 2, done(scenes / "calibration"), render("calibration", "calibration", 2000)),
+        ("people to test on", 1, done(scenes / "test"), render("test", "test", 1000, (1, 1, 1, 1, 1))),
+        ("features to train on", drawn, done(features_ / "train"), extract("train", "train", train=True)),
+        ("features to calibrate on", 2, done(features_ / "calibration"), extract("calibration", "calibration")),
+        (
+            "features of people upside down",
+            2,
+            done(features_ / "calibration_turned"),
+            extract("calibration_turned", "calibration", turned=True),
+        ),
+        ("features to test on", 1, done(features_ / "test"), extract("test", "test")),
+        (
+            "masked meshes, without images",
+            10,
+            done(runs / "pretrain"),
+            train("pretrain", pretrain.main, "--tokenizer", runs / "tokenizer"),
+        ),
+        (
+            "the lifter alone",
+            10,
+            done(runs / "lift"),
+            train("lift", lift.main, "--pretrained", runs / "pretrain", *backbone, *seen),
+        ),
+        (
+            "images to meshes",
+            30,
+            done(runs / "recover"),
+            train("recover", recover.main, "--pretrained", runs / "lift", *seen),
+        ),
+        ("how wrong a mesh is", 5, runs / "recover" / ERRORS, lambda: errors.main([*checkpoint, *held])),
+        (
+            "scores",
+            5,
+            runs / "recover" / "scores.json",
+            lambda: held_out.main([*checkpoint, "--test", str(features_ / "test")]),
+        ),
+        (
+            "the bundle",
+            1,
+            (c.bundle or runs / "bundle") / "bundle.json",
+            lambda: export(runs / "recover", c.bundle or runs / "bundle", c.detector),
+        ),
+    )
+    return [Stage(*row) for row in table]
+
+
+def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
+    options = ["--checkpoint", checkpoint, "--out", bundle, *(["--detector", detector] if detector else [])]
+    subprocess.run([sys.executable, str(EXPORT), *map(str, options)], check=True)
+
+
+def main(args: list[str]) -> None:
+    config = tyro.cli(Default, args=args, description=__doc__)
+    todo = [stage for stage in stages(config) if not stage.made.exists()]
+    print(f"{config.out}: {len(todo)} stages to do, about {sum(stage.minutes for stage in todo)} minutes", flush=True)
+    for number, stage in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {stage.what}: about {stage.minutes} minutes", flush=True)
+        stage.run()

@@ -1,0 +1,178 @@
+"""After stage 3: the error head learns how wrong the published mesh is, on people that the model was not trained on.
+
+Errors are those of the deterministic mesh, tied to the landmarks as at run time, about the pelvis. Beside people there
+are crops that show nobody; whatever mesh the model makes of them is taken to be a metre off.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mega_model import checkpoint, generate, metrics
+from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.data.backgrounds import FOLDER
+from mega_model.data.crops import read
+from mega_model.data.features import FeatureSet
+from mega_model.evaluate.predict import fitted
+from mega_model.expected_error import ErrorHead
+from mega_model.geometry import rot6d_to_matrix
+from mega_model.mega import Mega
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.loop import parse
+
+NOBODY = 1.0
+"""Metres: the error of a person who is not there."""
+
+
+@dataclass(frozen=True)
+class ErrorTraining:
+    checkpoint: Path
+    """What `mega train recover` wrote; the head is added to it."""
+    sets: tuple[str, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
+    """Folders of features of held-out people."""
+    steps: int = 3000
+    batch: int = 128
+    lr: float = 0.001
+    nobody: int = 600
+    """Crops that show nobody."""
+    held_out: float = 0.3
+    """Share of each set, its last scenes, that only calibrates."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the head learns from: n crops."""
+
+    states: Tensor
+    """[n, N, D]"""
+    features: PoseFeatures
+    vertices: Tensor
+    """[n, V]: errors, metres"""
+    joints: Tensor
+    """[n, J]"""
+
+    def __getitem__(self, index: Tensor | slice) -> Known:
+        features = PoseFeatures(*(x[index] for x in self.features))
+        return Known(self.states[index], features, self.vertices[index], self.joints[index])
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def join(parts: list[Known]) -> Known:
+    features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
+    states, vertices, joints = (
+        torch.cat([getattr(p, name) for p in parts]) for name in ("states", "vertices", "joints")
+    )
+    return Known(states, features, vertices, joints)
+
+
+@torch.no_grad()
+def of_people(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Known:
+    """The errors of the published meshes of a set."""
+    regressor = people.topology.joint_regressor
+    parts = []
+    for start in tqdm(range(0, len(people), 50), desc="errors", mininterval=5):
+        batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
+        features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
+        seen = model.see(features)
+        states = generate.first_states(model, seen.tokens)
+        mesh = generate.expected_vertices(tokenizer, model.head(states))
+        turn = fitted(regressor @ mesh.numpy(), rot6d_to_matrix(seen.rot6d), seen.camera, batch, features)
+        posed, truth = (mesh @ turn.mT).numpy(), (batch["vertices"] @ batch["rotation"].mT).numpy()
+        posed, truth = metrics.centre(posed, regressor[0]), metrics.centre(truth, regressor[0])
+        vertices, joints = metrics.distances(posed, truth), metrics.distances(regressor @ posed, regressor @ truth)
+        parts.append(Known(states, features, *(torch.from_numpy(x.astype(np.float32)) for x in (vertices, joints))))
+    return join(parts)
+
+
+@torch.no_grad()
+def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
+    """Crops without people, and the error that stands for that: photographs, noise, and plain colours."""
+    rng = np.random.default_rng(seed)
+    images = [read(file) for file in sorted(FOLDER.glob("*.jpg"))]
+    size, crops = BlazePose.SIDE, np.empty((count, BlazePose.SIDE, BlazePose.SIDE, 3), np.uint8)
+    for crop in crops:
+        kind = rng.random()
+        if kind < 0.6:
+            image = images[rng.integers(len(images))]
+            side = int(rng.integers(48, min(image.shape[:2]) + 1))
+            top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
+            crop[:] = cv2.resize(image[top : top + side, left : left + side], (size, size))
+        elif kind < 0.8:
+            cells = int(2 ** rng.integers(2, 9))
+            crop[:] = cv2.resize(rng.integers(0, 256, (cells, cells, 3), np.uint8), (size, size))
+        else:
+            crop[:] = rng.integers(0, 256, 3)
+    parts = []
+    for part in np.array_split(crops, max(1, count // 20)):
+        features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
+        states = generate.first_states(model, model.see(features).tokens)
+        errors = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
+        parts.append(Known(states, features, *errors))
+    return join(parts)
+
+
+def loss(head: ErrorHead, known: Known) -> Tensor:
+    """Of exponentially distributed errors with the expected ones: less ruled by outliers than that of Gaussians."""
+    vertices, joints, _ = head.log_errors(known.states, known.features)
+    both = (vertices, known.vertices), (joints, known.joints)
+    return torch.stack([(log + error * torch.exp(-log)).mean() for log, error in both]).sum()
+
+
+@torch.no_grad()
+def calibrate(head: ErrorHead, known: Known) -> None:
+    """Offset and slope that make sigma the root mean square error, for small and for large ones alike.
+
+    Ten groups of equally many points by their expected error; a line through the logs of their errors.
+    """
+    found = head.log_errors(known.states, known.features)
+    for row, (log, error) in enumerate(((found[0], known.vertices), (found[1], known.joints))):
+        order = log.flatten().argsort()
+        groups = [part for part in order.chunk(10) if len(part)]
+        x = torch.stack([log.flatten()[part].mean() for part in groups])
+        y = torch.stack([error.flatten()[part].square().mean().sqrt().log() for part in groups])
+        slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
+        head.calibration[row] = torch.stack([y.mean() - slope * x.mean(), slope])
+
+
+def main(args: list[str]) -> None:
+    config = parse(ErrorTraining, args)
+    torch.manual_seed(config.seed)
+    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
+    if not isinstance(model.backbone, BlazePose):
+        raise ValueError(f"{config.checkpoint}: only a model with BlazePose has an error head")
+    known = [of_people(model, tokenizer, FeatureSet(Path(folder), topology)) for folder in config.sets]
+    splits = [int(len(part) * (1 - config.held_out)) for part in known]
+    nobody = of_nobody(model, config.nobody, len(topology.template), config.seed)
+    train = join([*(part[:split] for part, split in zip(known, splits)), nobody])
+    head = ErrorHead.begin(model.config.width, tokenizer, topology, known[0][: splits[0]].features)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    for _ in tqdm(range(config.steps), desc="error head", mininterval=5):
+        value = loss(head, train[torch.randint(len(train), (config.batch,))])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        held_out = known[0][splits[0] :]
+        calibrate(head, held_out)
+        sigma = head(held_out.states, held_out.features)
+    checkpoint.save_errors(config.checkpoint, head)
+    print(
+        json.dumps({
+            "loss": float(loss(head, held_out).detach()),
+            "Spearman": metrics.spearman(sigma.sigma.numpy(), held_out.vertices.numpy()),
+            "Spearman joints": metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()),
+        })
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""Reads annotated photographs in COCO's keypoint format: "coco-keypoints:FILE.json".
+
+COCO's own fields are enough. Beyond them, an image may have `group` (its scores get a row of their own), `ignore`
+(regions [x0, y0, x1, y1], pixels, with people who are not annotated) and `all_people_marked` (false: a person who is
+found beyond the annotated ones is no false alarm); an annotation may have `joints3d` (the joints of `LIMBS`, metres,
+camera frame). What is wrong is a ValueError of one line that names the file and the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+KIND = "coco-keypoints"
+LIMBS = (
+    "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
+    "left_hip right_hip left_knee right_knee left_ankle right_ankle"
+).split()
+"""The 12 joints of arms and legs, which COCO and SMPL call by the same names. COCO's order; L below."""
+SMALLEST = 60
+"""Pixels of height from which on a person counts."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """One annotation."""
+
+    box: np.ndarray
+    """float64 [4]: x0, y0, x1, y1, pixels."""
+    keypoints: np.ndarray
+    """float64 [L, 2], pixels."""
+    seen: np.ndarray
+    """bool [L]: whether the joint is annotated, visible or not."""
+    crowd: bool
+    joints3d: np.ndarray | None
+    """float64 [L, 3], metres, camera frame."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the person is to be found: no crowd, and not smaller than `SMALLEST`."""
+        return not self.crowd and self.box[3] - self.box[1] >= SMALLEST
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One image and all that is annotated in it."""
+
+    path: Path
+    width: int
+    height: int
+    group: str
+    """"" without one."""
+    people: list[Person]
+    ignore: np.ndarray
+    """float64 [R, 4]: x0, y0, x1, y1, pixels: the regions to ignore and the crowds."""
+    all_marked: bool
+    """Whether a detection of nobody annotated is wrong."""
+
+    def load(self) -> np.ndarray:
+        """uint8 [H, W, 3] BGR: the stored pixels, to which annotations refer, not turned by EXIF. Raises ValueError."""
+        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if image is None:
+            raise ValueError(f"{self.path}: not an image that OpenCV can read")
+        if image.shape[:2] != (self.height, self.width):
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            raise ValueError(f"{self.path}: {size} pixels, but 'width' and 'height' say {self.width} x {self.height}")
+        return image
+
+
+def read(name: str, folder: Path | None = None) -> list[Photograph]:
+    """The photographs of the set "coco-keypoints:FILE.json", which lie in `folder`, by default `images` beside it.
+
+    People are the annotations of the first category. Its `keypoints` name the joints: any number, in any order.
+    """
+    kind, _, place = name.partition(":")
+    if kind != KIND or not place:
+        raise ValueError(f"set {name!r}: write {KIND}:FILE.json")
+    path = Path(place)
+    try:
+        root = _Record(path, "", json.loads(path.read_bytes()))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    category = next(iter(root.records("categories")), None)
+    if category is None:
+        raise root.error("categories", "is empty")
+    names = category.get("keypoints", list)
+    missing = [limb for limb in LIMBS if limb not in names]
+    if missing:
+        raise category.error("keypoints", f"lacks {', '.join(missing)}; people are the first category")
+
+    images = root.records("images")
+    people: dict[Any, list[Person]] = {image.get("id", int): [] for image in images}
+    for annotation in root.records("annotations"):
+        if annotation.get("category_id", int) != category.get("id", int):
+            continue
+        image_id = annotation.get("image_id", int)
+        if image_id not in people:
+            raise annotation.error("image_id", f"is {image_id}, which no image has")
+        people[image_id].append(_person(annotation, names))
+    folder = path.parent / "images" if folder is None else folder
+    return [_photograph(image, folder, people[image.get("id", int)]) for image in images]
+
+
+def _person(annotation: _Record, names: list[str]) -> Person:
+    x, y, width, height = annotation.numbers("bbox", 4)
+    if width <= 0 or height <= 0:
+        raise annotation.error("bbox", f"has no area: width {width:g}, height {height:g}")
+    points = annotation.numbers("keypoints", 3 * len(names)).reshape(-1, 3)[[names.index(limb) for limb in LIMBS]]
+    return Person(
+        box=np.array([x, y, x + width, y + height]),
+        keypoints=points[:, :2],
+        seen=points[:, 2] > 0,
+        crowd=annotation.has("iscrowd") and bool(annotation.get("iscrowd", int)),
+        joints3d=annotation.numbers("joints3d", len(LIMBS), 3) if annotation.has("joints3d") else None,
+    )
+
+
+def _photograph(image: _Record, folder: Path, people: list[Person]) -> Photograph:
+    path = folder / image.get("file_name", str)
+    if not path.is_file():
+        raise image.error("file_name", f"is of no file: {path}")
+    regions = len(image.get("ignore", list)) if image.has("ignore") else 0
+    ignore = image.numbers("ignore", regions, 4) if regions else np.zeros((0, 4))
+    return Photograph(
+        path=path,
+        width=image.get("width", int),
+        height=image.get("height", int),
+        group=image.get("group", str) if image.has("group") else "",
+        people=people,
+        ignore=np.concatenate([ignore, *(p.box[None] for p in people if p.crowd)]),
+        all_marked=image.get("all_people_marked", bool) if image.has("all_people_marked") else True,
+    )
+
+
+class _Record:
+    """An object of the file, whose errors name the file and the field."""
+
+    def __init__(self, path: Path, where: str, fields: Any) -> None:
+        self._path, self._where = path, where
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"{path}: {where.rstrip('.') or 'the whole'} is not an object with fields")
+        self._fields = fields
+
+    def error(self, name: str, what: str) -> ValueError:
+        return ValueError(f"{self._path}: field '{self._where}{name}' {what}")
+
+    def has(self, name: str) -> bool:
+        return self._fields.get(name) is not None
+
+    def get(self, name: str, kind: type) -> Any:
+        if not self.has(name):
+            raise self.error(name, "is missing")
+        if not isinstance(self._fields[name], kind):
+            raise self.error(name, f"is {self._fields[name]!r:.40} in place of {_KINDS[kind]}")
+        return self._fields[name]
+
+    def numbers(self, name: str, *shape: int) -> np.ndarray:
+        """float64 of the shape, finite."""
+        value = self.get(name, list)
+        try:
+            array = np.array(value, np.float64)
+        except (TypeError, ValueError):  # of several lengths, or no numbers
+            array = np.array(np.nan)
+        if array.shape != shape or not np.isfinite(array).all():
+            raise self.error(name, f"does not hold {' x '.join(map(str, shape))} finite numbers")
+        return array
+
+    def records(self, name: str) -> list[_Record]:
+        where = f"{self._where}{name}"
+        return [_Record(self._path, f"{where}[{n}].", value) for n, value in enumerate(self.get(name, list))]
+
+
+_KINDS = {int: "a whole number", str: "a text", list: "a list", bool: "true or false"}

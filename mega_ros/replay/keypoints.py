@@ -1,0 +1,350 @@
+"""`mega evaluate keypoints`: a bundle on anybody's annotated photographs, through the product itself.
+
+Everybody is recovered twice: in the annotated box, and end to end in the box of the bundle's own detector. The camera
+counts as unknown: the product assumes its default field of view. SMPL's joints stand for the annotated ones, though its
+hips lie a few centimetres inside and below those that people mark.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mega_model import metrics
+from mega_model.geometry import intrinsics_from_fov, project
+from mega_model.topology import Topology
+
+from ..recovery import FOV_DEFAULT, Recovery
+from ..track import intersection_over_union
+from .coco import LIMBS, SMALLEST, Person, Photograph, read
+
+ENOUGH = 0.5
+"""Intersection over union of boxes from which on a detection finds a person."""
+FEWEST = 4
+"""Annotated joints from which on a person's joints are scored."""
+IN_IMAGE = np.sqrt(2 / 3)
+"""Root mean square of an isotropic error's two directions in the image, over that of all three."""
+PARTS = {
+    f"{part}s": [k for k, limb in enumerate(LIMBS) if part in limb]
+    for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+}
+
+Row = Mapping[str, float | int | None]
+"""The numbers of `summary` by name."""
+
+
+@dataclass(frozen=True)
+class Options:
+    set: str
+    """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
+    bundle: str = "default"
+    """The model: "default" or a folder made by export/to_onnx.py."""
+    images: Path | None = None
+    """Folder of the images, by default `images` beside the file."""
+    without: tuple[str, ...] = ()
+    """Groups that a further row leaves out."""
+    out: Path = Path("mega_out")
+    """Folder for the report."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What the detector found in one image."""
+
+    group: str
+    people: int
+    """that are to be found."""
+    found: int
+    """of these."""
+    wrong: int
+    """detections of nobody."""
+    all_marked: bool
+    """Whether these can be judged."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One annotated person; L joints of `LIMBS`. A joint that is not annotated has the error NaN, one of a person whom
+    the product does not give has infinity; without joints in 3D, what compares them is NaN."""
+
+    group: str
+    torso: float
+    """`torso`, pixels."""
+    error: np.ndarray
+    """[L], pixels, in the annotated box."""
+    error_end_to_end: np.ndarray
+    """[L], pixels, in the detector's box."""
+    error_constant: np.ndarray
+    """[L], pixels, of `rest_pose`."""
+    error_metres: np.ndarray
+    """[L]: `error` at the joint's predicted depth."""
+    sigma: np.ndarray
+    """[L], metres."""
+    pa_mpjpe: float
+    pa_mpjpe_end_to_end: float
+    pa_mpjpe_constant: float
+
+
+@dataclass(frozen=True)
+class Limbs:
+    """The recovered joints of one person."""
+
+    joints: np.ndarray
+    """[L, 3], metres, camera frame."""
+    sigma: np.ndarray
+    """[L], metres."""
+
+
+NOBODY = Limbs(np.full((len(LIMBS), 3), np.nan), np.full(len(LIMBS), np.nan))
+"""Whom the product did not find."""
+
+
+def torso(person: Person) -> float:
+    """The length, in pixels, that PCK is measured by.
+
+    The mean of the two diagonals from shoulder to hip, or of the annotated one; without any 0.35 of the larger side of
+    the box. Never less than 0.2 of that side, as a torso seen from above or below is short.
+    """
+    shoulders, hips = PARTS["shoulders"], PARTS["hips"]
+    diagonals = [
+        np.linalg.norm(person.keypoints[a] - person.keypoints[b])
+        for a, b in zip(shoulders, reversed(hips))
+        if person.seen[a] and person.seen[b]
+    ]
+    side = (person.box[2:] - person.box[:2]).max()
+    return float(max(np.mean(diagonals) if diagonals else 0.35 * side, 0.2 * side))
+
+
+def rest_pose(topology: Topology, box: np.ndarray) -> np.ndarray:
+    """What knows nothing of the image: the template, upright and frontal, as high as the box and in its middle.
+
+    box [4] (x0, y0, x1, y1, pixels) -> [L, 2] pixels.
+    """
+    low, high = topology.template.min(axis=0)[:2], topology.template.max(axis=0)[:2]
+    scale = (box[3] - box[1]) / (high[1] - low[1])
+    joints = topology.joints(topology.template)[_columns(topology), :2]
+    return (box[:2] + box[2:]) / 2 + scale * np.array([1, -1]) * (joints - (low + high) / 2)
+
+
+def find(boxes: np.ndarray, scores: np.ndarray, photograph: Photograph) -> tuple[np.ndarray, np.ndarray]:
+    """Who is found by detections [D, 4] with scores [D], and which of them are wrong -> int [D], -1 nobody; bool [D].
+
+    The best score first, each takes the person not taken yet with whom its intersection over union is largest, and at
+    least `ENOUGH`; people who count before those who do not (`Person.counts`). A detection of nobody is wrong,
+    unless it is lower than `SMALLEST` pixels or more than half of it lies in a region to ignore, a crowd among them.
+    """
+    people = photograph.people
+    overlap = intersection_over_union(boxes, np.array([p.box for p in people]).reshape(-1, 4))
+    wish = np.where(overlap >= ENOUGH, overlap + np.array([p.counts for p in people]), 0)
+    who = np.full(len(boxes), -1)
+    for d in np.argsort(-scores, kind="stable"):
+        if wish[d].max(initial=0) > 0:
+            who[d] = wish[d].argmax()
+            wish[:, who[d]] = 0
+    ignored = (inside(boxes, photograph.ignore) > 0.5).any(axis=1)
+    return who, (who < 0) & ~ignored & (boxes[:, 3] - boxes[:, 1] >= SMALLEST)
+
+
+def inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Share of the area of boxes [D, 4] that lies in regions [R, 4] -> [D, R]."""
+    low = np.maximum(boxes[:, None, :2], regions[:, :2])
+    high = np.minimum(boxes[:, None, 2:], regions[:, 2:])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return (high - low).clip(min=0).prod(axis=2) / area[:, None]
+
+
+def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | None, list[Scored]]:
+    """One photograph: what the detector found (None without one), and everybody with `FEWEST` joints who counts."""
+    image = photograph.load()
+    people = {n: p for n, p in enumerate(photograph.people) if p.counts and p.seen.sum() >= FEWEST}
+    answers = recover(recovery, image, {n: p.box for n, p in people.items()})
+    detections, end_to_end = None, {}
+    if recovery.detector is not None:
+        boxes, scores = recovery.detector(image)
+        who, wrong = find(boxes, scores, photograph)
+        end_to_end = recover(recovery, image, {int(who[d]): boxes[d] for d in np.flatnonzero(who >= 0)})
+        counts = np.array([p.counts for p in photograph.people], bool)
+        detections = Detections(
+            group=photograph.group,
+            people=int(counts.sum()),
+            found=int(counts[who[who >= 0]].sum()),
+            wrong=int(wrong.sum()),
+            all_marked=photograph.all_marked,
+        )
+    scored = [
+        score(photograph, p, answers.get(n, NOBODY), end_to_end.get(n, NOBODY), recovery.topology)
+        for n, p in people.items()
+    ]
+    return detections, scored
+
+
+def recover(recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarray]) -> dict[int, Limbs]:
+    """Whoever the product gives for boxes [4], by the same keys."""
+    if not boxes:
+        return {}
+    people = recovery.run(image, boxes=np.stack(list(boxes.values())))
+    columns = _columns(recovery.topology)
+    keys = list(boxes)
+    limbs = (Limbs(joints, sigma) for joints, sigma in zip(people.joints[:, columns], people.joints_sigma[:, columns]))
+    return {keys[k]: person for k, person in zip(people.ids, limbs)}
+
+
+def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Limbs, topology: Topology) -> Scored:
+    """One person: what was recovered in the annotated box and in the detector's."""
+    K = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
+
+    def pixels(points: np.ndarray) -> np.ndarray:
+        error = np.linalg.norm(points - person.keypoints, axis=-1)
+        return np.where(person.seen, np.where(np.isnan(error), np.inf, error), np.nan)
+
+    def in_space(joints: np.ndarray) -> float:
+        if person.joints3d is None or np.isnan(joints).any():
+            return np.nan
+        return float(metrics.pa_mpjpe(joints, person.joints3d))
+
+    error = pixels(project(answer.joints, K))
+    return Scored(
+        group=photograph.group,
+        torso=torso(person),
+        error=error,
+        error_end_to_end=pixels(project(end_to_end.joints, K)),
+        error_constant=pixels(rest_pose(topology, person.box)),
+        error_metres=error * answer.joints[:, 2] / K[0, 0],
+        sigma=answer.sigma,
+        pa_mpjpe=in_space(answer.joints),
+        pa_mpjpe_end_to_end=in_space(end_to_end.joints),
+        pa_mpjpe_constant=in_space(topology.joints(topology.template)[_columns(topology)]),
+    )
+
+
+def _columns(topology: Topology) -> list[int]:
+    return [topology.joint_names.index(limb) for limb in LIMBS]
+
+
+def summary(detections: Sequence[Detections], scored: Sequence[Scored]) -> Row:
+    """The numbers of some images and people; None where there is nothing to tell. Metres, shares from 0 to 1.
+
+    recall: people found over people who count. wrong: detections of nobody, in images where everybody is marked.
+    precision: people found in these images over the same and the wrong detections.
+    pck: `metrics.pck` of `torso`. pa_mpjpe: the mean over people. constant: `rest_pose`.
+    spearman, within_1_sigma, within_2_sigma: of a joint's sigma and its error in the image, metres at the predicted
+    depth. Of an isotropic error, whose root mean square is sigma, two of three directions lie in the image.
+    """
+    count, found = sum(d.people for d in detections), sum(d.found for d in detections)
+    judged = [d for d in detections if d.all_marked]
+    right, wrong = sum(d.found for d in judged), sum(d.wrong for d in judged)
+
+    def stack(name: str) -> np.ndarray:
+        return np.array([getattr(person, name) for person in scored])
+
+    length, error = stack("torso"), stack("error").reshape(-1, len(LIMBS))
+    known = np.isfinite(stack("error_metres") * stack("sigma"))
+    metres, sigma = stack("error_metres")[known], stack("sigma")[known]
+    row = {
+        "people": count if detections else None,
+        "found": found if detections else None,
+        "wrong": wrong if detections else None,
+        "recall": found / count if count else None,
+        "precision": right / (right + wrong) if right + wrong else None,
+        "scored": len(scored),
+        "joints": int((~np.isnan(error)).sum()),
+        **{f"pck_{part}": metrics.pck(error[:, columns], length) for part, columns in PARTS.items()},
+        "pck": metrics.pck(error, length),
+        "pck_end_to_end": metrics.pck(stack("error_end_to_end"), length) if detections else None,
+        "pck_constant": metrics.pck(stack("error_constant"), length),
+        "people_3d": int(np.isfinite(stack("pa_mpjpe_constant")).sum()),
+        **{name: _mean(stack(name)) for name in ("pa_mpjpe", "pa_mpjpe_end_to_end", "pa_mpjpe_constant")},
+        "spearman": metrics.spearman(sigma, metres) if len(sigma) > 2 else None,
+        "within_1_sigma": metrics.coverage(metres, IN_IMAGE * sigma) if len(sigma) else None,
+        "within_2_sigma": metrics.coverage(metres, IN_IMAGE * sigma, 2) if len(sigma) else None,
+        "median_sigma": float(np.median(sigma)) if len(sigma) else None,
+        "median_error": float(np.median(metres)) if len(sigma) else None,
+    }
+    return {name: None if value is None or np.isnan(value) else value for name, value in row.items()}
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def rows(detections: Sequence[Detections], scored: Sequence[Scored], without: Sequence[str] = ()) -> dict[str, Row]:
+    """`summary` of each group, of all, and of all but the groups in `without`."""
+    groups = dict.fromkeys([d.group for d in detections] + [p.group for p in scored])
+    chosen = {group: [group] for group in groups if group} | {"all": list(groups)}
+    if without:
+        chosen[f"all but {', '.join(without)}"] = [group for group in groups if group not in without]
+    return {
+        name: summary([d for d in detections if d.group in some], [p for p in scored if p.group in some])
+        for name, some in chosen.items()
+    }
+
+
+TABLES = {
+    "Detection, IoU 0.5": "people found wrong recall precision",
+    "PCK@0.2 of the torso (constant: rest pose fitted to the box)": "scored joints pck pck_end_to_end pck_constant",
+    "PCK in annotated boxes, by part": " ".join(f"pck_{part}" for part in PARTS),
+    "PA-MPJPE, mm": "people_3d pa_mpjpe pa_mpjpe_end_to_end pa_mpjpe_constant",
+    "Sigma against error in the image; medians in mm": (
+        "spearman within_1_sigma within_2_sigma median_sigma median_error"
+    ),
+}
+"""Caption -> its numbers of `summary`."""
+MILLIMETRES = ("pa_mpjpe", "median")
+
+
+def table(caption: str, numbers: Mapping[str, Row]) -> Table:
+    """One of `TABLES` for the screen, without the rows that have no score."""
+    names = TABLES[caption].split()
+
+    def text(name: str, value: float | int | None) -> str:
+        if value is None or isinstance(value, int):
+            return "-" if value is None else str(value)
+        return f"{1000 * value:.0f}" if name.startswith(MILLIMETRES) else f"{value:.3f}"
+
+    out = Table(title=caption, title_justify="left", box=SIMPLE_HEAD)
+    out.add_column("", no_wrap=True)
+    for name in names:
+        out.add_column(name.replace("pck_", "").replace("pa_mpjpe_", "").replace("_", " "), justify="right")
+    for row, values in numbers.items():
+        if any(isinstance(values[name], float) for name in names):
+            out.add_row(row, *(text(name, values[name]) for name in names))
+    return out
+
+
+def main(args: list[str]) -> None:
+    options = tyro.cli(Options, args=args, prog="mega evaluate keypoints", description=__doc__)
+    photographs = read(options.set, options.images)
+    for group in options.without:
+        if group not in (photograph.group for photograph in photographs):
+            raise ValueError(f"--without {group}: no image has this group")
+    recovery = Recovery.load(options.bundle)
+    options.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    results = [evaluate(recovery, p) for p in track(photographs, "photographs", console=console, transient=True)]
+    detections = [d for d, _ in results if d is not None]
+    numbers = rows(detections, [person for _, people in results for person in people], options.without)
+    facts = {
+        "bundle": recovery.bundle.name,
+        "hash": recovery.bundle.hash,
+        "set": options.set,
+        "images": len(photographs),
+        "command": f"mega evaluate keypoints {shlex.join(args)}",
+    }
+    report = options.out / "keypoints_report.json"
+    report.write_text(json.dumps(facts | {"rows": numbers}, indent=1) + "\n")
+    for name, fact in facts.items():
+        console.print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
+    for caption in TABLES:
+        console.print(table(caption, numbers))
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
