@@ -90,8 +90,8 @@ def open_set(
     `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by
-    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that label these
-    on pictures need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set,
+    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that
+    label these on pictures need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set,
     by default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
     """
     kind, _, place = name.partition(":")
