@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from export.to_onnx import DETERMINISTIC, FEATURES, as_stored
+from export.to_onnx import FEATURES, as_stored
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.geometry import rot6d_to_matrix
@@ -36,6 +36,7 @@ LIMITS = {
     "camera": 1e-4,
     "image": 1e-3,
     "logits": 1e-3,
+    "prior": 1e-3,
     "sigma": 1e-4,
     "joints_sigma": 1e-4,
     "distance": 1e-3,
@@ -80,23 +81,33 @@ class Parity:
         features = model.backbone(model.normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
         parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
         seen = model.see(features)
-        states = generate.first_states(model, seen.tokens)
-        logits = model.head(states)
-        sampled = generate.sample(model, seen.tokens, logits, uniforms, self.bundle.sampling.temperature)
+        states = generate.first_states(model, seen.image)
+        logits = model.read(states, seen.image)
+        sampled = generate.sample(model, seen.image, logits, uniforms, self.bundle.sampling.temperature)
         vertices = generate.expected_vertices(self.tokenizer, logits)
-        answers = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.tokens, logits
+        answers = {
+            "tokens": logits.argmax(dim=-1),
+            "vertices": vertices,
+            "rotation": rot6d_to_matrix(seen.rot6d),
+            "camera": seen.camera,
+            "image": seen.image.tokens,
+            "logits": logits,
+        }
+        if seen.image.prior is not None:
+            answers["prior"] = seen.image.prior
         if self.errors is not None:
-            answers = *answers, *self.errors(states, features)
+            answers |= self.errors(states, features)._asdict()
         expected = {
             "backbone": parts,
-            "deterministic": dict(zip(DETERMINISTIC, answers)),
+            "deterministic": answers,
             "sampler": {
                 "tokens": sampled,
                 "vertices": decode(sampled.flatten(0, 1)).unflatten(0, sampled.shape[:2]),
             },
         }
         given = {"crops": crops, **{name: part.numpy() for name, part in parts.items()}}
-        given |= {"image": seen.tokens.numpy(), "logits": logits.numpy(), "uniforms": uniforms.numpy()}
+        given |= {name: answers[name].numpy() for name in ("image", "logits", "prior") if name in answers}
+        given |= {"uniforms": uniforms.numpy()}
         return self._compare(expected, given)
 
     def _compare(self, expected: dict[str, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:

@@ -30,6 +30,7 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
+from mega_model.seen import ImageTokens
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
 from mega_ros import bundle
 
@@ -50,10 +51,10 @@ BODIES = {
 FEATURES = ("features", "landmarks", "world", "presence")
 """Outputs of the backbone graph, all but the first only with BlazePose: `PoseFeatures`."""
 DETERMINISTIC = (
-    *("tokens", "vertices", "rotation", "camera", "image", "logits"),
+    *("tokens", "vertices", "rotation", "camera", "image", "logits", "prior"),
     *("sigma", "joints_sigma", "distance"),
 )
-"""Outputs of the deterministic graph, the last three only with an error head."""
+"""Outputs of the deterministic graph; `prior` only with a lifter, the last three only with an error head."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
 
 
@@ -113,17 +114,19 @@ class Deterministic(nn.Module):
         if landmarks is not None and world is not None and presence is not None:
             features = PoseFeatures(maps, landmarks, world, presence)
         seen = self.model.see(features)
-        people = len(seen.tokens)
+        people = len(seen.image.tokens)
         encoded, nothing = self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1)
-        states = self.model.decode(seen.tokens, encoded, nothing)
-        logits = self.model.head(states)
+        states = self.model.decode(seen.image, encoded, nothing)
+        logits = self.model.read(states, seen.image)
         vertices = self.decoder.expected(logits)
-        out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.tokens, logits
-        return out if self.errors is None else (*out, *self.errors(states, features))
+        out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.image.tokens, logits
+        prior = () if seen.image.prior is None else (seen.image.prior,)
+        return (*out, *prior, *(() if self.errors is None else self.errors(states, features)))
 
 
 class Sampler(nn.Module):
-    """image [P, L, D], logits [P, N, S], uniforms [P, Q, T, N, 2] -> tokens [P, Q, N], vertices [P, Q, V, 3]"""
+    """image [P, L, D], logits [P, N, S], uniforms [P, Q, T, N, 2], prior [P, N, S] if the model has one
+    -> tokens [P, Q, N], vertices [P, Q, V, 3]"""
 
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, temperature: float) -> None:
         super().__init__()
@@ -131,8 +134,10 @@ class Sampler(nn.Module):
         self.decoder = MeshDecoder(tokenizer)
         self.temperature = temperature
 
-    def forward(self, image: Tensor, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = generate.sample(self.model, image, logits, uniforms, self.temperature)
+    def forward(
+        self, image: Tensor, logits: Tensor, uniforms: Tensor, prior: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        tokens = generate.sample(self.model, ImageTokens(image, prior), logits, uniforms, self.temperature)
         return tokens, self.decoder(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
 
@@ -279,9 +284,11 @@ def save_graphs(
     with torch.no_grad():
         parts = backbone(crops)
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
-        made = dict(zip(DETERMINISTIC, deterministic(*features.values())))
-    sampled = {"image": made["image"], "logits": made["logits"]}
-    sampled |= {"uniforms": torch.rand(11, 13, config.steps, tokenizer.length, 2)}
+        names = [name for name in DETERMINISTIC if name != "prior" or model.lifter is not None]
+        made = dict(zip(names, deterministic(*features.values())))
+    uniforms = torch.rand(11, 13, config.steps, tokenizer.length, 2)
+    sampled = {"image": made["image"], "logits": made["logits"], "uniforms": uniforms}
+    sampled |= {name: made[name] for name in ("prior",) if name in made}
     return {
         "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], [*features]),
         "deterministic": save_graph(
@@ -291,7 +298,7 @@ def save_graphs(
             folder / "sampler.onnx",
             Sampler(model, tokenizer, config.temperature),
             sampled,
-            [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}],
+            [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}, {0: "P"}][: len(sampled)],
             ["tokens", "vertices"],
         ),
     }

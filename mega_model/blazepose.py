@@ -79,7 +79,14 @@ VARIANTS = {
         down=((96, 7), (192, 8), (288, 8)),
     ),
     16: Variant(
-        "tiny", 4, ((4, 2), (6, 1), (8, 2), (10, 1), (16, 1)), 16, (2, 1), up=4, down=((8, 2), (12, 1), (16, 1))
+        "tiny",
+        4,
+        ((4, 2), (6, 1), (8, 2), (10, 1), (16, 1)),
+        16,
+        (2, 1),
+        slim=2,
+        up=4,
+        down=((8, 2), (12, 1), (16, 1)),
     ),
 }
 """Width, which is the channels of the trunk's last stage -> sizes: the three published ones, and one for tests."""

@@ -179,9 +179,15 @@ def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
     return moves
 
 
+def _projected(placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points [..., 3, K] -> (x / z, y / z) [..., 2, K] and 1 / z [..., 1, K]."""
+    nearness = 1 / np.maximum(placed[..., 2:, :], NEAREST)
+    return placed[..., :2, :] * nearness, nearness
+
+
 def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
     """How far points [..., 3, K] fall off landmarks [..., 2, K]: [..., 2, K], crop units."""
-    return focal[..., None, None] * placed[..., :2, :] / np.maximum(placed[..., 2:, :], NEAREST) - target
+    return focal[..., None, None] * _projected(placed)[0] - target
 
 
 def _linearised(
@@ -190,13 +196,11 @@ def _linearised(
     """-> how far joints fall off their landmarks [..., 2, K], crop units, and its slope by a step [..., 6, 2, K]."""
     translation = _translation(pose, learned, focal)
     turned = _rotation(pose) @ seen
-    placed = turned + translation[..., None]
-    nearness = 1 / np.maximum(placed[..., 2:, :], NEAREST)
-    place = placed[..., :2, :] * nearness
-    focal = focal[..., None, None]
+    place, nearness = _projected(turned + translation[..., None])
     slope = np.zeros((*turned.shape[:-2], 6, *turned.shape[-2:]))  # of the placed joints
     slope[..., :3, :, :] = (_CROSS.reshape(9, 3) @ turned).reshape(*turned.shape[:-2], 3, *turned.shape[-2:])
-    slope[..., 3:, :, :] = _moves(translation, focal[..., 0, 0])[..., None]
+    slope[..., 3:, :, :] = _moves(translation, focal)[..., None]
+    focal = focal[..., None, None]
     slope = (slope[..., :2, :] - place[..., None, :, :] * slope[..., 2:, :]) * (focal * nearness)[..., None, :, :]
     return focal * place - target, slope
 

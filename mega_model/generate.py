@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model.mega import Mega
+from mega_model.seen import ImageTokens
 from mega_model.tokenizer import MeshTokenizer
 
 
@@ -71,7 +72,7 @@ def show(
 @torch.no_grad()
 def deterministic(model: Mega, features: Any) -> Tensor:
     """The most likely tokens [B, N], with all of them masked, from what the backbone gives."""
-    return first_logits(model, model.see(features).tokens).argmax(dim=-1)
+    return first_logits(model, model.see(features).image).argmax(dim=-1)
 
 
 def expected_vertices(tokenizer: MeshTokenizer, logits: Tensor) -> Tensor:
@@ -83,22 +84,23 @@ def expected_vertices(tokenizer: MeshTokenizer, logits: Tensor) -> Tensor:
     return tokenizer.reconstruct(logits.softmax(dim=-1) @ tokenizer.quantizer.codebook)
 
 
-def first_states(model: Mega, image: Tensor | None) -> Tensor:
-    """The decoder's states [B, N, D] with all tokens masked, from image tokens [B, L, D]; without any [1, N, D]."""
+def first_states(model: Mega, image: ImageTokens | None) -> Tensor:
+    """The decoder's states [B, N, D] with all tokens masked; [1, N, D] without an image."""
     cls = model.encode_nothing()
     nothing = torch.zeros(1, 0, dtype=torch.long, device=cls.device)
     if image is None:
         return model.decode(None, cls, nothing)
-    return model.decode(image, cls.expand(len(image), -1, -1), nothing.expand(len(image), -1))
+    people = len(image.tokens)
+    return model.decode(image, cls.expand(people, -1, -1), nothing.expand(people, -1))
 
 
-def first_logits(model: Mega, image: Tensor | None) -> Tensor:
+def first_logits(model: Mega, image: ImageTokens | None) -> Tensor:
     """The logits [B, N, S] of `first_states`."""
-    return model.head(first_states(model, image))
+    return model.read(first_states(model, image), image)
 
 
-def sample(model: Mega, image: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
-    """Tokens [B, Q, N] from image tokens [B, L, D], `first_logits` [B, N, S] and uniforms [B, Q, T, N, 2]."""
+def sample(model: Mega, image: ImageTokens, logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """Tokens [B, Q, N] from image tokens, `first_logits` [B, N, S] and uniforms [B, Q, T, N, 2]."""
     batch, samples, steps = uniforms.shape[:3]
 
     def spread(x: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ def sample(model: Mega, image: Tensor, logits: Tensor, uniforms: Tensor, tempera
 
     # nothing is given yet, so the samples share their first pass
     noise = temperatures(steps, temperature)
-    *_, (tokens, _) = unmask(model, spread(image), spread(logits), uniforms.flatten(0, 1), noise)
+    *_, (tokens, _) = unmask(model, image.map(spread), spread(logits), uniforms.flatten(0, 1), noise)
     return tokens.unflatten(0, (batch, samples))
 
 
@@ -120,11 +122,11 @@ def unmask_bodies(model: Mega, uniforms: Tensor, temperature: float) -> Iterator
 
 
 def unmask(
-    model: Mega, image: Tensor | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
+    model: Mega, image: ImageTokens | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Tokens [B, N] and the places [B, n_t] of those that are shown, after each step.
 
-    Image tokens [B, L, D] or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
+    Image tokens or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
     """
     steps, length = uniforms.shape[1:3]
     counts = visible_counts(length, steps)
@@ -133,7 +135,7 @@ def unmask(
     for t in range(steps):
         if counts[t + 1] > counts[t]:  # with many steps the first ones may show nothing
             if counts[t] > 0:
-                logits = model.head(model.decode(image, model.encode(tokens.gather(1, index), index), index))
+                logits = model.read(model.decode(image, model.encode(tokens.gather(1, index), index), index), image)
             tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
         yield tokens, index
 
@@ -143,8 +145,9 @@ def stochastic(
     model: Mega, features: Any, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
     """Tokens [B, Q, N] sampled step by step from what the backbone gives, the same for the same seed."""
-    image = model.see(features).tokens
-    random = uniforms((len(image), samples, steps, model.config.tokens, 2), seed).to(image.device)
+    image = model.see(features).image
+    shape = (len(image.tokens), samples, steps, model.config.tokens, 2)
+    random = uniforms(shape, seed).to(image.tokens.device)
     return sample(model, image, first_logits(model, image), random, temperature)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mega_model.blazepose import LANDMARKS, PoseFeatures
 from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
-from mega_model.seen import Seen
+from mega_model.seen import ImageTokens, Seen
 
 HIDDEN = 1024
 EXTRA = 4
@@ -29,7 +29,7 @@ _SHOULDERS, _HIPS = (
 class Lifter(nn.Module):
     """`PoseFeatures` of B crops -> `Seen`."""
 
-    def __init__(self, channels: int, tokens: int, latent: int, width: int, dropout: float) -> None:
+    def __init__(self, channels: int, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
         inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * channels
         drop = nn.Dropout(dropout)
@@ -41,9 +41,13 @@ class Lifter(nn.Module):
         self.extra = nn.Linear(HIDDEN, EXTRA * width)
         self.embed = nn.Linear(latent, width)
         self.position = nn.Parameter(0.5 * torch.randn(tokens + EXTRA, width))
+        self.register_buffer("codes", torch.zeros(codes, latent))
+        self.codes: Tensor
+        """[S, latent]: the tokenizer's, in units of their deviation, in which latents are predicted"""
         self.register_buffer("unit", torch.ones(latent))
         self.unit: Tensor
-        """[latent]: deviation of the codes, in which latents are predicted"""
+        """[latent]: this deviation"""
+        self.sharpness = nn.Parameter(torch.tensor(-0.5))
         self.shape = tokens, latent
         with torch.no_grad():  # training starts from the torso frame, and from a person who nearly fills the crop
             for layer in (self.turn, self.camera, self.latents):
@@ -51,6 +55,12 @@ class Lifter(nn.Module):
                 layer.bias.zero_()
             self.turn.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
             self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
+
+    @torch.no_grad()
+    def know(self, codebook: Tensor) -> None:
+        """Take over the tokenizer's codes [S, latent]."""
+        self.unit.copy_(codebook.std(dim=0))
+        self.codes.copy_(codebook / self.unit)
 
     def forward(self, features: PoseFeatures) -> Seen:
         if self.training:  # landmarks of photographs are off in other ways than those of renders
@@ -73,7 +83,10 @@ class Lifter(nn.Module):
         rotation = torso @ rot6d_to_matrix(self.turn(hidden))
         latents = self.latents(hidden).unflatten(1, self.shape)
         tokens = torch.cat([self.embed(latents), self.extra(hidden).unflatten(1, (EXTRA, -1))], dim=1)
-        return Seen(tokens + self.position, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
+        # codes are likely as they are near; the square of the latents is the same for all of them
+        nearness = 2 * latents @ self.codes.T - self.codes.square().sum(dim=1)
+        image = ImageTokens(tokens + self.position, self.sharpness.exp() * nearness)
+        return Seen(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
 
 
 def torso_frame(world: Tensor) -> Tensor:

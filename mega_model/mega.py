@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from mega_model.backbones import BACKBONES
 from mega_model.lifter import Lifter
-from mega_model.seen import Seen
+from mega_model.seen import ImageTokens, Seen
 from mega_model.transformer import Block
 
 
@@ -80,8 +81,7 @@ class Mega(nn.Module):
 
         self.lifter = None
         if c.backbone == "blazepose":
-            self.lifter = Lifter(channels, c.tokens, c.latent, c.width, c.head_dropout)
-            self.error_head = nn.Sequential(nn.Linear(c.width, c.width), nn.GELU(), nn.Linear(c.width, 1))
+            self.lifter = Lifter(channels, c.tokens, c.codes, c.latent, c.width, c.head_dropout)
         else:
             self.image_embed = nn.Linear(channels, c.width)
             # no nonlinearity, as in the released code
@@ -105,7 +105,7 @@ class Mega(nn.Module):
         if features is None:
             return MegaOutput(self.logits(None, tokens, visible), None, None)
         seen = self.see(features)
-        return MegaOutput(self.logits(seen.tokens, tokens, visible), seen.rot6d, seen.camera)
+        return MegaOutput(self.logits(seen.image, tokens, visible), seen.rot6d, seen.camera)
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB [B, 3, H, W] in 0..1 -> what the backbone wants."""
@@ -121,15 +121,15 @@ class Mega(nn.Module):
         tokens = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
         x = self.pose_head(features.mean(dim=(2, 3)))
         tokens = tokens + sinusoid(*tokens.shape[1:]).to(tokens)
-        return Seen(tokens, self.rotation_head(x), self.camera_head(x), None)
+        return Seen(ImageTokens(tokens), self.rotation_head(x), self.camera_head(x))
 
-    def logits(self, image: Tensor | None, tokens: Tensor, visible: Tensor) -> Tensor:
-        """Logits [B, N, S] from image tokens [B, L, D] (None: unconditional), tokens and visible [B, N]."""
+    def logits(self, image: ImageTokens | None, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Logits [B, N, S] from image tokens (None: unconditional), tokens and visible [B, N]."""
         # rows may show different numbers of tokens: pad to the longest, and keep the padding out of the attention
         count = visible.sum(dim=1, keepdim=True)
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         keep = torch.arange(index.shape[1], device=index.device) < count
-        return self.head(self.decode(image, self.encode(tokens.gather(1, index), index, keep), index, keep))
+        return self.read(self.decode(image, self.encode(tokens.gather(1, index), index, keep), index, keep), image)
 
     def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
@@ -157,11 +157,8 @@ class Mega(nn.Module):
             self._nothing = made_of, self.encode(nothing, nothing)
         return self._nothing[1]
 
-    def decode(self, image: Tensor | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Image tokens [B, L, D] and what `encode` gave for tokens at places index [B, M] -> states [B, N, D].
-
-        `head` turns states into logits.
-        """
+    def decode(self, image: ImageTokens | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Image tokens and what `encode` gave for tokens at places index [B, M] -> states [B, N, D], see `read`."""
         cls, given = encoded[:, :1], encoded[:, 1:]
         x = self.mask_token.expand(len(given), self.config.tokens, -1)
         if keep is not None:
@@ -169,10 +166,15 @@ class Mega(nn.Module):
         x = x.scatter(1, index[..., None].expand_as(given), given)
         x = torch.cat([cls, x], dim=1) + self.decoder_position
         if image is not None:
-            x = torch.cat([image, x], dim=1)
+            x = torch.cat([image.tokens, x], dim=1)
         for block in self.decoder[:-1]:
             x = block(x)
         return self.decoder[-1](x, first=x.shape[1] - self.config.tokens)
+
+    def read(self, states: Tensor, image: ImageTokens | None) -> Tensor:
+        """The logits [B, N, S] of states [B, N, D]."""
+        logits = self.head(states)
+        return logits if image is None or image.prior is None else logits + image.prior
 
 
 def sinusoid(length: int, width: int) -> Tensor:
@@ -194,13 +196,13 @@ def random_mask(batch: int, tokens: int, device: torch.device | str = "cpu") -> 
     return rank >= masked
 
 
-def token_loss(model: Mega, image: Tensor | None, tokens: Tensor) -> Tensor:
-    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3); image tokens [B, L, D] or None."""
+def token_loss(model: Mega, image: ImageTokens | None, tokens: Tensor) -> Tensor:
+    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3), with image tokens or without."""
     visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
     losses = []
     # rows that show similar numbers of tokens together: the encoder pads to the longest row
     for part in visible.sum(dim=1).argsort().chunk(4):
-        logits = model.logits(None if image is None else image[part], tokens[part], visible[part])
+        logits = model.logits(None if image is None else image.map(itemgetter(part)), tokens[part], visible[part])
         masked = ~visible[part]
         losses.append(F.cross_entropy(logits[masked], tokens[part][masked], reduction="sum"))
     return torch.stack(losses).sum() / (~visible).sum()

@@ -23,9 +23,9 @@ GRAPHS = {  # inputs and outputs that mega_ros relies on; then those that a grap
         ["features"],
         ["tokens", "vertices", "rotation", "camera", "image", "logits"],
         [*LANDMARKS],
-        ["sigma", "joints_sigma", "distance"],
+        ["prior", "sigma", "joints_sigma", "distance"],
     ),
-    "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], [], []),
+    "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], ["prior"], []),
     "detector": (["image"], ["boxes", "scores"], [], ["keypoints"]),
 }
 OPTIONAL = ("detector",)

@@ -185,7 +185,8 @@ class Recovery:
             sigma, joints_sigma = (np.full(shape, np.nan, np.float32) for shape in shapes)
             return sigma, joints_sigma
         uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
-        vertices = self._sampler.run(image=out["image"], logits=out["logits"], uniforms=uniforms)["vertices"]
+        given = {name: out[name] for name in self.bundle.graphs["sampler"].inputs if name in out}
+        vertices = self._sampler.run(**given, uniforms=uniforms)["vertices"]
         return scale * metrics.spread(vertices), scale * metrics.spread(self.topology.joints(vertices))
 
     def _uniforms(self, seed: int, person: int, samples: int) -> np.ndarray:

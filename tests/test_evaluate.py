@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, image_size=32, backbone_width=4)
     checkpoint.save_weights(checkpoint.begin_mega(out / "model", out / "tokenizer", tiny), out / "model")
     topology.save(out / "topology.npz")
-    crops = rendered.Render("crops", "test", rendered.CHUNK, out / "crops", out / "topology.npz", 32, 32)
+    crops = rendered.Render("test", rendered.CHUNK, out / "crops", out / "topology.npz", size=48)
     rendered.render(crops)
     return out
 

@@ -58,6 +58,46 @@ def test_crop_cameras_look_at_the_box(seed: int) -> None:
     assert (seen[:, 2] > 0).all()
 
 
+def squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres [3, 2] and sides [3] within the image of K."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform([50, 50], [590, 430], (3, 2)), rng.uniform(40, 300, 3)
+
+
+@given(st.integers(0, 10_000), st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_square_cameras_agree_with_their_homography(seed: int, roll: float) -> None:
+    centre, side = squares(seed)
+    crops, rotations = geometry.square_cameras(centre, side, np.full(3, roll), K, 64)
+    points = np.random.default_rng(seed).uniform([-1, -1, 2], [1, 1, 4], (3, 9, 3))
+    seen = geometry.project(np.einsum("pij,pvj->pvi", rotations, points), crops)
+    pixels = np.concatenate([geometry.project(points, K), np.ones((3, 9, 1))], axis=-1)
+    mapped = np.einsum("pij,pvj->pvi", crops @ rotations @ np.linalg.inv(K), pixels)
+    np.testing.assert_allclose(seen, mapped[..., :2] / mapped[..., 2:], atol=1e-6)
+    # the crop's right is the image's direction (cos roll, sin roll)
+    right = centre + 1e-3 * np.array([np.cos(roll), np.sin(roll)])
+    ends = np.concatenate([np.stack([centre, right], axis=1), np.ones((3, 2, 1))], axis=-1)
+    ends = np.einsum("pij,pvj->pvi", crops @ rotations @ np.linalg.inv(K), ends)
+    step = np.diff(ends[..., :2] / ends[..., 2:], axis=1)[:, 0]
+    off_axis = np.linalg.norm((centre - [320, 240]) / 500, axis=1)  # squares become trapezia there
+    assert (np.abs(np.arctan2(step[:, 1], step[:, 0])) < 0.01 + 0.3 * off_axis**2).all()
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_rolled_squares(seed: int) -> None:
+    centre, side = squares(seed)
+    boxes = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)
+    crops, straight = geometry.crop_cameras(boxes, K, 64, 1.0)
+    for got, wanted in zip(geometry.square_cameras(centre, side, np.zeros(3), K, 64), (crops, straight)):
+        np.testing.assert_allclose(got, wanted, atol=1e-9)
+    each = np.broadcast_to(K, (3, 3, 3))
+    np.testing.assert_allclose(geometry.square_cameras(centre, side, np.zeros(3), each, 64)[1], straight, atol=1e-12)
+    quarter = geometry.square_cameras(centre, side, np.full(3, np.pi / 2), K, 64)[1] @ straight.transpose(0, 2, 1)
+    np.testing.assert_allclose(np.linalg.matrix_power(quarter, 4), np.tile(np.eye(3), (3, 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.matrix_power(quarter, 2)[:, 0, 0], -1)
+
+
 def test_crop_of_a_box_on_the_axis_is_a_plain_crop() -> None:
     crops, rotations = geometry.crop_cameras(np.array([[270.0, 140, 370, 340]]), K, 128, 1.0)
     np.testing.assert_allclose(rotations[0], np.eye(3), atol=1e-12)

@@ -505,8 +505,11 @@ def test_what_cannot_be_mixed(tmp_path: Path, body: Path) -> None:
 # ----------------------------------------------------------------------------------------------------- rendered scenes
 
 
+SPOT = SMPL_JOINTS.index("left_wrist")
+
+
 def write_rendered(folder: Path, pixels: int) -> SceneSet:
-    """Six crops of a symmetric body of 26 vertices, in the layout of `rendered.render`."""
+    """Six images of a symmetric body of 26 vertices, in the layout of `rendered.render`: black but for one joint."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     template = np.stack(np.meshgrid(*[[-0.3, 0, 0.3]] * 3), axis=-1).reshape(-1, 3)
@@ -517,37 +520,61 @@ def write_rendered(folder: Path, pixels: int) -> SceneSet:
         regressor[k, np.flatnonzero(side)[k % 2 :: 2]] = 1
     regressor /= regressor.sum(axis=1, keepdims=True)
     Topology(template, np.zeros((1, 3), np.int32), regressor, np.zeros(26, np.int32)).save(folder / "topology.npz")
+    vertices = (template + rng.normal(0, 0.02, (6, 26, 3))).astype(np.float16)
+    rotation = Rotation.random(6, random_state=0).as_matrix()
+    translation, focal = np.array([0.1, 0.2, 5]), 6.0
+    spot = rotation @ (regressor @ vertices.astype(float))[:, SPOT, :, None]
+    x, y, z = (spot[..., 0] + translation).T
+    images = np.zeros((6, pixels, pixels, 3), np.uint8)
+    row, column = np.mgrid[:pixels, :pixels] + 0.5
+    for image, u, v in zip(images, (focal * x / z + 1) * pixels / 2, (focal * y / z + 1) * pixels / 2):
+        image[np.hypot(column - u, row - v) < pixels / 25] = 255
     fields = {
-        "images": rng.integers(0, 256, (6, pixels, pixels, 3), np.uint8),
-        "vertices": (template + rng.normal(0, 0.02, (6, 26, 3))).astype(np.float16),
-        "rotation": Rotation.random(6, random_state=0).as_matrix().astype(np.float32),
-        "translation": np.tile(np.array([0.1, 0.2, 5], np.float32), (6, 1)),
-        "focal": np.full(6, 4, np.float32),
+        "images": images,
+        "vertices": vertices,
+        "rotation": rotation.astype(np.float32),
+        "translation": np.tile(translation.astype(np.float32), (6, 1)),
+        "focal": np.full(6, focal, np.float32),
         "visible": rng.random((6, 26)) < 0.5,
+        "box": np.tile(np.array([0.2, 0.25, 0.85, 0.9], np.float32) * pixels, (6, 1)),
+        "kind": np.arange(6, dtype=np.int8) % 5,
     }
     for name, array in fields.items():
         np.save(folder / f"{name}.npy", array)
-    return SceneSet(folder)
+    return SceneSet(folder, size=(64, 64))
 
 
-def test_rendered_crops_and_their_mirror_images(tmp_path: Path) -> None:
-    scenes = write_rendered(tmp_path / "crops", 32)
+def spots(batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """[B, 2]: where the bright spots of images are, -1 to 1."""
+    light = batch["images"].double().sum(dim=1).numpy()
+    at = (np.arange(64) + 0.5) / 32 - 1
+    return np.stack([(light * x).sum(axis=(1, 2)) for x in (at, at[:, None])], axis=1) / light.sum(axis=(1, 2))[:, None]
+
+
+def test_rendered_crops_are_cut_turned_and_mirrored_as_their_labels(tmp_path: Path) -> None:
+    scenes = write_rendered(tmp_path / "crops", 96)
     plain = whole(scenes)
-    assert plain.keys() == FIELDS | {"vertices2d", "visible"}
-    batch = scenes.batch(np.arange(6), np.random.default_rng(0))
-    flip = (batch["images"] != plain["images"]).flatten(1).any(dim=1)
-    assert 0 < flip.sum() < 6
-    assert torch.equal(batch["images"][flip], plain["images"][flip].flip(3))
-    assert torch.equal(batch["images"][~flip], plain["images"][~flip])
-    swap = scenes.twins
-    mirror = torch.tensor([-1.0, 1])
-    torch.testing.assert_close(batch["vertices2d"][flip], plain["vertices2d"][flip][:, swap] * mirror)
-    assert torch.equal(batch["visible"][flip], plain["visible"][flip][:, swap])
-    torch.testing.assert_close(batch["vertices2d"][~flip], plain["vertices2d"][~flip])
+    assert plain.keys() == FIELDS | {"vertices2d", "visible", "part"}
+    assert plain["part"].tolist() == [0, 1, 2, 3, 4, 0]
+    np.testing.assert_allclose(spots(plain), plain["joints2d"][:, SPOT], atol=0.03)
+    # the box, widened by the margin, is the crop: its middle is the crop's
+    middle = (scenes.fields["box"][:, :2] + scenes.fields["box"][:, 2:]) / 96 - 1
+    np.testing.assert_allclose(middle, 0.1, atol=0.06)
+    index, right = np.tile(np.arange(6), 5), SMPL_JOINTS.index("right_wrist")
+    batch = scenes.batch(index, np.random.default_rng(0))
+    found, joints = spots(batch), batch["joints2d"].numpy()
+    left, mirrored = (np.linalg.norm(found - joints[:, k], axis=-1) < 0.04 for k in (SPOT, right))
+    assert (left | mirrored).all() and 5 < left.sum() < 25
+    turned = batch["rotation"].numpy() @ plain["rotation"][index].numpy().transpose(0, 2, 1)
+    angle = np.arccos(((np.trace(turned, axis1=1, axis2=2) - 1) / 2).clip(-1, 1))[left]
+    assert 0.1 < angle.mean() < 0.4 and len(np.unique(angle.round(3))) > 5, "turned by about 15 degrees"
+    assert np.std(np.linalg.norm(joints[:, 0] - joints[:, 15], axis=-1)[index == 0]) > 0.02, "of several sizes"
+    hidden = (batch["vertices2d"].abs() > 1).any(dim=-1)
+    assert not (batch["visible"] & hidden).any(), "nothing beyond the crop is visible"
 
 
 def test_rendered_crops_at_another_size(tmp_path: Path) -> None:
-    write_rendered(tmp_path / "crops", 32)
+    write_rendered(tmp_path / "crops", 96)
     for size in ((16, 16), (64, 48)):
         batch = whole(open_set(f"rendered:{tmp_path / 'crops'}", size))
         assert batch["images"].shape == (6, 3, *size)

@@ -219,6 +219,7 @@ def test_of_two_people_the_one_who_counts_is_found_first():
 def test_what_counts_neither_way():
     """Small people, small detections, and whatever lies in a region to ignore or in a crowd."""
     one = photograph(person((0, 0, 30, 59)), person((100, 0, 200, 200), crowd=True), ignore=[(200, 100, 320, 240)])
+    assert not any(somebody.counts for somebody in one.people)
     boxes = [(0, 0, 30, 61), (110, 10, 150, 90), (200, 90, 320, 240), (0, 100, 50, 159)]
     assert found(one, *boxes) == ([0, -1, -1, -1], [False] * 4)
     assert found(one, (0, 100, 50, 161), (150, 100, 300, 160)) == ([-1, -1], [True, False])

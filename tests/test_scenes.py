@@ -1,13 +1,33 @@
-"""Synthetic people: bodies are canonical, and the labels of pictures are true of the pictures."""
+"""Synthetic people: bodies are canonical, labels are true of the images, and parts are what they claim."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from mega_model.data import backgrounds, sensor
+from mega_model.data.looks import FOOT, HAND, Figure, Light, Look
 from mega_model.data.meshes import BodySampler
-from mega_model.data.scenes import Look, Renderer, Shapes, backgrounds, draw_crops, draw_groups, noise
+from mega_model.data.raster import Rasteriser
+from mega_model.data.rendered import CHUNK, Render, SceneSet, render
+from mega_model.data.scenes import (
+    HIDDEN,
+    MIXTURE,
+    PARTS,
+    Crops,
+    Renderer,
+    Scene,
+    Thing,
+    View,
+    draw_bodies,
+    draw_crops,
+    standing,
+)
+from mega_model.geometry import project
 from mega_model.topology import SMPL_JOINTS, Topology
 
 
@@ -89,34 +109,190 @@ def test_rasteriser_against_rays(topology: Topology) -> None:
     assert (face[0].numpy()[both] >= 0).all()
 
 
+def plain(rng: np.random.Generator, people: list[np.ndarray], intrinsics: np.ndarray, things: list[Thing]) -> Scene:
+    """People over black, under a light of their own."""
+    black = np.zeros((96, 96, 3), np.float32)
+    looks = [Look.draw(rng) for _ in people]
+    return Scene(np.stack(people), looks, intrinsics, np.eye(3), Light.draw(rng), black, things)
+
+
 def test_what_is_hidden_is_called_hidden(topology: Topology) -> None:
     rng = np.random.default_rng(4)
     renderer = Renderer(topology, 96, 96)
     near, far = (topology.template * [1, -1, -1] + [0, 0.15, z] for z in (2.5, 4.0))
-    k = np.array([[[110.0, 0, 48], [0, 110, 48], [0, 0, 1]]])
-    none, wall = (Shapes.draw(rng, 1, 1, presence, (2.0, 2.1)) for presence in (0.0, 1.0))
-    scene = (Look.draw(rng, 1, 2), backgrounds(rng, 1, 96, 96))
-    grain = 1 + 0 * noise(rng, 1, 96, 96, 4)
-    images, visible, who = renderer.render(np.stack([near, far])[None], k, *scene, none, grain)
-    assert images.shape == (1, 96, 96, 3) and set(np.unique(who)) <= {-1, 0, 1}
-    assert visible[0, 0].mean() > 0.3, "the front of the near one is seen"
-    assert visible[0, 1].mean() < 0.5 * visible[0, 0].mean(), "most of the far one is behind the near one"
-    _, visible, who = renderer.render(np.stack([near, far])[None], k, *scene, wall, grain)
-    assert not visible.any() and (who == -1).all()
+    k = np.array([[110.0, 0, 48], [0, 110, 48], [0, 0, 1]])
+    right = Thing(np.array([[0.5, -1], [2, -1], [2, 2], [0.5, 2]]), np.ones((4, 4, 3), np.float32))
+    alone, both, half = renderer.render(
+        [plain(rng, people, k, things) for people, things in (([far], []), ([far, near], []), ([far], [right]))]
+    )
+    image, visible, who = alone
+    assert image.shape == (96, 96, 3) and set(np.unique(who)) == {-1, 0}
+    assert ((image > 0).any(axis=-1) == (who == 0)).mean() > 0.99, "who says where somebody is drawn"
+    pixel = np.floor(project(far, k)).astype(int)[visible[0]]
+    assert (who[pixel[:, 1], pixel[:, 0]] == 0).mean() > 0.97, "visible vertices lie on the person's pixels"
+    _, hidden, who = both
+    assert set(np.unique(who)) == {-1, 0, 1}
+    assert hidden[1].mean() > 0.3, "the front of the near one is seen"
+    assert hidden[0].sum() < 0.5 * visible.sum(), "most of the far one is behind the near one"
+    image, covered, who = half
+    assert (who[:, 48:] == -1).all() and (who[:, :48] == alone[2][:, :48]).all()
+    np.testing.assert_array_equal(covered[0], visible[0] & (project(far, k)[:, 0] < 48))
 
 
-def test_crops_agree_with_their_labels(bodies: BodySampler, topology: Topology) -> None:
-    crops = draw_crops(np.random.default_rng(5), bodies, Renderer(topology, 64, 64), 12)
-    assert crops.images.shape == (12, 64, 64, 3) and crops.images.dtype == np.uint8
+def test_clothes_stand_off_what_they_cover(topology: Topology) -> None:
+    figure = Figure.of(topology)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        off = Look.draw(rng).standoff(figure)
+        assert off.min() >= 0 and off.max() <= 0.04
+        assert (off[figure.group == HAND] == 0).all() and (off[figure.group == FOOT] > 0).all()
+    nose = figure.place[:, 2].argmax() if figure.group[figure.place[:, 2].argmax()] == 0 else None
+    assert nose is None or off[nose] == 0, "no hair on the nose"
+
+
+def test_light_is_that_of_its_world(topology: Topology) -> None:
+    """A level surface is as bright whichever way the camera is turned."""
+    light = Light.draw(np.random.default_rng(0))
+    light.linear[:], light.quadratic[:], light.power[:] = [0, 0.5, 0], 0, 0
+    up, down = light.on(np.array([[0.0, 1, 0], [0, -1, 0]]))
+    assert (up > down).all()
+
+
+def test_panoramas_are_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.zeros((64, 128, 3), np.uint8)
+    image[:32] = 255
+    monkeypatch.setattr(backgrounds, "photographs", lambda kind: [image])
+    rays = np.array([[[0, 1, 0.1], [1, 0.2, 0], [0, 0.2, -1], [1, -0.2, 1], [-1, -1, 0.3]]], np.float32)
+    seen = backgrounds.panorama(np.random.default_rng(0), rays)
+    np.testing.assert_allclose(seen[0, :, 0], [1, 1, 1, 0, 0], atol=1e-6)
+
+
+def test_backgrounds_and_sensor_fill_the_image() -> None:
+    rng = np.random.default_rng(0)
+    intrinsics = np.array([[60.0, 0, 50], [0, 60, 40], [0, 0, 1]])
+    view = View(np.array([0, 1.5, 0]), np.diag([1.0, -1, -1]), intrinsics, np.array([100, 80]))
+    for _ in range(20):
+        image = backgrounds.draw(rng, view.rays(40, 50), 1.5, 4)
+        assert image.shape == (40, 50, 3) and image.dtype == np.float32
+        assert image.min() >= 0 and image.max() <= 1, "and no NaN"
+        stored = sensor.photograph(rng, image)
+        assert stored.shape == image.shape and stored.dtype == np.uint8
+    np.testing.assert_allclose(backgrounds.LINEAR[sensor.display(image)], image, atol=0.01)
+
+
+def test_every_photograph_has_an_author_and_a_licence() -> None:
+    text = (backgrounds.FOLDER / "README.md").read_text()
+    rows = re.findall(r"^\| (\w+\.jpg) \|[^|]*\w[^|]*\|[^|]*\w[^|]*\| (CC0 1.0|CC BY 4.0) ", text, re.M)
+    assert sorted(name for name, _ in rows) == sorted(file.name for file in backgrounds.FOLDER.glob("*.jpg"))
+    assert sum(len(backgrounds.photographs(kind)) for kind in ("panorama", "photo", "texture")) == len(rows)
+    assert sum(file.stat().st_size for file in backgrounds.FOLDER.iterdir()) < 1_200_000
+
+
+def test_cameras_see_bodies_as_wanted(bodies: BodySampler) -> None:
+    rng = np.random.default_rng(7)
+    for body in standing(*bodies.draw(rng, 6)):
+        for cut in (False, True):
+            real = View.draw(rng, body, cut)
+            inside = real.shows(body).mean()
+            assert 0.4 < inside < 0.9 if cut else inside == 1
+            assert 0.8 <= real.eye[1] <= 3
+            np.testing.assert_allclose(real.rotation @ real.rotation.T, np.eye(3), atol=1e-9)
+            assert np.linalg.det(real.rotation) > 0 and real.rotation[1, 1] < 0, "upright"
+            view = real.look(rng, body, 64)
+            pixel = np.floor(project(view.camera(body), view.intrinsics)).astype(int)
+            shown = ((pixel >= 1) & (pixel < 63)).all(axis=1)
+            framed = real.frame_in(view, 64)
+            agree = framed[pixel[shown, 1], pixel[shown, 0]] == real.shows(body[shown])
+            assert agree.mean() > 0.95, "where the frame ends, to a pixel"
+
+
+@pytest.fixture(scope="module")
+def held_out() -> BodySampler:
+    return BodySampler("test")
+
+
+@pytest.fixture(scope="module")
+def crops(held_out: BodySampler, topology: Topology) -> Crops:
+    return draw_crops(np.random.default_rng(5), held_out, Renderer(topology, 128, 128), 40, (1, 1, 1, 1, 1))
+
+
+def points(crops: Crops) -> np.ndarray:
+    """Vertices [B, V, 2] in pixels, from the labels."""
     seen = np.einsum("bij,bvj->bvi", crops.rotation, crops.vertices.astype(np.float32)) + crops.translation[:, None]
-    uv = crops.focal[:, None, None] * seen[..., :2] / seen[..., 2:]
-    assert (np.abs(uv[crops.visible]) <= 1).all(), "visible vertices lie within the picture"
-    assert (seen[..., 2] > 0).all() and crops.visible.any(axis=1).mean() > 0.8
+    assert (seen[..., 2] > 0).all()
+    return (crops.focal[:, None, None] * seen[..., :2] / seen[..., 2:] + 1) * crops.images.shape[1] / 2
 
 
-def test_groups_have_boxes_of_people(bodies: BodySampler, topology: Topology) -> None:
-    groups = draw_groups(np.random.default_rng(6), bodies, Renderer(topology, 96, 128), 12, people=3)
-    there = np.isfinite(groups.boxes).all(axis=-1)
-    assert 0 < there.sum() < there.size, "some pictures hold fewer people than others"
-    boxes = groups.boxes[there]
-    assert (boxes[:, 2:] > boxes[:, :2]).all() and (boxes >= 0).all() and (boxes <= [128, 96, 128, 96]).all()
+def test_boxes_hold_what_is_seen(crops: Crops) -> None:
+    assert crops.images.shape == (40, 128, 128, 3) and crops.images.dtype == np.uint8
+    assert (crops.box >= 0).all() and (crops.box <= 128).all() and (crops.box[:, 2:] > crops.box[:, :2]).all()
+    uv = points(crops)
+    for box, at, visible, kind in zip(crops.box, uv, crops.visible, crops.kind):
+        seen = at[visible]
+        assert ((seen > box[:2] - 1) & (seen < box[2:] + 1)).all(), "the box holds every visible vertex"
+        if PARTS[kind] == "clear":
+            # hair and clothes stand off by up to 4 cm
+            np.testing.assert_allclose(np.concatenate([at.min(axis=0), at.max(axis=0)]), box, atol=6)
+            assert 0.5 < (box[2:] - box[:2]).max() / 128 < 0.85
+
+
+def test_parts_are_what_they_claim(crops: Crops, topology: Topology) -> None:
+    np.testing.assert_array_equal(np.bincount(crops.kind), [8] * 5)
+    uv, size = points(crops), crops.images.shape[1]
+    pixel = np.floor(uv).astype(int)
+    inside = ((pixel >= 0) & (pixel < size)).all(axis=-1)
+    row, column = pixel.clip(0, size - 1)[..., ::-1].transpose(2, 0, 1)
+    black = (crops.images[np.arange(40)[:, None], row, column] == 0).all(axis=-1)
+    beyond = (black | ~inside).mean(axis=1)
+
+    # what the camera would see of the body if there were nothing else
+    body = np.einsum("bij,bvj->bvi", crops.rotation, crops.vertices.astype(np.float32)) + crops.translation[:, None]
+    k = np.tile(np.eye(3), (40, 1, 1))
+    k[:, 0, 0] = k[:, 1, 1] = crops.focal * size / 2
+    k[:, :2, 2] = size / 2
+    alone, intrinsics = torch.from_numpy(body[:, None]), torch.from_numpy(k).float()
+    z_buffer = Rasteriser(topology.faces, size, size)
+    could = z_buffer.seen(alone, intrinsics, z_buffer.rasterise(alone, intrinsics)[1])[:, 0].numpy()
+    # vertices stand for their share of the surface: the head has a quarter of them
+    a, b, c = (topology.template[topology.faces[:, i]] for i in range(3))
+    area = np.zeros(len(topology.template))
+    np.add.at(area, topology.faces, np.linalg.norm(np.cross(b - a, c - a), axis=-1)[:, None])
+    hidden = 1 - (crops.visible & could) @ area / (could @ area)
+
+    def of(part: str, values: np.ndarray) -> np.ndarray:
+        return values[crops.kind == PARTS.index(part)]
+
+    for part in ("clear", "occluded", "lying", "children"):
+        assert (of(part, beyond) < 0.05).all(), f"{part}: the whole body lies within the frame"
+    assert (of("truncated", beyond) > 0.05).all()
+    assert (of("clear", hidden) < 0.1).all()
+    slack = 0.15  # surface is not pixels
+    assert (of("occluded", hidden) > HIDDEN[0] - slack).all() and (of("occluded", hidden) < HIDDEN[1] + slack).all()
+    assert (of("children", hidden) < HIDDEN[0] + slack).all()
+
+
+def test_parts_have_their_kinds_of_people(held_out: BodySampler, topology: Topology) -> None:
+    parts = np.repeat(np.arange(5, dtype=np.int8), 12)
+    vertices, root = draw_bodies(np.random.default_rng(0), held_out, parts)
+    joints = dict(zip(SMPL_JOINTS, topology.joints(vertices).transpose(1, 0, 2)))
+    thigh = np.linalg.norm(joints["left_hip"] - joints["left_knee"], axis=-1)
+    high = np.ptp(standing(vertices, root)[..., 1], axis=1)
+
+    def mean(values: np.ndarray, part: str) -> float:
+        return float(values[parts == PARTS.index(part)].mean())
+
+    for part in ("clear", "occluded", "truncated"):
+        assert mean(high, part) > 1.4 and mean(thigh, part) > 0.35
+    assert mean(high, "lying") < 0.8 * mean(high, "clear") and mean(thigh, "lying") > 0.35
+    assert mean(thigh, "children") < 0.85 * mean(thigh, "clear")
+
+
+def test_sets_are_the_same_for_any_number_of_workers(bodies: BodySampler, topology: Topology, tmp_path: Path) -> None:
+    topology.save(tmp_path / "topology.npz")
+    render(Render("train", 2 * CHUNK, tmp_path / "set", tmp_path / "topology.npz", size=32, seed=3, workers=2))
+    both = SceneSet(tmp_path / "set").fields
+    np.testing.assert_array_equal(np.bincount(both["kind"][:CHUNK]), np.round(CHUNK * np.array(MIXTURE)))
+    second = draw_crops(np.random.default_rng([3, 0, 1]), bodies, Renderer(topology, 32, 32), CHUNK)
+    for name, array in both.items():
+        np.testing.assert_array_equal(array[CHUNK:], getattr(second, name))
+        assert (array[CHUNK:] != array[:CHUNK]).any(), "chunks differ"

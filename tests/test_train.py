@@ -342,8 +342,7 @@ def test_all_stages(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     tokenizer.main([*options("tokenizer", 40, 0.003), "--quantize-from", "30"])
     topology = tmp_path / "tokenizer" / "topology.npz"
     size = rendered.CHUNK
-    rendered.render(rendered.Render("crops", "train", size, tmp_path / "crops", topology))
-    rendered.render(rendered.Render("groups", "train", size, tmp_path / "groups", topology, 96, 128, 2))
+    rendered.render(rendered.Render("train", size, tmp_path / "crops", topology, size=96))
     pretrain.main([*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
     on_crops = ["--sets", f"rendered:{folder['crops']}", "--pixels", "64"]
     eyes = ["--backbone", str(root / "mega_ros/models/default")]

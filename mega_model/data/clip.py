@@ -102,7 +102,10 @@ def camera() -> View:
 
 
 def render(body: AnnyBody, vertices: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """People [T, P, V, 3] (camera frame) behind a pillar and a low wall: images uint8 [T, H, W, 3] RGB, visible [T, P, V]."""
+    """People [T, P, V, 3] (camera frame) behind a pillar and a low wall.
+
+    Returns images uint8 [T, H, W, 3] RGB and visible bool [T, P, V].
+    """
     rng = np.random.default_rng(SEED)
     bodies = BodySampler("test")
     topology = body.topology(bodies.poses[:200], bodies.bones, np.full((200, 6), 0.5))

@@ -82,7 +82,7 @@ def open_set(
     body: Path | None = None,
     topology: Topology | None = None,
 ) -> ImageSet:
-    """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224, or as rendered.
+    """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224 (rendered ones 256 x 256).
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
     `rendered:FOLDER`  what `python -m mega_model.data.rendered` made
@@ -90,9 +90,9 @@ def open_set(
     `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by
-    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that label these
-    on pictures need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set,
-    by default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
+    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that
+    label these on images need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set, by
+    default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
     """
     kind, _, place = name.partition(":")
     if kind == "rendered":

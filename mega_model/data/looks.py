@@ -23,7 +23,7 @@ class Figure:
     group: np.ndarray
     """int [V]: HEAD to FOOT"""
     place: np.ndarray
-    """float32 [V, 4]: the template, and how far along its limb a vertex is: 0 at shoulder or hip, 1 at wrist or ankle"""
+    """float32 [V, 4]: the template, and how far along its limb: 0 at shoulder or hip, 1 at wrist or ankle"""
 
     @classmethod
     def of(cls, topology: Topology) -> Figure:
@@ -102,7 +102,7 @@ class Look:
 
     def standoff(self, figure: Figure) -> np.ndarray:
         """How far in front of the body its surface is drawn, metres [V]: smooth over the template."""
-        x, y, z, along = figure.place.T
+        _, y, _, along = figure.place.T
         group = figure.group
         off = np.zeros(len(group))
         trunk = group == TRUNK
@@ -154,10 +154,10 @@ class Look:
         a, b = (place[:, :3] @ self.folds.astype(np.float32).T).T
         colour *= (1 + np.where(cloth, 0.12 * np.sin(a + 2 * np.sin(b)), 0))[:, None]
         face = (group == HEAD) & (z > -0.02) & (region == SKIN)
-        colour[face] = self._face(*place[face, :3].T, colour[face])
+        colour[face] = self._face(x[face], y[face], colour[face])
         return colour
 
-    def _face(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    def _face(self, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Eyes, brows, mouth and beard: [N, 3]. They show which way the head is turned."""
         side = np.abs(x)
 
@@ -167,7 +167,9 @@ class Look:
         hair = self.colours[HAIR, 0].astype(np.float32)
         beard = self.beard * (_ramp(0.5 - y, 0.015) * _ramp(y - 0.435, 0.01) * _ramp(0.06 - side, 0.02))[:, None]
         colour = colour + (hair - colour) * beard
-        colour = colour + (np.float32([0.35, 0.08, 0.07]) * colour[:, :1] * 2 - colour) * spot(x, 0.478, 0.02, 0.006) * 0.7
+        colour = (
+            colour + (np.float32([0.35, 0.08, 0.07]) * colour[:, :1] * 2 - colour) * spot(x, 0.478, 0.02, 0.006) * 0.7
+        )
         colour = colour * (1 - 0.85 * spot(side - 0.031, 0.545, 0.012, 0.006))
         colour = colour * (1 - 0.6 * spot(side - 0.032, 0.563, 0.017, 0.005))
         return colour * (1 - 0.4 * spot(x, 0.502, 0.014, 0.005))

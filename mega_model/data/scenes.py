@@ -1,4 +1,4 @@
-"""Synthetic images of people, with exact labels: random scenes and their renderer (a z-buffer in torch, the rest numpy).
+"""Synthetic images of people, with exact labels: random scenes and the renderer that draws them.
 
 An image is made from back to front: a background with the shadows on its floor, bodies in clothes under one light,
 objects in front of them, then what a camera makes of it. B images, P people, V vertices, S pixels a side.
@@ -138,9 +138,7 @@ class Renderer(Rasteriser):
         for p, look in enumerate(scene.looks):
             pixel = np.flatnonzero(who == p)
             lit = scene.light.on(normals[p, 0].numpy() @ scene.view).astype(np.float32)
-            image[pixel] = self._shade(
-                bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel]
-            )
+            image[pixel] = self._shade(bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel])
         image, who = image.reshape(self.height, self.width, 3), who.reshape(self.height, self.width)
         hidden = np.zeros((self.height, self.width), bool)
         for thing in scene.things:
@@ -158,7 +156,9 @@ class Renderer(Rasteriser):
         y = ((pixel // self.width + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]).astype(np.float32)
         # the ray's barycentric coordinates, in space rather than on the image
         a, b, c = (v[self.triangles[:, i]] for i in range(3))
-        weight = np.stack([s[0] * x + s[1] * y + s[2] for s in (_cross(*e).T[:, face] for e in ((b, c), (c, a), (a, b)))])
+        weight = np.stack(
+            [s[0] * x + s[1] * y + s[2] for s in (_cross(*e).T[:, face] for e in ((b, c), (c, a), (a, b)))]
+        )
         weight /= weight.sum(axis=0)
         corner = self.triangles[face].T
         attributes = np.concatenate([self.figure.place, lit], axis=1)
@@ -214,9 +214,13 @@ class View:
         size = np.linalg.norm(np.ptp(body, axis=0))
         for attempt in range(5000):
             fov = np.radians(rng.uniform(30, 110))
-            frame = 1000 * np.array([(1, 0.75), (1, 0.5625), (0.75, 1), (0.5625, 1)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])])
+            frame = 1000 * np.array(
+                [(1, 0.75), (1, 0.5625), (0.75, 1), (0.5625, 1)][rng.choice(4, p=[0.4, 0.3, 0.2, 0.1])]
+            )
             focal = 500 / np.tan(fov / 2)
-            fill = rng.uniform(0.9, 2.5) if cut else np.exp(rng.uniform(np.log(0.15), 0)) * (1 if attempt < 100 else 0.4)
+            fill = (
+                rng.uniform(0.9, 2.5) if cut else np.exp(rng.uniform(np.log(0.15), 0)) * (1 if attempt < 100 else 0.4)
+            )
             distance = size * focal / (fill * frame.min())
             eye = middle + [0, rng.triangular(0.8, 1.4, 3) - middle[1], 0]
             rise = eye[1] - middle[1]
@@ -248,9 +252,7 @@ class View:
         uv = project(self.camera(body), self.intrinsics)
         low, high = uv.min(axis=0).clip(0, self.frame), uv.max(axis=0).clip(0, self.frame)
         side = (high - low).max() / rng.uniform(0.55, 0.75)
-        crop, turn = square_cameras(
-            (low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size
-        )
+        crop, turn = square_cameras((low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size)
         return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
 
     def rays(self, height: int, width: int) -> np.ndarray:
@@ -282,7 +284,10 @@ def _turn(axis: int, angle: float) -> np.ndarray:
 def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
     kinds: dict[str, Kind] = {"lying": "low", "children": "child"}
-    drawn = {part: bodies.draw(rng, int((parts == part).sum()), kinds.get(PARTS[part], "adult")) for part in sorted(set(parts))}
+    drawn = {
+        part: bodies.draw(rng, int((parts == part).sum()), kinds.get(PARTS[part], "adult"))
+        for part in sorted(set(parts))
+    }
     vertices, root = (np.empty((len(parts), *x.shape[1:]), x.dtype) for x in drawn[parts[0]])
     for part, (meshes, turns) in drawn.items():
         vertices[parts == part], root[parts == part] = meshes, turns
@@ -309,11 +314,14 @@ def draw_crops(
     vertices, root = draw_bodies(rng, bodies, parts)
     world = standing(vertices, root)
     crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # every third image needs one
-    artist = _Artist(rng, renderer)
+    drawer = _SceneDrawer(rng, renderer)
     real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
     views = [camera.look(rng, body, renderer.width) for camera, body in zip(real, world)]
-    others, things = artist.company(parts, world, real, views, crowd)
-    scenes = [artist.scene(np.stack([body, *beside]), view, front) for body, beside, view, front in zip(world, others, views, things)]
+    others, things = drawer.company(parts, world, real, views, crowd)
+    scenes = [
+        drawer.scene(np.stack([body, *beside]), view, front)
+        for body, beside, view, front in zip(world, others, views, things)
+    ]
     images, visible, boxes = [], [], []
     for b, (image, seen, who) in enumerate(renderer.render(scenes)):
         image = sensor.photograph(rng, image)
@@ -336,7 +344,7 @@ def draw_crops(
     )
 
 
-class _Artist:
+class _SceneDrawer:
     """Sets up scenes about bodies that stand in the world."""
 
     def __init__(self, rng: np.random.Generator, renderer: Renderer) -> None:
@@ -361,7 +369,7 @@ class _Artist:
         views: Sequence[View],
         crowd: Iterator[np.ndarray],
     ) -> tuple[list[list[np.ndarray]], list[list[Thing]]]:
-        """For each body [B, V, 3] other bodies in the world, and things: they hide as much of it as its part asks for."""
+        """For each body [B, V, 3] other bodies in the world, and things, to hide as much of it as its part asks."""
         rng = self.rng
         others = []
         for part, body, view in zip(parts, world, views):
@@ -370,7 +378,9 @@ class _Artist:
             front = [occluded and rng.random() < 0.8 for _ in range(count)]
             others.append([_beside(rng, view.eye, body, other, before) for before, other in zip(front, crowd)])
         owners = [b for b, beside in enumerate(others) for _ in range(1 + len(beside))]
-        depth = self._depths(np.stack([x for body, beside in zip(world, others) for x in (body, *beside)]), [views[b] for b in owners])
+        depth = self._depths(
+            np.stack([x for body, beside in zip(world, others) for x in (body, *beside)]), [views[b] for b in owners]
+        )
         things = []
         for b, view in enumerate(views):
             own, *before = (d for d, owner in zip(depth, owners) if owner == b)
@@ -379,14 +389,14 @@ class _Artist:
             least, most = HIDDEN if PARTS[parts[b]] == "occluded" else (0, HIDDEN[0])
             if hidden.sum() > (most if least else 0) * target.sum():
                 others[b], hidden = [], target & False
-            wanted = least or PARTS[parts[b]] != "clear" and rng.random() < 0.3
+            wanted = least or (PARTS[parts[b]] != "clear" and rng.random() < 0.3)
             things.append(self._cover(target, hidden, least, most) if wanted else [])
         return others, things
 
     def _cover(self, target: np.ndarray, hidden: np.ndarray, least: float, most: float) -> list[Thing]:
         """Things that make the hidden part of a target, both bool [h, w], `least` to `most` of it."""
         rng = self.rng
-        enough = max(least, rng.uniform(0, most))  # any share is as likely as another
+        enough = rng.uniform(least, most)  # any share is as likely as another
         places = (np.argwhere(target)[:, ::-1] + 0.5) / len(target)
         things: list[Thing] = []
         for _ in range(100):

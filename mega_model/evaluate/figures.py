@@ -146,8 +146,8 @@ def steps_of_pictures(
     seen = model.see(model.backbone(model.normalise(pictures.float() / 255)))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
     noise = generate.temperatures(config.steps, config.temperature)
-    logits = generate.first_logits(model, seen.tokens)
-    states = generate.unmask(model, seen.tokens, logits, uniforms, noise)
+    logits = generate.first_logits(model, seen.image)
+    states = generate.unmask(model, seen.image, logits, uniforms, noise)
     meshes = [known_bodies(tokenizer, *state) for state in states]
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
     figure, axes = draw.grid(len(shown), len(headings), headings)

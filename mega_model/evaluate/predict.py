@@ -147,8 +147,8 @@ def predict(
         batch = images.batch(index, None)
         features = features_of(model, batch, config.device)
         seen = model.see(features)
-        states = generate.first_states(model, seen.tokens)
-        logits = model.head(states)
+        states = generate.first_states(model, seen.image)
+        logits = model.read(states, seen.image)
         if config.decode == "argmax":
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:
@@ -159,7 +159,7 @@ def predict(
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
-            tokens = generate.sample(model, seen.tokens, logits, random, sampling.temperature)
+            tokens = generate.sample(model, seen.image, logits, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)

@@ -85,8 +85,8 @@ def of_people(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Know
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
         seen = model.see(features)
-        states = generate.first_states(model, seen.tokens)
-        mesh = generate.expected_vertices(tokenizer, model.head(states))
+        states = generate.first_states(model, seen.image)
+        mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         turn = fitted(regressor @ mesh.numpy(), rot6d_to_matrix(seen.rot6d), seen.camera, batch, features)
         posed, truth = (mesh @ turn.mT).numpy(), (batch["vertices"] @ batch["rotation"].mT).numpy()
         posed, truth = metrics.centre(posed, regressor[0]), metrics.centre(truth, regressor[0])
@@ -116,7 +116,7 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
-        states = generate.first_states(model, model.see(features).tokens)
+        states = generate.first_states(model, model.see(features).image)
         errors = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         parts.append(Known(states, features, *errors))
     return join(parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,12 +90,12 @@ class RecoverObjective(Objective):
         with torch.no_grad(), all_digits(seen.camera):
             tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
         losses = {
-            "tokens": token_loss(self.model, seen.tokens, tokens),
+            "tokens": token_loss(self.model, seen.image, tokens),
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
         if seen.latents is not None:
             few = slice(0, self.config.meshes)
-            logits = first_logits(self.model, seen.tokens[few])
+            logits = first_logits(self.model, seen.image.map(itemgetter(few)))
             with all_digits(seen.camera):
                 mesh = expected_vertices(tokenizer, logits.float())
                 losses |= latent_losses(seen, tokens, tokenizer)
@@ -209,7 +210,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     if config.backbone:
         load_backbone(config.backbone, model)
     if model.lifter is not None:
-        model.lifter.unit.copy_(tokenizer.quantizer.codebook.std(dim=0))
+        model.lifter.know(tokenizer.quantizer.codebook)
     for images in sets:
         if isinstance(images, FeatureSet):
             images.tokenise(tokenizer)
