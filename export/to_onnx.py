@@ -56,6 +56,10 @@ DETERMINISTIC = (
 )
 """Outputs of the deterministic graph; `prior` only with a lifter, the last three only with an error head."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
+BY_ERROR_HEAD = (
+    "sigma is a vertex's expected root mean square error about the pelvis, oriented as in the camera, "
+    "by a head that is calibrated on rendered people of held-out clips"
+)
 
 
 @dataclass(frozen=True)
@@ -212,14 +216,19 @@ def export(config: Config) -> bundle.Bundle:
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
         raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
-    calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
+    scores = _notes(config.checkpoint / "scores.json", {})
+    errors = checkpoint.load_errors(config.checkpoint)
+    if errors is None:
+        calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
+    else:  # a factor on the samples' spread is none on what it expects
+        calibration = bundle.Calibration(1.0, BY_ERROR_HEAD, scores.get("coverage", {}))
     training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
         graphs, origins = save_detector(new, config.detector) if config.detector else ({}, {})
-        graphs |= save_graphs(new, model, tokenizer, checkpoint.load_errors(config.checkpoint), config)
+        graphs |= save_graphs(new, model, tokenizer, errors, config)
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
@@ -237,7 +246,7 @@ def export(config: Config) -> bundle.Bundle:
             body=body,
             training={
                 **training,
-                "scores": _notes(config.checkpoint / "scores.json", {}),
+                "scores": scores,
                 "model": dataclasses.asdict(model.config),
             },
             origins=backbone_origin(training) | origins,

@@ -52,6 +52,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `tiny_people.make` makes. Only to be read."""
+    from tiny_people import make  # needs torch
+
+    return make(tmp_path_factory.mktemp("people"))
+
+
 @dataclass(frozen=True)
 class Frame:
     """Of the embedded clip, where its truth is known."""

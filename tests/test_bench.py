@@ -21,9 +21,7 @@ def test_the_loop_gives_the_same_people() -> None:
     people = features.split(1)
     assert torch.equal(loop_deterministic(model, people), generate.deterministic(model, features))
     want = generate.stochastic(model, features, samples=3, steps=4, temperature=1.0, seed=5)
-    assert (
-        loop_stochastic(model, people, 3, 4, 1.0, 5) == want
-    ).float().mean() > 0.99  # a near tie may fall otherwise
+    assert (loop_stochastic(model, people, 3, 4, 1.0, 5) == want).float().mean() > 0.99  # a near tie may fall otherwise
     assert want[0, 0].ne(want[0, 1]).any()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,45 +20,51 @@ from test_image_sets import write_3dpw, write_emdb, write_spin
 from test_reference import cvqmae as cvqmae
 from test_reference import recorded
 from test_reference import small as small
+from tiny_people import WIDTH
 
 from export.check import LIMITS, Parity
 from export.to_onnx import Config, export
 from mega_model import checkpoint, generate, metrics
-from mega_model.body.anny import HIERARCHY_SEEDS
+from mega_model.blazepose import PoseFeatures
 from mega_model.body.smpl import SmplBody
 from mega_model.data import rendered, shards
+from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, open_set
-from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import facing
+from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Pictures, Prediction, Sampling, predict, uniforms
+from mega_model.evaluate.predict import Pictures, Prediction, Sampling, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility
+from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
+from mega_model.train.published import load_imported
 from mega_ros import cli
 from mega_ros.bundle import Body
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model`: an untrained checkpoint whose meshes still look like bodies; `crops`: 40 rendered people."""
+def folder(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model`: an untrained checkpoint whose meshes still look like bodies, `lifting`: one with BlazePose; `crops`: 40
+    rendered people, `features`: what BlazePose sees of them."""
     out = tmp_path_factory.mktemp("evaluate")
-    bodies = BodySampler("test")
-    rng = np.random.default_rng(0)
-    topology = bodies.body.topology(bodies.draw_poses(rng, 20), bodies.bones, bodies.draw_phenotypes(rng, 20))
+    for link, place in {"crops": "scenes", "features": "features/test"}.items():
+        (out / link).symlink_to(people / place)
+    tiny = MegaConfig(
+        width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="resnet18", image_size=32, backbone_width=4
+    )
     torch.manual_seed(0)
-    tokenizer = checkpoint.begin_tokenizer(out / "tokenizer", topology, TokenizerConfig(seeds=HIERARCHY_SEEDS))
-    tokenizer.quantizer.codebook.mul_(0.03)  # small codes: small steps away from the template
-    checkpoint.save_weights(tokenizer, out / "tokenizer")
-    tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, image_size=32, backbone_width=4)
-    checkpoint.save_weights(checkpoint.begin_mega(out / "model", out / "tokenizer", tiny), out / "model")
-    topology.save(out / "topology.npz")
-    crops = rendered.Render("test", rendered.CHUNK, out / "crops", out / "topology.npz", size=48)
-    rendered.render(crops)
+    checkpoint.save_weights(checkpoint.begin_mega(out / "model", people / "tokenizer", tiny), out / "model")
+    lifting = replace(tiny, backbone="blazepose", backbone_width=WIDTH, image_size=256)
+    model = checkpoint.begin_mega(out / "lifting", people / "tokenizer", lifting)
+    load_imported(people / "blazepose", model.backbone)
+    assert model.lifter is not None
+    model.lifter.know(checkpoint.load_tokenizer(people / "tokenizer")[0].quantizer.codebook)
+    checkpoint.save_weights(model, out / "lifting")
     return out
 
 
@@ -142,7 +150,7 @@ def test_mean_table_of_known_meshes(crops: ImageSet) -> None:
     offsets = d * np.array([0, 1, -1, 1, -1], np.float32)[:, None, None] * np.array([1, 0, 0], np.float32)
     single = truth + np.array([0, 3 * d, 0], np.float32)
     nothing = np.zeros((count, 3))
-    prediction = Prediction(batch, truth, single, truth[:, None] + offsets, nothing, nothing)
+    prediction = Prediction(batch, truth, single, truth[:, None] + offsets, nothing, nothing, nothing)
     errors = errors_by_mode([prediction, prediction], Protocol.of(crops, Conventions()))
     assert len(errors["mean of 5", "PVE"]) == 2 * count
     table = mean_table(errors, [1, 5])
@@ -273,19 +281,79 @@ def test_figures(folder: Path) -> None:
     assert [caption[:8] for caption in captions] == [f"Figure {n}" for n in (4, 5, 6, 7, 9, 7)]
 
 
-def test_default_scores_and_calibration(folder: Path) -> None:
-    crops = str(folder / "crops")
-    command = ["evaluate", "--checkpoint", str(folder / "model"), "--test", crops, "--calibration", crops]
-    assert cli.main([*command, "--count", "6", "--steps", "2", "--samples", "5"]) == 0
-    scores = json.loads((folder / "model" / "scores.json").read_text())
-    calibration = json.loads((folder / "model" / "calibration.json").read_text())
-    assert scores["pictures"] == 6 and scores["samples"] == 5
-    assert scores["PVE best of 5"] < scores["PVE one sample"]
-    assert calibration["scale"] > 0 and calibration["coverage"]["1 sigma"] == scores["coverage 1 sigma"]
-    assert (folder / "model" / "evaluation" / "default.html").exists()
+def score(model: Path, *options: str | Path) -> tuple[dict, dict]:
+    """scores.json and the report of `mega evaluate`."""
+    command = ["evaluate", "--checkpoint", model, "--steps", "2", "--samples", "5", *options]
+    assert cli.main([*map(str, command)]) == 0
+    scores, report = (model / name for name in ("scores.json", "evaluation/held_out.json"))
+    return json.loads(scores.read_text()), json.loads(report.read_text())
+
+
+def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
+    crops, model = folder / "crops", folder / "model"
+    scores, report = score(model, "--test", crops, "--calibration", crops)
+    calibration = json.loads((model / "calibration.json").read_text())
+    parts = scores["parts"]
+    assert list(parts) == ["all", *PARTS] and report["tables"]["Errors, mm"].keys() == parts.keys()
+    assert [parts[part]["images"] for part in parts] == [40, 8, 8, 8, 8, 8]
+    for name in ("PVE", "PA-MPJPE", "PVE best of 5"):
+        assert np.mean([parts[part][name] for part in PARTS]) == pytest.approx(parts["all"][name])
+    assert all(part["PVE best of 5"] < part["PVE one sample"] for part in parts.values())
+    assert scores["samples"] == 5 and calibration["coverage"] == scores["coverage"]
+    assert scores["sigma"]["all"]["error"] == pytest.approx(parts["all"]["PVE"])
+    # the factor makes sigma the root mean square of the very people it is made of
+    assert calibration["scale"] > 0 and report["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+    assert list(scores["ways"]) == ["as published", "most likely tokens", "not tied to the landmarks"]
+    assert scores["ways"]["as published"] == scores["ways"]["not tied to the landmarks"], "it has no landmarks"
+    assert scores["ways"]["as published"] != scores["ways"]["most likely tokens"]
     # what was calibrated is used from now on
     content, _ = evaluate(folder, "uncertainty", "--samples", "5", "--steps", "2")
     assert content["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+
+
+def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "lifting", tmp_path / "model")
+    model, tokenizer, topology = checkpoint.load_mega(tmp_path / "model")
+    seen, images = FeatureSet(folder / "features"), rendered.SceneSet(folder / "crops")
+    batch = seen.batch(np.arange(40), None)
+    features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
+    head = ErrorHead.begin(model.config.width, tokenizer, topology, features)
+    checkpoint.save_errors(tmp_path / "model", head)
+    scores, report = score(tmp_path / "model", "--test", folder / "features")
+    assert report["facts"]["sigma"] == "the error head" and not (tmp_path / "model" / "calibration.json").exists()
+    ways = scores["ways"]
+    assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
+    assert ways["as published"]["PA-MPJPE"] == pytest.approx(ways["not tied to the landmarks"]["PA-MPJPE"], rel=1e-3)
+    with torch.no_grad():
+        expected = head(generate.first_states(model, model.see(features).image), features).sigma
+    config = Pictures(batch=13, device="cpu")
+    found = [*predict(model, tokenizer, seen, config, errors=head)]
+    np.testing.assert_allclose(np.concatenate([p.sigma for p in found]), expected, rtol=1e-4)
+    assert found[0].samples.shape == (13, 0, 1229, 3)
+    # crops of a rendered set pass the backbone, which stored features did before
+    rotations = [next(predict(model, tokenizer, s, config)).rotation for s in (seen, images)]
+    assert np.degrees(np.arccos((np.einsum("bij,bij->b", *rotations) - 1).clip(-2, 2) / 2)).mean() < 10
+    uncertainty = ["evaluate", "uncertainty", "--checkpoint", tmp_path / "model", "--out", tmp_path / "report"]
+    options = ["--set", f"features:{folder / 'features'}", "--samples", "2", "--steps", "1"]
+    assert cli.main([*map(str, uncertainty), *options]) == 0
+    (file,) = (tmp_path / "report").glob("uncertainty-*.json")
+    facts = json.loads(file.read_text())["facts"]
+    assert facts["sigma"] == "the error head" and facts["visible"] == "what the camera sees"
+
+
+def test_published_meshes_are_the_expected_ones(folder: Path, crops: ImageSet) -> None:
+    model, tokenizer, _ = checkpoint.load_mega(folder / "model")
+    batch = crops.batch(np.arange(3), None)
+    with torch.no_grad():
+        image = model.see(features_of(model, batch, "cpu")).image
+        logits = generate.first_logits(model, image)
+        codes = logits.softmax(dim=-1) @ tokenizer.quantizer.codebook
+        meshes = {"expected": tokenizer.reconstruct(codes), "argmax": tokenizer.decode(logits.argmax(dim=-1))}
+    for decode, mesh in meshes.items():
+        how = Pictures(count=len(crops), batch=3, device="cpu", decode=decode)  # type: ignore[arg-type]
+        p = next(predict(model, tokenizer, crops, how))
+        np.testing.assert_allclose(p.single, np.einsum("bij,bvj->bvi", p.rotation, mesh), atol=1e-5)
+        assert np.isnan(p.sigma).all(), "nobody says"
 
 
 def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +372,7 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     topology = SmplBody(body / "SMPL_NEUTRAL.npz").topology()
     tokenizer = checkpoint.begin_tokenizer(tmp_path / "tokenizer", topology, TokenizerConfig())
     checkpoint.save_weights(tokenizer, tmp_path / "tokenizer")
-    tiny = MegaConfig(tokenizer.length, 512, 16, 1, 1, heads=2, image_size=32, backbone_width=8)
+    tiny = MegaConfig(tokenizer.length, 512, 16, 1, 1, 2, "resnet18", backbone_width=8, image_size=32)
     start = checkpoint.begin_mega(tmp_path / "start", tmp_path / "tokenizer", tiny)
     checkpoint.save_weights(start, tmp_path / "start")
     coco, pw3d = f"coco:{write_spin(tmp_path / 'coco')}", f"3dpw:{write_3dpw(tmp_path / '3dpw', body)}"
@@ -406,9 +474,10 @@ def test_steps_end_where_the_sampler_does(folder: Path) -> None:
     features = torch.randn(2, model.backbone.channels, 1, 1, generator=torch.Generator().manual_seed(0))
     uniforms = generate.uniforms((2, 3, 54, 2), seed=1)
     with torch.no_grad():
-        logits, noise = generate.first_logits(model, features), generate.temperatures(3, 1.0)
-        states = [*generate.unmask(model, features, logits, uniforms, noise)]
-        whole = generate.sample(model, features, uniforms[:, None], 1.0)[:, 0]
+        image, noise = model.see(features).image, generate.temperatures(3, 1.0)
+        logits = generate.first_logits(model, image)
+        states = [*generate.unmask(model, image, logits, uniforms, noise)]
+        whole = generate.sample(model, image, logits, uniforms[:, None], 1.0)[:, 0]
         assert [index.shape[1] for _, index in states] == generate.visible_counts(54, 3)[1:]
         assert torch.equal(states[-1][0], whole)
         mesh = figures.known_bodies(tokenizer, *states[-1])

@@ -12,6 +12,8 @@ import torch
 from export.check import LIMITS, Parity
 from export.to_onnx import Config, backbone_origin, export
 from mega_model import checkpoint
+from mega_model.blazepose import PoseFeatures
+from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
 from mega_model.topology import Topology
@@ -37,7 +39,7 @@ def torus(around: int = 16, across: int = 8) -> Topology:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints `tokenizer` and `mega` with random weights."""
+    """Checkpoints with random weights: `tokenizer`, `mega`, and `lifting` with BlazePose and an error head."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoints")
     tokenizer = checkpoint.begin_tokenizer(
@@ -46,14 +48,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.save_weights(tokenizer, folder / "tokenizer")
     config = MegaConfig(
         tokens=tokenizer.length, codes=16, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, image_size=64,
-        backbone_width=4,
+        backbone="resnet18", backbone_width=4, latent=tokenizer.latent,
     )  # fmt: skip
-    mega = checkpoint.begin_mega(folder / "mega", folder / "tokenizer", config)
-    for embedding in (mega.mask_token, mega.encoder_position, mega.decoder_position, mega.embed.weight):
-        torch.nn.init.normal_(embedding)  # so that places and codes matter as in a trained model
-    _as_if_trained(mega)
-    checkpoint.save_weights(mega, folder / "mega")
-    (folder / "mega" / "calibration.json").write_text('{"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}')
+    lifting = replace(config, backbone="blazepose", backbone_width=16, image_size=256)
+    for name, sizes in {"mega": config, "lifting": lifting}.items():
+        mega = checkpoint.begin_mega(folder / name, folder / "tokenizer", sizes)
+        for embedding in (mega.mask_token, mega.encoder_position, mega.decoder_position, mega.embed.weight):
+            torch.nn.init.normal_(embedding)  # so that places and codes matter as in a trained model
+        _as_if_trained(mega)
+        if mega.lifter is not None:
+            mega.lifter.know(tokenizer.quantizer.codebook)
+        checkpoint.save_weights(mega, folder / name)
+    seen = PoseFeatures(torch.rand(40, 16, 4, 4), torch.rand(40, 39, 5), torch.rand(40, 39, 3), torch.rand(40))
+    errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen)
+    checkpoint.save_errors(folder / "lifting", errors)
+    scores = {"coverage": {"1 sigma": 0.7}}
+    (folder / "lifting" / "scores.json").write_text(json.dumps(scores))
+    for name in ("mega", "lifting"):  # of the samples' spread, which an error head replaces
+        calibration = {"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}
+        (folder / name / "calibration.json").write_text(json.dumps(calibration))
     notes = {"model": "Eyes", "file": "eyes.tflite", "package": "eyes", "version": "1", "license": "Apache-2.0"}
     (folder / "mega" / "training.json").write_text(json.dumps({"steps": 3, "backbone": notes}))
     return folder
@@ -84,15 +97,54 @@ def parity(bundle: Bundle, checkpoints: Path) -> Parity:
     return Parity(bundle, checkpoints / "mega")
 
 
+@pytest.fixture(scope="module")
+def lifting(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Parity:
+    """With BlazePose and an error head."""
+    bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
+    return Parity(bundle, checkpoints / "lifting")
+
+
 @pytest.mark.parametrize("people", [1, 3])
 @pytest.mark.parametrize("samples", [1, 4])
-def test_every_output_is_that_of_torch(parity: Parity, people: int, samples: int) -> None:
-    crops = np.random.default_rng(people).integers(0, 256, (people, 64, 64, 3), np.uint8)
+@pytest.mark.parametrize("model", ["parity", "lifting"])
+def test_every_output_is_that_of_torch(request: pytest.FixtureRequest, model: str, people: int, samples: int) -> None:
+    parity: Parity = request.getfixturevalue(model)
+    size = parity.bundle.crop.size
+    crops = np.random.default_rng(people).integers(0, 256, (people, size, size, 3), np.uint8)
     differences = parity.people(crops, samples)
     assert set(differences) == {
         (name, output) for name, graph in parity.bundle.graphs.items() if name != "detector" for output in graph.outputs
     }
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
+
+
+def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
+    graphs, length = lifting.bundle.graphs, lifting.tokenizer.length
+    assert {name: t.shape for name, t in graphs["backbone"].outputs.items()} == {
+        "features": ("P", 16, 4, 4),
+        "landmarks": ("P", 39, 5),
+        "world": ("P", 39, 3),
+        "presence": ("P",),
+    }
+    assert list(graphs["deterministic"].inputs) == list(graphs["backbone"].outputs)
+    shapes = {name: t.shape for name, t in graphs["deterministic"].outputs.items()}
+    assert shapes["prior"] == shapes["logits"] == ("P", length, 16)
+    assert (shapes["sigma"], shapes["joints_sigma"], shapes["distance"]) == (("P", 128), ("P", 24), ("P",))
+    assert lifting.bundle.crop.looks > 1
+    calibration = lifting.bundle.calibration
+    assert (calibration.scale, calibration.coverage) == (1.0, {"1 sigma": 0.7}), "the head is calibrated itself"
+    assert "pelvis" in calibration.how
+
+
+def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:
+    assert checkpoint.load_errors(checkpoints / "mega") is None
+    file = tmp_path / checkpoint.ERRORS
+    file.write_bytes((checkpoints / "mega" / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"errors\.safetensors: not the weights of an error head"):
+        checkpoint.load_errors(tmp_path)
+    file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"errors\.safetensors: not the weights of an error head"):
+        checkpoint.load_errors(tmp_path)
 
 
 def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
@@ -124,7 +176,7 @@ def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoint
         other.model.camera_head.bias.add_(0.001)
     differences = other.people(np.zeros((1, 64, 64, 3), np.uint8), 1)
     wrong = {key for key, value in differences.items() if not value <= LIMITS[key[1]]}
-    assert wrong == {("deterministic", "vertices"), ("deterministic", "camera"), ("sampler", "mean")}
+    assert wrong == {("deterministic", "vertices"), ("deterministic", "camera"), ("sampler", "vertices")}
 
 
 def test_samples_differ_and_a_uniform_is_one_sample(parity: Parity) -> None:
@@ -133,7 +185,8 @@ def test_samples_differ_and_a_uniform_is_one_sample(parity: Parity) -> None:
     shape = (2, 3, STEPS, parity.tokenizer.length, 2)
     uniforms = np.random.default_rng(1).uniform(0.001, 0.999, shape).astype(np.float32)
     uniforms[:, 2] = uniforms[:, 0]
-    tokens = parity.engines["sampler"].run(features=features, uniforms=uniforms)["tokens"]
+    made = parity.engines["deterministic"].run(features=features)
+    tokens = parity.engines["sampler"].run(image=made["image"], logits=made["logits"], uniforms=uniforms)["tokens"]
     assert (tokens[:, 0] == tokens[:, 2]).all()
     assert (tokens[:, 0] != tokens[:, 1]).any()
 
@@ -143,11 +196,11 @@ def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> N
     assert bundle.name == "tiny"
     assert bundle.graphs["backbone"].inputs["crops"].shape == ("P", 64, 64, 3)
     assert bundle.graphs["sampler"].inputs["uniforms"].shape == ("P", "Q", STEPS, length, 2)
-    assert bundle.graphs["sampler"].outputs["sigma"].shape == ("P", 128)
+    assert bundle.graphs["sampler"].outputs["vertices"].shape == ("P", "Q", 128, 3)
     assert bundle.graphs["detector"].inputs["image"].shape == (1, 192, 256, 3)
     assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
     assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {"1 sigma": 0.6})
-    assert (bundle.crop.size, bundle.crop.camera) == (64, "ray")
+    assert (bundle.crop.size, bundle.crop.camera, bundle.crop.looks) == (64, "ray", 1)
 
 
 def test_graphs_keep_no_paths_and_no_data_beside_them(bundle: Bundle) -> None:

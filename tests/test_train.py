@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from mega_model import checkpoint, generate
+from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
-from mega_model.data import rendered
-from mega_model.evaluate import default as evaluate
+from mega_model.data import features, rendered
+from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
-from mega_model.mega import Mega, MegaConfig, normalise
+from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.reference import released_name
-from mega_model.train import backbone, pretrain, recover, tokenizer
+from mega_model.train import default, errors, lift, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
-from mega_model.train.published import load_backbone, load_exported
+from mega_model.train.published import load_backbone
 
 Weights = dict[str, torch.Tensor]
 
@@ -165,7 +164,7 @@ def test_a_folder_holds_one_model(tmp_path: Path) -> None:
     tokenizer.mkdir()
     for name in ("model.safetensors", "config.json", "topology.npz"):
         (tokenizer / name).touch()
-    config = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone_width=4)
+    config = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="resnet18", backbone_width=4)
     checkpoint.save_weights(checkpoint.begin_mega(folder, tokenizer, config), folder)
     written = (folder / "config.json").read_text()
     checkpoint.begin_mega(folder, tokenizer, config)
@@ -305,70 +304,160 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         load_backbone(tmp_path / "absent", model)
 
 
-def test_a_bundle_s_backbone_goes_on_where_it_stands(root: Path, tmp_path: Path) -> None:
-    bundle = root / "mega_ros/models/default"
-    pictures = torch.rand(8, 128, 128, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte()
-    normalised = normalise(pictures.permute(0, 3, 1, 2).float() / 255)
-    maps = onnxruntime.InferenceSession(bundle / "backbone.onnx").run(None, {"crops": pictures.numpy()})[0]
-    backbone = BACKBONES["resnet18"](40)
-    load_exported(bundle, backbone, normalised)
-    for training in (True, False):
-        with torch.no_grad():
-            np.testing.assert_allclose(backbone.train(training)(normalised), maps, atol=0.005 * maps.max())
-
-    with pytest.raises(ValueError, match=r"backbone\.onnx: not the backbone of this model: stem\.0\.weight is"):
-        load_exported(bundle, BACKBONES["resnet18"](16), normalised)
-    with pytest.raises(FileNotFoundError, match=r"backbone\.onnx: there is no such file"):
-        load_exported(tmp_path, backbone, normalised)
-    (tmp_path / "backbone.onnx").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"backbone\.onnx: not a readable ONNX file"):
-        load_exported(tmp_path, backbone, normalised)
-
-
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
     with pytest.raises(ValueError, match=r"precision bf16-mixed: .* need 32-true"):
         tokenizer.main(options)
 
 
-def test_all_stages(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "tokenizer pretrain backbone recover crops groups".split()
+def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> None:
+    tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="resnet18", backbone_width=4)
+    start = checkpoint.begin_mega(tmp_path / "start", people / "tokenizer", tiny)
+    checkpoint.save_weights(start, tmp_path / "start")
+    options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
+    with pytest.raises(ValueError, match=r"start: its model has no lifter .* use train recover"):
+        lift.main([*options.split(), "--sets", f"features:{people}/features/train"])
+    with pytest.raises(ValueError, match=r"start: only a model with BlazePose has an error head"):
+        errors.main(["--checkpoint", f"{tmp_path}/start"])
+    with pytest.raises(ValueError, match=r"blazepose: not the weights of this model's backbone"):
+        load_backbone(people / "blazepose", start)
+
+
+def test_all_stages(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the default's sizes, but for its backbone."""
+    monkeypatch.setitem(PRESETS, "default", replace(PRESETS["default"], backbone_width=16))
+    names = "tokenizer pretrain lift recover images".split()
     folder = {name: str(tmp_path / name) for name in names}
 
     def options(name: str, steps: int, lr: float = 0.001) -> list[str]:
         return f"--out {folder[name]} --steps {steps} --warmup 1 --lr {lr} --batch 8".split()
 
     tokenizer.main([*options("tokenizer", 40, 0.003), "--quantize-from", "30"])
-    topology = tmp_path / "tokenizer" / "topology.npz"
-    size = rendered.CHUNK
-    rendered.render(rendered.Render("train", size, tmp_path / "crops", topology, size=96))
     pretrain.main([*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
-    on_crops = ["--sets", f"rendered:{folder['crops']}", "--pixels", "64"]
-    eyes = ["--backbone", str(root / "mega_ros/models/default")]
-    backbone.main([*options("backbone", 20), *on_crops, *eyes, "--pretrained", folder["pretrain"]])
-    recover.main([*options("recover", 20), *on_crops, "--pretrained", folder["backbone"]])
+    seen, backbone = f"features:{people}/features/train", str(people / "blazepose")
+    lift.main([*options("lift", 30), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone])
+    on_features = ["--sets", seen, "--pretrained", folder["lift"], "--trained-blocks", "0"]
+    recover.main([*options("recover", 20), *on_features])
+    on_images = ["--sets", f"rendered:{people}/scenes", "--pretrained", folder["recover"]]
+    recover.main([*options("images", 2), *on_images, "--batch", "2"])
 
+    lifted = ["latents", "mesh", "posed", "joints2d", "rotation", "reprojection"]
     for stage, losses in {
         "tokenizer": ["v2v"],
         "pretrain": ["tokens"],
-        "backbone": ["joints", "skeleton", "surface", "rotation", "reprojection"],
-        "recover": ["tokens", "rotation", "reprojection"],
+        "lift": lifted,
+        "recover": ["tokens", *lifted],
     }.items():
         values = np.sum([curve(tmp_path / stage, name) for name in losses], axis=0)
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
     made = json.loads((tmp_path / "recover" / "training.json").read_text())
-    assert made["pictures"] == {f"rendered:{folder['crops']}": size} and "CMU" in made["motion"]
-    assert made["before"]["steps"] == 20 and "scores" in made["before"]["backbone"]
+    assert made["pictures"] == {seen: 80} and "CMU" in made["motion"]
+    assert made["before"]["steps"] == 30 and made["before"]["backbone"] == {"model": "little", "license": "CC0"}
     assert "meshes" in made["before"]["before"]
 
-    crops = folder["crops"]
-    count = ["--count", "4", "--samples", "3"]
-    evaluate.main(["--checkpoint", folder["recover"], "--test", crops, "--calibration", crops, *count])
-    scores = json.loads((tmp_path / "recover" / "scores.json").read_text())
-    assert scores["pictures"] == 4 and scores["PVE"] > 0
-    assert "PVE" in capsys.readouterr().out
-    assert json.loads((tmp_path / "recover" / "calibration.json").read_text())["scale"] > 0
+    # what a stage trains, and nothing else
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in names}
 
-    model, mesh, _ = checkpoint.load_mega(tmp_path / "recover")
-    features = model.backbone(torch.zeros(1, 3, 128, 128))
-    assert mesh.decode(generate.deterministic(model, features)).shape == (1, 1229, 3)
+    def trained(before: str, after: str) -> set[str]:
+        changed = (k for k, v in weights[after].items() if not torch.equal(v, weights[before][k]))
+        return {key.split(".")[0] for key in changed}
+
+    assert trained("pretrain", "lift") == {"backbone", "lifter"}, "the published backbone came in"
+    published = load_file(people / "blazepose" / "model.safetensors")
+    assert all(torch.equal(weights["recover"][f"backbone.{k}"], v) for k, v in published.items()), "and stays"
+    assert trained("lift", "recover") >= {"lifter", "decoder", "encoder", "head"}
+    assert "backbone" in trained("recover", "images")
+    codes = load_file(tmp_path / "tokenizer" / "model.safetensors")["quantizer.codebook"]
+    lifter = checkpoint.load_mega(tmp_path / "lift")[0].lifter
+    assert lifter is not None
+    torch.testing.assert_close(lifter.codes * lifter.unit, codes)
+
+    sets = ["--sets", f"{people}/features/test", f"{people}/features/turned"]
+    capsys.readouterr()
+    errors.main(["--checkpoint", folder["recover"], *sets, "--steps", "30", "--nobody", "20", "--batch", "32"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed.keys() == {"loss", "Spearman", "Spearman joints"} and np.isfinite([*printed.values()]).all()
+    held_out.main(["--checkpoint", folder["recover"], "--test", f"{people}/features/test", "--samples", "3"])
+    scores = json.loads((tmp_path / "recover" / "scores.json").read_text())
+    assert scores["parts"]["all"]["images"] == 40 and scores["parts"]["all"]["PVE"] > 0
+    assert not (tmp_path / "recover" / "calibration.json").exists(), "the error head is calibrated"
+
+    model, mesh, _ = checkpoint.load_mega(tmp_path / "images")
+    with torch.no_grad():
+        found = model.backbone(torch.zeros(1, 3, 256, 256))
+    assert mesh.decode(generate.deterministic(model, found)).shape == (1, 1229, 3)
+
+
+def test_the_default_model_is_made_stage_by_stage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stages that only write what they would leave: each finds what it reads, and is not done twice."""
+    runs = tmp_path / "runs"
+    ran: list[str] = []
+
+    def needed(*paths: Path) -> None:
+        for path in paths:
+            assert path.exists(), f"{path} is not made by an earlier stage"
+
+    def training(name: str, kind: type[recover.RecoverTraining] | type[Any]) -> Callable[[list[str]], None]:
+        def main(args: list[str]) -> None:
+            config = parse(kind, args)
+            fields = vars(config)
+            needed(*(fields[n] for n in ("pretrained", "backbone", "tokenizer") if fields.get(n)))
+            needed(*(Path(place.removeprefix("features:")) for place in fields.get("sets", ())))
+            write(name, config.out, "model.safetensors", "topology.npz")
+
+        return main
+
+    def write(name: str, folder: Path, *files: str) -> None:
+        ran.append(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (folder / file).touch()
+
+    def render(config: rendered.Render) -> None:
+        needed(config.topology)
+        assert config.count % rendered.CHUNK == 0
+        write("render", config.out)
+
+    def extract(config: features.Extract) -> None:
+        needed(config.scenes, config.backbone)
+        write("extract", config.out)
+
+    def error_head(args: list[str]) -> None:
+        config = parse(errors.ErrorTraining, args)
+        needed(config.checkpoint, *map(Path, config.sets))
+        write("errors", config.checkpoint, checkpoint.ERRORS)
+
+    def score(args: list[str]) -> None:
+        config = parse(held_out.Evaluate, args)
+        needed(config.checkpoint / checkpoint.ERRORS, config.test)
+        write("scores", config.checkpoint, "scores.json")
+
+    def export(folder: Path, bundle: Path, detector: Path | None) -> None:
+        needed(folder / "scores.json")
+        write("bundle", bundle, "bundle.json")
+
+    monkeypatch.setattr(tokenizer, "main", training("tokenizer", tokenizer.TokenizerTraining))
+    monkeypatch.setattr(pretrain, "main", training("pretrain", pretrain.PretrainTraining))
+    monkeypatch.setattr(lift, "main", training("lift", recover.RecoverTraining))
+    monkeypatch.setattr(recover, "main", training("recover", recover.RecoverTraining))
+    monkeypatch.setattr(import_backbone, "main", lambda args: write("backbone", Path(args[1]), "origin.json"))
+    monkeypatch.setattr(rendered, "render", render)
+    monkeypatch.setattr(features, "extract", extract)
+    monkeypatch.setattr(errors, "main", error_head)
+    monkeypatch.setattr(held_out, "main", score)
+    monkeypatch.setattr(default, "export", export)
+    default.main(["--out", str(runs)])
+    assert (
+        ran[0] == "tokenizer"
+        and ran[-3:] == ["errors", "scores", "bundle"]
+        and len(ran) == len(default.stages(default.Default(out=runs)))
+    )
+    assert f"{runs}: {len(ran)} stages to do, about " in capsys.readouterr().out
+    ran.clear()
+    (runs / "recover" / "scores.json").unlink()
+    default.main(["--out", str(runs)])
+    assert ran == ["scores"]

@@ -1,7 +1,8 @@
 """`mega evaluate uncertainty`: does sigma say how wrong each vertex is? The paper only shows it (figure 4).
 
-Sigma is the samples' spread times the checkpoint's calibration; the error is that of the deterministic mesh. See
-`mega_model.metrics` for each number's definition, and `metrics.radius` for the error model behind coverage.
+Sigma is what the checkpoint's error head expects, or else the samples' spread times the calibration; the error is that
+of the deterministic mesh. See `mega_model.metrics` for each number's definition, and `metrics.radius` for the error
+model behind coverage.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from mega_model import checkpoint, metrics
+from mega_model.data.features import FeatureSet
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
@@ -38,18 +40,21 @@ class Uncertainty(Subject, Sampling, Conventions):
 def evaluate(config: Uncertainty) -> Report:
     model, tokenizer, images = config.open()
     protocol = Protocol.of(images, config)
-    scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
-    rendered = isinstance(images, SceneSet)
+    rendered = isinstance(images, SceneSet | FeatureSet)
 
     def visible(p: Prediction) -> np.ndarray:
         return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, config.device)
 
     errors = checkpoint.load_errors(config.checkpoint)
+    scale, source = 1.0, "the error head"
+    if errors is None:
+        scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
+        source = f"{scale:g} times the spread of {config.describe()}"
     predictions = predict(model, tokenizer, images, config, config, errors)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = config.facts(protocol.name, len(images))
-    facts |= {"sigma": f"{scale:g} times the spread of {config.describe()}", "error model": ERROR_MODEL}
+    facts |= {"sigma": source, "error model": ERROR_MODEL}
     facts["visible"] = "what the camera sees" if rendered else BY_ITSELF
     return Report(
         "Uncertainty per vertex",

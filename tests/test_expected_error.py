@@ -1,0 +1,113 @@
+"""The error head: it learns what the states say of errors, and sigma is as large as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_export import torus
+from torch import Tensor
+
+from mega_model import checkpoint
+from mega_model.blazepose import PoseFeatures
+from mega_model.expected_error import LARGEST, ErrorHead, token_shares
+from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
+from mega_model.train.errors import Known, calibrate, loss
+
+WIDTH, PEOPLE = 8, 400
+TOPOLOGY = torus()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MeshTokenizer:
+    torch.manual_seed(0)
+    return MeshTokenizer(TOPOLOGY, TokenizerConfig(channels=(8, 8), latent=4, codes=16, bases=2))
+
+
+@pytest.fixture(scope="module")
+def known(tokenizer: MeshTokenizer) -> Known:
+    """The first number of a token's state says whether the vertices around it are 2 or 20 cm off, or so."""
+    torch.manual_seed(1)
+    states = torch.randn(PEOPLE, tokenizer.length, WIDTH)
+    states[..., 0] = (torch.rand(PEOPLE, tokenizer.length) < 0.5).float()
+    features = PoseFeatures(
+        torch.randn(PEOPLE, 6, 4, 4), torch.rand(PEOPLE, 39, 5), torch.randn(PEOPLE, 39, 3), torch.rand(PEOPLE)
+    )
+    owner = token_shares(tokenizer, TOPOLOGY).argmax(dim=1)
+    scale = 0.02 * 10 ** states[:, owner, 0]
+    errors = scale * torch.randn(PEOPLE, len(owner), 3).norm(dim=-1) / 3**0.5
+    return Known(states, features, errors, errors[:, :24])  # the torus' joints are its first vertices
+
+
+@pytest.fixture(scope="module")
+def head(tokenizer: MeshTokenizer, known: Known) -> ErrorHead:
+    """Trained for a moment, and calibrated."""
+    torch.manual_seed(2)
+    head = ErrorHead.begin(WIDTH, tokenizer, TOPOLOGY, known.features)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss(head, known[torch.randint(PEOPLE, (64,))]).backward()
+        optimizer.step()
+    calibrate(head, known)
+    return head.eval()
+
+
+def rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+@torch.no_grad()
+def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known, tokenizer: MeshTokenizer) -> None:
+    sigma = head(known.states, known.features).sigma
+    large = known.states[:, token_shares(tokenizer, TOPOLOGY).argmax(dim=1), 0] == 1
+    assert sigma.shape == known.vertices.shape
+    assert sigma[large].mean() > 2 * sigma[~large].mean()
+
+
+@torch.no_grad()
+def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: Known) -> None:
+    found = head(known.states, known.features)
+    assert rms(known.vertices / found.sigma) == pytest.approx(1, abs=0.1)
+    assert rms(known.joints / found.joints_sigma) == pytest.approx(1, abs=0.1)
+    small = found.sigma < found.sigma.median()
+    for half in (small, ~small):
+        assert rms(known.vertices[half]) == pytest.approx(rms(found.sigma[half]), rel=0.25)
+
+
+@torch.no_grad()
+def test_distance_is_one_for_features_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
+    features = known.features
+    distance = head(known.states, features).distance
+    assert distance.square().mean() == pytest.approx(1, abs=0.05)
+    far = head(known.states, features._replace(maps=features.maps + 3)).distance
+    assert (far > 3 * distance.mean()).all()
+
+
+@torch.no_grad()
+def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, known: Known) -> None:
+    torch.testing.assert_close(head.shares.sum(dim=1), torch.ones(len(head.shares)))
+    torch.testing.assert_close(head.joint_shares, head.shares[:24])  # as the torus' joints are vertices
+    one = slice(0, 1)
+    states = known.states[one].clone()
+    states[:, 0, 0] = 1 - states[:, 0, 0]
+    change = (head(states, known[one].features).sigma / head(known.states[one], known[one].features).sigma).log().abs()
+    near = head.shares[:, 0] > 0.5
+    assert near.any() and change[0, near].min() > 5 * change[0, head.shares[:, 0] < 0.01].max()
+
+
+@torch.no_grad()
+def test_sigma_stays_within_limits(head: ErrorHead, known: Known) -> None:
+    wild = known.features._replace(maps=1e4 * known.features.maps, world=1e4 * known.features.world)
+    found = head(1e3 * known.states, wild)
+    assert found.sigma.isfinite().all() and found.sigma.max() <= LARGEST and found.joints_sigma.max() <= LARGEST
+
+
+@torch.no_grad()
+def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Path) -> None:
+    checkpoint.save_errors(tmp_path, head)
+    again = checkpoint.load_errors(tmp_path)
+    assert again is not None
+    for a, b in zip(again(known.states, known.features), head(known.states, known.features)):
+        assert torch.equal(a, b)

@@ -1,0 +1,168 @@
+"""Sets of features: what is stored of a crop belongs to what the crop shows; what was stopped goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_image_sets import SPOT, write_rendered
+from tiny_people import WIDTH, blazepose
+
+from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.data import features, rendered
+from mega_model.data.features import Extract, FeatureSet, extract
+from mega_model.data.images import Mixture, open_set
+from mega_model.data.scenes import Crops
+from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
+from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.train.published import load_imported
+
+NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))
+
+
+def find_spot(crops: np.ndarray) -> PoseFeatures:
+    """A backbone that finds the bright spot, which is its nose, and takes people to stand in the crop's middle."""
+    light = crops.astype(float).sum(axis=3)
+    at = (np.arange(crops.shape[1]) + 0.5) / (crops.shape[1] / 2) - 1
+    places = np.stack([(light * x).sum(axis=(1, 2)) for x in (at, at[:, None])], axis=1)
+    landmarks = torch.zeros(len(crops), len(LANDMARKS), 5)
+    landmarks[:, NOSE, :2] = torch.from_numpy(places / np.maximum(light.sum(axis=(1, 2)), 1)[:, None])
+    landmarks[:, CIRCLE, 1] = -0.7
+    return PoseFeatures(
+        torch.zeros(len(crops), 4, 4, 4), landmarks, torch.zeros(len(crops), 39, 3), torch.ones(len(crops))
+    )
+
+
+@pytest.fixture
+def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Extract:
+    """How to extract features of six images that show one joint each."""
+    write_rendered(tmp_path / "scenes", 160)
+    blazepose(tmp_path / "blazepose")
+    monkeypatch.setattr(features, "compiled", lambda backbone: find_spot)
+    return Extract(tmp_path / "scenes", tmp_path / "features", tmp_path / "blazepose", width=WIDTH)
+
+
+def whole(people: Any) -> dict[str, torch.Tensor]:
+    return people.batch(np.arange(len(people)), None)
+
+
+def turns(batch: dict[str, torch.Tensor], scenes: Path) -> np.ndarray:
+    """Degrees, from how the camera saw people to how the crop shows them."""
+    turned = batch["rotation"].numpy() @ np.load(scenes / "rotation.npy").transpose(0, 2, 1)
+    return np.degrees(np.arccos(((np.trace(turned, axis1=1, axis2=2) - 1) / 2).clip(-1, 1)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_labels_are_of_what_the_last_crop_shows(spots: Extract, turned: bool) -> None:
+    config = Extract(**{**vars(spots), "turned": turned})
+    extract(config)
+    batch = whole(open_set(f"features:{config.out}"))
+    assert len(batch["maps"]) == 6 and batch["maps"].dtype == torch.float32
+    torch.testing.assert_close(batch["landmarks"][:, NOSE, :2], batch["joints2d"][:, SPOT], atol=0.03, rtol=0)
+    angles = turns(batch, config.scenes)
+    assert (angles > 85).all() if turned else (angles < 15).all()
+    seen = batch["joints"] @ batch["rotation"].mT + batch["translation"][:, None]
+    projected = batch["focal"][:, None, None] * seen[..., :2] / seen[..., 2:]
+    torch.testing.assert_close(projected, batch["joints2d"])
+    assert batch["part"].tolist() == [0, 1, 2, 3, 4, 0]
+    assert not (batch["visible"] & (batch["vertices2d"].abs() > 1).any(dim=-1)).any()
+
+
+def test_training_sees_two_crops_of_everybody_half_of_them_mirrored(spots: Extract) -> None:
+    config = Extract(**{**vars(spots), "train": True, "seed": 3})
+    extract(config)
+    people = FeatureSet(config.out)
+    batch, mirrored = whole(people), people.fields["mirrored"]
+    assert people.fields["scene"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert 0 < mirrored.sum() < 12 and (mirrored[::2] == mirrored[1::2]).all()
+    # a mirrored left wrist is a right one
+    shown = np.where(mirrored, SMPL_JOINTS.index("right_wrist"), SPOT)
+    nose = batch["landmarks"][:, NOSE, :2]
+    torch.testing.assert_close(nose, batch["joints2d"][torch.arange(12), torch.from_numpy(shown)], atol=0.03, rtol=0)
+    assert not torch.isclose(nose[::2], nose[1::2], atol=1e-3).all(), "the second crop is another one"
+
+
+def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
+    extract(Extract(**{**vars(spots), "train": True, "seed": 3}))
+    people = FeatureSet(spots.out)
+    faces = np.array([[a, a + 1, a + 2] for a in range(24)], np.int32)
+    topology = Topology(people.topology.template, faces, people.topology.joint_regressor, people.topology.parts)
+    torch.manual_seed(0)
+    tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16)).eval()
+    assert "tokens" not in whole(people)
+    people.tokenise(tokenizer)
+    batch = whole(people)
+    with torch.no_grad():
+        assert torch.equal(batch["tokens"], tokenizer.encode(batch["vertices"]))
+
+
+def test_features_and_images_cannot_be_mixed(spots: Extract) -> None:
+    extract(spots)
+    with pytest.raises(ValueError, match="different crops cannot be mixed"):
+        Mixture([FeatureSet(spots.out), rendered.SceneSet(spots.scenes)])
+    with pytest.raises(FileNotFoundError, match="no features; make some"):
+        open_set(f"features:{spots.scenes / 'nowhere'}")
+
+
+def test_extraction_goes_on_where_it_stopped(spots: Extract) -> None:
+    extract(spots)
+    file = spots.out / "landmarks.npy"
+    made = np.load(file)
+    np.save(file, 0 * made)
+    extract(spots)
+    assert not np.load(file).any(), "what is done is left alone"
+    (spots.out / "progress" / "0").unlink()
+    extract(spots)
+    np.testing.assert_array_equal(np.load(file), made)
+
+
+def random_crops(rng: np.random.Generator, bodies: None, renderer: None, count: int, shares: object) -> Crops:
+    return Crops(
+        images=rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
+        vertices=rng.normal(size=(count, 26, 3)).astype(np.float16),
+        rotation=np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),
+        translation=np.ones((count, 3), np.float32),
+        focal=np.ones(count, np.float32),
+        visible=np.ones((count, 26), bool),
+        box=np.ones((count, 4), np.float32),
+        kind=np.zeros(count, np.int8),
+    )
+
+
+def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rendered(tmp_path / "scenes", 32)  # for its topology
+    monkeypatch.setattr(rendered, "draw_crops", random_crops)
+    for name in ("BodySampler", "Renderer"):
+        monkeypatch.setattr(rendered, name, lambda *_: None)
+    config = rendered.Render("train", 120, tmp_path / "whole", tmp_path / "scenes" / "topology.npz", workers=2)
+    rendered.render(config)
+    file = config.out / "images.npy"
+    made = np.load(file)
+    assert len(np.unique(made.reshape(120, -1), axis=0)) == 120, "no two chunks are the same"
+    spoilt = made.copy()
+    spoilt[40:] = 0
+    np.save(file, spoilt)
+    (config.out / "progress" / "2").unlink()
+    rendered.render(config)
+    np.testing.assert_array_equal(np.load(file)[80:], made[80:])
+    assert not np.load(file)[40:80].any(), "what is done is left alone"
+
+
+@torch.no_grad()
+def test_compiled_features_are_those_of_torch(people: Path) -> None:
+    network = BlazePose(WIDTH).eval()
+    load_imported(people / "blazepose", network)
+    crops = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    expected = network(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
+    for found, part in zip(features.compiled(network)(crops), expected):
+        torch.testing.assert_close(found, part.cpu(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_little_blazepose_looks_at_people(people: Path) -> None:
+    batch = whole(FeatureSet(people / "features" / "test"))
+    assert batch["maps"].shape == (40, 16, 4, 4) and batch["maps"].std(dim=0).max() > 1e-3, "they look different"
+    assert (batch["joints2d"][:, 0].abs() < 1).all()
+    assert len(FeatureSet(people / "features" / "train")) == 80

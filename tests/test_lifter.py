@@ -1,0 +1,78 @@
+"""From BlazePose's landmarks to latents: what the lifter knows before it is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.geometry import rot6d_to_matrix
+from mega_model.lifter import Lifter, torso_frame
+
+
+def random_turns(count: int) -> Tensor:
+    """[count, 3, 3]"""
+    return torch.from_numpy(Rotation.random(count, random_state=0).as_matrix().astype(np.float32))
+
+
+def bodies(turns: Tensor) -> Tensor:
+    """World landmarks [B, 39, 3] of a body that stands along the canonical axes, turned."""
+    canonical = torch.randn(len(LANDMARKS), 3, generator=torch.Generator().manual_seed(0))
+    for name, place in {"shoulder": (0.2, 0.5, -0.02), "hip": (0.1, 0.0, -0.02)}.items():
+        for side, sign in (("left", 1), ("right", -1)):
+            canonical[LANDMARKS.index(f"{side}_{name}")] = torch.tensor([sign * place[0], *place[1:]])
+    return canonical @ turns.mT
+
+
+def features(world: Tensor) -> PoseFeatures:
+    random = torch.Generator().manual_seed(1)
+    return PoseFeatures(
+        torch.randn(len(world), 6, 4, 4, generator=random),
+        torch.rand(len(world), 39, 5, generator=random),
+        world,
+        torch.ones(len(world)),
+    )
+
+
+def test_the_torso_frame_of_a_turned_body_is_its_turn() -> None:
+    turns = random_turns(20)
+    torch.testing.assert_close(torso_frame(bodies(turns)), turns)
+
+
+def test_a_torso_without_extent_is_finite() -> None:
+    assert torso_frame(torch.zeros(2, 39, 3)).isfinite().all()
+
+
+def lifter() -> Lifter:
+    torch.manual_seed(0)
+    made = Lifter(channels=6, tokens=10, codes=8, latent=4, width=16, dropout=0.1)
+    made.know(torch.randn(8, 4) * torch.tensor([1.0, 2, 3, 4]))
+    return made
+
+
+@torch.no_grad()
+def test_before_training_the_rotation_is_about_that_of_the_torso() -> None:
+    turns = random_turns(20)
+    found = rot6d_to_matrix(lifter().eval()(features(bodies(turns))).rot6d)
+    angles = np.degrees(Rotation.from_matrix((found @ turns.mT).numpy()).magnitude())
+    assert angles.max() < 20
+
+
+@torch.no_grad()
+def test_the_prior_is_about_the_distance_to_the_latents() -> None:
+    """Codes in order of their distances, in units of the codes' deviations."""
+    model = lifter().eval()
+    seen = model(features(bodies(random_turns(5))))
+    assert seen.image.tokens.shape == (5, 14, 16) and seen.latents is not None and seen.image.prior is not None
+    distances = torch.cdist(seen.latents / model.unit, model.codes)
+    assert torch.equal(seen.image.prior.argsort(dim=-1), distances.argsort(dim=-1, descending=True))
+
+
+@torch.no_grad()
+def test_only_training_adds_noise() -> None:
+    model, given = lifter(), features(bodies(random_turns(3)))
+    assert torch.equal(model.eval()(given).rot6d, model(given).rot6d)
+    model.train()
+    assert not torch.equal(model(given).rot6d, model(given).rot6d)

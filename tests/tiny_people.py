@@ -1,0 +1,65 @@
+"""Rendered people, a tokenizer that does not know them, and a tiny BlazePose: made once per session."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mega_model import checkpoint
+from mega_model.blazepose import LANDMARKS, BlazePose
+from mega_model.body.anny import HIERARCHY_SEEDS
+from mega_model.data import features, rendered
+from mega_model.data.meshes import BodySampler
+from mega_model.tokenizer import TokenizerConfig
+
+WIDTH = 16
+"""Of the smallest BlazePose."""
+UPRIGHT = {"left_shoulder": (0.2, -0.5), "right_shoulder": (-0.2, -0.5), "left_hip": (0.1, 0), "right_hip": (-0.1, 0)}
+
+
+def make(folder: Path) -> Path:
+    """`topology.npz`; `tokenizer`, whose meshes look like bodies; `scenes`, 40 people, eight of each part; `blazepose`.
+
+    And what that sees of the people: `features/train`, `features/test` and `features/turned`.
+    """
+    bodies, rng = BodySampler("test"), np.random.default_rng(0)
+    topology = bodies.body.topology(bodies.draw_poses(rng, 20), bodies.bones, bodies.draw_phenotypes(rng, 20))
+    topology.save(folder / "topology.npz")
+    torch.manual_seed(0)
+    tokenizer = checkpoint.begin_tokenizer(folder / "tokenizer", topology, TokenizerConfig(seeds=HIERARCHY_SEEDS))
+    tokenizer.quantizer.codebook.mul_(0.03)  # small codes: small steps away from the template
+    checkpoint.save_weights(tokenizer, folder / "tokenizer")
+    scenes = folder / "scenes"
+    rendered.render(rendered.Render("test", 40, scenes, folder / "topology.npz", size=96, shares=(1, 1, 1, 1, 1)))
+    blazepose(folder / "blazepose")
+    for name in ("train", "test", "turned"):
+        features.extract(extract(folder, folder / "features" / name, train=name == "train", turned=name == "turned"))
+    return folder
+
+
+def extract(folder: Path, out: Path, train: bool = False, turned: bool = False) -> features.Extract:
+    return features.Extract(
+        folder / "scenes", out, folder / "blazepose", width=WIDTH, train=train, turned=turned, workers=1
+    )
+
+
+@torch.no_grad()
+def blazepose(folder: Path) -> None:
+    """Random weights in the place of published ones. It takes everybody to stand upright in the middle of the crop."""
+    torch.manual_seed(1)
+    network = BlazePose(WIDTH)
+    network.landmarks.weight.mul_(0.5)
+    network.world.weight.mul_(0.1)
+    places = network.landmarks.bias.view(len(LANDMARKS), 5)
+    places[:] = torch.tensor([128.0, 128, 0, 2, 2])
+    places[LANDMARKS.index("body_circle"), 1] = 28
+    world = network.world.bias.view(len(LANDMARKS), 3)
+    for name, (x, y) in UPRIGHT.items():
+        world[LANDMARKS.index(name)] = torch.tensor([x, y, 0.0])
+    network.presence.bias.fill_(2)
+    folder.mkdir()
+    checkpoint.save_weights(network, folder)
+    (folder / "origin.json").write_text(json.dumps({"model": "little", "license": "CC0"}))
