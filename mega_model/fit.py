@@ -31,7 +31,6 @@ OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 
 # One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
 _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
-_LONGEST_STEP = 0.5  # rad, crop units, log of depth: a linearisation says little beyond it
 _NOISE_PRIOR = 6.0  # as if so many coordinates had already been seen to scatter by LANDMARK_SIGMA
 
 _ONE = np.eye(3)
@@ -79,16 +78,14 @@ def fit_pose(
     for widening in _WIDENING:
         off, slope = _linearised(pose, seen, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
-        step = np.linalg.solve(normal + priors, -(gradient + precision * pose)[..., None])[..., 0]
-        pose = pose + np.minimum(np.maximum(step, -_LONGEST_STEP), _LONGEST_STEP)
+        pose = pose - np.linalg.solve(normal + priors, (gradient + precision * pose)[..., None])[..., 0]
 
     off, slope = _linearised(pose, seen, learned, focal, target)
     pull = _pull(off, weights, OUTLIER)
     normal, _ = _normal_equations(off, slope, pull)
-    # how good the landmarks are shows in their scatter about the answer, as far as they are more than it needs
-    needed = (normal * np.linalg.inv(normal + priors)).sum((-1, -2))
+    # how good the landmarks are shows in their scatter about the answer, which takes six of their coordinates to fix
     misfit = (pull[..., None, :] * off**2).sum((-1, -2)) / LANDMARK_SIGMA**2
-    noise = (_NOISE_PRIOR + misfit) / (_NOISE_PRIOR + np.maximum(0, 2 * pull.sum(-1) - needed))
+    noise = (_NOISE_PRIOR + misfit) / (_NOISE_PRIOR + np.maximum(0, 2 * pull.sum(-1) - 6))
     covariance = np.linalg.inv(normal / noise[..., None, None] + priors)
     translations = _translation(pose, learned, focal)
     change = np.zeros_like(covariance)  # by a step, of the rotation vector and the translation
@@ -97,20 +94,29 @@ def fit_pose(
 
 
 def fit_people(
-    joints: np.ndarray, rotation: np.ndarray, camera: np.ndarray, focal: np.ndarray, landmarks: np.ndarray
+    joints: np.ndarray,
+    rotation: np.ndarray,
+    camera: np.ndarray,
+    focal: np.ndarray,
+    landmarks: np.ndarray,
+    keypoints: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
 
     joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
-    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`. Returns
+    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints
+    [..., 12, 3] of a detector, of the same joints in crop coordinates, with their scores. Returns
     rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
     `fit_pose`.
     """
     translation = crop_translation(camera, focal)
     limbs = landmarks[..., OBSERVED, :]
     turned = joints @ np.swapaxes(rotation, -1, -2)
-    weights = limbs[..., 3] * limbs[..., 4]
-    turn, translation, covariance = fit_pose(turned, translation, focal, limbs[..., :2], weights, np.array(OBSERVES))
+    seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
+    if keypoints is not None:
+        seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
+        weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
+    turn, translation, covariance = fit_pose(turned, translation, focal, seen, weights, index)
     return turn @ rotation, translation, covariance
 
 

@@ -26,7 +26,7 @@ from mega_model.transformer import Block
 class MegaConfig:
     tokens: int = 54
     codes: int = 512
-    width: int = 256
+    width: int = 128
     encoder_blocks: int = 2
     decoder_blocks: int = 3
     heads: int = 4

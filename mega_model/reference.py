@@ -262,8 +262,6 @@ _RULES: Rules = [
     (r"(\.\d+)\.(qkv|proj)\.", r"\1.attn.\2."),
     (r"\.mlp\.0\.", ".mlp.fc1."),
     (r"\.mlp\.2\.", ".mlp.fc2."),
-    (r"residual\.(\d)", _layer),
-    (r"shortcut\.", "downsample."),
     (r"^embed\.", "encoder.proj."),
     (r"^cls$", "encoder.cls_token"),
     (r"^(encoder|decoder)_position$", r"\1.pos_embedding"),
@@ -278,12 +276,16 @@ _RULES: Rules = [
 ]
 """What of our keys becomes what of the released ones, one after the other."""
 
+_BLOCKS: Rules = [(r"residual\.(\d)", _layer), (r"shortcut\.", "downsample.")]
+
 _BACKBONE_RULES: dict[str, Rules] = {
     "resnet50": [
+        *_BLOCKS,
         (r"^backbone\.stem\.", "backbone."),
         (r"^backbone\.stages\.(\d)", _plus(4, "backbone.#")),
     ],
     "hrnet": [
+        *_BLOCKS,
         (r"(?<=^backbone\.)stem\.(\d)", _layer),
         (r"^backbone\.first\.", "backbone.layer1."),
         (r"^backbone\.start\.", "backbone.transition1.0."),

@@ -46,7 +46,7 @@ def keypoint_region(
     length = np.linalg.norm(torso, axis=-1)
     distances = np.linalg.norm(keypoints[..., :2] - centre[..., None, :], axis=-1)
     radius = np.maximum(_OVER_TORSO * length, _OVER_FARTHEST * (seen * distances).max(-1))
-    found = seen[..., SHOULDERS + HIPS].all(-1) & (length > 0)
+    found = np.asarray(seen[..., SHOULDERS + HIPS].all(-1))
     return *_region(centre, torso * (radius / np.where(length > 0, length, 1))[..., None]), found
 
 

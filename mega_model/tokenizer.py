@@ -236,7 +236,9 @@ class MeshTokenizer(nn.Module):
             width = layer.channels
         self.encoder = nn.Sequential(*chain.from_iterable(modules[:half]))
         self.decoder = nn.Sequential(*chain.from_iterable(modules[half:]))
-        self.quantizer = Quantizer(config.codes, stack[half - 1].channels)
+        self.latent = stack[half - 1].channels
+        """Width of a latent and of a code."""
+        self.quantizer = Quantizer(config.codes, self.latent)
         self.length = len(tables[half].index)
         template = torch.from_numpy(topology.template)
         self.register_buffer("template", template if config.from_template else torch.zeros_like(template))

@@ -135,6 +135,7 @@ class Bundle(Manifest):
         _check_format(data, path)
         manifest: Manifest = _parse(Manifest, data, str(path))
         _check_values(manifest, path)
+        _check_links(manifest, path)
         for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in manifest.graphs)):
             if file not in manifest.files:
                 raise BundleError(f"{path}: files.{file} is missing; export the bundle again")
@@ -198,6 +199,8 @@ def _check_values(manifest: Manifest, path: Path) -> None:
                 )
     if manifest.crop.camera != "ray":
         raise BundleError(f"{path}: crop.camera {manifest.crop.camera!r} is unknown; update mega_ros")
+    if manifest.sampling.samples < 0:
+        raise BundleError(f"{path}: sampling.samples is {manifest.sampling.samples}, it must be 0 or more; correct it")
     for where, value in (
         ("crop.size", manifest.crop.size),
         ("crop.margin", manifest.crop.margin),
@@ -209,6 +212,24 @@ def _check_values(manifest: Manifest, path: Path) -> None:
             raise BundleError(
                 f"{path}: {where} is {value}, it must be above zero; correct it or export the bundle again"
             )
+
+
+def _check_links(manifest: Manifest, path: Path) -> None:
+    """What a part of the bundle needs of a graph's outputs."""
+    deterministic, sampler = manifest.graphs["deterministic"], manifest.graphs["sampler"]
+    for where, needed, graph in (
+        ("graphs.deterministic.inputs", set(deterministic.inputs), "backbone"),
+        (
+            "graphs.deterministic.outputs",
+            {"joints_sigma"} if "sigma" in deterministic.outputs else set(),
+            "deterministic",
+        ),
+        ("graphs.sampler.inputs", set(sampler.inputs) - {"uniforms"}, "deterministic"),
+        ("crop.looks", {"landmarks"} if manifest.crop.looks > 1 else set(), "backbone"),
+    ):
+        lacking = sorted(needed - set(manifest.graphs[graph].outputs))
+        if lacking:
+            raise BundleError(f"{path}: {where}: {graph} does not give {', '.join(lacking)}; export the bundle again")
 
 
 def _check_file(folder: Path, file: str, expected: str) -> None:

@@ -67,14 +67,19 @@ class Detector:
         back = np.array([width / size[0], height / size[1], 1], np.float32)  # x, y, and scores stay
         boxes = out["boxes"] * back[[0, 1, 0, 1]]
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-        # written so that NaN fails
-        found = (out["scores"] >= self.threshold) & (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+        found = (out["scores"] >= self.threshold) & in_image(boxes, width, height)
         corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[found]
         # the graph may give one person two boxes
         best = cv2.dnn.NMSBoxes(corner_and_size.tolist(), out["scores"][found].tolist(), self.threshold, OVERLAP)
         stays = np.flatnonzero(found)[np.array(best, int)]
         keypoints = out["keypoints"][stays] * back if "keypoints" in out else None
         return Detections(boxes[stays], out["scores"][stays], keypoints)
+
+
+def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """bool [P]: which boxes [P, 4] share more than one pixel, across and down, with an image. NaN shares none."""
+    low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], [width, height])
+    return np.asarray((high - low > 1).all(axis=1))
 
 
 def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ from mega_model.geometry import intrinsics_from_fov
 
 from . import messages, parameters
 from .bundle import Bundle
-from .detect import fixed_box, full_frame
+from .detect import fixed_box, full_frame, in_image
 from .environment import use_large_messages
 from .health import Health
 from .images import to_bgr
@@ -162,7 +162,12 @@ class MegaNode(Node):
     def _recover(self, message: AnyImage) -> int:
         """One frame, from message to messages. Returns how many people it shows."""
         image = to_bgr(message)
-        boxes = self._find(image)
+        boxes, keypoints = self._find(image)
+        inside = in_image(boxes, image.shape[1], image.shape[0])
+        if not inside.all():
+            reason = f"{(~inside).sum()} of {len(boxes)} boxes are left out: the image shows nothing of them"
+            self._warn(self._images.topic_name, reason)
+            boxes, keypoints = boxes[inside], None if keypoints is None else keypoints[inside]
         people = self._recovery.run(
             image,
             self._intrinsics(width=image.shape[1], height=image.shape[0]),
@@ -170,23 +175,25 @@ class MegaNode(Node):
             self._tracker.update(boxes),
             None if self._get("samples") < 0 else self._get("samples"),
             messages.frame_seed(message.header.stamp, self._get("seed")),
+            keypoints,
         )
         header = message.header
         self._mesh.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
         self._joints.publish(messages.point_cloud(header, people.joints, people.joints_sigma, people.ids))
         return len(people)
 
-    def _find(self, image: np.ndarray) -> np.ndarray:
-        """Boxes [P, 4] as the parameters say."""
+    def _find(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Boxes [P, 4] as the parameters say, and the detector's keypoints [P, 17, 3], if it gives any."""
         boxes = self._get("boxes")
         if boxes == "full_frame":
-            return full_frame(image)[0]
+            return full_frame(image)[0], None
         if boxes == "fixed":
-            return fixed_box(self._get("fixed_box"))(image)[0]
+            return fixed_box(self._get("fixed_box"))(image)[0], None
         if self._recovery.detector is None:
             raise ValueError("the bundle has no detector; set the parameter boxes to full_frame or fixed")
         self._recovery.detector.threshold = self._get("score_threshold")
-        return self._recovery.detector(image)[0]
+        found = self._recovery.detector.find(image)
+        return found.boxes, found.keypoints
 
     def _intrinsics(self, width: int, height: int) -> np.ndarray:
         """K [3, 3] of the last camera_info, or, with a reason in the diagnostics, one that is assumed."""
@@ -229,7 +236,7 @@ def options() -> None:
 
     Topics and parameters are set the ROS way, and `config/mega.yaml` lists the parameters:
 
-    mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p samples:=0
+    mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p fov:=1.2
     """
 
 

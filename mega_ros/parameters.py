@@ -32,7 +32,13 @@ def declare(node: Node) -> None:
             "raw",
             _choice("image_transport", "type of `image`; compressed listens to <image>/compressed", read_only=True),
         ),
-        ("samples", -1, _integer("samples per person; -1: as the bundle says, 0: none, sigma is NaN", -1, 100)),
+        (
+            "samples",
+            -1,
+            _integer(
+                "samples per person, for a bundle that cannot give sigma without; -1: as the bundle says", -1, 100
+            ),
+        ),
         ("seed", 0, _integer("of the samples' noise, with the image's stamp and the person's id", 0, 2**31 - 1)),
         ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: where the person is if boxes is fixed")),
         ("boxes", "detector", _choice("boxes", "where people are")),

@@ -12,12 +12,19 @@ import numpy as np
 
 from mega_model import metrics
 from mega_model.fit import fit_people
-from mega_model.geometry import crop_cameras, crop_images, crop_translation, intrinsics_from_fov, place
-from mega_model.regions import next_cameras
+from mega_model.geometry import (
+    crop_cameras,
+    crop_images,
+    crop_translation,
+    intrinsics_from_fov,
+    place,
+    square_cameras,
+)
+from mega_model.regions import keypoint_region, next_cameras
 from mega_model.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
-from .detect import Detector
+from .detect import LIMB_JOINTS, Detector, in_image
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
@@ -92,17 +99,22 @@ class Recovery:
         ids: np.ndarray | None = None,
         samples: int | None = None,
         seed: int = 0,
+        keypoints: np.ndarray | None = None,
     ) -> People:
         """People in an image.
 
         image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
-        boxes: [P, 4] x0, y0, x1, y1 in pixels; None asks the bundle's detector. ids: [P], default 0 to P-1.
+        boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image; None asks the bundle's detector.
+        ids: [P], default 0 to P-1.
+        keypoints: [P, 17, 3] x, y in pixels and score, COCO's, of these boxes, as `detector.find` gives them: they say
+        where to look, and meshes are tied to them as to the landmarks.
         samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not
         depend on who else is in the image.
 
         sigma is calibration.scale times what the deterministic graph expects of each vertex. A bundle whose graph does
         not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
-        A person for whom a graph gives other than finite numbers is left out, so there may be fewer than boxes.
+        A person for whom a graph gives other than finite numbers, or who is not all in front of the camera, is left
+        out, so there may be fewer than boxes.
         Raises ValueError that names the argument.
         """
         image = _checked_image(image)
@@ -114,17 +126,19 @@ class Recovery:
         if boxes is None:
             if self.detector is None:
                 raise ValueError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
-            boxes, scores = self.detector(image)
+            boxes, scores, keypoints = self.detector.find(image)
         else:
-            boxes = _checked_boxes(boxes)
+            boxes = _checked_boxes(boxes, width, height)
+            keypoints = None if keypoints is None else _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
             return self._nobody()
-        features, crops, rotations = self._look(image, K, boxes)
+        features, crops, rotations = self._look(image, K, boxes, keypoints)
         inputs = self.bundle.graphs["deterministic"].inputs
         out = self._deterministic.run(**{name: features[name] for name in inputs})
-        rotation, translation = self._pose(out, features, crops)
+        limbs = None if keypoints is None else _in_crops(keypoints[:, -len(LIMB_JOINTS) :], K, crops, rotations)
+        rotation, translation = self._pose(out, features, crops, limbs)
         vertices = place(out["vertices"], rotation, translation, rotations).astype(np.float32)
         sigma, joints_sigma = self._sigma(out, ids, samples, seed)
         people = People(
@@ -137,10 +151,10 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        usable: np.ndarray = np.isfinite(vertices).all(axis=(1, 2))
+        usable = np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1)
         if self._knows_errors or samples >= 2:
-            usable &= np.isfinite(sigma).all(axis=1)
-        return people[usable]
+            usable = usable & np.isfinite(sigma).all(axis=1)
+        return people[np.flatnonzero(usable)]
 
     def _nobody(self) -> People:
         vertices, joints = len(self.topology.template), len(self.topology.joint_names)
@@ -149,11 +163,14 @@ class Recovery:
         return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
 
     def _look(
-        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray
+        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """What the backbone gives for each person, and the cameras [P, 3, 3], [P, 3, 3] of the crops it is of."""
         crop = self.bundle.crop
         crops, rotations = crop_cameras(boxes, K, crop.size, crop.margin)
+        if keypoints is not None and crop.looks > 1:
+            centre, side, roll, found = keypoint_region(keypoints)
+            crops[found], rotations[found] = square_cameras(centre[found], side[found], roll[found], K, crop.size)
         features: dict[str, np.ndarray] = {}
         for look in range(crop.looks):
             if look:  # closer, and upright
@@ -163,14 +180,15 @@ class Recovery:
         return features, crops, rotations
 
     def _pose(
-        self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray
+        self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray, limbs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rotation [P, 3, 3] and translation [P, 3] from canonical into the crops' cameras."""
         focal = crops[:, 0, 0] / crops[:, 0, 2]
         if "landmarks" not in features:
             return out["rotation"], crop_translation(out["camera"], focal)
         joints = self.topology.joints(out["vertices"])
-        rotation, translation, _ = fit_people(joints, out["rotation"], out["camera"], focal, features["landmarks"])
+        learned = out["rotation"], out["camera"]
+        rotation, translation, _ = fit_people(joints, *learned, focal, features["landmarks"], limbs)
         return rotation, translation
 
     def _sigma(
@@ -216,7 +234,7 @@ def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
     return K
 
 
-def _checked_boxes(boxes: np.ndarray) -> np.ndarray:
+def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     boxes = _numbers("boxes", boxes).astype(np.float32)
     if boxes.size == 0:
         return boxes.reshape(0, 4)
@@ -226,7 +244,31 @@ def _checked_boxes(boxes: np.ndarray) -> np.ndarray:
     if not good.all():
         first = int(np.argmin(good))
         raise ValueError(f"boxes: number {first} is {boxes[first].tolist()}, not finite x0 < x1, y0 < y1")
+    seen = in_image(boxes, width, height)
+    if not seen.all():
+        first = int(np.argmin(seen))
+        raise ValueError(
+            f"boxes: number {first} is {boxes[first].tolist()}, of which an image of {width} x {height} pixels shows "
+            "nothing; leave it out"
+        )
     return boxes
+
+
+def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
+    keypoints = _numbers("keypoints", keypoints).astype(np.float32)
+    if keypoints.shape != (count, 17, 3) or not np.isfinite(keypoints).all():
+        raise ValueError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
+    return keypoints
+
+
+def _in_crops(points: np.ndarray, K: np.ndarray, crops: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1; behind a crop: no score."""
+    rays = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1) @ np.linalg.inv(K).T
+    seen = rays @ rotations.transpose(0, 2, 1)
+    before = seen[..., 2:] > 0.1
+    half = crops[:, None, :1, 2]
+    place = crops[:, None, :1, 0] / half * seen[..., :2] / np.where(before, seen[..., 2:], 1)
+    return np.concatenate([place, points[..., 2:] * before], axis=-1)
 
 
 def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:

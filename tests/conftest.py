@@ -7,10 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import re
 from collections.abc import Generator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from mega_model.geometry import project
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_TRAINING = re.compile("No module named '(torch|fsspec|lightning|matplotlib|onnx|safetensors)'")
@@ -43,3 +50,37 @@ def shared() -> Path:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Of the embedded clip, where its truth is known."""
+
+    image: np.ndarray
+    """uint8 [480, 640, 3] BGR"""
+    K: np.ndarray
+    """[3, 3]"""
+    vertices: np.ndarray
+    """float32 [2, V, 3], metres: the true people"""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """float32 [2, 4]: about all of each person."""
+        points = project(self.vertices, self.K[None])
+        return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def clip_frames(root: Path) -> list[Frame]:
+    images, K, frames = {}, np.eye(3), []
+    with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+        for connection, stamp, raw in bag.messages():
+            message = bag.deserialize(raw, connection.msgtype)
+            if connection.topic == "/camera/camera_info":
+                K = message.k.reshape(3, 3)
+            elif connection.topic == "/camera/image_raw/compressed":
+                images[stamp] = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+            else:
+                columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
+                frames.append(Frame(images[stamp], K, columns[..., :3].copy()))
+    return frames

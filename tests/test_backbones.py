@@ -13,17 +13,18 @@ from mega_model.transformer import Block
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("default", (320, 4, 4)), ("hrnet", (720, 7, 7)), ("resnet", (2048, 7, 7)), ("vit", (1280, 16, 12))],
+    [("default", (288, 4, 4)), ("hrnet", (720, 7, 7)), ("resnet", (2048, 7, 7)), ("vit", (1280, 16, 12))],
 )
 def test_presets_run_on_their_crops(name: str, shape: tuple[int, int, int]) -> None:
     config = PRESETS[name]
     with torch.device("meta"):  # shapes alone cost nothing
         model = Mega(config).eval()
         features = model.backbone(torch.zeros(1, 3, config.image_size, config.image_size))
-        assert features.shape == (1, *shape) and model.backbone.channels == shape[0]
-        assert generate.first_logits(model, features).shape == (1, 54, 512)
-        rot6d, camera = model.pose(features)
-    assert rot6d.shape == (1, 6) and camera.shape == (1, 3)
+        maps = features.maps if name == "default" else features
+        assert maps.shape == (1, *shape) and model.backbone.channels == shape[0]
+        seen = model.see(features)
+        assert generate.first_logits(model, seen.image).shape == (1, 54, 512)
+    assert seen.rot6d.shape == (1, 6) and seen.camera.shape == (1, 3)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -71,7 +72,7 @@ def test_given_features_pass() -> None:
     model = Mega(MegaConfig(backbone="given", backbone_width=5, width=16, codes=8))
     features = torch.randn(2, 5, 3, 3)
     assert model.backbone(features) is features
-    assert model.logits(features, torch.zeros(2, 54, dtype=torch.long), torch.zeros(2, 54).bool()).shape == (2, 54, 8)
+    assert model(features, torch.zeros(2, 54, dtype=torch.long), torch.zeros(2, 54).bool()).logits.shape == (2, 54, 8)
 
 
 @torch.no_grad()

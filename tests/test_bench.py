@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mega_model import generate
-from mega_model.evaluate.bench import features_shape, loop_deterministic, loop_stochastic, main
+from mega_model.evaluate.bench import loop_deterministic, loop_stochastic, main, random_features
 from mega_model.mega import PRESETS, Mega, MegaConfig
 
 
@@ -18,18 +18,21 @@ def test_the_loop_gives_the_same_people() -> None:
     for p in model.parameters():  # away from the start, or all logits are alike
         torch.nn.init.normal_(p, std=0.2)
     features = torch.randn(2, 8, 3, 3)
-    assert torch.equal(loop_deterministic(model, features), generate.deterministic(model, features))
+    people = features.split(1)
+    assert torch.equal(loop_deterministic(model, people), generate.deterministic(model, features))
     want = generate.stochastic(model, features, samples=3, steps=4, temperature=1.0, seed=5)
     assert (
-        loop_stochastic(model, features, 3, 4, 1.0, 5) == want
+        loop_stochastic(model, people, 3, 4, 1.0, 5) == want
     ).float().mean() > 0.99  # a near tie may fall otherwise
     assert want[0, 0].ne(want[0, 1]).any()
 
 
 @torch.no_grad()
 def test_features_have_the_backbones_size() -> None:
-    shapes = {name: features_shape(config)[1:] for name, config in PRESETS.items()}
-    assert shapes == {"default": (320, 4, 4), "hrnet": (720, 7, 7), "vit": (1280, 16, 12), "resnet": (2048, 7, 7)}
+    features = {name: random_features(config) for name, config in PRESETS.items()}
+    maps = features.pop("default").maps
+    shapes = {name: tuple(given.shape[1:]) for name, given in [("default", maps), *features.items()]}
+    assert shapes == {"default": (288, 4, 4), "hrnet": (720, 7, 7), "vit": (1280, 16, 12), "resnet": (2048, 7, 7)}
 
 
 def test_the_table_has_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:

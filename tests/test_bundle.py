@@ -11,9 +11,11 @@ import pytest
 from mega_ros.bundle import Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
 
 FEATURES = {"features": Tensor("float32", ("P", 4, 1, 1))}
+LANDMARKS = {"landmarks": Tensor("float32", ("P", 39, 5))}
 TOKENS = Tensor("int64", ("P", 6))
+SEEN = {"image": Tensor("float32", ("P", 7, 8)), "logits": Tensor("float32", ("P", 6, 9))}
 GRAPHS = {
-    "backbone": Graph({"crops": Tensor("uint8", ("P", 32, 32, 3))}, FEATURES),
+    "backbone": Graph({"crops": Tensor("uint8", ("P", 32, 32, 3))}, FEATURES | LANDMARKS),
     "deterministic": Graph(
         FEATURES,
         {
@@ -21,11 +23,12 @@ GRAPHS = {
             "vertices": Tensor("float32", ("P", 10, 3)),
             "rotation": Tensor("float32", ("P", 3, 3)),
             "camera": Tensor("float32", ("P", 3)),
+            **SEEN,
         },
     ),
     "sampler": Graph(
-        FEATURES | {"uniforms": Tensor("float32", ("P", "Q", 5, 6, 2))},
-        {"tokens": TOKENS, "mean": Tensor("float32", ("P", 10, 3)), "sigma": Tensor("float32", ("P", 10))},
+        SEEN | {"uniforms": Tensor("float32", ("P", "Q", 5, 6, 2))},
+        {"tokens": Tensor("int64", ("P", "Q", 6)), "vertices": Tensor("float32", ("P", "Q", 10, 3))},
     ),
 }
 
@@ -39,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         tmp_path,
         name="little",
         graphs=GRAPHS,
-        crop=Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        crop=Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), looks=2),
         sampling=Sampling(steps=5, samples=10, temperature=1.0),
         calibration=Calibration(1.5, "held-out clips", {"1 sigma": 0.61}),
         body=Body("anny", "notoes_collapse10pc", "CC0"),
@@ -66,7 +69,7 @@ def error(folder: Path) -> str:
 def test_round_trip(folder: Path) -> None:
     bundle = Bundle.load(folder)
     assert bundle.graphs == GRAPHS
-    assert bundle.crop == Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "ray")
+    assert bundle.crop == Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 2, "ray")
     assert bundle.sampling == Sampling(5, 10, 1.0)
     assert bundle.calibration.coverage == {"1 sigma": 0.61}
     assert bundle.body.licence == "CC0"
@@ -104,7 +107,7 @@ def test_not_a_bundle(folder: Path, content: str) -> None:
     assert "field format is missing" in error(folder)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(2, "update mega_ros"), (0, "export it again")])
+@pytest.mark.parametrize(("version", "advice"), [(3, "update mega_ros"), (1, "export it again")])
 def test_other_format_version(folder: Path, version: int, advice: str) -> None:
     # a newer manifest may lack fields that this version knows: the version must be what is reported
     (folder / "bundle.json").write_text(json.dumps({"format": version}))
@@ -144,8 +147,8 @@ def test_missing_graph(folder: Path, graph: str) -> None:
 
 
 def test_graph_of_other_outputs(folder: Path) -> None:
-    change(folder, lambda m: m["graphs"]["sampler"]["outputs"].pop("sigma"))
-    assert "graphs.sampler.outputs are tokens, mean, not tokens, mean, sigma" in error(folder)
+    change(folder, lambda m: m["graphs"]["sampler"]["outputs"].pop("vertices"))
+    assert "graphs.sampler.outputs are tokens, not tokens, vertices" in error(folder)
 
 
 def detector(*outputs: str) -> dict[str, Any]:
@@ -164,6 +167,55 @@ def test_a_detector_may_give_keypoints(folder: Path) -> None:
         assert f"graphs.detector.outputs are {', '.join(outputs)}, not boxes, scores" in error(folder)
 
 
+TENSOR = {"dtype": "float32", "shape": ["P"]}
+
+
+@pytest.mark.parametrize(
+    ("graph", "kind", "names"),
+    [
+        ("backbone", "outputs", ["landmarks", "world", "presence"]),
+        ("deterministic", "inputs", ["landmarks"]),
+        ("deterministic", "outputs", ["prior", "sigma", "joints_sigma", "distance"]),
+    ],
+)
+def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, names: list[str]) -> None:
+    change(folder, lambda m: m["graphs"][graph][kind].update(dict.fromkeys(names, TENSOR)))
+    assert {*names} <= {*getattr(Bundle.load(folder).graphs[graph], kind)}
+    change(folder, lambda m: m["graphs"][graph][kind].update(more=TENSOR))
+    assert f"graphs.{graph}.{kind} are " in error(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            lambda m: m["graphs"]["deterministic"]["inputs"].update(world=TENSOR),
+            "graphs.deterministic.inputs: backbone does not give world",
+        ),
+        (
+            lambda m: m["graphs"]["sampler"]["inputs"].update(prior=TENSOR),
+            "graphs.sampler.inputs: deterministic does not give prior",
+        ),
+        (
+            lambda m: m["graphs"]["deterministic"]["outputs"].update(sigma=TENSOR),
+            "graphs.deterministic.outputs: deterministic does not give joints_sigma",
+        ),
+        (lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"), "crop.looks: backbone does not give landmarks"),
+    ],
+)
+def test_what_needs_an_output_that_is_not_there(
+    folder: Path, edit: Callable[[dict[str, Any]], Any], expected: str
+) -> None:
+    change(folder, edit)
+    assert expected in error(folder)
+
+
+def test_without_landmarks_one_look(folder: Path) -> None:
+    change(folder, lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"))
+    change(folder, lambda m: m["crop"].update(looks=1))
+    assert Bundle.load(folder).crop.looks == 1
+
+
 def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
     change(folder, lambda m: m.pop("origins"))
     assert Bundle.load(folder).origins == {}
@@ -171,7 +223,14 @@ def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("section", "field", "value"),
-    [("crop", "size", 0), ("crop", "margin", -1.0), ("sampling", "samples", 0), ("calibration", "scale", float("nan"))],
+    [
+        ("crop", "size", 0),
+        ("crop", "margin", -1.0),
+        ("crop", "looks", 0),
+        ("sampling", "steps", 0),
+        ("sampling", "samples", -1),
+        ("calibration", "scale", float("nan")),
+    ],
 )
 def test_value_that_makes_no_sense(folder: Path, section: str, field: str, value: float) -> None:
     change(folder, lambda m: m[section].update({field: value}))
@@ -205,8 +264,8 @@ def test_missing_inner_field(folder: Path) -> None:
         (lambda m: m["files"].update({"sampler.onnx": 3}), "files: sampler.onnx is 3, not text"),
         (lambda m: m["origins"].update(backbone=3), "origins: backbone is 3, not text"),
         (
-            lambda m: m["graphs"]["sampler"]["outputs"]["sigma"].update(shape=[1.5]),
-            "graphs: sampler: outputs: sigma: shape is 1.5, not a whole number or text",
+            lambda m: m["graphs"]["sampler"]["outputs"]["vertices"].update(shape=[1.5]),
+            "graphs: sampler: outputs: vertices: shape is 1.5, not a whole number or text",
         ),
     ],
 )

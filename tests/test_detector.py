@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +15,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 
 from mega_model import import_detector
 from mega_model.geometry import project
@@ -37,21 +36,12 @@ class Frame:
 
 
 @pytest.fixture(scope="module")
-def frames(root: Path) -> list[Frame]:
+def frames(clip_frames: list[Any]) -> list[Frame]:
     topology = Topology.load(DEFAULT / TOPOLOGY)
-    images, K, frames = {}, np.eye(3), []
-    with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
-        for connection, stamp, raw in bag.messages():
-            message = bag.deserialize(raw, connection.msgtype)
-            if connection.topic == "/camera/camera_info":
-                K = message.k.reshape(3, 3)
-            elif connection.topic == "/camera/image_raw/compressed":
-                images[stamp] = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
-            else:
-                columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
-                joints = topology.joints(columns[..., :3].copy())[:, LIMB_JOINTS]
-                frames.append(Frame(images[stamp], project(joints, K[None])))
-    return frames[4:9]  # the two are well apart here, and all of them is in the image
+    return [
+        Frame(frame.image, project(topology.joints(frame.vertices)[:, LIMB_JOINTS], frame.K[None]))
+        for frame in clip_frames[4:9]  # the two are well apart here, and all of them is in the image
+    ]
 
 
 @pytest.fixture(scope="module")

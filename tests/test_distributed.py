@@ -40,7 +40,7 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
     regressor = np.full((24, count), 1 / count, np.float32)
     topology = Topology(template, faces.astype(np.int32), regressor, np.zeros(count, np.int32))
     tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16))
-    model = Mega(MegaConfig(tokenizer.length, 16, 32, 1, 1, 2, backbone_width=8, image_size=32))
+    model = Mega(MegaConfig(tokenizer.length, 16, 32, 1, 1, 2, "resnet18", backbone_width=8, image_size=32))
 
     def tokens(rng: np.random.Generator, count: int) -> Batch:
         return {"tokens": torch.from_numpy(rng.integers(16, size=(count, tokenizer.length)))}

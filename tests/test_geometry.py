@@ -132,7 +132,8 @@ def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
     translation = np.array([[0.1, -0.2, 3.0], [-0.05, 0.1, 5.0]])
     focal = crops[:, 0, 0] / 64
     camera = np.stack([focal / translation[:, 2], translation[:, 0], translation[:, 1]], axis=1)
-    placed = geometry.place(body, turn, camera, crops, rotations)
+    np.testing.assert_allclose(geometry.crop_translation(camera, focal), translation, atol=1e-12)
+    placed = geometry.place(body, turn, translation, rotations)
     for p in range(2):
         want = (body[p] @ turn[p].T + translation[p]) @ rotations[p]
         np.testing.assert_allclose(placed[p], want, atol=1e-9)

@@ -308,27 +308,9 @@ def report(out: Path) -> dict[str, Any]:
     return json.loads((out / "keypoints_report.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def frames(root: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Two frames of the embedded clip: image, true vertices [P, V, 3], intrinsics."""
-    pytest.importorskip("rclpy", reason="the clip is read with ROS")
-    from rclpy.serialization import deserialize_message
-    from sensor_msgs.msg import CameraInfo, CompressedImage
-
-    from mega_ros.images import to_bgr
-    from mega_ros.messages import intrinsics, positions
-    from mega_ros.replay import sources
-
-    clip = sources.clip(root / "demo" / "clip")
-    messages = {(m.topic, m.time): m.data for m in clip.messages}
-    return [
-        (
-            to_bgr(deserialize_message(messages[sources.COMPRESSED, stamp], CompressedImage)),
-            positions(clip.truth[stamp]),
-            intrinsics(deserialize_message(messages[sources.INFO, stamp], CameraInfo)),
-        )
-        for stamp in sorted(clip.truth)[:20:10]
-    ]
+@pytest.fixture
+def frames(clip_frames: list[Any]) -> list[Any]:
+    return clip_frames[:20:10]
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # spearman of errors that are all 0
@@ -336,14 +318,14 @@ def test_the_products_own_answer_is_perfect(tmp_path, frames, recovery):
     """Annotated with what the bundle finds, every number says so."""
     columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
     annotations = []
-    for n, (image, _, _) in enumerate(frames):
+    for n, image in enumerate(frame.image for frame in frames):
         people = recovery.run(image)
         pixels = project(people.joints[:, columns], intrinsics_from_fov(*image.shape[1::-1], FOV_DEFAULT))
         annotations += [
             annotation(box, labels, n, joints3d=joints.astype(float).tolist())
             for box, labels, joints in zip(people.boxes, pixels, people.joints[:, columns])
         ]
-    path = write_set(tmp_path, [image for image, _, _ in frames], annotations)
+    path = write_set(tmp_path, [frame.image for frame in frames], annotations)
     assert evaluate(path, tmp_path) == 0
     numbers = report(tmp_path)["rows"]["all"]
     assert numbers["people"] == numbers["scored"] == len(annotations) > 0
@@ -356,12 +338,11 @@ def test_the_products_own_answer_is_perfect(tmp_path, frames, recovery):
 def test_the_truth_of_the_clip(tmp_path, frames, recovery, capsys):
     columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
     annotations = []
-    for n, (_, vertices, K) in enumerate(frames):
-        joints = recovery.topology.joints(vertices)[:, columns]
-        for outline, labels, in_space in zip(project(vertices, K), project(joints, K), joints):
-            box = [*outline.min(axis=0), *outline.max(axis=0)]
+    for n, frame in enumerate(frames):
+        joints = recovery.topology.joints(frame.vertices)[:, columns]
+        for box, labels, in_space in zip(frame.boxes, project(joints, frame.K), joints):
             annotations.append(annotation(box, labels, n, joints3d=in_space.astype(float).tolist()))
-    path = write_set(tmp_path, [image for image, _, _ in frames], annotations, group="clip", all_people_marked=False)
+    path = write_set(tmp_path, [frame.image for frame in frames], annotations, group="clip", all_people_marked=False)
     assert evaluate(path, tmp_path / "out", "--images", str(tmp_path / "images")) == 0
     found = report(tmp_path / "out")
     assert (found["bundle"], found["hash"]) == (recovery.bundle.name, recovery.bundle.hash)

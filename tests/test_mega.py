@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mega_model import generate
+from mega_model.blazepose import PoseFeatures
 from mega_model.mega import Mega, MegaConfig, masked_count, random_mask, token_loss
 
-CONFIG = MegaConfig(codes=32, width=32, encoder_blocks=2, decoder_blocks=2, image_size=64, backbone_width=4)
+RESNET = MegaConfig(
+    codes=32, width=32, encoder_blocks=2, decoder_blocks=2, backbone="resnet18", backbone_width=4, image_size=64
+)
+BLAZEPOSE = replace(RESNET, backbone="blazepose", backbone_width=16, image_size=256)
 
 
-@pytest.fixture(scope="module")
-def model() -> Mega:
+@pytest.fixture(scope="module", params=[RESNET, BLAZEPOSE], ids=["resnet18", "blazepose"])
+def model(request: pytest.FixtureRequest) -> Mega:
     torch.manual_seed(0)
-    model = Mega(CONFIG).eval()
+    model = Mega(request.param).eval()
     for p in model.parameters():  # away from the start, or all logits are alike
         torch.nn.init.normal_(p, std=0.2)
+    if model.lifter is not None:
+        model.lifter.know(torch.randn(32, 9))
     return model
 
 
 @pytest.fixture(scope="module")
-def features(model: Mega) -> torch.Tensor:
+def features(model: Mega) -> Any:
+    size = model.config.image_size
     with torch.no_grad():
-        return model.backbone(torch.randn(3, 3, 64, 64))
+        return model.backbone(torch.randn(3, 3, size, size))
+
+
+def take(features: Any, index: Any) -> Any:
+    """Those of some people."""
+    if isinstance(features, PoseFeatures):
+        return PoseFeatures(*(part[index] for part in features))
+    return features[index]
 
 
 def test_masking_schedule_counts() -> None:
@@ -38,10 +54,10 @@ def test_masking_schedule_counts() -> None:
     assert masked.std() > 10, "every row has a ratio of its own"
 
 
-def test_loss_is_the_cross_entropy_of_the_masked_tokens(model: Mega, features: torch.Tensor) -> None:
+def test_loss_is_the_cross_entropy_of_the_masked_tokens(model: Mega, features: Any) -> None:
     tokens = torch.randint(32, (3, 54))
     torch.manual_seed(5)
-    loss = token_loss(model, features, tokens)
+    loss = token_loss(model, model.see(features).image, tokens)
     torch.manual_seed(5)
     visible = random_mask(3, 54)
     logits = model(features, tokens, visible).logits
@@ -49,7 +65,7 @@ def test_loss_is_the_cross_entropy_of_the_masked_tokens(model: Mega, features: t
 
 
 @torch.no_grad()
-def test_masked_tokens_are_not_seen_and_visible_ones_are(model: Mega, features: torch.Tensor) -> None:
+def test_masked_tokens_are_not_seen_and_visible_ones_are(model: Mega, features: Any) -> None:
     tokens = torch.randint(32, (3, 54))
     visible = random_mask(3, 54)
     visible[:, 0], visible[:, 1] = True, False
@@ -62,12 +78,12 @@ def test_masked_tokens_are_not_seen_and_visible_ones_are(model: Mega, features: 
 
 
 @torch.no_grad()
-def test_rows_with_different_counts_do_not_disturb_each_other(model: Mega, features: torch.Tensor) -> None:
+def test_rows_with_different_counts_do_not_disturb_each_other(model: Mega, features: Any) -> None:
     tokens = torch.randint(32, (3, 54))
     visible = torch.arange(54) < torch.tensor([[0], [20], [54]])
     together = model(features, tokens, visible).logits
     for i in range(3):
-        alone = model(features[i : i + 1], tokens[i : i + 1], visible[i : i + 1]).logits
+        alone = model(take(features, [i]), tokens[i : i + 1], visible[i : i + 1]).logits
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=1e-4)
 
 
@@ -85,14 +101,14 @@ def test_visible_counts(steps: int, counts: list[int]) -> None:
 
 
 @torch.no_grad()
-def test_deterministic_is_the_argmax_of_one_pass(model: Mega, features: torch.Tensor) -> None:
+def test_deterministic_is_the_argmax_of_one_pass(model: Mega, features: Any) -> None:
     nothing = torch.zeros(3, 54, dtype=torch.long)
     logits = model(features, nothing, nothing.bool()).logits
     assert (generate.deterministic(model, features) == logits.argmax(-1)).all()
 
 
 @torch.no_grad()
-def test_stochastic_repeats_with_its_seed(model: Mega, features: torch.Tensor) -> None:
+def test_stochastic_repeats_with_its_seed(model: Mega, features: Any) -> None:
     first = generate.stochastic(model, features, samples=4, seed=3)
     assert first.shape == (3, 4, 54) and first.min() >= 0 and first.max() < 32
     assert torch.equal(first, generate.stochastic(model, features, samples=4, seed=3))
@@ -145,24 +161,26 @@ def test_unconditional(model: Mega, steps: int) -> None:
 
 
 @torch.no_grad()
-def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: torch.Tensor) -> None:
+def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: Any) -> None:
     """The shared first pass and the outputs that are left out change nothing."""
     uniforms = generate.uniforms((3, 2, 4, 54, 2), seed=7)
     tokens = torch.zeros(6, 54, dtype=torch.long)
     visible = torch.zeros(6, 54, dtype=torch.bool)
     counts, noise = generate.visible_counts(54, 4), generate.temperatures(4, 1.0)
     for t in range(4):
-        logits = model(features.repeat_interleave(2, dim=0), tokens, visible).logits
+        logits = model(take(features, [0, 0, 1, 1, 2, 2]), tokens, visible).logits
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : counts[t]]
         tokens, shown = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, :, t].flatten(0, 1))
         visible = torch.zeros_like(visible).scatter(1, shown, True)
-    assert torch.equal(generate.sample(model, features, uniforms, 1.0).flatten(0, 1), tokens)
+    image = model.see(features).image
+    sampled = generate.sample(model, image, generate.first_logits(model, image), uniforms, 1.0)
+    assert torch.equal(sampled.flatten(0, 1), tokens)
 
 
 @torch.no_grad()
-def test_nothing_is_computed_that_is_not_needed(features: torch.Tensor) -> None:
+def test_nothing_is_computed_that_is_not_needed(model: Mega, features: Any) -> None:
     """Tokens through the encoder (with cls) and the decoder's head, for three pictures, two samples, five steps."""
-    model = Mega(CONFIG).eval()
+    model = Mega(model.config).eval()
     encoded: list[int] = []
     decoded: list[int] = []
     hooks = [
@@ -177,9 +195,9 @@ def test_nothing_is_computed_that_is_not_needed(features: torch.Tensor) -> None:
     assert decoded == [3 * 54, 6 * 54, 6 * 54, 6 * 54, 6 * 54, 3 * 54]
 
 
-def test_what_is_kept_of_the_encoder_follows_its_weights(features: torch.Tensor) -> None:
+def test_what_is_kept_of_the_encoder_follows_its_weights() -> None:
     torch.manual_seed(1)
-    model = Mega(CONFIG).eval()
+    model = Mega(RESNET).eval()
     nothing = torch.zeros(1, 0, dtype=torch.long)
 
     def check() -> None:
@@ -193,13 +211,13 @@ def test_what_is_kept_of_the_encoder_follows_its_weights(features: torch.Tensor)
     encoded[..., 0].sum().backward()
     optimizer.step()
     check()
-    model.load_state_dict(Mega(CONFIG).state_dict())
+    model.load_state_dict(Mega(RESNET).state_dict())
     check()
     model.double()
     check()
     with torch.inference_mode():
         check()
-        uncounted = Mega(CONFIG).eval()  # whose changes torch does not count
+        uncounted = Mega(RESNET).eval()  # whose changes torch does not count
         first = uncounted.encode_nothing()
         uncounted.cls.add_(1)
         assert not torch.equal(uncounted.encode_nothing(), first)

@@ -243,7 +243,6 @@ def test_diagnostics_tell_what_runs(peer: Peer, recovery: Recovery) -> None:
 
 def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
     """Images faster than the node: what it received and did not process it counts as dropped. The last one comes."""
-    assert not peer.set(samples=50)
 
     def counted(values: dict[str, str]) -> list[int]:
         return [int(values[f"frames_{what}"]) for what in ("received", "processed", "dropped", "rejected")]
@@ -305,16 +304,28 @@ def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, k
     mesh, _ = peer.ask(image(GREY))
     focal = WIDTH / 2 / np.tan(0.4)
     assumed = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
-    people = recovery.run(GREY, assumed, np.float32([[0, 0, WIDTH, HEIGHT]]), samples=0)
+    people = recovery.run(GREY, assumed, np.float32([[0, 0, WIDTH, HEIGHT]]))
     np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
     calibrate(peer)
 
 
-def test_samples_off(peer: Peer) -> None:
-    assert not peer.set(samples=0)
-    cloud = messages.read_cloud(peer.ask(image(GREY))[0])
-    assert np.isnan(cloud["sigma"]).all()
-    assert np.isfinite(messages.positions(cloud)).all()
+@pytest.mark.parametrize("samples", [0, 2])
+def test_sigma_needs_no_samples(peer: Peer, recovery: Recovery, samples: int) -> None:
+    assert not peer.set(samples=samples)
+    mesh, joints = map(messages.read_cloud, peer.ask(image(GREY)))
+    people = recovery.run(GREY, np.reshape(K, (3, 3)), np.float32([[0, 0, WIDTH, HEIGHT]]))
+    np.testing.assert_allclose(mesh["sigma"], people.sigma, atol=1e-4)
+    np.testing.assert_allclose(joints["sigma"], people.joints_sigma, atol=1e-4)
+
+
+def test_a_box_beside_the_image_is_left_out(peer: Peer) -> None:
+    """The frame is answered all the same, and diagnostics say why it shows nobody."""
+    assert not peer.set(fixed_box=[2.0 * WIDTH, 0.0, 3.0 * WIDTH, 100.0])
+    assert not peer.set(boxes="fixed")
+    assert peer.ask(image(GREY))[0].height == 0
+    reason = "1 of 1 boxes are left out"
+    values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(image(GREY)))
+    assert values["last_bad_input"].startswith(f"/image: {reason}")
 
 
 def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
@@ -323,7 +334,7 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
     assert not peer.set(boxes="fixed")
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     mesh, _ = peer.ask(image(pixels))
-    people = recovery.run(pixels, np.reshape(K, (3, 3)), np.float32([box]), samples=0)
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), np.float32([box]))
     np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
 
 
@@ -366,7 +377,7 @@ def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
 def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path) -> None:
     """As a launch file starts it: the topics move, the parameter file still fits, a later -p wins."""
     parameters = tmp_path / "mega.yaml"
-    parameters.write_text("/**:\n  ros__parameters:\n    boxes: full_frame\n    samples: 0\n    fov: 0.7\n")
+    parameters.write_text("/**:\n  ros__parameters:\n    boxes: full_frame\n    fov: 0.7\n")
     arguments = ["--params-file", str(parameters), "-p", "image_transport:=compressed", "-p", "fov:=0.5"]
     arguments += ["-r", "image:=/camera/image_raw", "-r", "~/mesh:=/people"]
     topic = "/camera/image_raw/compressed"
@@ -385,7 +396,7 @@ def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path
 
 def test_large_images_arrive_best_effort() -> None:
     """1280 x 720 raw, 2.8 MB, from a best-effort camera: needs the shared memory of config/fastdds.xml."""
-    with running("-p", "boxes:=full_frame", "-p", "samples:=0") as (peer, _):
+    with running("-p", "boxes:=full_frame") as (peer, _):
         quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         peer.images = peer.create_publisher(Image, "image", quality)
         peer.wait(peer.images.get_subscription_count)

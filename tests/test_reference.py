@@ -95,7 +95,7 @@ def test_decoder_sees_image_cls_and_mesh_tokens_in_that_order(model: Mega, cvqma
     """Also pins the order of image tokens (row by row, on a grid of 4 x 3) and their sinusoid."""
     inputs: list[Tensor] = []
     hook = model.decoder[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    generate.first_logits(model, torch.from_numpy(cvqmae["cond"]))
+    generate.first_logits(model, model.see(torch.from_numpy(cvqmae["cond"])).image)
     hook.remove()
     close(inputs[0], cvqmae["det/act/dec_in"], 1e-5)
 
@@ -107,7 +107,7 @@ def test_deterministic_tokens_have_no_hole(model: Mega, cvqmae: Arrays) -> None:
     In the demos the input is code 0. In the evaluation it is the truth, of which one token leaks into the scores.
     """
     features = torch.from_numpy(cvqmae["cond"])
-    close(generate.first_logits(model, features), cvqmae["det/logits"], 1e-4)
+    close(generate.first_logits(model, model.see(features).image), cvqmae["det/logits"], 1e-4)
     tokens = generate.deterministic(model, features).numpy()
     assert cvqmae["det/margin"] > 1e-4
     assert (tokens == cvqmae["det/argmax"]).all()
@@ -144,13 +144,15 @@ def chosen(step: Arrays, index: Tensor, noise: float, count: int) -> tuple[np.nd
 @torch.no_grad()
 def test_every_sampling_step_with_an_image(model: Mega, cvqmae: Arrays, run: str) -> None:
     features = torch.from_numpy(cvqmae["cond"])
+    image = model.see(features).image
     noise = temperatures(int(cvqmae[f"{run}/nb_steps"]), float(cvqmae[f"{run}/gen_temp"]))
     assert cvqmae[f"{run}/margins"].min() > 1e-5
     for t, step, index in steps_of(cvqmae, run):
         before = torch.from_numpy(step["tokens_in"]).long()
         logits = model(features, before, torch.from_numpy(step["visible_in"]).bool()).logits
         close(logits, step["logits"], 1e-4)
-        close(model.decode(features, model.encode(before.gather(1, index), index), index), step["logits"], 1e-4)
+        states = model.decode(image, model.encode(before.gather(1, index), index), index)
+        close(model.read(states, image), step["logits"], 1e-4)
         counts = step["visible_out"].sum(axis=1)
         assert counts[0] == counts[1]
         tokens, visible = chosen({**step, "logits": logits.numpy()}, index, noise[t], int(counts[0]))
@@ -208,7 +210,9 @@ def test_one_noiseless_step_is_the_deterministic_mode(model: Mega, cvqmae: Array
 def test_half_precision_does_not_round_the_random_numbers(model: Mega, cvqmae: Arrays) -> None:
     half = deepcopy(model).bfloat16()
     features = torch.from_numpy(cvqmae["cond"]).bfloat16()
-    exact = generate.sample(half, features, generate.uniforms((2, 8, 5, 54, 2), seed=3), temperature=1.0)
+    image = half.see(features).image
+    uniforms = generate.uniforms((2, 8, 5, 54, 2), seed=3)
+    exact = generate.sample(half, image, generate.first_logits(half, image), uniforms, temperature=1.0)
     assert torch.equal(generate.stochastic(half, features, samples=8, seed=3), exact)
 
 
@@ -349,8 +353,9 @@ def test_only_a_tokenizer_has_its_layers_twice(cvqmae: Arrays, tmp_path: Path) -
 def test_heads_of_a_pretrained_model_start_the_same(vqmae: Arrays, tmp_path: Path) -> None:
     file = save(weights_of(vqmae), tmp_path / "mega_pretrained")
     before = torch.get_rng_state()
-    one, two = (reference.load_mega(file, preset="default").pose_head[0].weight for _ in range(2))
-    assert torch.equal(one, two) and torch.equal(torch.get_rng_state(), before)
+    one, two = (reference.load_mega(file, preset="default").lifter for _ in range(2))
+    assert one is not None and two is not None
+    assert torch.equal(one.turn.weight, two.turn.weight) and torch.equal(torch.get_rng_state(), before)
 
 
 def test_halves_of_a_tokenizer_must_be_equal(tmp_path: Path) -> None:
@@ -433,8 +438,10 @@ def test_imported_checkpoint_is_like_any_other(
     with torch.no_grad():
         before = reference.load_mega(tmp_path / "mega_tiny")
         after, *_ = checkpoint.load_mega(tmp_path / "out")
-        features = torch.from_numpy(cvqmae["cond"])
-        assert torch.equal(generate.first_logits(after, features), generate.first_logits(before, features))
+        logits = [
+            generate.first_logits(model, model.see(torch.from_numpy(cvqmae["cond"])).image) for model in (before, after)
+        ]
+        assert torch.equal(*logits)
 
 
 def test_a_model_file_gives_the_body(small: list[str], tmp_path: Path) -> None:

@@ -60,13 +60,15 @@ def test_roll_is_clockwise_in_the_image() -> None:
     assert region_of_interest(points)[2] == pytest.approx(np.pi / 2)
 
 
-def test_arms_and_foreshortened_trunks_widen_the_region() -> None:
+def test_the_region_holds_arms_and_legs_and_foreshortened_trunks() -> None:
     _, side, _, _ = keypoint_region(keypoints())
-    raised, towards = keypoints(), keypoints()
+    raised, towards, cut = keypoints(), keypoints(), keypoints()
     raised[9:11, 1] = -1.4  # wrists above the head
     assert keypoint_region(raised)[1] > 1.3 * side
     raised[9:11, 2] = 0.05
     assert keypoint_region(raised)[1] == pytest.approx(side, rel=0.05), "but not where they were only guessed"
+    cut[13:, 2] = 0.0
+    assert keypoint_region(cut)[1] == pytest.approx(side, rel=0.15), "hidden legs need room as well"
     towards[:7, 1] += 0.4  # the trunk is bent towards the camera
     assert keypoint_region(towards)[1] > 0.9 * side
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -109,27 +110,28 @@ def test_rasteriser_against_rays(topology: Topology) -> None:
     assert (face[0].numpy()[both] >= 0).all()
 
 
-def plain(rng: np.random.Generator, people: list[np.ndarray], intrinsics: np.ndarray, things: list[Thing]) -> Scene:
-    """People over black, under a light of their own."""
+def plain(people: list[np.ndarray], intrinsics: np.ndarray, things: list[Thing]) -> Scene:
+    """People over black; the first one looks the same each time."""
+    rng = np.random.default_rng(4)
     black = np.zeros((96, 96, 3), np.float32)
     looks = [Look.draw(rng) for _ in people]
     return Scene(np.stack(people), looks, intrinsics, np.eye(3), Light.draw(rng), black, things)
 
 
 def test_what_is_hidden_is_called_hidden(topology: Topology) -> None:
-    rng = np.random.default_rng(4)
     renderer = Renderer(topology, 96, 96)
     near, far = (topology.template * [1, -1, -1] + [0, 0.15, z] for z in (2.5, 4.0))
     k = np.array([[110.0, 0, 48], [0, 110, 48], [0, 0, 1]])
     right = Thing(np.array([[0.5, -1], [2, -1], [2, 2], [0.5, 2]]), np.ones((4, 4, 3), np.float32))
     alone, both, half = renderer.render(
-        [plain(rng, people, k, things) for people, things in (([far], []), ([far, near], []), ([far], [right]))]
+        [plain(people, k, things) for people, things in (([far], []), ([far, near], []), ([far], [right]))]
     )
     image, visible, who = alone
     assert image.shape == (96, 96, 3) and set(np.unique(who)) == {-1, 0}
     assert ((image > 0).any(axis=-1) == (who == 0)).mean() > 0.99, "who says where somebody is drawn"
     pixel = np.floor(project(far, k)).astype(int)[visible[0]]
-    assert (who[pixel[:, 1], pixel[:, 0]] == 0).mean() > 0.97, "visible vertices lie on the person's pixels"
+    near_by = cv2.dilate((who == 0).astype(np.uint8), np.ones((3, 3), np.uint8))
+    assert near_by[pixel[:, 1], pixel[:, 0]].mean() > 0.97, "visible vertices lie on the person's pixels"
     _, hidden, who = both
     assert set(np.unique(who)) == {-1, 0, 1}
     assert hidden[1].mean() > 0.3, "the front of the near one is seen"
@@ -229,10 +231,10 @@ def test_boxes_hold_what_is_seen(crops: Crops) -> None:
     uv = points(crops)
     for box, at, visible, kind in zip(crops.box, uv, crops.visible, crops.kind):
         seen = at[visible]
-        assert ((seen > box[:2] - 1) & (seen < box[2:] + 1)).all(), "the box holds every visible vertex"
+        assert ((seen > box[:2] - 2) & (seen < box[2:] + 2)).all(), "the box holds every visible vertex"
         if PARTS[kind] == "clear":
             # hair and clothes stand off by up to 4 cm
-            np.testing.assert_allclose(np.concatenate([at.min(axis=0), at.max(axis=0)]), box, atol=6)
+            np.testing.assert_allclose(np.concatenate([at.min(axis=0), at.max(axis=0)]), box, atol=3)
             assert 0.5 < (box[2:] - box[:2]).max() / 128 < 0.85
 
 

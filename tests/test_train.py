@@ -186,8 +186,7 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     [
         ("tokenizer paper_tokenizer", tokenizer.TokenizerTraining),
         ("pretrain paper_pretrain", pretrain.PretrainTraining),
-        ("backbone", recover.PictureTraining),
-        ("recover paper_coco paper_mix", recover.RecoverTraining),
+        ("lift recover paper_coco paper_mix", recover.RecoverTraining),
     ],
 )
 def test_shipped_files_are_read(root: Path, files: str, kind: type[LoopConfig]) -> None:

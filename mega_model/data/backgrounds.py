@@ -85,7 +85,8 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
     pixel = depth * np.float32(np.linalg.norm(rays[0, 1] - rays[0, 0]))  # metres that a pixel spans
     surface = 2 * nearest + (np.choose(nearest, [x, z, y]) > 0)
     image = np.zeros((*x.shape, 3), np.float32)
-    painted = {}
+    painted: dict[str, np.ndarray] = {}
+    height, width = x.shape
     for k in np.unique(surface):
         wall = k < 4
         key = rng.random() < 0.6 and wall  # most walls are alike
@@ -109,9 +110,9 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
         sky = (nearest < 2) & (point[..., 1] > top - eye) | (surface == 5)
         low, high = (np.array([0.5, 0.65, 0.9]) * rng.uniform(0.4, 1.3) + rng.uniform(-0.2, 0.4) for _ in range(2))
         up = np.clip(y / np.linalg.norm(rays, axis=-1), 0, 1)[..., None]
-        clouds = 1 + 0.3 * noise(rng, *x.shape, 3, 4)[..., None]
+        clouds = 1 + 0.3 * noise(rng, height, width, 3, 4)[..., None]
         image = np.where(sky[..., None], (low + (high - low) * up) * clouds, image)
-    return image * (1 + 0.2 * noise(rng, *x.shape, 2, 2)[..., None])
+    return image * (1 + 0.2 * noise(rng, height, width, 2, 2)[..., None])
 
 
 def texture(rng: np.random.Generator, ground: bool = False) -> np.ndarray:

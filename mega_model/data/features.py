@@ -85,11 +85,8 @@ class FeatureSet:
         self.tokens = torch.cat(parts)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """See `images.ImageSet`. In place of images: the fields of `blazepose.PoseFeatures`.
-
-        Also translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera; vertices2d [B, V, 2],
-        visible bool [B, V], part int64 [B] as `rendered.SceneSet.batch`.
-        """
+        """See `images.ImageSet`, and `rendered.SceneSet.batch` for further fields. In place of images: the fields of
+        `blazepose.PoseFeatures`."""
         f = {name: array[index] for name, array in self.fields.items()}
         scenes, flip = f["scene"], f["mirrored"]
         stored = self.scenes.fields

@@ -167,9 +167,8 @@ class Look:
         hair = self.colours[HAIR, 0].astype(np.float32)
         beard = self.beard * (_ramp(0.5 - y, 0.015) * _ramp(y - 0.435, 0.01) * _ramp(0.06 - side, 0.02))[:, None]
         colour = colour + (hair - colour) * beard
-        colour = (
-            colour + (np.float32([0.35, 0.08, 0.07]) * colour[:, :1] * 2 - colour) * spot(x, 0.478, 0.02, 0.006) * 0.7
-        )
+        lips = np.array([0.35, 0.08, 0.07], np.float32) * colour[:, :1] * 2
+        colour = colour + (lips - colour) * spot(x, 0.478, 0.02, 0.006) * 0.7
         colour = colour * (1 - 0.85 * spot(side - 0.031, 0.545, 0.012, 0.006))
         colour = colour * (1 - 0.6 * spot(side - 0.032, 0.563, 0.017, 0.005))
         return colour * (1 - 0.4 * spot(x, 0.502, 0.014, 0.005))

@@ -81,7 +81,8 @@ class SceneSet:
 
         With `rng` they are up to 20 % larger or smaller, up to 8 % of their side off, turned (15 degrees rms, at most
         45), and half of them are mirrored. Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the
-        crop), visible bool [B, V], part int64 [B] (index into `scenes.PARTS`). Raises ValueError if a field is missing.
+        crop), visible bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal
+        [B] (half crop sides) of the crop's camera. Raises ValueError if a field is missing.
         """
         missing = [f.name for f in fields(Crops) if f.name not in self.fields]
         if missing:
@@ -127,7 +128,7 @@ class SceneSet:
         batch = {"images": images, "vertices": vertices, "joints": joints, "rotation": rotation}
         batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
         batch |= {"vertices2d": vertices2d, "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1)}
-        batch |= {"part": scenes.kind.astype(np.int64)}
+        batch |= {"part": scenes.kind.astype(np.int64), "translation": translation, "focal": focal}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
 

@@ -132,14 +132,16 @@ class Renderer(Rasteriser):
         self, scene: Scene, bodies: Tensor, normals: Tensor, face: Tensor, depth: Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """bodies as drawn and their normals [P, 1, V, 3], each one's face and depth [P, H W] at the pixels."""
-        nearest, who = depth.min(dim=0)
-        who = torch.where(nearest < torch.inf, who, -1).numpy()
-        image = scene.background.reshape(-1, 3).copy()
+        nearest, first = depth.min(dim=0)
+        who = torch.where(nearest < torch.inf, first, -1).numpy().reshape(self.height, self.width)
+        pixels = scene.background.reshape(-1, 3).copy()
         for p, look in enumerate(scene.looks):
             pixel = np.flatnonzero(who == p)
             lit = scene.light.on(normals[p, 0].numpy() @ scene.view).astype(np.float32)
-            image[pixel] = self._shade(bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel])
-        image, who = image.reshape(self.height, self.width, 3), who.reshape(self.height, self.width)
+            pixels[pixel] = self._shade(
+                bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel]
+            )
+        image = pixels.reshape(self.height, self.width, 3)
         hidden = np.zeros((self.height, self.width), bool)
         for thing in scene.things:
             hidden |= thing.paint(image)
@@ -414,8 +416,8 @@ class _SceneDrawer:
         """[N, h, w] metres: of bodies [N, V, 3] in the world in small images, infinite where they are not."""
         points = np.stack([view.camera(body) for view, body in zip(views, bodies)])[:, None]
         intrinsics = np.stack([view.intrinsics / [[PLAN], [PLAN], [1]] for view in views])
-        points, intrinsics = (torch.from_numpy(x.astype(np.float32)) for x in (points, intrinsics))
-        return self.plan.rasterise(points, intrinsics)[1].view(len(bodies), self.plan.height, -1).numpy()
+        meshes, cameras = (torch.from_numpy(x.astype(np.float32)) for x in (points, intrinsics))
+        return self.plan.rasterise(meshes, cameras)[1].view(len(bodies), self.plan.height, -1).numpy()
 
 
 def _beside(rng: np.random.Generator, eye: np.ndarray, body: np.ndarray, other: np.ndarray, before: bool) -> np.ndarray:
@@ -437,7 +439,8 @@ def _shadows(people: np.ndarray, view: View, rays: np.ndarray) -> np.ndarray:
     first = people[0].mean(axis=0) - cells * cell / 2
     points = people.reshape(-1, 3)
     at = ((points - first) / cell)[:, [2, 0]]
-    density, _, _ = np.histogram2d(*at.T, bins=cells, range=[[0, cells]] * 2, weights=np.exp(-points[:, 1] / 0.25))
+    bounds = ((0, cells), (0, cells))
+    density, _, _ = np.histogram2d(at[:, 0], at[:, 1], cells, bounds, weights=np.exp(-points[:, 1] / 0.25))
     density = cv2.GaussianBlur(density.astype(np.float32), (0, 0), 2)
     dark = 0.7 * (1 - np.exp(-density / 4))
     reach = np.where(rays[..., 1] < -1e-3, view.eye[1] / np.maximum(-rays[..., 1], 1e-3), 1e4)

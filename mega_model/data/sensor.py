@@ -36,7 +36,9 @@ def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     small = cv2.addWeighted(display(small).astype(np.float32), 1, grain, rng.gamma(1.5, 2.5), 0, dtype=cv2.CV_8U)
     quality = int(rng.uniform(35, 96))
     data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    stored = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it was encoded just now
+    stored = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     if stored.shape[:2] != (height, width):
         stored = cv2.resize(stored, (width, height), interpolation=cv2.INTER_LINEAR)
     return stored

@@ -40,7 +40,8 @@ class Pictures:
     decode: Literal["expected", "argmax"] = "expected"
     """The deterministic mesh: of the expected codes, as published, or of the most likely ones, as in the paper."""
     fit: bool = True
-    """Tie meshes to the landmarks, as the run time does, where the backbone gives landmarks."""
+    """Tie meshes to the landmarks, as the run time does, where the backbone gives landmarks and the set focal
+    lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +155,7 @@ def predict(
         else:
             single = generate.expected_vertices(tokenizer, logits)
         rotation = rot6d_to_matrix(seen.rot6d).cpu()
-        if config.fit and isinstance(features, PoseFeatures):
+        if config.fit and isinstance(features, PoseFeatures) and "focal" in batch:
             rotation = fitted(regressor @ single.cpu().numpy(), rotation, seen.camera.cpu(), batch, features)
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:

@@ -5,42 +5,40 @@ It is a small network, so a step costs a tenth of one of stage 3, which then beg
 
 from __future__ import annotations
 
-import torch
-
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 from mega_model.train.loop import Batch, Losses, Objective, parse
-from mega_model.train.recover import RecoverTraining, latent_losses, mesh_losses, pose_losses, run, see
+from mega_model.train.recover import LinearDecoder, RecoverTraining, latent_losses, pose_losses, run, see
 
 
 class LiftObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer, topology: Topology, config: RecoverTraining) -> None:
+    def __init__(
+        self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining, linear: LinearDecoder | None
+    ) -> None:
         super().__init__(model)
-        self.register_buffer("regressor", torch.from_numpy(topology.joint_regressor), persistent=False)
-        if model.lifter is None:
+        if model.lifter is None or linear is None:
             raise ValueError(
                 f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
             )
         model.requires_grad_(False)
         model.lifter.requires_grad_(True)
+        self.linear = linear
         self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
         self.config = config
 
     def forward(self, batch: Batch) -> Losses:
         seen = see(self.model, batch)
         assert seen.latents is not None
-        tokenizer, few = self.frozen[0].to(seen.camera.device), slice(0, self.config.meshes)
+        tokenizer = self.frozen[0].to(seen.camera.device)
         tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
         return {
             **latent_losses(seen, tokens, tokenizer),
-            **mesh_losses(tokenizer.reconstruct(seen.latents[few]), seen, batch, self.get_buffer("regressor")),
+            **self.linear.losses(seen.latents, seen, batch),
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
 
 
 def main(args: list[str]) -> None:
-    config = parse(RecoverTraining, args)
-    run(config, lambda *parts: LiftObjective(*parts, config))
+    run(parse(RecoverTraining, args), LiftObjective)

@@ -56,7 +56,12 @@ def main(args: list[str]) -> None:
         raise ValueError(f"{config.tokenizer}: its tokenizer is for meshes of {known} vertices, these have {given}")
     tokens = tokenise(tokenizer, meshes, config.bodies, config.seed)
     torch.manual_seed(config.seed)
-    size = replace(PRESETS[config.preset], tokens=tokenizer.length, codes=tokenizer.config.codes)
+    size = replace(
+        PRESETS[config.preset],
+        tokens=tokenizer.length,
+        codes=tokenizer.config.codes,
+        latent=tokenizer.latent,
+    )
     model = checkpoint.begin_mega(config.out, config.tokenizer, size)
 
     def batches(rng: np.random.Generator, count: int) -> Batch:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
@@ -24,7 +24,7 @@ from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
-from mega_model.generate import expected_vertices, first_logits
+from mega_model.generate import first_logits
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.reference import IMAGE_PART
@@ -39,10 +39,10 @@ EYES = ("backbone", "backbone_width", "image_size", "head_dropout")
 
 
 @dataclass(frozen=True)
-class PictureTraining(LoopConfig):
-    pretrained: Path = Path("runs/backbone")
+class RecoverTraining(LoopConfig):
+    pretrained: Path = Path("runs/lift")
     """Checkpoint to start from, with its tokenizer."""
-    sets: tuple[str, ...] = ("rendered:runs/crops/train",)
+    sets: tuple[str, ...] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     proportions: tuple[float, ...] = ()
     """Of each set in a batch. By default, sets count as often as they have people."""
@@ -57,22 +57,18 @@ class PictureTraining(LoopConfig):
     rotation: Literal["rot6d", "matrix"] = "rot6d"
     """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
     numbers, but not a small matrix, and so learns sooner."""
-
-
-@dataclass(frozen=True)
-class RecoverTraining(PictureTraining):
     trained_blocks: int | None = None
     """Blocks of the backbone, from its last, that learn; 0: it is frozen. By default all of it learns."""
-    meshes: int = 16
-    """Of a batch whose meshes are compared with the true ones, where the model has a lifter."""
 
 
 class RecoverObjective(Objective):
     model: Mega
 
-    def __init__(self, model: Mega, tokenizer: MeshTokenizer, topology: Topology, config: RecoverTraining) -> None:
+    def __init__(
+        self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining, linear: LinearDecoder | None = None
+    ) -> None:
         super().__init__(model)
-        self.register_buffer("regressor", torch.from_numpy(topology.joint_regressor), persistent=False)
+        self.linear = linear
         self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
         self.config = config
         if config.trained_blocks is not None:
@@ -93,13 +89,11 @@ class RecoverObjective(Objective):
             "tokens": token_loss(self.model, seen.image, tokens),
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
-        if seen.latents is not None:
-            few = slice(0, self.config.meshes)
-            logits = first_logits(self.model, seen.image.map(itemgetter(few)))
+        if self.linear is not None:
+            codes = first_logits(self.model, seen.image).softmax(dim=-1) @ tokenizer.quantizer.codebook
             with all_digits(seen.camera):
-                mesh = expected_vertices(tokenizer, logits.float())
                 losses |= latent_losses(seen, tokens, tokenizer)
-                losses |= mesh_losses(mesh, seen, batch, self.get_buffer("regressor"))
+                losses |= self.linear.losses(codes.float(), seen, batch)
         return losses
 
 
@@ -119,19 +113,50 @@ def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losse
     return {"latents": F.mse_loss(seen.latents.float() / unit, codes[tokens] / unit)}
 
 
-def mesh_losses(mesh: Tensor, seen: Seen, batch: Batch, regressor: Tensor) -> Losses:
-    """Of meshes [n, V, 3], those of the first n of the batch: as they are and as they are turned, decimetres apart, and
-    their joints in the crop; regressor [24, V]."""
-    few = slice(0, len(mesh))
-    truth, turn = batch["vertices"][few], batch["rotation"][few]
-    rotation = rot6d_to_matrix(seen.rot6d[few].float())
-    posed = mesh @ rotation.mT
-    joints2d = project_weak(regressor @ posed, seen.camera[few].float())
-    return {
-        "mesh": 5 * (mesh - truth).norm(dim=-1).mean(),
-        "posed": 5 * (posed - truth @ turn.mT).norm(dim=-1).mean(),
-        "joints2d": 2 * (joints2d - batch["joints2d"][few]).abs().clamp(max=1).mean(),
-    }
+class LinearDecoder(nn.Module):
+    """The tokenizer's decoder as a linear map from latents to some vertices and the joints, by least squares.
+
+    It is off by a centimetre, and so cheap that every mesh of a batch can be compared with the true one.
+    """
+
+    def __init__(self, tokenizer: MeshTokenizer, topology: Topology, bodies: Tensor, vertices: int = 300) -> None:
+        """bodies [n, V, 3]: as many as there are latents in a mesh, or more."""
+        super().__init__()
+        with torch.no_grad():
+            latents, meshes = [], []
+            for part in bodies.split(100):
+                codes = tokenizer.quantizer.codebook[tokenizer.encode(part)]
+                latents.append(codes.flatten(1))
+                meshes.append(tokenizer.reconstruct(codes))
+            z, mesh = torch.cat(latents), torch.cat(meshes)
+            some = torch.randperm(mesh.shape[1])[:vertices]
+            joints = torch.from_numpy(topology.joint_regressor) @ mesh
+            points = torch.cat([mesh[:, some], joints], dim=1).flatten(1)
+            centre, middle = z.mean(dim=0), points.mean(dim=0)
+            # a little ridge, for directions in which few bodies vary
+            ridge = 0.3 * z.std() * torch.eye(z.shape[1])
+            left = torch.cat([z - centre, ridge])
+            right = torch.cat([points - middle, points.new_zeros(z.shape[1], points.shape[1])])
+            weight = torch.linalg.lstsq(left, right).solution
+        self.vertices = vertices
+        for name, value in {"some": some, "weight": weight, "bias": middle - centre @ weight}.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, N, latent] -> points [B, vertices + 24, 3]"""
+        return (latents.flatten(1) @ self.get_buffer("weight") + self.get_buffer("bias")).unflatten(1, (-1, 3))
+
+    def losses(self, latents: Tensor, seen: Seen, batch: Batch) -> Losses:
+        """Of the meshes of latents: as they are, and turned, decimetres apart; and of their joints in the crop."""
+        points = self(latents)
+        truth = torch.cat([batch["vertices"][:, self.get_buffer("some")], batch["joints"]], dim=1)
+        posed = points @ rot6d_to_matrix(seen.rot6d.float()).mT
+        joints2d = project_weak(posed[:, self.vertices :], seen.camera.float())
+        return {
+            "mesh": 5 * (points - truth).norm(dim=-1).mean(),
+            "posed": 5 * (posed - truth @ batch["rotation"].mT).norm(dim=-1).mean(),
+            "joints2d": 2 * (joints2d - batch["joints2d"]).abs().clamp(max=1).mean(),
+        }
 
 
 def freeze(backbone: Backbone, trained_blocks: int) -> None:
@@ -187,7 +212,9 @@ def augment(images: Tensor) -> Tensor:
     return x * (place >= edge)
 
 
-def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology], Objective]) -> None:
+def run(
+    config: RecoverTraining, begin: Callable[[Mega, MeshTokenizer, RecoverTraining, LinearDecoder | None], Objective]
+) -> None:
     """Train a copy of the `pretrained` checkpoint on pictures. ValueError if a set's bodies are not the model's."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
@@ -195,7 +222,7 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     if config.preset:
         weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         eyes = PRESETS[config.preset]
-        size = replace(size, **{name: getattr(eyes, name) for name in EYES})
+        size = replace(size, **{name: getattr(eyes, name) for name in EYES}, latent=tokenizer.latent)
     side = config.pixels or size.image_size
     sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
     for name, images in zip(config.sets, sets):
@@ -214,10 +241,14 @@ def run(config: PictureTraining, begin: Callable[[Mega, MeshTokenizer, Topology]
     for images in sets:
         if isinstance(images, FeatureSet):
             images.tokenise(tokenizer)
-    fit(config, begin(model, tokenizer, topology), mixture.batch, provenance(config, sets))
+    linear = None
+    if model.lifter is not None:
+        bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]
+        linear = LinearDecoder(tokenizer, topology, bodies)
+    fit(config, begin(model, tokenizer, config, linear), mixture.batch, provenance(config, sets))
 
 
-def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
+def provenance(config: RecoverTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """What training.json says of the pictures, and of what was learned before them."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
@@ -235,4 +266,4 @@ def provenance(config: PictureTraining, sets: Sequence[ImageSet]) -> dict[str, A
 
 def main(args: list[str]) -> None:
     config = parse(RecoverTraining, args)
-    run(config, lambda *parts: RecoverObjective(*parts, config))
+    run(config, RecoverObjective)
