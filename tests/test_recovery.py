@@ -18,14 +18,15 @@ from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame, in_image
 from mega_ros.track import intersection_over_union
 
-# What the default bundle gives for the people of the embedded clip in their true boxes.
-PVE = 0.05, 0.30
+# What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a whole;
+# what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.
+PVE = 0.04, 0.20
 """Metres: mean error of the vertices about the pelvis."""
-DEPTH = 0.0, 0.4
+DEPTH = 0.0, 0.25
 """Median error of the pelvis' depth, over the true depth."""
-OFF = 0.0, 0.06
+OFF = 0.0, 0.04
 """Median distance of the joints from the true ones in the image, over the box's height."""
-WITHIN_1_SIGMA, WITHIN_2_SIGMA = (0.3, 0.95), (0.6, 1.0)
+WITHIN_1_SIGMA, WITHIN_2_SIGMA = (0.3, 0.9), (0.7, 1.0)
 """Shares of the vertices whose error about the pelvis is within one and two sigma."""
 
 WIDTH, HEIGHT = 320, 240
@@ -106,10 +107,9 @@ def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any]) -> N
     assert inside(np.mean(ratio < 2), WITHIN_2_SIGMA), np.mean(ratio < 2)
 
 
-def test_joints_are_the_regressors_and_their_sigma_is_their_own(recovery: Recovery, people: People) -> None:
+def test_joints_are_the_regressors_and_sigma_is_above_zero(recovery: Recovery, people: People) -> None:
     regressor = recovery.topology.joint_regressor
     np.testing.assert_allclose(people.joints, np.einsum("jv,pvc->pjc", regressor, people.vertices), atol=1e-5)
-    assert not np.allclose(people.joints_sigma, people.sigma @ np.abs(regressor).T, rtol=1e-3)
     assert (people.sigma > 0).all() and (people.joints_sigma > 0).all()
 
 
@@ -198,17 +198,20 @@ def test_nobody_is_behind_the_camera(recovery: Recovery) -> None:
     assert (people.vertices[..., 2] > 0).all()
 
 
-def test_detector_answers_in_image_pixels(recovery: Recovery, image: np.ndarray) -> None:
+def test_detector_answers_in_image_pixels(recovery: Recovery, frame: Any) -> None:
+    """Of a wide image, where the letterbox leaves most of the detector's input empty."""
     assert recovery.detector is not None
-    recovery.detector.threshold = 0.0
+    height, width = frame.image.shape[:2]
+    recovery.detector.threshold = 0.05
     try:
-        # a wide image: the letterbox leaves a third of the detector's input empty
-        boxes, scores = recovery.detector(np.concatenate([image, image], axis=1))
+        boxes, scores = recovery.detector(np.concatenate([frame.image, frame.image], axis=1))
     finally:
         recovery.detector.threshold = 0.5
-    assert boxes.shape == (len(scores), 4) and len(boxes) > 0
-    assert (boxes >= 0).all() and (boxes <= [2 * WIDTH, HEIGHT, 2 * WIDTH, HEIGHT]).all()
-    assert in_image(boxes, 2 * WIDTH, HEIGHT).all(), "what it finds, Recovery takes"
+    assert boxes.shape == (len(scores), 4)
+    truth = np.concatenate([frame.boxes, frame.boxes + np.float32([width, 0, width, 0])])
+    assert (intersection_over_union(boxes, truth).max(axis=0) > 0.5).all()
+    assert (boxes >= 0).all() and (boxes <= [2 * width, height, 2 * width, height]).all()
+    assert in_image(boxes, 2 * width, height).all(), "what it finds, Recovery takes"
     assert (np.diff(scores) <= 0).all()
     assert np.triu(intersection_over_union(boxes, boxes), 1).max() <= 0.5, "one person, one box"
 
