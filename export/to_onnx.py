@@ -56,10 +56,6 @@ DETERMINISTIC = (
 )
 """Outputs of the deterministic graph; `prior` only with a lifter, the last three only with an error head."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
-BY_ERROR_HEAD = (
-    "sigma is a vertex's expected root mean square error about the pelvis, oriented as in the camera, "
-    "by a head that is calibrated on rendered people of held-out clips"
-)
 
 
 @dataclass(frozen=True)
@@ -218,10 +214,7 @@ def export(config: Config) -> bundle.Bundle:
         raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
-    if errors is None:
-        calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
-    else:  # a factor on the samples' spread is none on what it expects
-        calibration = bundle.Calibration(1.0, BY_ERROR_HEAD, scores.get("coverage", {}))
+    calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
     training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one

@@ -52,6 +52,7 @@ def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Foun
     """Errors of B images in metres: per image [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
     vertices = p.batch["vertices"]
     again = tokenizer.decode(tokenizer.encode(vertices.to(tokenizer.template.device))).cpu()
+    mean = p.samples.mean(axis=1) if p.samples.shape[1] else p.single
     apart = np.einsum("bij,bij->b", p.rotation, p.batch["rotation"].numpy())
     return {
         **vertex_fields(p, protocol),
@@ -59,8 +60,8 @@ def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Foun
         "visible": p.batch["visible"].numpy(),
         "part": p.batch["part"].numpy(),
         "apart": np.degrees(np.arccos(np.clip((apart - 1) / 2, -1, 1))),
-        "samples": protocol.errors(p.samples, p.truth[:, None])["PVE"],
-        "mean": protocol.errors(p.samples.mean(axis=1), p.truth)["PVE"],
+        "samples": protocol.vertex_errors(p.samples, p.truth[:, None]).mean(axis=-1),
+        "mean": protocol.vertex_errors(mean, p.truth).mean(axis=-1),
         "tokenizer": protocol.errors(again.numpy(), vertices.numpy())["PVE"],
         "vertices": vertices.numpy(),
         "rotation": p.batch["rotation"].numpy(),
