@@ -151,10 +151,10 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        usable: np.ndarray = np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1)
+        numbers = [vertices[..., 2] > 0, np.isfinite(vertices).reshape(len(vertices), -1)]
         if self._knows_errors or samples >= 2:
-            usable = usable & np.isfinite(sigma).all(axis=1)
-        return people[np.flatnonzero(usable)]
+            numbers.append(np.isfinite(sigma))
+        return people[np.flatnonzero(np.concatenate(numbers, axis=1).all(axis=1))]
 
     def _nobody(self) -> People:
         vertices, joints = len(self.topology.template), len(self.topology.joint_names)
