@@ -499,7 +499,7 @@ def test_what_cannot_be_mixed(tmp_path: Path, body: Path) -> None:
         with pytest.raises(ValueError, match="do not fit 2 image sets"):
             Mixture([small, small], wrong)
     with pytest.raises(ValueError, match="different bodies cannot be mixed"):
-        Mixture([small, write_rendered(tmp_path / "rendered", 32)])
+        Mixture([large, write_rendered(tmp_path / "rendered", 32)])
 
 
 # ----------------------------------------------------------------------------------------------------- rendered scenes
@@ -515,9 +515,13 @@ def write_rendered(folder: Path, pixels: int) -> SceneSet:
     template = np.stack(np.meshgrid(*[[-0.3, 0, 0.3]] * 3), axis=-1).reshape(-1, 3)
     template = template[np.abs(template).sum(axis=1) > 0].astype(np.float32)
     regressor = np.zeros((24, 26), np.float32)
+    twins = np.linalg.norm(template[:, None] * [-1, 1, 1] - template, axis=-1).argmin(axis=1)
     for k, name in enumerate(SMPL_JOINTS):
-        side = {"left": template[:, 0] > 0, "right": template[:, 0] < 0}.get(name.split("_")[0], template[:, 0] == 0)
-        regressor[k, np.flatnonzero(side)[k % 2 :: 2]] = 1
+        side, _, joint = name.partition("_")
+        if side == "right":
+            regressor[k] = regressor[SMPL_JOINTS.index(f"left_{joint}"), twins]
+        else:
+            regressor[k, np.flatnonzero(template[:, 0] > 0 if side == "left" else template[:, 0] == 0)[k % 2 :: 2]] = 1
     regressor /= regressor.sum(axis=1, keepdims=True)
     Topology(template, np.zeros((1, 3), np.int32), regressor, np.zeros(26, np.int32)).save(folder / "topology.npz")
     vertices = (template + rng.normal(0, 0.02, (6, 26, 3))).astype(np.float16)
@@ -554,9 +558,11 @@ def spots(batch: dict[str, torch.Tensor]) -> np.ndarray:
 def test_rendered_crops_are_cut_turned_and_mirrored_as_their_labels(tmp_path: Path) -> None:
     scenes = write_rendered(tmp_path / "crops", 96)
     plain = whole(scenes)
-    assert plain.keys() == FIELDS | {"vertices2d", "visible", "part"}
+    assert plain.keys() == FIELDS | {"vertices2d", "visible", "part", "translation", "focal"}
     assert plain["part"].tolist() == [0, 1, 2, 3, 4, 0]
     np.testing.assert_allclose(spots(plain), plain["joints2d"][:, SPOT], atol=0.03)
+    seen = plain["joints"] @ plain["rotation"].mT + plain["translation"][:, None]
+    torch.testing.assert_close(plain["focal"][:, None, None] * seen[..., :2] / seen[..., 2:], plain["joints2d"])
     # the box, widened by the margin, is the crop: its middle is the crop's
     middle = (scenes.fields["box"][:, :2] + scenes.fields["box"][:, 2:]) / 96 - 1
     np.testing.assert_allclose(middle, 0.1, atol=0.06)

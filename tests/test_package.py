@@ -17,7 +17,7 @@ import yaml
 from mega_ros.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-NUMPY_ONLY = ("geometry", "hierarchy", "metrics", "topology")
+NUMPY_ONLY = ("fit", "geometry", "hierarchy", "metrics", "regions", "topology")
 """Modules of mega_model that mega_ros may use."""
 RUNTIME = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -83,7 +83,7 @@ def test_workflows_run_what_the_project_has() -> None:
     """They cannot run here: that they parse, and that targets, folders and Python versions in them exist."""
     workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").iterdir()}
     targets = re.findall(r"^([\w./ ]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    extras = re.search("extras_require={(.*)}", (ROOT / "setup.py").read_text())[1]  # type: ignore[index]
+    extras = re.search("extras_require={(.*?)}", (ROOT / "setup.py").read_text(), re.DOTALL)[1]  # type: ignore[index]
     runs = [
         step["run"] for w in workflows.values() for job in w["jobs"].values() for step in job["steps"] if "run" in step
     ]

@@ -226,8 +226,10 @@ def extract(config: Extract) -> None:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "scenes.txt").write_text(str(config.scenes))
         for name, array in Camera(config).draw(0).items():  # made before the workers write to their parts of it
-            np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (count, *array.shape[1:]))
+            file = config.out / f"{name}.npy"
+            np.lib.format.open_memmap(file, "w+", array.dtype, (count, *array.shape[1:]))[: len(array)] = array
         progress.mkdir()
+        (progress / "0").touch()
     done = {int(file.name) for file in progress.iterdir()}
     left = [chunk for chunk in range(-(-count // each)) if chunk not in done]
     with ProcessPoolExecutor(config.workers) as pool:

@@ -168,8 +168,10 @@ def render(config: Render) -> None:
         config.out.mkdir(parents=True, exist_ok=True)
         Topology.load(config.topology).save(config.out / "topology.npz")
         for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
-            np.lib.format.open_memmap(config.out / f"{name}.npy", "w+", array.dtype, (config.count, *array.shape[1:]))
+            file = config.out / f"{name}.npy"
+            np.lib.format.open_memmap(file, "w+", array.dtype, (config.count, *array.shape[1:]))[:CHUNK] = array
         progress.mkdir()
+        (progress / "0").touch()
     done = {int(file.name) for file in progress.iterdir()}
     left = [chunk for chunk in range(config.count // CHUNK) if chunk not in done]
     with ProcessPoolExecutor(config.workers) as pool:
@@ -192,6 +194,8 @@ class _Worker:
 
 
 def _run(config: Render, chunks: Sequence[int]) -> None:
+    if not chunks:
+        return
     worker = _Worker(config)
     out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
