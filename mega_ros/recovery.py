@@ -138,7 +138,7 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        usable: np.ndarray = np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1)
+        usable = np.asarray(np.isfinite(vertices).all(axis=(1, 2)) & (vertices[..., 2] > 0).all(axis=1))
         if self._knows_errors or samples >= 2:
             usable &= np.isfinite(sigma).all(axis=1)
         return people[usable]

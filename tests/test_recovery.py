@@ -18,8 +18,8 @@ from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame, in_image
 from mega_ros.track import intersection_over_union
 
-# What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a whole;
-# what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.
+# What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a
+# whole; what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.
 PVE = 0.04, 0.20
 """Metres: mean error of the vertices about the pelvis."""
 DEPTH = 0.0, 0.25
