@@ -29,6 +29,7 @@ def model(request: pytest.FixtureRequest) -> Mega:
             torch.nn.init.normal_(p, std=0.2)
     if model.lifter is not None:
         model.lifter.know(torch.randn(32, 9))
+        torch.nn.init.constant_(model.lifter.sharpness, -4.0)  # or the prior of an untrained lifter decides alone
     return model
 
 
