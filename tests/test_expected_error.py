@@ -37,7 +37,7 @@ def known(tokenizer: MeshTokenizer) -> Known:
     owner = token_shares(tokenizer, TOPOLOGY).argmax(dim=1)
     scale = 0.02 * 10 ** states[:, owner, 0]
     errors = scale * torch.randn(PEOPLE, len(owner), 3).norm(dim=-1) / 3**0.5
-    return Known(states, features, errors, errors[:, :24])  # the torus' joints are its first vertices
+    return Known(states, features, errors, errors[:, :24], torch.zeros(PEOPLE))  # the torus' joints are its first vertices
 
 
 @pytest.fixture(scope="module")

@@ -132,8 +132,7 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     assert (shapes["sigma"], shapes["joints_sigma"], shapes["distance"]) == (("P", 128), ("P", 24), ("P",))
     assert lifting.bundle.crop.looks > 1
     calibration = lifting.bundle.calibration
-    assert (calibration.scale, calibration.coverage) == (1.0, {"1 sigma": 0.7}), "the head is calibrated itself"
-    assert "pelvis" in calibration.how
+    assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
 
 
 def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:
@@ -225,4 +224,4 @@ def test_deterministic_graph_has_no_encoder(bundle: Bundle) -> None:
     nodes = {graph: len(onnx.load(bundle.path(graph)).graph.node) for graph in ("deterministic", "sampler")}
     norms = [n for n in onnx.load(bundle.path("deterministic")).graph.node if n.op_type == "LayerNormalization"]
     assert len(norms) == 2  # of the one decoder block
-    assert nodes["deterministic"] < nodes["sampler"] / 2
+    assert nodes["deterministic"] < nodes["sampler"]

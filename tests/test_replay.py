@@ -143,10 +143,10 @@ def test_the_embedded_clip(root):
 def test_the_embedded_clip_shows_what_its_script_makes(root):
     pytest.importorskip("anny", reason="bodies need the extra train")
     from mega_model.body.anny import AnnyBody
-    from mega_model.data.clip import scene
+    from mega_model.data.clip import camera, scene
 
     truth = sources.clip(root / "demo" / "clip").truth
-    made = scene(AnnyBody())[::3]
+    made = camera().camera(scene(AnnyBody())[::3])
     np.testing.assert_allclose([positions(truth[stamp]) for stamp in sorted(truth)], made, atol=2e-3)
 
 

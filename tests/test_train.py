@@ -315,7 +315,7 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
     start = checkpoint.begin_mega(tmp_path / "start", people / "tokenizer", tiny)
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
-    with pytest.raises(ValueError, match=r"start: its model has no lifter .* use train recover"):
+    with pytest.raises(ValueError, match=r"start: its model has no lifter.*use train recover"):
         lift.main([*options.split(), "--sets", f"features:{people}/features/train"])
     with pytest.raises(ValueError, match=r"start: only a model with BlazePose has an error head"):
         errors.main(["--checkpoint", f"{tmp_path}/start"])

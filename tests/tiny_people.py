@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 from mega_model import checkpoint
-from mega_model.blazepose import LANDMARKS, BlazePose
+from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
 from mega_model.body.anny import HIERARCHY_SEEDS
 from mega_model.data import features, rendered
 from mega_model.data.meshes import BodySampler
@@ -35,15 +37,22 @@ def make(folder: Path) -> Path:
     scenes = folder / "scenes"
     rendered.render(rendered.Render("test", 40, scenes, folder / "topology.npz", size=96, shares=(1, 1, 1, 1, 1)))
     blazepose(folder / "blazepose")
-    for name in ("train", "test", "turned"):
-        features.extract(extract(folder, folder / "features" / name, train=name == "train", turned=name == "turned"))
+    with patch.object(features, "compiled", in_torch):  # to compile takes longer than a few crops
+        for name in ("train", "test", "turned"):
+            how = {"train": name == "train", "turned": name == "turned"}
+            out = folder / "features" / name
+            features.extract(features.Extract(scenes, out, folder / "blazepose", WIDTH, **how))
     return folder
 
 
-def extract(folder: Path, out: Path, train: bool = False, turned: bool = False) -> features.Extract:
-    return features.Extract(
-        folder / "scenes", out, folder / "blazepose", width=WIDTH, train=train, turned=turned, workers=1
-    )
+def in_torch(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
+    """What `features.compiled` gives."""
+
+    @torch.no_grad()
+    def run(crops: np.ndarray) -> PoseFeatures:
+        return backbone(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
+
+    return run
 
 
 @torch.no_grad()
