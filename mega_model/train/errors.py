@@ -191,5 +191,9 @@ def main(args: list[str]) -> None:
         "coverage": {f"{factor} sigma": round(metrics.coverage(error, found, factor), 4) for factor in (1, 2)},
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    print(json.dumps(calibration["coverage"]), f"Spearman {metrics.spearman(found, error):.3f}", end=", ")
-    print(f"of joints {metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()):.3f}")
+    scores = {
+        "loss": float(loss(head, held_out).detach()),
+        "Spearman": metrics.spearman(found, error),
+        "Spearman joints": metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()),
+    }
+    print(json.dumps(scores))
