@@ -40,6 +40,7 @@ LIMITS = {
     "sigma": 1e-4,
     "joints_sigma": 1e-4,
     "distance": 1e-3,
+    "modes": 1e-4,
     "landmarks": 5e-4,
     "world": 1e-4,
     "presence": 1e-4,

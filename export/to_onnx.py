@@ -52,9 +52,9 @@ FEATURES = ("features", "landmarks", "world", "presence")
 """Outputs of the backbone graph, all but the first only with BlazePose: `PoseFeatures`."""
 DETERMINISTIC = (
     *("tokens", "vertices", "rotation", "camera", "image", "logits", "prior"),
-    *("sigma", "joints_sigma", "distance"),
+    *("sigma", "joints_sigma", "distance", "modes"),
 )
-"""Outputs of the deterministic graph; `prior` only with a lifter, the last three only with an error head."""
+"""Outputs of the deterministic graph; `prior` only with a lifter, the last four only with an error head."""
 NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
 
 
@@ -93,7 +93,7 @@ class Backbone(nn.Module):
 class Deterministic(nn.Module):
     """What the backbone graph gives -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and what
     the sampler goes on from: image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
-    [P, J] and distance [P].
+    [P, J], distance [P] and modes [M, V, 3].
     """
 
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None) -> None:

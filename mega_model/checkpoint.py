@@ -101,7 +101,8 @@ def load_errors(folder: Path) -> ErrorHead | None:
     try:
         weights = load_file(file)
         (vertices, tokens), (joints, _) = weights["shares"].shape, weights["joint_shares"].shape
-        head = ErrorHead(weights["token.0.weight"].shape[1], tokens, vertices, joints, len(weights["centre"]))
+        sizes = tokens, vertices, joints, len(weights["centre"]), len(weights["modes"])
+        head = ErrorHead(weights["token.0.weight"].shape[1], *sizes)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{file}: not the weights of an error head ({error}); train it again") from error

@@ -31,24 +31,27 @@ class ExpectedError(NamedTuple):
     """[B, J], metres: the same of the joints"""
     distance: Tensor
     """[B]: root mean square distance of the pooled features from the training set's, in its deviations (Mahalanobis)"""
+    modes: Tensor
+    """[M, V, 3], metres: in which ways meshes are usually wrong before they are tied to landmarks; see `mega_model.fit`"""
 
 
 class ErrorHead(nn.Module):
     """States [B, N, D] and `PoseFeatures` -> `ExpectedError`."""
 
-    def __init__(self, width: int, tokens: int, vertices: int, joints: int, channels: int) -> None:
+    def __init__(self, width: int, tokens: int, vertices: int, joints: int, channels: int, modes: int) -> None:
         super().__init__()
         self.token = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
         self.person = nn.Sequential(nn.Linear(5, 32), nn.GELU(), nn.Linear(32, tokens))
         self.vertex, self.joint = nn.Parameter(torch.zeros(vertices)), nn.Parameter(torch.zeros(joints))
         shares = {"shares": (vertices, tokens), "joint_shares": (joints, tokens)}
         features = {"centre": (channels,), "whiten": (channels, channels)}
-        for name, shape in {**shares, **features, "calibration": (2, 2)}.items():
+        for name, shape in {**shares, **features, "calibration": (2, 2), "modes": (modes, vertices, 3)}.items():
             self.register_buffer(name, torch.zeros(shape))
         self.shares: Tensor
         self.joint_shares: Tensor
         self.centre: Tensor
         self.whiten: Tensor
+        self.modes: Tensor
         self.calibration: Tensor
         """[2, 2]: offset and slope of the log of sigma by that of the head, of vertices and of joints"""
         with torch.no_grad():
@@ -58,11 +61,15 @@ class ErrorHead(nn.Module):
                     parameter.mul_(0.1)
 
     @classmethod
-    def begin(cls, width: int, tokenizer: MeshTokenizer, topology: Topology, features: PoseFeatures) -> ErrorHead:
-        """A new head, for features like those of the training set that are given."""
+    def begin(
+        cls, width: int, tokenizer: MeshTokenizer, topology: Topology, features: PoseFeatures, modes: Tensor
+    ) -> ErrorHead:
+        """A new head, for features like those of the training set that are given, with the meshes' modes."""
         shares = token_shares(tokenizer, topology)
         pooled = features.maps.mean(dim=(2, 3))
-        head = cls(width, tokenizer.length, len(topology.template), len(topology.joint_names), pooled.shape[1])
+        sizes = tokenizer.length, len(topology.template), len(topology.joint_names), pooled.shape[1], len(modes)
+        head = cls(width, *sizes)
+        head.modes.copy_(modes)
         head.shares.copy_(shares)
         weights = torch.from_numpy(np.abs(topology.joint_regressor)).float()
         head.joint_shares.copy_(weights / weights.sum(dim=1, keepdim=True) @ shares)
@@ -77,7 +84,8 @@ class ErrorHead(nn.Module):
         vertices, joints, distance = self.log_errors(states, features)
         (a, b), (c, d) = self.calibration
         limits = SMALLEST, LARGEST
-        return ExpectedError((a + b * vertices).exp().clamp(*limits), (c + d * joints).exp().clamp(*limits), distance)
+        sigma, joints_sigma = ((x + y * log).exp().clamp(*limits) for x, y, log in ((a, b, vertices), (c, d, joints)))
+        return ExpectedError(sigma, joints_sigma, distance, self.modes)
 
     def log_errors(self, states: Tensor, features: PoseFeatures) -> tuple[Tensor, Tensor, Tensor]:
         """Before calibration: logs of the errors (metres) of vertices [B, V] and joints [B, J]; the distance [B]."""

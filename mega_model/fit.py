@@ -1,21 +1,23 @@
-"""Pose from landmarks: turns and places bodies so that their joints fall on what was seen in the image.
+"""Pose and shape from landmarks: bodies are turned, placed and bent so that their joints fall on what was seen.
 
-The model's own rotation and translation are the prior, the landmarks are the evidence. Numpy only, and functions over
-any leading shape [...]: the arrays of one call may differ in it where numpy widens them (samples [P, Q] against
-landmarks [P, 1]).
+The model's own mesh, rotation and translation are the prior, the landmarks are the evidence. A mesh may change along
+its modes, the ways in which the model's meshes are usually wrong. Numpy only, and functions over any leading shape
+[...]: the arrays of one call may differ in it where numpy widens them.
 
 Frame: the crop's virtual camera (x right, y down, z forward), metres. *Crop coordinates* run from -1 to 1, x right and
 y down. `focal` [...] is the camera's focal length in half crop sides: a point falls on focal * (x / z, y / z).
-J joints, K landmarks, P people, Q samples.
+J joints, K landmarks, M modes, P people.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from mega_model.geometry import crop_translation
 
-LANDMARK_SIGMA = 0.05
+LANDMARK_SIGMA = 0.07
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
 OUTLIER = 0.2
 """Crop units: a landmark that is this far off pulls with a quarter of its weight; far beyond it, with none."""
@@ -31,10 +33,29 @@ OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 
 # One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
 _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
-_NOISE_PRIOR = 6.0  # as if so many coordinates had already been seen to scatter by LANDMARK_SIGMA
 
 _ONE = np.eye(3)
 _CROSS = np.cross(_ONE[:, None], _ONE).swapaxes(1, 2)  # cross(a, b)[j] = sum of a[i] * _CROSS[i, j, k] * b[k]
+
+
+class Fit(NamedTuple):
+    rotation: np.ndarray
+    """[..., 3, 3]"""
+    translation: np.ndarray
+    """[..., 3], metres"""
+    shape: np.ndarray
+    """[..., M]: how far along each mode, in its deviations"""
+
+
+def principal_modes(errors: np.ndarray, count: int) -> np.ndarray:
+    """Errors of meshes [n, V, 3] (true less predicted, canonical, metres) -> modes [count, V, 3], metres.
+
+    The principal components about the mean error, each one standard deviation long.
+    """
+    spread = (errors - errors.mean(axis=0)).reshape(len(errors), -1)
+    _, length, modes = np.linalg.svd(spread, full_matrices=False)
+    modes = modes[:count] * (length[:count, None] / np.sqrt(len(errors)))
+    return modes.reshape(-1, *errors.shape[1:]).astype(np.float32)
 
 
 def fit_pose(
@@ -44,80 +65,80 @@ def fit_pose(
     landmarks: np.ndarray,
     weights: np.ndarray,
     index: np.ndarray,
-    rotation_prior: float = 0.25,
+    modes: np.ndarray,
+    rotation_prior: float = 0.2,
     depth_prior: float = 0.2,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rotation update and the translation under which joints fall on their landmarks, in perspective.
+) -> Fit:
+    """The rotation update, translation and shape under which joints fall on their landmarks, in perspective.
 
     joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0:
     the learned one. landmarks [..., K, 2], crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint
-    that each landmark observes; several may observe the same. rotation_prior, rad: deviation of the learned rotation
-    about each axis. depth_prior: deviation of the log of the learned depth.
+    that each landmark observes; several may observe the same. modes [..., M, J, 3], metres, rotated like the joints:
+    each is one deviation long. rotation_prior, rad: deviation of the learned rotation about each axis. depth_prior:
+    deviation of the log of the learned depth.
 
-    Returns rotations [..., 3, 3], to apply to the joints before the translation; translations [..., 3], metres; and
-    the covariance [..., 6, 6] of a further small rotation (rotation vector in the camera's axes, rad) and of the
-    translation (metres). Without any weight they are exactly the identity, `translation` and the covariance of the
-    priors.
+    Returns the rotation to apply to joints + shape @ modes before the translation. Without any weight it is exactly
+    the identity, the translation the learned one, and the shape zero.
 
     Eight Gauss-Newton steps on a Geman-McClure loss, which pulls by the square of 1 / (1 + (distance / OUTLIER)^2).
     """
     seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2).copy()  # [..., 3, K]
+    bends = np.asarray(modes, np.float64)[..., index, :].swapaxes(-1, -2)  # [..., M, 3, K]
     target = np.asarray(landmarks, np.float64).swapaxes(-1, -2)
     weights = np.asarray(weights, np.float64)
     learned = np.asarray(translation, np.float64)
     focal = np.asarray(focal, np.float64)
-    shapes = seen.shape[:-2], target.shape[:-2], weights.shape[:-1], learned.shape[:-1], focal.shape
-    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior]) ** -2.0
+    shapes = seen.shape[:-2], target.shape[:-2], weights.shape[:-1], learned.shape[:-1], focal.shape, bends.shape[:-3]
+    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior] + [1.0] * bends.shape[-3]) ** -2.0
     priors = np.diag(precision)
 
-    pose = np.zeros((*np.broadcast_shapes(*shapes), 6))
-    starts = np.stack([pose, pose + _weak_perspective(seen, learned, focal, target, weights)])
+    pose = np.zeros((*np.broadcast_shapes(*shapes), len(precision)))
+    starts = np.stack([pose, pose])
+    starts[1, ..., :6] += _weak_perspective(seen, learned, focal, target, weights)
     placed = seen + _translation(starts, learned, focal)[..., None]
     costs = _loss(_off(placed, focal, target), weights, _WIDENING[0] * OUTLIER) + starts**2 @ precision
     pose = np.where((costs[1] < costs[0])[..., None], starts[1], starts[0])
     for widening in _WIDENING:
-        off, slope = _linearised(pose, seen, learned, focal, target)
+        off, slope = _linearised(pose, seen, bends, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
         pose = pose - np.linalg.solve(normal + priors, (gradient + precision * pose)[..., None])[..., 0]
-
-    off, slope = _linearised(pose, seen, learned, focal, target)
-    pull = _pull(off, weights, OUTLIER)
-    normal, _ = _normal_equations(off, slope, pull)
-    # how good the landmarks are shows in their scatter about the answer, which takes six of their coordinates to fix
-    misfit = (pull[..., None, :] * off**2).sum((-1, -2)) / LANDMARK_SIGMA**2
-    noise = (_NOISE_PRIOR + misfit) / (_NOISE_PRIOR + np.maximum(0, 2 * pull.sum(-1) - 6))
-    covariance = np.linalg.inv(normal / noise[..., None, None] + priors)
-    translations = _translation(pose, learned, focal)
-    change = np.zeros_like(covariance)  # by a step, of the rotation vector and the translation
-    change[..., :3, :3], change[..., 3:, 3:] = _ONE, _moves(translations, focal)
-    return _rotation(pose), translations, change.swapaxes(-1, -2) @ covariance @ change
+    return Fit(_rotation(pose), _translation(pose, learned, focal), pose[..., 6:])
 
 
 def fit_people(
-    joints: np.ndarray,
+    vertices: np.ndarray,
     rotation: np.ndarray,
     camera: np.ndarray,
     focal: np.ndarray,
     landmarks: np.ndarray,
-    keypoints: np.ndarray | None = None,
+    keypoints: np.ndarray | None,
+    regressor: np.ndarray,
+    modes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
 
-    joints [..., 24, 3]: SMPL's, canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model
-    predicts them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints
-    [..., 12, 3] of a detector, of the same joints in crop coordinates, with their scores. Returns
-    rotations [..., 3, 3] from canonical to the crop's camera, translations [..., 3] in it, and the covariances of
-    `fit_pose`.
+    vertices [..., V, 3]: canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model predicts
+    them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints [..., 12, 3]
+    of a detector, of the same joints in crop coordinates, with their scores; regressor [24, V] of SMPL's joints; modes
+    [M, V, 3] as of `principal_modes`. Returns vertices, rotations [..., 3, 3] from canonical to the crop's camera, and
+    translations [..., 3] in it.
     """
-    translation = crop_translation(camera, focal)
+    turned = np.swapaxes(rotation, -1, -2)
     limbs = landmarks[..., OBSERVED, :]
-    turned = joints @ np.swapaxes(rotation, -1, -2)
     seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
     if keypoints is not None:
         seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
         weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
-    turn, translation, covariance = fit_pose(turned, translation, focal, seen, weights, index)
-    return turn @ rotation, translation, covariance
+    fit = fit_pose(
+        regressor @ vertices @ turned,
+        crop_translation(camera, focal),
+        focal,
+        seen,
+        weights,
+        index,
+        regressor @ modes @ turned[..., None, :, :],
+    )
+    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ rotation, fit.translation
 
 
 def reprojection_energy(
@@ -155,9 +176,9 @@ def sample_weights(energy: np.ndarray, effective: float = 5.0) -> np.ndarray:
     return tempered(low)
 
 
-# A pose [..., 6] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
-# 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), and
-# the log of the depth over the learned one. In these, landmarks move almost linearly. A step's first three numbers are
+# A pose [..., 6 + M] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
+# 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), the
+# log of the depth over the learned one, and the shape. In these, landmarks move almost linearly. A step's first three numbers are
 # solved for as a further rotation vector and added to the Cayley vector, which is the same to first order; where steps
 # end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
 # 4 log(1 + tan(angle / 2)^2): within 1 % the square of the angle up to half a radian.
@@ -174,7 +195,7 @@ def _translation(pose: np.ndarray, learned: np.ndarray, focal: np.ndarray) -> np
     """Metres [..., 3]."""
     moved = np.zeros((*pose.shape[:-1], 3))
     moved[..., :2] = pose[..., 3:5] * (learned[..., 2] / focal)[..., None]
-    return (learned + moved) * np.exp(pose[..., 5:])
+    return (learned + moved) * np.exp(pose[..., 5:6])
 
 
 def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
@@ -197,15 +218,16 @@ def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarra
 
 
 def _linearised(
-    pose: np.ndarray, seen: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
+    pose: np.ndarray, seen: np.ndarray, bends: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> how far joints fall off their landmarks [..., 2, K], crop units, and its slope by a step [..., 6, 2, K]."""
-    translation = _translation(pose, learned, focal)
-    turned = _rotation(pose) @ seen
+    """-> how far joints fall off their landmarks [..., 2, K], crop units, and its slope by a step [..., 6 + M, 2, K]."""
+    rotation, translation = _rotation(pose), _translation(pose, learned, focal)
+    turned = rotation @ (seen + (pose[..., 6:, None, None] * bends).sum(-3))
     place, nearness = _projected(turned + translation[..., None])
-    slope = np.zeros((*turned.shape[:-2], 6, *turned.shape[-2:]))  # of the placed joints
+    slope = np.zeros((*turned.shape[:-2], pose.shape[-1], *turned.shape[-2:]))  # of the placed joints
     slope[..., :3, :, :] = (_CROSS.reshape(9, 3) @ turned).reshape(*turned.shape[:-2], 3, *turned.shape[-2:])
-    slope[..., 3:, :, :] = _moves(translation, focal)[..., None]
+    slope[..., 3:6, :, :] = _moves(translation, focal)[..., None]
+    slope[..., 6:, :, :] = rotation[..., None, :, :] @ bends
     focal = focal[..., None, None]
     slope = (slope[..., :2, :] - place[..., None, :, :] * slope[..., 2:, :]) * (focal * nearness)[..., None, :, :]
     return focal * place - target, slope
@@ -224,7 +246,7 @@ def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
 
 
 def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-> matrix [..., 6, 6] and right side [..., 6] of the landmarks' part of a step."""
+    """-> matrix [..., 6 + M, 6 + M] and right side [..., 6 + M] of the landmarks' part of a step."""
     rows = *slope.shape[:-2], 2 * slope.shape[-1]
     weighted = (slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]).reshape(rows)
     right = weighted @ off.reshape(*rows[:-2], rows[-1], 1)

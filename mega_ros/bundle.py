@@ -23,7 +23,7 @@ GRAPHS = {  # inputs and outputs that mega_ros relies on; then those that a grap
         ["features"],
         ["tokens", "vertices", "rotation", "camera", "image", "logits"],
         [*LANDMARKS],
-        ["prior", "sigma", "joints_sigma", "distance"],
+        ["prior", "sigma", "joints_sigma", "distance", "modes"],
     ),
     "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], ["prior"], []),
     "detector": (["image"], ["boxes", "scores"], [], ["keypoints"]),
@@ -226,6 +226,7 @@ def _check_links(manifest: Manifest, path: Path) -> None:
         ),
         ("graphs.sampler.inputs", set(sampler.inputs) - {"uniforms"}, "deterministic"),
         ("crop.looks", {"landmarks"} if manifest.crop.looks > 1 else set(), "backbone"),
+        ("graphs.deterministic.outputs", {"landmarks"} if "modes" in deterministic.outputs else set(), "backbone"),
     ):
         lacking = sorted(needed - set(manifest.graphs[graph].outputs))
         if lacking:

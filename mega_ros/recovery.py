@@ -138,8 +138,8 @@ class Recovery:
         inputs = self.bundle.graphs["deterministic"].inputs
         out = self._deterministic.run(**{name: features[name] for name in inputs})
         limbs = None if keypoints is None else _in_crops(keypoints[:, -len(LIMB_JOINTS) :], K, crops, rotations)
-        rotation, translation = self._pose(out, features, crops, limbs)
-        vertices = place(out["vertices"], rotation, translation, rotations).astype(np.float32)
+        vertices, rotation, translation = self._pose(out, features, crops, limbs)
+        vertices = place(vertices, rotation, translation, rotations).astype(np.float32)
         sigma, joints_sigma = self._sigma(out, ids, samples, seed)
         people = People(
             vertices,
@@ -181,15 +181,14 @@ class Recovery:
 
     def _pose(
         self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray, limbs: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation [P, 3, 3] and translation [P, 3] from canonical into the crops' cameras."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Canonical vertices [P, V, 3], rotation [P, 3, 3] and translation [P, 3] from there into the crops' cameras."""
+        vertices, rotation, camera = out["vertices"], out["rotation"], out["camera"]
         focal = crops[:, 0, 0] / crops[:, 0, 2]
-        if "landmarks" not in features:
-            return out["rotation"], crop_translation(out["camera"], focal)
-        joints = self.topology.joints(out["vertices"])
-        learned = out["rotation"], out["camera"]
-        rotation, translation, _ = fit_people(joints, *learned, focal, features["landmarks"], limbs)
-        return rotation, translation
+        if "modes" not in out:
+            return vertices, rotation, crop_translation(camera, focal)
+        landmarks, regressor = features["landmarks"], self.topology.joint_regressor
+        return fit_people(vertices, rotation, camera, focal, landmarks, limbs, regressor, out["modes"])
 
     def _sigma(
         self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int

@@ -317,13 +317,15 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     seen, images = FeatureSet(folder / "features"), rendered.SceneSet(folder / "crops")
     batch = seen.batch(np.arange(40), None)
     features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
-    head = ErrorHead.begin(model.config.width, tokenizer, topology, features)
+    modes = torch.zeros(2, len(topology.template), 3)
+    modes[0, :200], modes[1, 800:] = 0.1, 0.2
+    head = ErrorHead.begin(model.config.width, tokenizer, topology, features, modes)
     checkpoint.save_errors(tmp_path / "model", head)
     scores, report = score(tmp_path / "model", "--test", folder / "features")
     assert report["facts"]["sigma"] == "the error head" and not (tmp_path / "model" / "calibration.json").exists()
     ways = scores["ways"]
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
-    assert ways["as published"]["PA-MPJPE"] == pytest.approx(ways["not tied to the landmarks"]["PA-MPJPE"], rel=1e-3)
+    assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
         expected = head(generate.first_states(model, model.see(features).image), features).sigma
     config = Pictures(batch=13, device="cpu")
@@ -427,7 +429,6 @@ def test_an_imported_model_is_trained_and_evaluated(imported: str, tmp_path: Pat
 
 @pytest.mark.slow  # the exporter takes its time
 @pytest.mark.usefixtures("imported")
-@pytest.mark.skip(reason="torch.export fails on an imported tokenizer below a lifter: to be mended")
 def test_an_imported_model_is_exported(tmp_path: Path) -> None:
     bundle = export(Config(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none")))
     crops = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)

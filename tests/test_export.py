@@ -60,7 +60,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mega.lifter.know(tokenizer.quantizer.codebook)
         checkpoint.save_weights(mega, folder / name)
     seen = PoseFeatures(torch.rand(40, 16, 4, 4), torch.rand(40, 39, 5), torch.rand(40, 39, 3), torch.rand(40))
-    errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen)
+    errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen, 0.1 * torch.randn(3, 128, 3))
     checkpoint.save_errors(folder / "lifting", errors)
     scores = {"coverage": {"1 sigma": 0.7}}
     (folder / "lifting" / "scores.json").write_text(json.dumps(scores))
@@ -118,7 +118,6 @@ def test_every_output_is_that_of_torch(request: pytest.FixtureRequest, model: st
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 
 
-@pytest.mark.skip(reason="not seen to pass after the calibration file moved: to be checked")
 def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     graphs, length = lifting.bundle.graphs, lifting.tokenizer.length
     assert {name: t.shape for name, t in graphs["backbone"].outputs.items()} == {

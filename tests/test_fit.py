@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mega_model.fit import LANDMARK_SIGMA, LATERAL_PRIOR, OUTLIER, fit_pose, reprojection_energy, sample_weights
+from mega_model.fit import (
+    LANDMARK_SIGMA,
+    OBSERVED,
+    OBSERVES,
+    OUTLIER,
+    Fit,
+    fit_people,
+    fit_pose,
+    principal_modes,
+    reprojection_energy,
+    sample_weights,
+)
 from mega_model.topology import SMPL_JOINTS, Topology
 
 SIDES = ("left", "right")
@@ -23,6 +34,9 @@ CHAINS = [
     for chain in ("shoulder elbow wrist hand", "hip knee ankle foot")
     for s in SIDES
 ]
+
+RIGID = np.zeros((0, len(SMPL_JOINTS), 3))
+"""No modes."""
 
 
 class Scene(NamedTuple):
@@ -66,6 +80,11 @@ def people(rest: np.ndarray, count: int, seed: int = 0) -> Scene:
     return Scene(joints @ rotation.as_matrix().swapaxes(1, 2), translation, depth / rng.uniform(1.1, 1.5, count))
 
 
+def fitted(*given: np.ndarray, modes: np.ndarray = RIGID, **priors: float) -> Fit:
+    joints, translation, focal, landmarks, weights, index = given
+    return fit_pose(joints, translation, focal, landmarks, weights, index, modes, **priors)
+
+
 def angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Between rotations [P, 3, 3], degrees [P]."""
     return np.degrees(Rotation.from_matrix(a @ b.swapaxes(-1, -2)).magnitude())
@@ -80,16 +99,16 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
     given = true.landmarks(), np.ones((200, len(BOTH))), BOTH
-    rotations, translations, _ = fit_pose(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
-    assert angle(rotations, rotation).max() < 1
-    assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.01
+    rotations, translations, _ = fitted(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
+    assert angle(rotations, rotation).max() < 2
+    assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.02
     np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
 
 
 def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
-    rotations, translations, _ = fit_pose(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
+    rotations, translations, _ = fitted(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
     assert np.median(angle(rotations, rotation)) < 0.15 * np.median(angle(np.eye(3)[None], rotation))
     assert np.median(shifted(translations, true.translation, true.focal)) < 0.01
 
@@ -97,7 +116,7 @@ def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
 def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
     true = people(rest, 100)
     far = true.translation * 1.6 + [8.0, 4.0, 0]
-    _, translations, _ = fit_pose(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
+    _, translations, _ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
     assert shifted(far, true.translation, true.focal).min() > 2
     assert shifted(translations, true.translation, true.focal).max() < 0.05
 
@@ -109,7 +128,7 @@ def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
     learned, rotation = true.learned(rng, turn=0.7, shift=0.2, depth=0.2)
     landmarks = true.landmarks(index) + 0.03 * rng.normal(size=(500, len(index), 2))
     landmarks += 0.5 * rng.normal(size=landmarks.shape) * (rng.random((500, len(index), 1)) < 0.15)
-    rotations, _, _ = fit_pose(*learned, landmarks, np.ones((500, len(index))), index)
+    rotations, _, _ = fitted(*learned, landmarks, np.ones((500, len(index))), index, rotation_prior=0.4)
     before, after = angle(np.eye(3)[None], rotation), angle(rotations, rotation)
     assert np.quantile(before, 0.95) > 100 and np.quantile(after, 0.95) < 62
     assert np.median(after) < 0.2 * np.median(before)
@@ -124,9 +143,9 @@ def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> Non
     wrong[:, LIMBS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
     left, right = (LIMBS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
     swapped[:, [left, right]] = good[:, [right, left]]
-    rotations, translations, _ = fit_pose(*learned, good, weights, index)
+    rotations, translations, _ = fitted(*learned, good, weights, index)
     for outlier in (wrong, swapped):
-        moved, placed, _ = fit_pose(*learned, outlier, weights, index)
+        moved, placed, _ = fitted(*learned, outlier, weights, index)
         assert np.median(angle(moved, rotations)) < 2 and np.quantile(angle(moved, rotations), 0.95) < 8
         assert np.median(shifted(placed, translations, true.focal)) < 0.01
 
@@ -134,27 +153,23 @@ def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> Non
 def test_without_weight_the_prior_is_the_answer(rest: np.ndarray) -> None:
     learned, _ = people(rest, 20).learned(np.random.default_rng(1), turn=0.5, shift=0.3, depth=0.3)
     noise = np.random.default_rng(2).normal(size=(20, len(BOTH), 2))
-    answer = fit_pose(*learned, noise, np.zeros((20, len(BOTH))), BOTH, rotation_prior=0.2, depth_prior=0.1)
-    np.testing.assert_array_equal(answer[0], np.broadcast_to(np.eye(3), (20, 3, 3)))
-    np.testing.assert_array_equal(answer[1], learned.translation)
-    deviations = np.sqrt(np.diagonal(answer[2], axis1=1, axis2=2))
-    np.testing.assert_allclose(deviations[:, :3], 0.2)
-    np.testing.assert_allclose(deviations[:, 5], 0.1 * learned.translation[:, 2])
-    lateral = np.hypot(LATERAL_PRIOR / learned.focal * learned.translation[:, 2], 0.1 * learned.translation[:, 0])
-    np.testing.assert_allclose(deviations[:, 3], lateral)
+    modes = np.random.default_rng(3).normal(size=(5, len(SMPL_JOINTS), 3))
+    answer = fitted(*learned, noise, np.zeros((20, len(BOTH))), BOTH, modes=modes)
+    np.testing.assert_array_equal(answer.rotation, np.broadcast_to(np.eye(3), (20, 3, 3)))
+    np.testing.assert_array_equal(answer.translation, learned.translation)
+    np.testing.assert_array_equal(answer.shape, np.zeros((20, 5)))
 
 
 def test_the_answer_goes_from_the_prior_to_the_landmarks_as_weight_grows(rest: np.ndarray) -> None:
     true = people(rest, 50)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.2, depth=0.1)
     landmarks = true.landmarks()
-    off, spread = [], []
+    off = []
     for weight in (0, 1e-4, 1e-3, 1e-2, 0.1, 1):
-        rotations, _, covariance = fit_pose(*learned, landmarks, np.full((50, len(BOTH)), weight), BOTH)
+        rotations = fitted(*learned, landmarks, np.full((50, len(BOTH)), weight), BOTH).rotation
         off.append(np.median(angle(rotations, rotation)))
-        spread.append(np.median(np.linalg.det(covariance)))
     assert off[0] - off[1] < 0.02 * off[0], "little weight, little change"
-    assert (np.diff(off) < 0).all() and (np.diff(spread) < 0).all()
+    assert (np.diff(off) < 0).all()
 
 
 def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
@@ -163,14 +178,20 @@ def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
     landmarks = true.landmarks() + 0.05 * np.random.default_rng(2).normal(size=(20, len(BOTH), 2))
     weights = np.random.default_rng(3).random((20, len(BOTH)))
     flip = np.array([-1.0, 1, 1])
-    rotations, translations, covariance = fit_pose(*learned, landmarks, weights, BOTH)
-    mirrored = fit_pose(
-        learned.joints * flip, learned.translation * flip, learned.focal, landmarks * flip[:2], weights, BOTH
+    modes = 0.1 * np.random.default_rng(4).normal(size=(5, len(SMPL_JOINTS), 3))
+    rotations, translations, shape = fitted(*learned, landmarks, weights, BOTH, modes=modes)
+    mirrored = fitted(
+        learned.joints * flip,
+        learned.translation * flip,
+        learned.focal,
+        landmarks * flip[:2],
+        weights,
+        BOTH,
+        modes=modes * flip,
     )
     np.testing.assert_allclose(mirrored[0], rotations * np.outer(flip, flip), atol=1e-9)
     np.testing.assert_allclose(mirrored[1], translations * flip, atol=1e-9)
-    signs = np.concatenate([-flip, flip])  # a rotation vector is a pseudovector
-    np.testing.assert_allclose(mirrored[2], covariance * np.outer(signs, signs), atol=1e-9)
+    np.testing.assert_allclose(mirrored[2], shape, atol=1e-9)
 
 
 def test_observations_have_no_order_and_add_up(rest: np.ndarray) -> None:
@@ -179,13 +200,13 @@ def test_observations_have_no_order_and_add_up(rest: np.ndarray) -> None:
     learned, _ = true.learned(rng, turn=0.2, shift=0.2, depth=0.1)
     landmarks = true.landmarks() + 0.05 * rng.normal(size=(20, len(BOTH), 2))
     weights = rng.random((20, len(BOTH)))
-    answer = fit_pose(*learned, landmarks, weights, BOTH)
+    answer = fitted(*learned, landmarks, weights, BOTH)
     order = rng.permutation(len(BOTH))
-    for a, b in zip(answer, fit_pose(*learned, landmarks[:, order], weights[:, order], BOTH[order])):
+    for a, b in zip(answer, fitted(*learned, landmarks[:, order], weights[:, order], BOTH[order])):
         np.testing.assert_allclose(a, b, atol=1e-9)
     # each seen twice with half the weight
     twice = np.tile(landmarks, (1, 2, 1)), np.tile(weights, (1, 2)) / 2, np.tile(BOTH, 2)
-    for a, b in zip(answer, fit_pose(*learned, *twice)):
+    for a, b in zip(answer, fitted(*learned, *twice)):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
@@ -195,21 +216,21 @@ def test_a_batch_is_its_members(rest: np.ndarray) -> None:
     true = people(rest, 3)
     joints = true.joints[:, None] + 0.03 * rng.normal(size=(3, 4, len(SMPL_JOINTS), 3))
     landmarks, weights = true.landmarks(), rng.random((3, len(BOTH)))
-    together = fit_pose(
+    together = fitted(
         joints, true.translation[:, None], true.focal[:, None], landmarks[:, None], weights[:, None], BOTH
     )
-    assert [part.shape for part in together] == [(3, 4, 3, 3), (3, 4, 3), (3, 4, 6, 6)]
+    assert [part.shape for part in together] == [(3, 4, 3, 3), (3, 4, 3), (3, 4, 0)]
     for p in range(3):
         for q in range(4):
-            alone = fit_pose(joints[p, q], true.translation[p], true.focal[p], landmarks[p], weights[p], BOTH)
+            alone = fitted(joints[p, q], true.translation[p], true.focal[p], landmarks[p], weights[p], BOTH)
             for part, all_of_it in zip(alone, together):
                 np.testing.assert_allclose(part, all_of_it[p, q], atol=1e-9)
 
 
 def test_nobody(rest: np.ndarray) -> None:
     nobody = Scene(*(part[:0] for part in people(rest, 1)))
-    rotations, translations, covariance = fit_pose(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
-    assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and covariance.shape == (0, 6, 6)
+    rotations, translations, shape = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
+    assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and shape.shape == (0, 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -220,27 +241,70 @@ def test_answers_are_finite_for_any_landmarks(rest: np.ndarray, seed: int, depth
     learned = people(rest, 10, seed)._replace(translation=np.array([[0.0, 0.0, depth]]))
     landmarks = scale * rng.normal(size=(10, len(BOTH), 2))
     with np.errstate(divide="raise", over="raise", invalid="raise"):
-        rotations, translations, covariance = fit_pose(*learned, landmarks, rng.random((10, len(BOTH))), BOTH)
+        modes = 0.1 * rng.normal(size=(3, len(SMPL_JOINTS), 3))
+        rotations, translations, shape = fitted(*learned, landmarks, rng.random((10, len(BOTH))), BOTH, modes=modes)
     assert np.isfinite(translations).all() and (translations[:, 2] > 0).all()
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
-    assert (np.linalg.eigvalsh(covariance) > 0).all()
+    assert np.isfinite(shape).all()
 
 
-@pytest.mark.parametrize(("noise", "sources"), [(0.02, 2), (0.05, 2), (0.1, 2), (0.05, 1), (0.1, 1)])
-def test_covariance_predicts_the_scatter(rest: np.ndarray, noise: float, sources: int) -> None:
-    """Of the truth about the answer, when both the model and the landmarks err as they are thought to."""
-    true, index = people(rest, 1000), np.array(LIMBS * sources)
+def test_a_body_bends_along_its_modes(rest: np.ndarray) -> None:
+    """Wrists and ankles that are elsewhere than the model says are found, unless none of its errors is like that."""
+    true = people(rest, 100)
     rng = np.random.default_rng(1)
-    learned, rotation = true.learned(rng, turn=0.25, shift=LATERAL_PRIOR, depth=0.2)
-    landmarks = true.landmarks(index) + noise * rng.normal(size=(1000, len(index), 2))
-    rotations, translations, covariance = fit_pose(*learned, landmarks, np.ones((1000, len(index))), index)
-    further = Rotation.from_matrix(rotation @ rotations.swapaxes(1, 2)).as_rotvec()
-    error = np.concatenate([further, true.translation - translations], axis=1)
-    ratio = np.sqrt(np.mean(error**2 / np.diagonal(covariance, axis1=1, axis2=2), axis=0))
-    assert (ratio > 1 / 1.5).all() and (ratio < 1.5).all()
-    # also along the directions in which the six depend on each other, such as nodding and depth
-    distance = np.einsum("pi,pij,pj->p", error, np.linalg.inv(covariance), error) / 6
-    assert 1 / 1.5 < np.sqrt(np.median(distance)) < 1.5
+    modes = np.zeros((6, len(SMPL_JOINTS), 3))
+    for mode in modes:  # a wrist or an ankle that is off by decimetres
+        mode[rng.choice([SMPL_JOINTS.index(f"{s}_{j}") for s in SIDES for j in ("wrist", "ankle")])] = (
+            0.15 * rng.normal(size=3)
+        )
+    shape = rng.normal(size=(100, 6))
+    wrong = Scene(true.joints - np.tensordot(shape, modes, axes=1), true.translation, true.focal)
+    seen = true.landmarks(), np.ones((100, len(BOTH))), BOTH
+    stiff, bent = fitted(*wrong, *seen), fitted(*wrong, *seen, modes=modes)
+
+    def off(fit: Fit, modes: np.ndarray) -> np.ndarray:
+        joints = (wrong.joints + np.tensordot(fit.shape, modes, axes=1)) @ fit.rotation.swapaxes(1, 2)
+        placed = Scene(joints, fit.translation, true.focal)
+        return np.linalg.norm(placed.landmarks() - true.landmarks(), axis=-1).max(axis=1)
+
+    assert np.median(off(stiff, RIGID)) > 0.1 and np.median(off(bent, modes)) < 0.03
+    assert np.abs(bent.shape).max() < 4, "the prior holds"
+
+
+def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) -> None:
+    """A mode is canonical: it bends the body before the rotation, whichever way this faces."""
+    rng = np.random.default_rng(1)
+    regressor = np.eye(len(SMPL_JOINTS))  # the joints are the vertices
+    modes = np.zeros((1, len(SMPL_JOINTS), 3))
+    modes[0, [SMPL_JOINTS.index(f"{side}_wrist") for side in SIDES]] = [0, 0.2, 0]
+    rotation = Rotation.from_rotvec(rng.uniform(-1, 1, (50, 3))) * Rotation.from_rotvec([np.pi, 0, 0])
+    scale, focal = rng.uniform(0.7, 0.9, 50), rng.uniform(1.5, 3, 50)
+    camera = np.column_stack([scale, np.zeros((50, 2))])
+    translation = np.column_stack([np.zeros((50, 2)), focal / scale])
+    truth = Scene((rest + modes[0]) @ rotation.as_matrix().swapaxes(1, 2), translation, focal)
+    landmarks = np.zeros((50, 39, 5))
+    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = truth.landmarks(np.array(OBSERVES)), 1
+    vertices = np.repeat(rest[None], 50, axis=0)
+    keypoints = np.concatenate([landmarks[:, OBSERVED, :2], np.ones((50, 12, 1))], axis=-1)
+    for also in (None, keypoints):
+        mesh, turned, placed = fit_people(
+            vertices, rotation.as_matrix(), camera, focal, landmarks, also, regressor, modes
+        )
+        raised = (mesh - rest)[:, modes[0].any(axis=1)]
+        assert (np.median(raised[..., 1], axis=0) > 0.1).all() and np.abs(raised[..., [0, 2]]).max() < 1e-12
+        seen = Scene(mesh @ turned.swapaxes(1, 2), placed, focal).landmarks() - truth.landmarks()
+        assert np.abs(seen).max() < 0.1
+
+
+def test_modes_are_the_directions_of_errors_one_deviation_long() -> None:
+    rng = np.random.default_rng(0)
+    big, small = np.zeros((2, 7, 3))
+    big[2, 0], small[5] = 1, [0, 0.6, 0.8]
+    errors = 0.1 + 0.3 * rng.normal(size=(5000, 1, 1)) * big + 0.05 * rng.normal(size=(5000, 1, 1)) * small
+    modes = principal_modes(errors, 2)
+    assert modes.dtype == np.float32
+    for mode, expected in zip(modes, (0.3 * big, 0.05 * small)):
+        np.testing.assert_allclose(mode * np.sign((mode * expected).sum()), expected, atol=0.01)
 
 
 def test_energy_counts_squares_of_sigma_and_levels_off(rest: np.ndarray) -> None:
@@ -264,11 +328,11 @@ def test_fitted_people_have_less_energy(rest: np.ndarray) -> None:
     rng = np.random.default_rng(1)
     true = people(rest, 100)
     learned, _ = true.learned(rng, turn=0.2, shift=0.1, depth=0.1)
-    seen = true.landmarks() + 0.05 * rng.normal(size=(100, len(BOTH), 2)), np.ones((100, len(BOTH))), BOTH
+    seen = true.landmarks() + LANDMARK_SIGMA * rng.normal(size=(100, len(BOTH), 2)), np.ones((100, len(BOTH))), BOTH
     before = reprojection_energy(learned.joints + learned.translation[:, None], learned.focal, *seen)
-    rotations, translations, _ = fit_pose(*learned, *seen)
+    rotations, translations, _ = fitted(*learned, *seen)
     after = reprojection_energy(learned.joints @ rotations.swapaxes(1, 2) + translations[:, None], learned.focal, *seen)
-    assert (after < before).all() and 0.7 < after.mean() / (2 * len(BOTH)) < 1.1
+    assert (after < before).all() and 0.6 < after.mean() / (2 * len(BOTH)) < 1.1
 
 
 energies = st.lists(st.floats(0, 1e4), min_size=2, max_size=30)

@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from mega_model import checkpoint
 from mega_model.evaluate.predict import Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
 from mega_model.evaluate.report import Report
@@ -21,7 +22,8 @@ class Deterministic(Subject, Conventions):
 def evaluate(config: Deterministic) -> Report:
     model, tokenizer, images = config.open()
     protocol = Protocol.of(images, config)
-    errors = collect(protocol.errors(p.single, p.truth) for p in predict(model, tokenizer, images, config))
+    predictions = predict(model, tokenizer, images, config, errors=checkpoint.load_errors(config.checkpoint))
+    errors = collect(protocol.errors(p.single, p.truth) for p in predictions)
     return Report(
         "Deterministic mode (tables 1 and 3)",
         config.facts(protocol.name, len(images)),

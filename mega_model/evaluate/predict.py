@@ -40,8 +40,7 @@ class Pictures:
     decode: Literal["expected", "argmax"] = "expected"
     """The deterministic mesh: of the expected codes, as published, or of the most likely ones, as in the paper."""
     fit: bool = True
-    """Tie meshes to the landmarks, as the run time does, where the backbone gives landmarks and the set focal
-    lengths."""
+    """Tie meshes to the landmarks, as the run time does, where there is an error head and the set has focal lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +154,9 @@ def predict(
         else:
             single = generate.expected_vertices(tokenizer, logits)
         rotation = rot6d_to_matrix(seen.rot6d).cpu()
-        if config.fit and isinstance(features, PoseFeatures) and "focal" in batch:
-            rotation = fitted(regressor @ single.cpu().numpy(), rotation, seen.camera.cpu(), batch, features)
+        published = single
+        if config.fit and errors is not None and isinstance(features, PoseFeatures) and "focal" in batch:
+            published, rotation = tied(single, rotation, seen.camera, batch, features, regressor, errors.modes)
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
@@ -167,7 +167,7 @@ def predict(
         yield Prediction(
             batch,
             (batch["vertices"] @ batch["rotation"].mT).numpy(),
-            (single.cpu() @ rotation.mT).numpy(),
+            (published.cpu() @ rotation.mT).numpy(),
             (samples.cpu() @ rotation.mT[:, None]).numpy(),
             (spread if errors is None else errors(states, features).sigma).cpu().numpy(),
             rotation.numpy(),
@@ -182,14 +182,19 @@ def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
     return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
 
 
-def fitted(
-    joints: np.ndarray, rotation: Tensor, camera: Tensor, batch: Mapping[str, Tensor], features: PoseFeatures
-) -> Tensor:
-    """The rotations [B, 3, 3] of people with joints [B, 24, 3] (canonical), tied to their landmarks."""
-    focal = batch["focal"].numpy()
-    landmarks = features.landmarks.cpu().numpy()
-    turned, _, _ = fit_people(joints, rotation.numpy(), camera.numpy(), focal, landmarks)
-    return torch.from_numpy(turned.astype(np.float32))
+def tied(
+    vertices: Tensor,
+    rotation: Tensor,
+    camera: Tensor,
+    batch: Mapping[str, Tensor],
+    features: PoseFeatures,
+    regressor: np.ndarray,
+    modes: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Vertices [B, V, 3] and rotations [B, 3, 3] of people, tied to their landmarks; see `fit_people`."""
+    given = (x.cpu().numpy() for x in (vertices, rotation, camera, batch["focal"], features.landmarks))
+    mesh, turned, _ = fit_people(*given, None, regressor, modes.cpu().numpy())
+    return torch.from_numpy(mesh.astype(np.float32)), torch.from_numpy(turned.astype(np.float32))
 
 
 def uniforms(index: np.ndarray, sampling: Sampling, length: int, seed: int) -> Tensor:
