@@ -24,7 +24,7 @@ from mega_ros.replay.bags import read_bag
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.messages import point_cloud
-from mega_ros.ros.read import positions, read_cloud, read_intrinsics
+from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
 
 K = intrinsics_from_fov(640, 480, 1.0)
 BODY = np.random.default_rng(0).normal(size=(60, 3)) * [0.2, 0.5, 0.1]
@@ -117,6 +117,11 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path):
     assert len(images) == len(messages) / 2 == 120
     np.testing.assert_allclose(np.diff([m.time for m in images]), 1e9 / 15, atol=1)
     assert images[0].data != images[40].data
+    info, image = (deserialize_message(m.data, kind) for m, kind in zip(messages, (CameraInfo, CompressedImage)))
+    assert info.header == image.header and info.header.frame_id == "camera_optical_frame"
+    assert read_stamp(info) == messages[0].time
+    np.testing.assert_allclose(read_intrinsics(info), intrinsics_from_fov(400, 300, 1.0))
+    assert to_bgr(image).shape == (300, 400, 3) and (info.height, info.width) == (300, 400)
 
 
 def test_the_embedded_clip(root):
