@@ -1,7 +1,7 @@
 """One camera over time, without ROS: images in, people with lasting ids out.
 
-The node, the replay and the viewer all call this. Several cameras in one process have a `Stream` each and share one
-`Recovery`.
+Whatever follows a camera calls this, as the node does. Several cameras in one process have a `Stream` each and share
+one `Recovery`.
 """
 
 from __future__ import annotations
