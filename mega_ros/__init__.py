@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bundle import Bundle, BundleError
     from .recovery import People, Recovery
+    from .stream import Stream, StreamSettings
 
-__all__ = ["Bundle", "BundleError", "People", "Recovery"]
-_HOME = {"Bundle": "bundle", "BundleError": "bundle", "People": "recovery", "Recovery": "recovery"}
+__all__ = ["Bundle", "BundleError", "People", "Recovery", "Stream", "StreamSettings"]
+_HOME = {
+    "Bundle": "bundle",
+    "BundleError": "bundle",
+    "People": "recovery",
+    "Recovery": "recovery",
+    "Stream": "stream",
+    "StreamSettings": "stream",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from .environment import use_large_messages
-
 VERBS = {
     "node": ("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
     "demo": ("mega_ros.replay.demo:main", "play a bag, image, video or camera to the node and show what it finds"),
@@ -56,7 +54,6 @@ def main(args: Sequence[str] | None = None) -> int:
     verb = next((v for v in VERBS if args[: len(v.split())] == v.split()), None)
     if verb is None:
         return _help(args)
-    use_large_messages()
     sys.argv[0] = f"mega {verb}"  # what the verb's own help calls it
     module, function = VERBS[verb][0].split(":")
     try:

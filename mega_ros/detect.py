@@ -56,8 +56,9 @@ class Detector:
         """Boxes float32 [P, 4] and scores [P] of the people in an image uint8 [H, W, 3] BGR."""
         return self.find(image)[:2]
 
-    def find(self, image: np.ndarray) -> Detections:
-        """The same with keypoints."""
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
+        """The same with keypoints. threshold: the lowest score, 0 to 1; None takes the detector's own."""
+        threshold = self.threshold if threshold is None else threshold
         height, width = image.shape[:2]
         scale = min(self._width / width, self._height / height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -67,10 +68,10 @@ class Detector:
         back = np.array([width / size[0], height / size[1], 1], np.float32)  # x, y, and scores stay
         boxes = out["boxes"] * back[[0, 1, 0, 1]]
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-        found = (out["scores"] >= self.threshold) & in_image(boxes, width, height)
+        found = (out["scores"] >= threshold) & in_image(boxes, width, height)
         corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[found]
         # the graph may give one person two boxes
-        best = cv2.dnn.NMSBoxes(corner_and_size.tolist(), out["scores"][found].tolist(), self.threshold, OVERLAP)
+        best = cv2.dnn.NMSBoxes(corner_and_size.tolist(), out["scores"][found].tolist(), threshold, OVERLAP)
         stays = np.flatnonzero(found)[np.array(best, int)]
         keypoints = out["keypoints"][stays] * back if "keypoints" in out else None
         return Detections(boxes[stays], out["scores"][stays], keypoints)

@@ -1,8 +1,7 @@
-"""Where the installed files are, and what Fast DDS needs to know before ROS starts."""
+"""Where the installed files are."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 
@@ -15,8 +14,3 @@ def share() -> Path:
             if (folder / "config" / "mega.yaml").is_file():
                 return folder
     raise FileNotFoundError("mega_ros is not installed completely: no share/mega_ros/config/mega.yaml")
-
-
-def use_large_messages() -> None:
-    """Let Fast DDS carry camera images in shared memory; call it before `rclpy.init`. A user's own profile stays."""
-    os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(share() / "config" / "fastdds.xml"))

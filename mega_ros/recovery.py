@@ -117,7 +117,7 @@ class Recovery:
         out, so there may be fewer than boxes.
         Raises ValueError that names the argument.
         """
-        image = _checked_image(image)
+        image = checked_image(image)
         height, width = image.shape[:2]
         K = intrinsics_from_fov(width, height, FOV_DEFAULT) if K is None else _checked_intrinsics(K, width, height)
         samples = self.bundle.sampling.samples if samples is None else samples
@@ -213,7 +213,8 @@ class Recovery:
         return np.maximum(uniforms, np.float32(2**-25))  # NumPy's interval has 0 in it, whose Gumbel noise is infinite
 
 
-def _checked_image(image: np.ndarray) -> np.ndarray:
+def checked_image(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3], contiguous. Raises ValueError for anything else."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image: must be a uint8 array [H, W, 3] (BGR), it is {what}")

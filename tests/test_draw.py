@@ -1,4 +1,4 @@
-"""Pictures: where surfaces land, what hides what, what colours mean."""
+"""Drawings: where surfaces land, what hides what, what colours mean."""
 
 import numpy as np
 import pytest
@@ -79,30 +79,3 @@ def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view():
     assert centres[0, 0] - centres[1, 0] > 100  # the farther one stands to the left: the camera is to the right
     inward = np.cross(turned[0, 2] - turned[0, 0], turned[0, 4] - turned[0, 0])
     assert inward @ (turned[0, [0, 2, 4]].mean(axis=0) - turned[0].mean(axis=0)) > 0  # turned, not mirrored
-
-
-def test_fit_says_where_pixels_go():
-    image = np.zeros((100, 400, 3), np.uint8)
-    image[40:60, 300:320] = 255
-    page, moved = draw.fit(image, (200, 150))
-    assert page.shape == (150, 200, 3)
-    x, y, _ = moved @ [310, 50, 1]
-    assert (page[int(y), int(x)] > 250).all()
-
-
-def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image):
-    sigma = np.full((1, 6), 0.03)
-    somebody = draw.Frame(image, K, people((0, 0, 3)), sigma, np.array([4]), "0.00 s")
-    nobody = draw.Frame(image, K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
-    one = draw.contact_sheet([somebody], FACES)
-    two = draw.contact_sheet([somebody, nobody], FACES)
-    assert two.shape[0] - one.shape[0] > 300
-    assert two.shape[1:] == one.shape[1:]
-
-
-def test_video_frames_have_even_sides_and_one_size(image):
-    nobody = draw.Frame(image[:239, :319], K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
-    somebody = draw.Frame(image[:239, :319], K, people((0, 0, 3)), np.full((1, 6), np.nan), np.array([0]))
-    shapes = {draw.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
-    assert len(shapes) == 1
-    assert all(side % 2 == 0 for side in shapes.pop()[:2])

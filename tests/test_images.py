@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image
 
-from mega_ros.images import ImageError, to_bgr
+from mega_ros.ros.images import ImageError, to_bgr
 
 HEIGHT, WIDTH = 6, 8
 

@@ -31,9 +31,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 
-from mega_ros import Recovery, messages
+from mega_ros import Recovery
 from mega_ros.bundle import DEFAULT
-from mega_ros.environment import share, use_large_messages
+from mega_ros.environment import share
+from mega_ros.ros.environment import use_large_messages
+from mega_ros.ros.read import positions, read_cloud
 
 HEIGHT, WIDTH = 240, 320
 K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
@@ -197,15 +199,14 @@ def calibrate(peer: Peer, **changes: Any) -> None:
 def test_mesh_is_what_recovery_gives(peer: Peer, recovery: Recovery) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     mesh, joints = peer.ask(image(pixels))
-    seed = messages.frame_seed(mesh.header.stamp, 0)
     boxes = np.float32([[0, 0, WIDTH, HEIGHT]])
-    ids = messages.read_cloud(mesh)["id"][:, 0]
-    people = recovery.run(pixels, np.reshape(K, (3, 3)), boxes, ids, seed=seed)
+    ids = read_cloud(mesh)["id"][:, 0]
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), boxes, ids)
     for message, points, sigma in ((mesh, people.vertices, people.sigma), (joints, people.joints, people.joints_sigma)):
-        cloud = messages.read_cloud(message)
+        cloud = read_cloud(message)
         assert message.header.frame_id == "camera_optical_frame"
         assert cloud.shape == points.shape[:2]
-        np.testing.assert_allclose(messages.positions(cloud), points, atol=1e-4)
+        np.testing.assert_allclose(positions(cloud), points, atol=1e-4)
         np.testing.assert_allclose(cloud["sigma"], sigma, atol=1e-4)
     assert (people.sigma > 0).all()
 
@@ -217,7 +218,7 @@ def test_topology_comes_to_late_subscribers(peer: Peer, recovery: Recovery) -> N
 
 
 def test_same_person_keeps_the_id(peer: Peer) -> None:
-    ids = [messages.read_cloud(peer.ask(image(GREY))[0])["id"][0, 0] for _ in range(3)]
+    ids = [read_cloud(peer.ask(image(GREY))[0])["id"][0, 0] for _ in range(3)]
     assert len(set(ids)) == 1
 
 
@@ -305,14 +306,14 @@ def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, k
     focal = WIDTH / 2 / np.tan(0.4)
     assumed = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
     people = recovery.run(GREY, assumed, np.float32([[0, 0, WIDTH, HEIGHT]]))
-    np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
+    np.testing.assert_allclose(positions(read_cloud(mesh)), people.vertices, atol=1e-4)
     calibrate(peer)
 
 
 @pytest.mark.parametrize("samples", [0, 2])
 def test_sigma_needs_no_samples(peer: Peer, recovery: Recovery, samples: int) -> None:
     assert not peer.set(samples=samples)
-    mesh, joints = map(messages.read_cloud, peer.ask(image(GREY)))
+    mesh, joints = map(read_cloud, peer.ask(image(GREY)))
     people = recovery.run(GREY, np.reshape(K, (3, 3)), np.float32([[0, 0, WIDTH, HEIGHT]]))
     np.testing.assert_allclose(mesh["sigma"], people.sigma, atol=1e-4)
     np.testing.assert_allclose(joints["sigma"], people.joints_sigma, atol=1e-4)
@@ -335,7 +336,7 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     mesh, _ = peer.ask(image(pixels))
     people = recovery.run(pixels, np.reshape(K, (3, 3)), np.float32([box]))
-    np.testing.assert_allclose(messages.positions(messages.read_cloud(mesh)), people.vertices, atol=1e-4)
+    np.testing.assert_allclose(positions(read_cloud(mesh)), people.vertices, atol=1e-4)
 
 
 @pytest.mark.parametrize(

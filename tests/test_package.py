@@ -51,9 +51,32 @@ def test_runtime_never_imports_torch() -> None:
     assert not imports([*RUNTIME, *(f"mega_model.{name}" for name in NUMPY_ONLY)], "torch")
 
 
-def test_recovery_needs_no_ros() -> None:
-    modules = ("recovery", "images", "track", "cli", "replay.keypoints")
-    assert not imports([f"mega_ros.{name}" for name in modules], "rclpy")
+WITHOUT_ROS = """
+import importlib, sys
+hidden, modules = (text.split(",") for text in sys.argv[1:])
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in hidden:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Hidden())
+for module in modules:
+    importlib.import_module(module)
+"""
+
+
+def test_only_two_folders_of_the_runtime_need_ros() -> None:
+    """The node's, and the live half of the replay. The rest is imported where neither ROS nor torch is installed."""
+    modules = [name for name in RUNTIME if not name.startswith(("mega_ros.ros.", "mega_ros.replay.live."))]
+    assert {"mega_ros.node", "mega_ros.stream", "mega_ros.replay.demo", "mega_ros.replay.sources"} <= set(modules)
+    ros = re.findall("<exec_depend>(rclpy|[a-z_]+_(?:msgs|interfaces))<", (ROOT / "package.xml").read_text())
+    assert {"rclpy", "sensor_msgs"} <= set(ros)
+    end = python(WITHOUT_ROS, ",".join([*ros, "builtin_interfaces", "torch"]), ",".join(modules))
+    assert end.returncode == 0, end.stderr
+
+
+def test_the_node_is_found_under_both_names() -> None:
+    end = python("from mega_ros import node, ros\nimport mega_ros.ros.node\nassert node.main is ros.node.main")
+    assert end.returncode == 0, end.stderr
 
 
 def test_model_knows_nothing_of_the_runtime() -> None:

@@ -1,1 +1,4 @@
-"""Streams of images played to the node over DDS, and annotated photographs: what comes of them, and how good it is."""
+"""Images from files and bags, what the product makes of them, and how good that is.
+
+Only `live`, which plays to the node over DDS, needs rclpy.
+"""

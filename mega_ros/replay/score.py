@@ -11,7 +11,7 @@ from mega_model import metrics
 from mega_model.geometry import project
 from mega_model.topology import Topology
 
-from ..messages import positions
+from ..ros.read import positions
 
 MINIMUM_OVERLAP = 0.3
 """Intersection over union of image boxes from which a recovered person counts as a true one."""
@@ -55,7 +55,7 @@ class Score:
     """one number per matched person, metres."""
 
     def add(self, predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> None:
-        """One frame: two clouds of `messages.read_cloud`, the true one with a field `visible`.
+        """One frame: two clouds of `read_cloud`, the true one with a field `visible`.
 
         Who is hidden or out of the picture may be found or not: that counts neither way.
         """

@@ -1,6 +1,6 @@
 """What the demo plays: the embedded clip, or a user's photograph, video or camera as a stream of images.
 
-Every source gives JPEG images and the camera's intrinsics as ROS messages, so that all go the same way.
+Every source gives JPEG images and the camera's intrinsics as ROS messages, as a camera driver would.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
+from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.geometry import intrinsics_from_fov
 
-from ..messages import read_cloud
-from .player import Message, read_bag
+from ..ros.read import read_cloud, read_stamp
+from .bags import MESSAGES, Message, read_bag
 
 IMAGE = "/camera/image_raw"
 COMPRESSED = f"{IMAGE}/compressed"
@@ -52,11 +51,6 @@ def without_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def stamp_of(message: Any) -> int:
-    """The stamp in a message's header, nanoseconds."""
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
 @dataclass(frozen=True)
 class Source:
     """A stream to play and, where it is known, what there is to see in it."""
@@ -64,7 +58,7 @@ class Source:
     name: str
     messages: Iterator[Message]
     truth: dict[int, np.ndarray]
-    """stamp (ns) -> cloud of `messages.read_cloud` with a field `visible`."""
+    """stamp (ns) -> cloud of `read_cloud` with a field `visible`."""
     live: bool = False
     """ends only when the user ends it."""
 
@@ -73,8 +67,8 @@ def clip(path: Path) -> Source:
     """A bag with compressed images, camera_info and perhaps ground truth."""
     if not (path / "metadata.yaml").is_file():
         raise SourceError(f"{path}: there is no bag here")
-    clouds = (deserialize_message(message.data, PointCloud2) for message in read_bag(path, [GROUND_TRUTH]))
-    truth = {stamp_of(cloud): read_cloud(cloud) for cloud in clouds}
+    clouds = (message.read() for message in read_bag(path, [GROUND_TRUTH]))
+    truth = {read_stamp(cloud): read_cloud(cloud) for cloud in clouds}
     return Source(f"embedded {path.name}", read_bag(path, TOPICS), truth)
 
 
@@ -151,11 +145,28 @@ def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Me
             scale = LARGEST / max(height, width)
             image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
             height, width = image.shape[:2]
-        info = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5)
-        info.k = intrinsics_from_fov(width, height, fov).ravel()
-        picture = CompressedImage(format="jpeg")
-        picture.data.frombytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
-        for topic, message in ((INFO, info), (COMPRESSED, picture)):
-            message.header.frame_id = FRAME
-            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
-            yield Message(stamp, topic, TOPICS[topic], serialize_message(message))
+        header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), FRAME)
+        jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()
+        messages = {
+            INFO: _camera_info(header, width, height, intrinsics_from_fov(width, height, fov)),
+            COMPRESSED: ros.sensor_msgs__msg__CompressedImage(header, format="jpeg", data=jpeg),
+        }
+        for topic, message in messages.items():
+            yield Message(stamp, topic, TOPICS[topic], bytes(MESSAGES.serialize_cdr(message, TOPICS[topic])))
+
+
+def _camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
+    """The message of a camera without distortion. intrinsics: [3, 3], pixels."""
+    return ros.sensor_msgs__msg__CameraInfo(
+        header,
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=intrinsics.ravel(),
+        r=np.zeros(9),
+        p=np.zeros(12),
+        binning_x=0,
+        binning_y=0,
+        roi=ros.sensor_msgs__msg__RegionOfInterest(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )

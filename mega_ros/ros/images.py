@@ -1,7 +1,7 @@
-"""ROS images to arrays. Everything here is refused with a reason (ImageError) rather than guessed at.
+"""ROS images to arrays. An image that cannot be converted is refused with a reason (ImageError), never guessed.
 
-Only 8-bit encodings are taken, so `is_bigendian` never matters: the others are depth maps, or sensor data whose range
-nobody tells, and a picture made of them would give bodies that are wrong without a sign of it.
+Only 8-bit encodings are taken, so `is_bigendian` never matters: the others are depth maps, or sensor data of an
+unknown range. An image made from these would give wrong bodies without a warning.
 """
 
 from __future__ import annotations

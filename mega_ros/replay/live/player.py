@@ -1,37 +1,16 @@
-"""Plays messages over DDS in real time: a bag's, or any others."""
+"""Publishes messages in real time: a bag's, or any others."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rosbags.highlevel import AnyReader
 
-
-class Message(NamedTuple):
-    """A message and when it is due."""
-
-    time: int
-    """nanoseconds, on any clock: only differences matter."""
-    topic: str
-    type: str
-    """e.g. "sensor_msgs/msg/CompressedImage"."""
-    data: bytes
-    """CDR, as it lies in a bag and goes over DDS."""
-
-
-def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
-    """The messages of a ROS 2 bag (MCAP or sqlite3) on some topics, in time order."""
-    with AnyReader([path]) as reader:
-        wanted = set(topics)
-        connections = [c for c in reader.connections if c.topic in wanted]
-        for connection, stamp, data in reader.messages(connections):
-            yield Message(stamp, connection.topic, connection.msgtype, bytes(data))
+from ..bags import Message
 
 
 def message_class(name: str) -> Any:
@@ -51,11 +30,11 @@ class Player:
         }
 
     def subscribed(self) -> bool:
-        """Somebody listens to every topic."""
+        """Whether every topic has a subscriber."""
         return all(p.get_subscription_count() > 0 for p in self._publishers.values())
 
     def play(self, messages: Iterable[Message], sending: Callable[[Message], None]) -> None:
-        """Publish in real time. `sending` hears of each message just before it goes out."""
+        """Publish in real time. `sending` is called with each message just before it goes out."""
         start: float | None = None
         for message in messages:
             due = message.time / 1e9

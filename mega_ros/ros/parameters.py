@@ -8,7 +8,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from .recovery import FOV_DEFAULT
+from ..recovery import FOV_DEFAULT
 
 CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
@@ -39,7 +39,7 @@ def declare(node: Node) -> None:
                 "samples per person, for a bundle that cannot give sigma without; -1: as the bundle says", -1, 100
             ),
         ),
-        ("seed", 0, _integer("of the samples' noise, with the image's stamp and the person's id", 0, 2**31 - 1)),
+        ("seed", 0, _integer("of the samples' noise, with the person's id", 0, 2**31 - 1)),
         ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: where the person is if boxes is fixed")),
         ("boxes", "detector", _choice("boxes", "where people are")),
         ("score_threshold", 0.5, _real("detections with a lower score are left out", 0.0, 1.0)),

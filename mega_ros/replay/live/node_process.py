@@ -1,0 +1,48 @@
+"""The node in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+from ..sources import IMAGE, INFO
+
+
+class ProcessError(Exception):
+    """The node has ended when it should not, in one line."""
+
+
+class NodeProcess:
+    """A running node, with its output in a file."""
+
+    def __init__(self, bundle: str, log: Path) -> None:
+        remap = {"image": IMAGE, "camera_info": INFO}
+        parameters = {"image_transport": "compressed", "bundle": bundle}
+        command = [sys.executable, "-m", "mega_ros.ros.node", "--ros-args"]
+        command += itertools.chain(*(["-r", f"{a}:={b}"] for a, b in remap.items()))
+        command += itertools.chain(*(["-p", f"{a}:={b}"] for a, b in parameters.items()))
+        self.log = log
+        with log.open("w") as output:
+            # a session of its own: Ctrl-C reaches only this process, which then ends the node in good order
+            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+
+    def check(self) -> None:
+        """Raises ProcessError when the node has ended by itself."""
+        if self._process.poll() is not None:
+            raise ProcessError(f"the node ended with code {self._process.returncode}: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line of its output."""
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def stop(self) -> int:
+        """Ends the node and gives its exit code."""
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()

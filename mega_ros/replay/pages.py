@@ -1,0 +1,123 @@
+"""Pages of drawings: image, mesh and uncertainty side by side, with captions and a colour scale.
+
+Images are uint8 BGR. Vertices are metres in the camera frame (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..draw import FINER, OVER_IMAGE, PAPER, finer, overlay, paint, person_colours, sigma_colours, sigma_views, trace
+
+INK = (64, 52, 44)
+
+
+def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
+    """Write onto `image`, in place; `at` is the left end of the base line."""
+    cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, size, tuple(colour), 1, cv2.LINE_AA)
+
+
+def legend(width: int, limit: float) -> np.ndarray:
+    """The colour scale of sigma from 0 to `limit` metres with numbers in millimetres, [44, width, 3]."""
+    strip = np.full((44, width, 3), PAPER, np.uint8)
+    bar = sigma_colours(np.linspace(0, limit, width - 120), limit)
+    strip[8:22, 20:-100] = bar.astype(np.uint8)
+    for part in np.linspace(0, 1, 5):
+        x = 20 + round(part * (width - 121))
+        strip[22:26, x] = INK
+        text(strip, f"{1000 * limit * part:.0f}", (x - 8, 39), 0.38)
+    text(strip, "sigma, mm", (width - 88, 20), 0.42)
+    return strip
+
+
+def nice_limit(sigmas: Sequence[np.ndarray]) -> float:
+    """An upper end for the colour scale, metres: the 98th percentile of all sigma, rounded up to 2 cm."""
+    values = np.concatenate([np.ravel(s)[np.isfinite(np.ravel(s))] for s in sigmas] or [np.zeros(0)])
+    return float(max(0.02, np.ceil(50 * np.quantile(values, 0.98)) / 50)) if len(values) else 0.1
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """`image` shrunk or enlarged into `size` (width, height), on paper; and the [3, 3] map of its pixels."""
+    height, width = image.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = (round(width * scale), round(height * scale))
+    x, y = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    page = np.full((size[1], size[0], 3), PAPER, np.uint8)
+    page[y : y + inner[1], x : x + inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_AREA)
+    return page, np.array([[inner[0] / width, 0, x], [0, inner[1] / height, y], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image and the people in it: what a row of the contact sheet and a frame of the video show."""
+
+    image: np.ndarray
+    """uint8 BGR [H, W, 3]."""
+    intrinsics: np.ndarray
+    """[3, 3]."""
+    vertices: np.ndarray
+    """[P, V, 3]."""
+    sigma: np.ndarray
+    """[P, V]."""
+    ids: np.ndarray
+    """[P]."""
+    caption: str = ""
+
+
+def panels(frame: Frame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
+    """Image, mesh over it, mesh by sigma from the camera and from the side: four images of `size` (width, height)."""
+    image, moved = fit(frame.image, size)
+    intrinsics = moved @ frame.intrinsics
+    over = overlay(image, frame.vertices, frame.ids, faces, intrinsics)
+    _caption(image, frame.caption)
+    return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, intrinsics, size, limit)]
+
+
+def video_frame(frame: Frame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
+    """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `largest` pixels."""
+    height, width = frame.image.shape[:2]
+    scale = largest / max(height, width) / 2
+    size = (2 * round(width * scale), 2 * round(height * scale))  # video wants even numbers
+    image, moved = fit(frame.image, size)
+    paper = np.full_like(image, PAPER)
+    if len(frame.vertices):
+        surface = trace(frame.vertices, faces, finer(moved @ frame.intrinsics), (size[0] * FINER, size[1] * FINER))
+        image = paint(image, surface, person_colours(frame.ids, frame.vertices.shape[1]), OVER_IMAGE)
+        paper = paint(paper, surface, sigma_colours(frame.sigma, limit))
+    paper[-44:] = legend(size[0], limit)
+    _caption(image, frame.caption)
+    return np.concatenate([image, paper], axis=1)
+
+
+def _caption(image: np.ndarray, words: str) -> None:
+    """White with a dark edge, at the lower left: readable on any image."""
+    text(image, words, (9, image.shape[0] - 9), 0.45, (20, 20, 20))
+    text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
+
+
+def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, width: int = 400) -> np.ndarray:
+    """Rows of `panels`, `width` pixels each, a heading and the colour scale."""
+    limit = nice_limit([f.sigma for f in frames])
+    gap = 10
+    image_height, image_width = frames[0].image.shape[:2]
+    height = round(width * image_height / image_width)
+    page_width = 4 * width + 5 * gap
+    head = np.full((40, page_width, 3), PAPER, np.uint8)
+    for column, words in enumerate(["image", "mesh", "uncertainty, camera view", "uncertainty, side view"]):
+        text(head, words, (gap + column * (width + gap), 28), 0.6)
+    rows = [head]
+    for frame in frames:
+        row = np.full((height + gap, page_width, 3), PAPER, np.uint8)
+        for column, panel in enumerate(panels(frame, faces, (width, height), limit)):
+            x = gap + column * (width + gap)
+            row[:height, x : x + width] = panel
+            if column >= 2:
+                cv2.rectangle(row, (x, 0), (x + width - 1, height - 1), (226, 222, 220), 1)
+        rows.append(row)
+    foot = np.full((44, page_width, 3), PAPER, np.uint8)
+    foot[:, 2 * width + 3 * gap : -gap] = legend(2 * width + gap, limit)
+    return np.concatenate([*rows, foot])

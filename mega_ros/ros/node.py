@@ -1,0 +1,259 @@
+"""The ROS 2 node `mega`: camera images in, a mesh with sigma per person out. What it computes is `Stream.process`.
+
+The executor's thread only receives; a worker thread recovers people and publishes, so that neither camera_info nor
+diagnostics wait for it. Between the two is room for one frame, the newest: what it pushes out is a dropped frame.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, TypeAlias
+
+import numpy as np
+import rclpy
+import tyro
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from shape_msgs.msg import Mesh
+
+from ..bundle import Bundle
+from ..recovery import Recovery
+from ..stream import Stream, StreamSettings
+from . import messages, parameters
+from .diagnostics import Health
+from .environment import use_large_messages
+from .images import to_bgr
+from .read import read_intrinsics, read_stamp
+
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=1)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SILENCE = 3.0
+"""Seconds without an image after which diagnostics say so."""
+
+AnyImage: TypeAlias = "Image | CompressedImage"
+
+
+class Newest:
+    """Room for one image between two threads. Putting replaces what is still there, and counts that."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._item: tuple[AnyImage, float] | None = None
+        self._closed = False
+        self.replaced = 0
+
+    def put(self, image: AnyImage) -> None:
+        with self._changed:
+            self.replaced += self._item is not None
+            self._item = image, time.monotonic()
+            self._changed.notify()
+
+    def take(self) -> tuple[AnyImage, float] | None:
+        """Waits for an image; gives it and when it was put. None once the room is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._item is not None or self._closed)
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+class MegaNode(Node):
+    """Raises BundleError, ValueError or rclpy's ParameterException if it cannot start, each with one clear line."""
+
+    def __init__(self) -> None:
+        super().__init__("mega")
+        parameters.declare(self)
+        recovery = Recovery.load(self._get("bundle"), provider=self._get("provider"))
+        self._stream = Stream(recovery, self._settings())
+        self._health = Health({"backend": recovery.backend, **_facts(recovery.bundle)})
+        self._info: CameraInfo | None = None
+
+        self._mesh = self.create_publisher(PointCloud2, "~/mesh", RELIABLE)
+        self._joints = self.create_publisher(PointCloud2, "~/joints", RELIABLE)
+        self._topology = self.create_publisher(Mesh, "~/topology", LATCHED)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._topology.publish(messages.mesh(recovery.topology))
+
+        compressed = self._get("image_transport") == "compressed"
+        topic = self.resolve_topic_name("image")
+        if compressed and not topic.endswith("/compressed"):
+            topic += "/compressed"
+        kind = CompressedImage if compressed else Image
+        self._images = self.create_subscription(kind, topic, self._on_image, NEWEST)
+        self._infos = self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, NEWEST)
+        # on its own clock: diagnostics go on when a bag that drives /clock pauses
+        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+        self._newest = Newest()
+        self._worker = threading.Thread(target=self._work, name="recovery")
+        self._worker.start()
+
+    def close(self) -> None:
+        """Ends the worker, which publishes, so before the node goes."""
+        self._newest.close()
+        self._worker.join()
+
+    def _get(self, parameter: str) -> Any:
+        return self.get_parameter(parameter).value
+
+    def _settings(self) -> StreamSettings:
+        """As the parameters are now."""
+        return StreamSettings(
+            boxes=self._get("boxes"),
+            fixed_box=tuple(self._get("fixed_box")),
+            score_threshold=self._get("score_threshold"),
+            samples=None if self._get("samples") < 0 else self._get("samples"),
+            seed=self._get("seed"),
+            fov=self._get("fov"),
+        )
+
+    # ------------------------------------------------------------------------------------------- the executor's thread
+
+    def _on_image(self, image: AnyImage) -> None:
+        self._health.received()
+        self._newest.put(image)
+
+    def _on_camera_info(self, info: CameraInfo) -> None:
+        self._info = info
+
+    def _diagnose(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        name = self.get_fully_qualified_name().lstrip("/")
+        message.status = [self._health.status(name, self._newest.replaced, self._why_silent())]
+        self._diagnostics.publish(message)
+
+    def _why_silent(self) -> str:
+        if self._health.silence() < SILENCE:
+            return ""
+        topic = self._images.topic_name
+        kinds = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
+        wanted = f"sensor_msgs/msg/{self._images.msg_type.__name__}"
+        if kinds - {wanted}:
+            return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
+        return f"{topic}: no images, {'though somebody' if kinds else 'nobody'} publishes it"
+
+    # ---------------------------------------------------------------------------------------------- the worker's thread
+
+    def _work(self) -> None:
+        while (item := self._newest.take()) is not None:
+            image, arrived = item
+            try:
+                people = self._recover(image)
+                self._health.processed(time.monotonic() - arrived, people)
+            except ValueError as error:  # ImageError, or an argument that Recovery.run refuses
+                self._reject(str(error))
+            except Exception as error:  # the next frame may fare better, and a robot needs its node
+                self._reject(f"{type(error).__name__}: {error}")
+                self.get_logger().debug(traceback.format_exc())
+
+    def _recover(self, message: AnyImage) -> int:
+        """One frame, from message to messages. Returns how many people it shows."""
+        image = to_bgr(message)
+        header, topic = message.header, self._infos.topic_name
+        intrinsics, unknown = self._intrinsics(width=image.shape[1], height=image.shape[0])
+        stream = self._stream
+        stream.settings = self._settings()
+        people = stream.process(image, intrinsics, read_stamp(message), unknown)
+        self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
+        if stream.assumed:
+            self._warn(topic, f"{stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
+        if stream.left_out.any():
+            count = f"{stream.left_out.sum()} of {len(stream.left_out)} boxes"
+            self._warn(self._images.topic_name, f"{count} are left out: the image shows nothing of them")
+        self._mesh.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
+        self._joints.publish(messages.point_cloud(header, people.joints, people.joints_sigma, people.ids))
+        return len(people)
+
+    def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
+        """K [3, 3] of the last camera_info for an image of this size, or None and why there is none."""
+        info = self._info
+        if info is None:
+            return None, "no camera_info has come"
+        try:
+            K = read_intrinsics(info)
+        except ValueError as error:
+            return None, str(error)
+        if (info.width, info.height) != (width, height):
+            return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
+        return K, ""
+
+    def _reject(self, reason: str) -> None:
+        self._health.rejected()
+        self._warn(self._images.topic_name, reason)
+
+    def _warn(self, topic: str, reason: str) -> None:
+        if self._health.problem(topic, reason):
+            self.get_logger().warning(f"{topic}: {reason}")
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    calibration = bundle.calibration
+    coverage = ", ".join(f"{share:.0%} within {within}" for within, share in calibration.coverage.items())
+    return {
+        "bundle": bundle.name,
+        "bundle_hash": bundle.hash,
+        "calibration": f"sigma times {calibration.scale:g}; {coverage}; {calibration.how}",
+    }
+
+
+def options() -> None:
+    """The ROS 2 node: subscribes to `image` and `camera_info`, publishes `~/mesh`, `~/joints` and `~/topology`.
+
+    Topics and parameters are set the ROS way, and `config/mega.yaml` lists the parameters:
+
+    mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p fov:=1.2
+    """
+
+
+def main(args: Sequence[str]) -> int:
+    use_large_messages()
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, on_signal)
+    try:
+        tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
+        # rclpy's own handlers, and its spin(), do not always end with code 0
+        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+        node = MegaNode()
+    except (ParameterException, ValueError, RuntimeError) as error:  # rcl's errors are RuntimeErrors
+        print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        executor.shutdown()
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

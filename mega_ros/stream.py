@@ -1,0 +1,120 @@
+"""One camera over time, without ROS: images in, people with lasting ids out.
+
+Whatever follows a camera calls this, as the node does. Several cameras in one process have a `Stream` each and share
+one `Recovery`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from mega_model.geometry import intrinsics_from_fov
+
+from .detect import Detections, fixed_box, full_frame, in_image
+from .recovery import FOV_DEFAULT, People, Recovery, checked_image
+from .track import Tracker
+
+RESTART = 10**9
+"""Nanoseconds. A stamp that lies further than this before the last one starts a new recording."""
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What may change from image to image."""
+
+    boxes: Literal["detector", "full_frame", "fixed"] = "detector"
+    """Where people are: what the bundle's detector finds, one who fills the image, or one in `fixed_box`."""
+    fixed_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """x0, y0, x1, y1 in pixels."""
+    score_threshold: float = 0.5
+    """Detections with a lower score are left out, 0 to 1."""
+    samples: int | None = None
+    """Per person, see `Recovery.run`; None takes the bundle's number."""
+    seed: int = 0
+    """Of the samples' noise, together with the person's id: a track keeps its noise, so that sigma does not flicker."""
+    fov: float = float(FOV_DEFAULT)
+    """Field of view over the larger image side, radians: assumed while nobody knows the intrinsics."""
+
+
+class Stream:
+    """The state of one camera, to be used by one thread at a time."""
+
+    def __init__(self, recovery: Recovery, settings: StreamSettings = StreamSettings()) -> None:
+        """Raises ValueError where the settings ask for a detector that the bundle does not have."""
+        self._recovery = recovery
+        self.settings = settings
+        self._tracker = Tracker()
+        self._stamp = 0
+        self.intrinsics = np.eye(3)
+        """[3, 3], pixels: those of the last image, given or assumed."""
+        self.assumed = ""
+        """Why the intrinsics of the last image are assumed; empty if they were given."""
+        self.boxes = np.zeros((0, 4), np.float32)
+        """float32 [N, 4], pixels: where people were said to be in the last image."""
+        self.left_out = np.zeros(0, bool)
+        """bool [N]: which of these boxes are left out, because the image shows nothing of them."""
+
+    @property
+    def settings(self) -> StreamSettings:
+        """They count from the next image on. Setting them raises what the constructor raises."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: StreamSettings) -> None:
+        if settings.boxes == "detector" and self._recovery.detector is None:
+            name = self._recovery.bundle.name
+            raise ValueError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
+        self._settings = settings
+
+    def process(
+        self,
+        image: np.ndarray,
+        intrinsics: np.ndarray | None,
+        stamp: int,
+        unknown: str = "no intrinsics are given",
+    ) -> People:
+        """The people in the next image, with the ids of their tracks.
+
+        image: uint8 [H, W, 3] BGR. intrinsics: [3, 3], pixels of this image; None assumes the settings' field of view.
+        stamp: when the image was taken, nanoseconds on any clock. Where it goes back by more than a second, a
+        recording starts again, and so do the ids: the same images give the same people.
+        unknown: why there are no intrinsics, for `assumed`.
+        Raises ValueError that names the argument, as `Recovery.run` does.
+        """
+        image = checked_image(image)
+        height, width = image.shape[:2]
+        self._use_intrinsics(intrinsics, width, height, unknown)
+        if stamp < self._stamp - RESTART:
+            self._tracker = Tracker()
+        self._stamp = stamp
+        boxes, scores, keypoints = self._find(image)
+        inside = in_image(boxes, width, height)
+        self.boxes, self.left_out = boxes, ~inside
+        ids = self._tracker.update(boxes[inside])
+        people = self._recovery.run(
+            image,
+            self.intrinsics,
+            boxes[inside],
+            ids,
+            self._settings.samples,
+            self._settings.seed,
+            None if keypoints is None else keypoints[inside],
+        )
+        return replace(people, scores=scores[inside][np.isin(ids, people.ids)])
+
+    def _use_intrinsics(self, intrinsics: np.ndarray | None, width: int, height: int, unknown: str) -> None:
+        if intrinsics is None:
+            self.intrinsics, self.assumed = intrinsics_from_fov(width, height, self._settings.fov), unknown
+        else:
+            self.intrinsics, self.assumed = intrinsics, ""
+
+    def _find(self, image: np.ndarray) -> Detections:
+        if self._settings.boxes == "full_frame":
+            return Detections(*full_frame(image), None)
+        if self._settings.boxes == "fixed":
+            return Detections(*fixed_box(self._settings.fixed_box)(image), None)
+        assert self._recovery.detector is not None  # the settings were checked
+        return self._recovery.detector.find(image, self._settings.score_threshold)

@@ -1,0 +1,44 @@
+"""Pages: sizes, rows, and where an image lies on them."""
+
+import numpy as np
+import pytest
+
+from mega_model.geometry import intrinsics_from_fov
+from mega_ros.replay import pages
+
+K = intrinsics_from_fov(320, 240, 1.0)
+# one person, an octahedron of 30 cm at 3 m
+BALL = np.float32([[[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]]) * 0.3 + np.float32([0, 0, 3])
+FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.full((240, 320, 3), 128, np.uint8)
+
+
+def test_fit_says_where_pixels_go():
+    image = np.zeros((100, 400, 3), np.uint8)
+    image[40:60, 300:320] = 255
+    page, moved = pages.fit(image, (200, 150))
+    assert page.shape == (150, 200, 3)
+    x, y, _ = moved @ [310, 50, 1]
+    assert (page[int(y), int(x)] > 250).all()
+
+
+def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image):
+    sigma = np.full((1, 6), 0.03)
+    somebody = pages.Frame(image, K, BALL, sigma, np.array([4]), "0.00 s")
+    nobody = pages.Frame(image, K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
+    one = pages.contact_sheet([somebody], FACES)
+    two = pages.contact_sheet([somebody, nobody], FACES)
+    assert two.shape[0] - one.shape[0] > 300
+    assert two.shape[1:] == one.shape[1:]
+
+
+def test_video_frames_have_even_sides_and_one_size(image):
+    nobody = pages.Frame(image[:239, :319], K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
+    somebody = pages.Frame(image[:239, :319], K, BALL, np.full((1, 6), np.nan), np.array([0]))
+    shapes = {pages.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
+    assert len(shapes) == 1
+    assert all(side % 2 == 0 for side in shapes.pop()[:2])

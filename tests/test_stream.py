@@ -1,0 +1,254 @@
+"""`Stream` on a bundle of known graphs (little_bundle.py): tracks, noise, intrinsics, boxes, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mega_model.geometry import intrinsics_from_fov
+from mega_ros import People, Recovery, Stream, StreamSettings
+from mega_ros.detect import Detections
+
+pytest.importorskip("onnx", reason="graphs are made with the extra export")
+import little_bundle
+from little_bundle import little_bundle as make_bundle
+
+WIDTH, HEIGHT = 320, 240
+K = intrinsics_from_fov(WIDTH, HEIGHT, 1.2)
+SECOND = 10**9
+FULL = StreamSettings(boxes="full_frame")
+FIXED = StreamSettings(boxes="fixed", fixed_box=(110.0, 70.0, 210.0, 170.0))
+
+
+class Walkers:
+    """Stands in for a detector: boxes that the test sets."""
+
+    def __init__(self) -> None:
+        self.boxes = np.zeros((0, 4), np.float32)
+        self.scores: np.ndarray | None = None
+
+    def find(self, image: np.ndarray, threshold: float) -> Detections:
+        scores = np.ones(len(self.boxes), np.float32) if self.scores is None else self.scores
+        good = scores >= threshold
+        return Detections(self.boxes[good], scores[good], None)
+
+
+@pytest.fixture
+def recovery(tmp_path: Path) -> Callable[..., Recovery]:
+    def make(**settings: Any) -> Recovery:
+        folder = tmp_path / repr(settings)
+        folder.mkdir()
+        return Recovery(make_bundle(folder, **settings), "cpu")
+
+    return make
+
+
+@pytest.fixture
+def walkers(recovery: Callable[..., Recovery]) -> tuple[Recovery, Walkers]:
+    """Without an error head, so that sigma shows the samples' noise."""
+    made, found = recovery(errors=False, samples=4), Walkers()
+    made.detector = found  # type: ignore[assignment]
+    return made, found
+
+
+def painted(*colour: int) -> np.ndarray:
+    """An image of one colour: blue, green, red."""
+    return np.full((HEIGHT, WIDTH, 3), colour, np.uint8)
+
+
+GREEN = painted(0, 255, 0)
+
+
+def box(x: float, y: float = 60.0) -> list[float]:
+    return [x, y, x + 40, y + 100]
+
+
+def depth(people: People) -> float:
+    """Of the body's origin, metres: the green mesh is the template upside down."""
+    return float((people.vertices[0, :, 2] + little_bundle.TEMPLATE[:, 2]).mean())
+
+
+# ------------------------------------------------------------------------------------------------------------- people
+
+
+def test_people_are_those_of_recovery(recovery: Callable[..., Recovery]) -> None:
+    """Vertices tell red from blue, sigma has the bundle's calibration."""
+    made = recovery(scale=2.5)
+    image = painted(51, 102, 204)
+    people = Stream(made, FIXED).process(image, K, 0)
+    origins = people.vertices[0] - (1 + 204 / 255) * little_bundle.TEMPLATE * [1, -1, -1]
+    assert np.ptp(origins, axis=0).max() < 1e-4
+    np.testing.assert_allclose(people.sigma, 2.5 * (0.1 + 51 / 255), atol=1e-5)
+    expected = made.run(image, K, np.float32([FIXED.fixed_box]))
+    for name in ("vertices", "sigma", "joints", "joints_sigma", "ids", "boxes", "scores", "distance"):
+        np.testing.assert_array_equal(getattr(people, name), getattr(expected, name))
+
+
+def test_full_frame_is_one_person_who_fills_the_image(recovery: Callable[..., Recovery]) -> None:
+    people = Stream(recovery(), FULL).process(GREEN, K, 0)
+    assert people.boxes.tolist() == [[0, 0, WIDTH, HEIGHT]] and people.scores.tolist() == [1]
+
+
+def test_detections_have_the_threshold_and_their_scores(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    detector.boxes = np.float32([box(20), box(120), box(220)])
+    detector.scores = np.float32([0.9, 0.3, 0.6])
+    strict, lenient = (Stream(made, StreamSettings(score_threshold=threshold)) for threshold in (0.5, 0.2))
+    assert strict.process(GREEN, K, 0).scores.tolist() == pytest.approx([0.9, 0.6])
+    assert lenient.process(GREEN, K, 0).scores.tolist() == pytest.approx([0.9, 0.3, 0.6])
+    image = GREEN.copy()
+    image[:, :140] = 0  # no finite mesh of the first
+    people = strict.process(image, K, 1)
+    assert people.scores.tolist() == pytest.approx([0.6]) and people.ids.tolist() == [1]
+
+
+def test_settings_count_from_the_next_image_on(recovery: Callable[..., Recovery]) -> None:
+    stream = Stream(recovery(), FULL)
+    stream.settings = FIXED
+    assert stream.process(GREEN, K, 0).boxes.tolist() == [list(FIXED.fixed_box)]
+
+
+def test_a_bundle_without_detector_needs_other_boxes(recovery: Callable[..., Recovery]) -> None:
+    made = recovery()
+    with pytest.raises(ValueError, match="boxes: the bundle little has no detector; set boxes to full_frame or fixed"):
+        Stream(made)
+    stream = Stream(made, FULL)
+    with pytest.raises(ValueError, match="no detector"):
+        stream.settings = StreamSettings()
+    assert stream.settings == FULL
+
+
+@pytest.mark.parametrize(
+    ("image", "intrinsics", "reason"),
+    [(np.zeros((4, 4), np.uint8), K, "image: must be"), (GREEN, np.zeros((3, 3)), "K: must be")],
+)
+def test_bad_input_is_named(
+    recovery: Callable[..., Recovery], image: np.ndarray, intrinsics: np.ndarray, reason: str
+) -> None:
+    stream = Stream(recovery(), FULL)
+    with pytest.raises(ValueError, match=reason):
+        stream.process(image, intrinsics, 0)
+    assert len(stream.process(GREEN, K, 1)) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- boxes
+
+
+def test_boxes_beside_the_image_are_left_out_and_reported(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    stream = Stream(made)
+    detector.boxes = np.float32([box(20), box(2 * WIDTH), box(200)])
+    people = stream.process(GREEN, K, 0)
+    np.testing.assert_array_equal(people.boxes, detector.boxes[[0, 2]])
+    assert people.ids.tolist() == [0, 1]
+    np.testing.assert_array_equal(stream.boxes, detector.boxes)
+    assert stream.left_out.tolist() == [False, True, False]
+    detector.boxes = np.float32([box(20)])
+    stream.process(GREEN, K, 1)
+    assert stream.left_out.tolist() == [False]
+
+
+def test_nobody(walkers: tuple[Recovery, Walkers]) -> None:
+    made, _ = walkers
+    stream = Stream(made)
+    assert len(stream.process(GREEN, K, 0)) == 0
+    assert stream.boxes.shape == (0, 4) and stream.left_out.shape == (0,)
+
+
+# --------------------------------------------------------------------------------------------------------- intrinsics
+
+
+def test_intrinsics_are_given_or_assumed_with_a_reason(recovery: Callable[..., Recovery]) -> None:
+    stream = Stream(recovery(), replace(FIXED, fov=0.8))
+    people = stream.process(GREEN, K, 0)
+    assert stream.assumed == ""
+    np.testing.assert_array_equal(stream.intrinsics, K)
+    per_pixel = depth(people) / K[0, 0]
+    people = stream.process(GREEN, None, 1)
+    assert stream.assumed == "no intrinsics are given"
+    np.testing.assert_allclose(stream.intrinsics, intrinsics_from_fov(WIDTH, HEIGHT, 0.8))
+    assert depth(people) / stream.intrinsics[0, 0] == pytest.approx(per_pixel, rel=1e-3)
+    stream.process(GREEN, None, 2, "the camera is not calibrated")
+    assert stream.assumed == "the camera is not calibrated"
+    stream.process(GREEN, K, 3)
+    assert stream.assumed == ""
+
+
+def test_without_anything_60_degrees_are_assumed(recovery: Callable[..., Recovery]) -> None:
+    stream = Stream(recovery(), FULL)
+    stream.process(GREEN, None, 0)
+    assert 2 * np.arctan(WIDTH / 2 / stream.intrinsics[0, 0]) == pytest.approx(np.radians(60))
+
+
+# ------------------------------------------------------------------------------------------------- tracks and noise
+
+
+def test_a_hidden_walker_comes_back_with_the_same_id(walkers: tuple[Recovery, Walkers]) -> None:
+    """Who walks on behind an occluder comes out elsewhere. Another person stays, and a third comes meanwhile."""
+    made, detector = walkers
+    stream = Stream(made)
+    for k in range(40):
+        hidden = 20 <= k < 32
+        walker, standing, late = box(4 * k), box(20, 5), box(250)
+        detector.boxes = np.float32([standing, *([] if hidden else [walker]), *([late] if k >= 25 else [])])
+        people = stream.process(GREEN, K, k * SECOND // 15)
+        expected = [0, *([] if hidden else [1]), *([2] if k >= 25 else [])]
+        assert people.ids.tolist() == expected, k
+
+
+def test_a_track_keeps_its_noise_and_others_have_their_own(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    detector.boxes = np.float32([box(60), box(200)])
+    stream = Stream(made, StreamSettings(seed=3))
+    first, later = (stream.process(GREEN, K, stamp) for stamp in (0, 5 * SECOND))
+    np.testing.assert_array_equal(first.sigma, later.sigma)
+    assert (first.sigma[0] != first.sigma[1]).all()
+    other_seed = Stream(made, StreamSettings(seed=4)).process(GREEN, K, 0)
+    assert (other_seed.sigma != first.sigma).all()
+
+
+def test_samples_are_the_bundles_unless_set(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    detector.boxes = np.float32([box(60)])
+    usual, four, three = (Stream(made, StreamSettings(samples=n)).process(GREEN, K, 0).sigma for n in (None, 4, 3))
+    np.testing.assert_array_equal(usual, four)
+    assert (usual != three).all()
+
+
+def test_a_recording_that_starts_again_gives_the_same_people(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    stream = Stream(made)
+
+    def play() -> list[People]:
+        people = []
+        for k, x in enumerate([20] + 32 * [180]):  # at 180 it is somebody else, for longer than a track is remembered
+            detector.boxes = np.float32([box(x)])
+            people.append(stream.process(GREEN, K, (100 + k) * SECOND))
+        return people
+
+    once, again = play(), play()
+    assert [p.ids[0] for p in once] == [p.ids[0] for p in again] == [0] + 32 * [1]
+    np.testing.assert_array_equal([p.sigma for p in once], [p.sigma for p in again])
+
+
+def test_images_out_of_order_do_not_end_tracks(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    stream = Stream(made)
+    for stamp, x in ((0, 20), (SECOND, 200), (SECOND // 2, 200), (2 * SECOND, 200)):
+        detector.boxes = np.float32([box(x)])
+        people = stream.process(GREEN, K, stamp)
+    assert people.ids.tolist() == [1]
+
+
+def test_cameras_share_a_recovery_but_not_their_tracks(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    left, right = Stream(made), Stream(made)
+    for x, expected in ((20, 0), (200, 1)):
+        detector.boxes = np.float32([box(x)])
+        assert left.process(GREEN, K, 0).ids.tolist() == [expected]
+    assert right.process(GREEN, K, 0).ids.tolist() == [0]
