@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mega_model import hierarchy
+from mega_model.core import hierarchy
+from mega_model.core.files import must_exist
+from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
-from mega_model.files import must_exist
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import Topology
 
 C = TypeVar("C")
 ERRORS = "errors.safetensors"

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
-from mega_model.files import must_exist
+from mega_model.core.files import must_exist
 
 PACKAGE = "@mediapipe/pose"
 VERSION = "0.5.1675469404"

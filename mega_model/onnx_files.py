@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from mega_model.files import must_exist
+from mega_model.core.files import must_exist
 
 LARGE = 1024
 """Numbers from which on a tensor counts as weights."""

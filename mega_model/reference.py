@@ -28,12 +28,13 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from mega_model import checkpoint, hierarchy
+from mega_model import checkpoint
 from mega_model.body.smpl import HIERARCHY_SEEDS, SmplBody
-from mega_model.files import must_exist, npz_fields, read_npy, read_npz
+from mega_model.core import hierarchy
+from mega_model.core.files import must_exist, npz_fields, read_npy, read_npz
+from mega_model.core.topology import Topology
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.tokenizer import Layer, MeshConv, MeshPool, MeshTokenizer, TokenizerConfig
-from mega_model.topology import Topology
 
 UNUSED: dict[type[nn.Module], dict[str, str]] = {
     Mega: {r"backbone\.final_layer\.(weight|bias)": "the joint maps of HRNet's own task"},

@@ -62,7 +62,7 @@ class Crop:
     looks: int = 1
     """How often a person is looked at: first about the box, then about the region that the landmarks give."""
     camera: str = "ray"
-    """"ray": the crop is what `mega_model.geometry.crop_cameras` sees."""
+    """"ray": the crop is what `mega_model.core.geometry.crop_cameras` sees."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.geometry import intrinsics_from_fov
 
 from . import messages, parameters
 from .bundle import Bundle

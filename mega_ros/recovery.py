@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model import metrics
-from mega_model.fit import fit_people
-from mega_model.geometry import (
+from mega_model.core import metrics
+from mega_model.core.fit import fit_people
+from mega_model.core.geometry import (
     crop_cameras,
     crop_images,
     crop_translation,
@@ -20,8 +20,8 @@ from mega_model.geometry import (
     place,
     square_cameras,
 )
-from mega_model.regions import keypoint_region, next_cameras
-from mega_model.topology import Topology
+from mega_model.core.regions import keypoint_region, next_cameras
+from mega_model.core.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
 from .detect import LIMB_JOINTS, Detector, in_image
@@ -182,7 +182,7 @@ class Recovery:
     def _pose(
         self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray, limbs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Canonical vertices [P, V, 3], rotation [P, 3, 3] and translation [P, 3] from there into the crops' cameras."""
+        """Canonical vertices [P, V, 3], rotation [P, 3, 3] and translation [P, 3] from there to the crops' cameras."""
         vertices, rotation, camera = out["vertices"], out["rotation"], out["camera"]
         focal = crops[:, 0, 0] / crops[:, 0, 2]
         if "modes" not in out:

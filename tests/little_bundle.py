@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.bundle import TOPOLOGY, Body, Bundle, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
 
 SIZE = 32

@@ -22,8 +22,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from mega_model import import_backbone
 from mega_model.backbones import BACKBONES
 from mega_model.blazepose import LANDMARK_TWINS, LANDMARKS, SMPL_LANDMARKS, VARIANTS, BlazePose, Variant
+from mega_model.core.topology import SMPL_JOINTS
 from mega_model.mega import Mega, MegaConfig
-from mega_model.topology import SMPL_JOINTS
 from mega_model.train.published import load_backbone
 from mega_ros.cli import main
 

@@ -14,8 +14,9 @@ from smpl_files import python2_pickle, smpl_arrays, write_smpl
 from smplx.lbs import lbs
 
 from mega_model.body.smpl import H36M_14, SmplBody, gender_of, load_bodies, load_regressor
-from mega_model.files import npz_fields, read_pickle
-from mega_model.topology import SMPL_JOINTS
+from mega_model.core.files import npz_fields
+from mega_model.core.topology import SMPL_JOINTS
+from mega_model.pickles import read_pickle
 
 RNG = np.random.default_rng(0)
 POSE = RNG.normal(0, 0.4, (3, 63))

@@ -24,9 +24,10 @@ from tiny_people import WIDTH
 
 from export.check import LIMITS, Parity
 from export.to_onnx import Config, export
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.smpl import SmplBody
+from mega_model.core import metrics
 from mega_model.data import rendered, shards
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, open_set

@@ -13,10 +13,10 @@ from export.check import LIMITS, Parity
 from export.to_onnx import Config, backbone_origin, export
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
-from mega_model.topology import Topology
 from mega_ros.bundle import DEFAULT, Body, Bundle
 
 STEPS = 3

@@ -12,12 +12,12 @@ from test_image_sets import SPOT, write_rendered
 from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
 from mega_model.data.features import Extract, FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import Crops
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import SMPL_JOINTS, Topology
 from mega_model.train.published import load_imported
 
 NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))

@@ -18,12 +18,12 @@ from scipy.spatial.transform import Rotation
 from smpl_files import python2_pickle, write_smpl
 
 from mega_model.body.smpl import SmplBody
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import shards
 from mega_model.data.annotations import read_people
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.people import SPIN_JOINTS, mirrored
 from mega_model.data.rendered import SceneSet
-from mega_model.topology import SMPL_JOINTS, Topology
 
 K = np.array([[600.0, 0, 160], [0, 600, 120], [0, 0, 1]])
 FIELDS = {"images", "vertices", "joints", "rotation", "joints2d", "confidence"}

@@ -17,12 +17,14 @@ import yaml
 from mega_ros.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-NUMPY_ONLY = ("fit", "geometry", "hierarchy", "metrics", "regions", "topology")
-"""Modules of mega_model that mega_ros may use."""
-RUNTIME = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in (ROOT / "mega_ros").rglob("*.py")
-)
+
+
+def modules_of(folder: str) -> list[str]:
+    paths = (ROOT / folder).rglob("*.py")
+    return sorted(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in paths)
+
+
+RUNTIME, CORE = modules_of("mega_ros"), modules_of("mega_model/core")
 
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 
@@ -46,9 +48,22 @@ for module in modules:
     return [end.stderr] if end.returncode else []
 
 
+def imported_by(folder: str) -> dict[Path, list[str]]:
+    """For each file of a folder, the names of the modules it imports: by statement, at any depth."""
+    found: dict[Path, list[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        names = found.setdefault(path, [])
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
 def test_runtime_never_imports_torch() -> None:
-    assert len(RUNTIME) > 10
-    assert not imports([*RUNTIME, *(f"mega_model.{name}" for name in NUMPY_ONLY)], "torch")
+    assert len(RUNTIME) > 10 and len(CORE) > 8
+    assert not imports([*RUNTIME, *CORE], "torch")
 
 
 def test_recovery_needs_no_ros() -> None:
@@ -57,19 +72,15 @@ def test_recovery_needs_no_ros() -> None:
 
 
 def test_model_knows_nothing_of_the_runtime() -> None:
-    for path in (ROOT / "mega_model").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [n for n in names if n.split(".")[0] in ("mega_ros", "rclpy")], path
+    for path, names in imported_by("mega_model").items():
+        assert not {name.split(".")[0] for name in names} & {"mega_ros", "rclpy", "export"}, path
 
 
-def test_runtime_uses_only_the_numpy_modules_of_the_model() -> None:
-    for path in (ROOT / "mega_ros").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mega_model":
-                used = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
-                assert set(used) <= set(NUMPY_ONLY), path
+def test_runtime_uses_only_the_core_of_the_model() -> None:
+    for folder in ("mega_ros", "mega_model/core"):
+        for path, names in imported_by(folder).items():
+            used = {name for name in names if name.split(".")[0] == "mega_model"}
+            assert all(name.startswith("mega_model.core.") for name in used), path
 
 
 def test_one_version() -> None:

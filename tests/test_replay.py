@@ -17,8 +17,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from mega_model.geometry import intrinsics_from_fov, project
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.images import to_bgr
 from mega_ros.messages import intrinsics, point_cloud, positions, read_cloud
 from mega_ros.replay import sources

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mega_model.files import as_array, floats, read_npy, read_npz, read_pickle
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.files import floats, read_npy, read_npz
+from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.pickles import as_array, read_pickle
 
 VARIABLE = "MEGA_SMPL"
 """Environment variable with the path of the model file, or of a folder with one per gender."""

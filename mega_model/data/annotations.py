@@ -15,11 +15,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mega_model.body.smpl import gender_of
+from mega_model.core.files import floats, npz_fields, read_npz
+from mega_model.core.geometry import project
+from mega_model.core.topology import SMPL_JOINTS
 from mega_model.data.crops import PIXELS_PER_SCALE
 from mega_model.data.people import SPIN_JOINTS, People, join
-from mega_model.files import floats, npz_fields, read_npz, read_pickle
-from mega_model.geometry import project
-from mega_model.topology import SMPL_JOINTS
+from mega_model.pickles import read_pickle
 
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 """Data sets that label SPIN's joints on pictures; the others label SMPL's."""

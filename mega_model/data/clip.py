@@ -17,11 +17,11 @@ from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
 from mega_model.body.anny import AnnyBody
+from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Light, Look
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
-from mega_model.geometry import intrinsics_from_fov
 
 RATE, SECONDS = 15, 6
 WIDTH, HEIGHT = 640, 480

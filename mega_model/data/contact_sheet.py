@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import tyro
 
+from mega_model.core.topology import Topology
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import PARTS, Renderer, draw_crops
-from mega_model.topology import Topology
 
 COLUMNS, SIDE = 12, 320
 

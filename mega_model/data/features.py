@@ -22,11 +22,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.core.geometry import crop_images, square_cameras
+from mega_model.core.regions import next_cameras
+from mega_model.core.topology import Topology
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
-from mega_model.geometry import crop_images, square_cameras
-from mega_model.regions import next_cameras
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 from mega_model.train.published import load_imported
 
 CHUNK = 40

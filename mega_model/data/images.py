@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from mega_model.body.smpl import VARIABLE, load_bodies, load_regressor
+from mega_model.core.topology import Topology
 from mega_model.data.annotations import read_people
 from mega_model.data.features import FeatureSet
 from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.shards import ShardedPeople
-from mega_model.topology import Topology
 
 
 class ImageSet(Protocol):

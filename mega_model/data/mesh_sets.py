@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from mega_model.body import anny, smpl
+from mega_model.core.files import floats, read_npz
+from mega_model.core.topology import Topology
 from mega_model.data.meshes import MOTION, BodySampler, Split
-from mega_model.files import floats, read_npz
-from mega_model.topology import Topology
 
 _NO_MOTION = ("*shape.npz", "*stagei.npz")  # what AMASS puts beside its motions: one per person
 

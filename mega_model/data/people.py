@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mega_model.body.smpl import H36M_14, SmplBody
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data.crops import Frame, affine_crop, columns, occlude, read, square_crop
-from mega_model.topology import SMPL_JOINTS, Topology
 
 SPIN_JOINTS = (
     "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow right_shoulder "

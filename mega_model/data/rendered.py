@@ -20,11 +20,11 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from mega_model.core.geometry import crop_images, square_cameras
+from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler, Split
 from mega_model.data.scenes import MIXTURE, Crops, Renderer, draw_crops
-from mega_model.geometry import crop_images, square_cameras
-from mega_model.topology import Topology
 
 MARGIN = 1.2
 """A crop's side over the larger side of the person's box."""

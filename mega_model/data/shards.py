@@ -25,10 +25,10 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from mega_model.core.files import floats
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Frame, affine_crop, decode
 from mega_model.data.people import COLUMNS, Compared, People, Picture
-from mega_model.files import floats
 
 REACH = 1.8
 """A shard's picture shows the person's square and around it: all that augmentation can ask for (1.25 times, turned)."""

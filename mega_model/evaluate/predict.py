@@ -14,12 +14,13 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
+from mega_model.core import metrics
+from mega_model.core.fit import fit_people
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
-from mega_model.fit import fit_people
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer

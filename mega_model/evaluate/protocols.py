@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from mega_model import metrics
+from mega_model.core import metrics
 from mega_model.data.images import ImageSet
 
 METRICS = ("PVE", "MPJPE", "PA-MPJPE")

@@ -15,7 +15,8 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
+from mega_model.core import metrics
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.evaluate import draw
 from mega_model.evaluate.predict import Trained

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.core import metrics
+from mega_model.core.fit import fit_people, principal_modes
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
 from mega_model.expected_error import ErrorHead
-from mega_model.fit import fit_people, principal_modes
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer

@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mega_model import checkpoint
-from mega_model.files import must_exist
+from mega_model.core.files import must_exist
 
 
 @dataclass(frozen=True)

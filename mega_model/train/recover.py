@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
@@ -30,7 +31,6 @@ from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.reference import IMAGE_PART
 from mega_model.seen import Seen
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
 from mega_model.train.published import load_backbone
 

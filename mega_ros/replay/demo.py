@@ -35,7 +35,7 @@ from rich.table import Table
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 from shape_msgs.msg import Mesh
 
-from mega_model.topology import Topology
+from mega_model.core.topology import Topology
 
 from .. import draw
 from ..bundle import TOPOLOGY, Bundle, BundleError

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mega_model import metrics
-from mega_model.geometry import intrinsics_from_fov, project
-from mega_model.topology import Topology
+from mega_model.core import metrics
+from mega_model.core.boxes import intersection_over_union
+from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import Topology
 
 from ..recovery import FOV_DEFAULT, Recovery
-from ..track import intersection_over_union
 from .coco import LIMBS, SMALLEST, Person, Photograph, read
 
 ENOUGH = 0.5

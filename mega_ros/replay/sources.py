@@ -18,7 +18,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.geometry import intrinsics_from_fov
 
 from ..messages import read_cloud
 from .player import Message, read_bag

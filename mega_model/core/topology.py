@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mega_model.files import read_npz
+from mega_model.core.files import read_npz
 
 SMPL_JOINTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model.files import read_npy
+from mega_model.core.files import read_npy
 
 Adjacency = Sequence[Sequence[int]]
 Rows = Sequence[Sequence[tuple[int, int]]]
