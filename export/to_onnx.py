@@ -23,6 +23,8 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mega_model.core.errors import InputError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from mega_model import checkpoint, generate, onnx_files
@@ -208,10 +210,10 @@ def as_stored(*models: nn.Module) -> None:
 def export(config: Config) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not len(topology.joint_names):
-        raise ValueError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
+        raise InputError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
-        raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
+        raise InputError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
@@ -263,13 +265,13 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
 def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], dict[str, str]]:
     """Copy the file `source`; what the manifest's `graphs` say of it, and its `origins`, if the file knows its own.
 
-    Raises FileNotFoundError, or ValueError that names the file.
+    Raises InputError that names the file.
     """
     proto = onnx_files.read(source)
     graph = bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
     inputs, outputs, _, _ = bundle.GRAPHS["detector"]
     if list(graph.inputs) != inputs or not set(outputs) <= set(graph.outputs):
-        raise ValueError(f"{source}: not a bundle's detector; make one with mega import-detector")
+        raise InputError(f"{source}: not a bundle's detector; make one with mega import-detector")
     shutil.copyfile(source, folder / "detector.onnx")
     notes = {note.key: note.value for note in proto.metadata_props}
     return {"detector": graph}, {"detector": notes["origin"]} if "origin" in notes else {}
@@ -366,9 +368,7 @@ def main() -> None:
     logging.disable(logging.WARNING)  # the exporter talks about its own internals
     try:
         made = export(config)
-    except FileNotFoundError as error:
-        sys.exit(f"{error.filename or error}: not found; give the folder of a checkpoint")
-    except ValueError as error:
+    except InputError as error:
         sys.exit(str(error))
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
 
 LARGE = 1024
@@ -15,12 +16,12 @@ LARGE = 1024
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Raises FileNotFoundError, or ValueError that names the file."""
+    """Raises InputError that names the file."""
     must_exist(path)
     try:
         return onnx.load(path)
     except DecodeError as error:
-        raise ValueError(f"{path}: not a readable ONNX file ({error})") from error
+        raise InputError(f"{path}: not a readable ONNX file ({error})") from error
 
 
 def halve(graph: onnx.GraphProto) -> None:

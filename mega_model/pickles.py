@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
 
 
 def read_pickle(path: Path) -> Any:
     """What is in a pickle of Python 2 or 3: builtins, numpy arrays, and `Record`s for objects of chumpy and scipy.
 
-    Raises ValueError for anything else, before any code of it could run.
+    Raises InputError for anything else, before any code of it could run.
     """
     must_exist(path)
     with path.open("rb") as file:
         try:
             return _DataUnpickler(file, encoding="latin1").load()
         except Exception as error:  # damaged pickles raise anything
-            raise ValueError(f"{path}: not a readable pickle file ({error})") from error
+            raise InputError(f"{path}: not a readable pickle file ({error})") from error
 
 
 class Record:

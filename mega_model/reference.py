@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from mega_model import checkpoint
 from mega_model.body.smpl import HIERARCHY_SEEDS, SmplBody
 from mega_model.core import hierarchy
+from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist, npz_fields, read_npy, read_npz
 from mega_model.core.topology import Topology
 from mega_model.mega import PRESETS, Mega, MegaConfig
@@ -52,8 +52,8 @@ def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
     """A released MEGA, of whichever backbone; or the pre-training checkpoint, which knows no images.
 
     The latter gets the untrained backbone and heads of `preset`. A file with image heads but no backbone gives a model
-    that takes feature maps for images. The weights stay on disk until they are used. Raises FileNotFoundError, or
-    ValueError that names the file and the keys that are missing, unexpected or of another shape.
+    that takes feature maps for images. The weights stay on disk until they are used. Raises InputError
+    that names the file and the keys that are missing, unexpected or of another shape.
     """
     weights = _read(path)
     config = _mega_config(path, weights, preset)
@@ -74,7 +74,7 @@ def load_tokenizer(path: Path | str, connections: Path | str, residual: Sequence
     """A released Mesh-VQ-VAE, whose graphs are in the folder `connections` (`_pool0.npy`, `_unpool0.npy` ...).
 
     `residual` is the residual rate of every layer, encoder and decoder; a file tells only those that are 0 or 1, as all
-    of the released model's are. Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
+    of the released model's are. Raises InputError that names the file and what is wrong with it.
     """
     weights = _read(path)
     layers = _layers(path, weights, residual)
@@ -82,7 +82,7 @@ def load_tokenizer(path: Path | str, connections: Path | str, residual: Sequence
     codebook = _get(path, weights, "vq_vae._embedding.weight")
     levels = hierarchy.load(Path(connections))
     if len(layers) > 2 * len(levels):
-        raise ValueError(
+        raise InputError(
             f"{connections}: {len(levels)} levels of tables, but the {len(layers)} layers of {path} need more"
         )
     seeds = _seeds(len(levels[0].centres))
@@ -106,7 +106,7 @@ def unknown_body(vertices: int, faces: np.ndarray | None = None) -> Topology:
 def read_faces(path: Path) -> np.ndarray:
     """int32 [F, 3] of an .npy, of `f` or `faces` in an .npz (a SMPL model, for one), or of an .obj.
 
-    Raises FileNotFoundError, or ValueError that names the file.
+    Raises InputError that names the file.
     """
     if path.suffix == ".npy":
         faces = read_npy(path)
@@ -114,28 +114,29 @@ def read_faces(path: Path) -> np.ndarray:
         field = "f" if "f" in npz_fields(path) else "faces"
         faces = read_npz(path, [field])[field]
     elif path.suffix == ".obj":
+        must_exist(path)
         corners = [line.split()[1:] for line in path.read_text().splitlines() if line.startswith("f ")]
         try:  # a corner is vertex/texture/normal, counted from one
             faces = np.array([[int(corner.split("/")[0]) - 1 for corner in face] for face in corners])
         except ValueError as error:
-            raise ValueError(f"{path}: its faces are not all triangles of vertex numbers") from error
+            raise InputError(f"{path}: its faces are not all triangles of vertex numbers") from error
     else:
-        raise ValueError(f"{path}: faces are read from .npy, .npz and .obj files")
+        raise InputError(f"{path}: faces are read from .npy, .npz and .obj files")
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
-        raise ValueError(f"{path}: its faces are {faces.dtype} {list(faces.shape)}, not whole numbers [F, 3]")
+        raise InputError(f"{path}: its faces are {faces.dtype} {list(faces.shape)}, not whole numbers [F, 3]")
     return faces.astype(np.int32)
 
 
 def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]) -> None:
-    """Raises ValueError unless the faces [F, 3] of a file give just these levels."""
+    """Raises InputError unless the faces [F, 3] of a file give just these levels."""
     vertices = len(levels[0].centres)
     if faces.min() < 0 or faces.max() >= vertices:
-        raise ValueError(f"{path}: faces of vertex {faces.max()}, but the connections are those of {vertices} vertices")
+        raise InputError(f"{path}: faces of vertex {faces.max()}, but the connections are those of {vertices} vertices")
     strides = [1 + i % 2 for i in range(len(levels))]
     for i, (computed, level) in enumerate(zip(hierarchy.build(faces, vertices, strides, _seeds(vertices)), levels)):
         for kind in ("pool", "unpool"):
             if not np.array_equal(getattr(computed, kind).published(), getattr(level, kind).published()):
-                raise ValueError(
+                raise InputError(
                     f"{path}: its faces give another table _{kind}{i} than the one in the connections folder"
                 )
 
@@ -144,14 +145,14 @@ def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]
 
 
 def read_torch(path: Path | str) -> Any:
-    """What torch saved in a file. Raises FileNotFoundError, or ValueError if torch would have to run code of it."""
+    """What torch saved in a file. Raises InputError if torch would have to run code of it."""
     must_exist(Path(path))
     try:
         # mapped, because the optimizer's state, which is not needed, is twice as large
         return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"{path}: not a checkpoint that torch can read without running code in it ({reason})"
         ) from error
 
@@ -166,13 +167,13 @@ def _read(path: Path | str) -> dict[str, Tensor]:
     content = read_torch(path)
     weights = content.get("model") if isinstance(content, Mapping) else None
     if not are_tensors(weights):
-        raise ValueError(f"{path}: not a released checkpoint, it has no tensors by name under 'model'")
+        raise InputError(f"{path}: not a released checkpoint, it has no tensors by name under 'model'")
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
 def _get(path: Path | str, weights: Mapping[str, Tensor], key: str) -> Tensor:
     if key not in weights:
-        raise ValueError(f"{path}: {key} is missing, so this is not the released model that was expected")
+        raise InputError(f"{path}: {key} is missing, so this is not the released model that was expected")
     return weights[key]
 
 
@@ -191,7 +192,7 @@ def _matched(
             problems.append(f"{name} is unexpected")
     if problems:
         more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise ValueError(f"{path}: {', '.join(problems[:10])}{more}")
+        raise InputError(f"{path}: {', '.join(problems[:10])}{more}")
     return {key: weights[names[key]].reshape(value.shape).to(value.dtype) for key, value in own.items()}
 
 
@@ -324,18 +325,18 @@ def _check_twins(path: Path | str, weights: Mapping[str, Tensor]) -> None:
     for key in ours.keys() | twins.keys():
         for half, there in (("encoder", ours), ("decoder", twins)):
             if key not in there:
-                raise ValueError(f"{path}: {half}.{key} is missing")
+                raise InputError(f"{path}: {half}.{key} is missing")
         if not torch.equal(ours[key], twins[key]):
-            raise ValueError(f"{path}: decoder.{key} is not the same as encoder.{key}")
+            raise InputError(f"{path}: decoder.{key} is not the same as encoder.{key}")
 
 
 def _layers(path: Path | str, weights: Mapping[str, Tensor], residual: Sequence[float]) -> tuple[Layer, ...]:
     """What the keys and shapes say of the layers."""
     numbers = [int(match[1]) for key in weights if (match := re.fullmatch(r"encoder\.model\.\D+(\d+)", key))]
     if not numbers:
-        raise ValueError(f"{path}: not a Mesh-VQ-VAE, encoder.model is missing")
+        raise InputError(f"{path}: not a Mesh-VQ-VAE, encoder.model is missing")
     if residual and len(residual) != max(numbers) + 1:
-        raise ValueError(f"{path}: {len(residual)} residual rates for {max(numbers) + 1} layers")
+        raise InputError(f"{path}: {len(residual)} residual rates for {max(numbers) + 1} layers")
     layers = []
     channels = 3
     for number in range(max(numbers) + 1):
@@ -343,7 +344,7 @@ def _layers(path: Path | str, weights: Mapping[str, Tensor], residual: Sequence[
         shortcut = weights.get(f"encoder.model.weight_res{number}")
         around = shortcut is not None or f"encoder.model.p_neighbors{number}" in weights
         if kernels is not None and around and not residual:
-            raise ValueError(f"{path}: layer {number} mixes convolution and shortcut, and only its rate says how much")
+            raise InputError(f"{path}: layer {number} mixes convolution and shortcut, and only its rate says how much")
         if kernels is not None:
             channels = kernels.shape[-1] // channels
         elif shortcut is not None:
@@ -400,12 +401,12 @@ class ImportReference:
 
 
 def import_reference(config: ImportReference) -> Mega:
-    """Write the checkpoint. Raises FileNotFoundError, or ValueError that says which file is wrong and how."""
+    """Write the checkpoint. Raises InputError that says which file is wrong and how."""
     model = load_mega(config.mega, config.preset)
     tokenizer = load_tokenizer(config.mesh_vqvae, config.connections)
     has, needs = (tokenizer.length, tokenizer.config.codes), (model.config.tokens, model.config.codes)
     if has != needs:
-        raise ValueError(
+        raise InputError(
             f"{config.mega} is of {needs[0]} tokens of {needs[1]} codes, {config.mesh_vqvae} of {has[0]} of {has[1]}"
         )
     levels = hierarchy.load(config.connections)
@@ -425,10 +426,7 @@ def import_reference(config: ImportReference) -> Mega:
 
 def main(args: list[str]) -> None:
     config = tyro.cli(ImportReference, args=args, description=__doc__)
-    try:
-        model = import_reference(config)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"mega import-reference: {error}")
+    model = import_reference(config)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{config.out}: {model.config.backbone}, {size:.1f} million parameters")
     for path, kind in ((config.mega, Mega), (config.mesh_vqvae, MeshTokenizer)):

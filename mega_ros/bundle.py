@@ -12,6 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from mega_model.core.errors import InputError
+
 FORMAT = 2
 MANIFEST = "bundle.json"
 TOPOLOGY = "topology.npz"
@@ -32,7 +34,7 @@ OPTIONAL = ("detector",)
 DEFAULT = Path(__file__).parent / "models" / "default"
 
 
-class BundleError(ValueError):
+class BundleError(InputError):
     """A bundle that cannot be used: one line that names the file or field and what to do."""
 
 

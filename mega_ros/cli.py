@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+
+from mega_model.core.errors import InputError
 
 from .environment import use_large_messages
 
@@ -67,20 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"mega {verb}: {missing} is not installed: pip install 'mega_ros[{_EXTRAS[missing]}]'", file=sys.stderr)
         return 1
-    except (FileNotFoundError, ValueError) as error:
-        if not _is_ours(error):
-            raise
+    except InputError as error:
         print(f"mega {verb}: {error}", file=sys.stderr)
         return 1
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised it, as a message to the user; anything else is a bug, to be seen whole."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    here = Path(__file__).parents[1]
-    ours = any(Path(last.filename).is_relative_to(here / package) for package in ("mega_model", "mega_ros"))
-    # numpy's own errors have no later line than the call that met them
-    return ours and (last.line or "").startswith("raise")
 
 
 def _help(args: list[str]) -> int:

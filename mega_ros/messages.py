@@ -9,6 +9,7 @@ from geometry_msgs.msg import Point
 from sensor_msgs.msg import PointCloud2, PointField
 from shape_msgs.msg import Mesh, MeshTriangle
 
+from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4"), ("id", "<u4")])
@@ -53,7 +54,7 @@ def read_cloud(message: Any) -> np.ndarray:
     if not np.prod(shape):
         return np.zeros(shape, dtype)
     if len(message.data) < message.row_step * (message.height - 1) + message.point_step * message.width:
-        raise ValueError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
+        raise InputError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
     return np.ndarray(shape, dtype, memoryview(message.data), strides=(message.row_step, message.point_step))
 
 
@@ -71,14 +72,14 @@ def mesh(topology: Topology) -> Mesh:
 
 
 def intrinsics(info: Any) -> np.ndarray:
-    """CameraInfo -> K [3, 3] in pixels. Raises ValueError with the reason why it cannot be used."""
+    """CameraInfo -> K [3, 3] in pixels. Raises InputError with the reason why it cannot be used."""
     K = np.asarray(info.k, np.float64).reshape(3, 3)
     if not np.isfinite(K).all():
-        raise ValueError(f"K is not finite: {K.ravel().tolist()}")
+        raise InputError(f"K is not finite: {K.ravel().tolist()}")
     if not K.any():
-        raise ValueError("K is all zero: the camera is not calibrated")
+        raise InputError("K is all zero: the camera is not calibrated")
     if K[0, 0] < 1 or K[1, 1] < 1 or not np.array_equal(K[2], [0, 0, 1]):
-        raise ValueError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
+        raise InputError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
     return K
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mega_model.core.errors import InputError
 from mega_ros.bundle import Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
 
 FEATURES = {"features": Tensor("float32", ("P", 4, 1, 1))}
@@ -274,5 +275,5 @@ def test_wrong_type(folder: Path, edit: Callable[[dict[str, Any]], Any], expecte
     assert expected in error(folder)
 
 
-def test_bundle_error_is_a_value_error() -> None:
-    assert issubclass(BundleError, ValueError)
+def test_bundle_error_is_an_input_error() -> None:
+    assert issubclass(BundleError, InputError)

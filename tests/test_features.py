@@ -12,6 +12,7 @@ from test_image_sets import SPOT, write_rendered
 from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
 from mega_model.data.features import Extract, FeatureSet, extract
@@ -101,9 +102,9 @@ def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
 
 def test_features_and_images_cannot_be_mixed(spots: Extract) -> None:
     extract(spots)
-    with pytest.raises(ValueError, match="different crops cannot be mixed"):
+    with pytest.raises(InputError, match="different crops cannot be mixed"):
         Mixture([FeatureSet(spots.out), rendered.SceneSet(spots.scenes)])
-    with pytest.raises(FileNotFoundError, match="no features; make some"):
+    with pytest.raises(InputError, match="no features; make some"):
         open_set(f"features:{spots.scenes / 'nowhere'}")
 
 

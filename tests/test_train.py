@@ -18,6 +18,7 @@ from torch import nn
 
 from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
+from mega_model.core.errors import InputError
 from mega_model.data import features, rendered
 from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
@@ -135,7 +136,7 @@ def test_loaders_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch 8: not a multiple of 1 processes x 3 examples"):
+    with pytest.raises(InputError, match="batch 8: not a multiple of 1 processes x 3 examples"):
         train_line(tmp_path, micro_batch=3)
 
 
@@ -149,7 +150,7 @@ def test_states_that_do_not_fit_are_named(tmp_path: Path) -> None:
         out = tmp_path / match.replace(" ", "-")
         train_line(out)
         spoil(out / "state.pt")
-        with pytest.raises(ValueError, match=match) as error:
+        with pytest.raises(InputError, match=match) as error:
             train_line(out, **options)
         assert str(out) in str(error.value)
 
@@ -168,7 +169,7 @@ def test_a_folder_holds_one_model(tmp_path: Path) -> None:
     checkpoint.save_weights(checkpoint.begin_mega(folder, tokenizer, config), folder)
     written = (folder / "config.json").read_text()
     checkpoint.begin_mega(folder, tokenizer, config)
-    with pytest.raises(ValueError, match=r"config\.json is of another model"):
+    with pytest.raises(InputError, match=r"config\.json is of another model"):
         checkpoint.begin_mega(folder, tokenizer, replace(config, codes=16))
     assert (folder / "config.json").read_text() == written, "what was there is left alone"
 
@@ -221,7 +222,7 @@ def test_only_the_last_blocks_learn() -> None:
     assert {name[:8] for name in learns} == {"blocks.3", "blocks.4", "norm"}
     recover.freeze(vit, 0)
     assert not any(p.requires_grad for p in vit.parameters())
-    with pytest.raises(ValueError, match="trained_blocks 3"):
+    with pytest.raises(InputError, match="trained_blocks 3"):
         recover.freeze(BACKBONES["resnet50"](8), 3)
 
 
@@ -285,28 +286,28 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         assert torch.equal(value, before[key] if key in begun else own[key]), key
 
     torch.save({**weights, "more": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match=r"published\.pth: not a \w+ backbone: more is unexpected"):
+    with pytest.raises(InputError, match=r"published\.pth: not a \w+ backbone: more is unexpected"):
         load_backbone(file, model)
     name = next(iter(weights))
     torch.save({k: v for k, v in weights.items() if k != name}, file)
-    with pytest.raises(ValueError, match=f"{name} is missing"):
+    with pytest.raises(InputError, match=f"{name} is missing"):
         load_backbone(file, model)
     torch.save({**weights, name: torch.zeros(2, 2)}, file)
-    with pytest.raises(ValueError, match="has the shape"):
+    with pytest.raises(InputError, match="has the shape"):
         load_backbone(file, model)
     torch.save([1, 2], file)
-    with pytest.raises(ValueError, match=r"published\.pth: not published weights"):
+    with pytest.raises(InputError, match=r"published\.pth: not published weights"):
         load_backbone(file, model)
     file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"published\.pth: not a checkpoint that torch can read"):
+    with pytest.raises(InputError, match=r"published\.pth: not a checkpoint that torch can read"):
         load_backbone(file, model)
-    with pytest.raises(FileNotFoundError, match="absent: there is no such file"):
+    with pytest.raises(InputError, match="absent: there is no such file"):
         load_backbone(tmp_path / "absent", model)
 
 
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
-    with pytest.raises(ValueError, match=r"precision bf16-mixed: .* need 32-true"):
+    with pytest.raises(InputError, match=r"precision bf16-mixed: .* need 32-true"):
         tokenizer.main(options)
 
 
@@ -315,11 +316,11 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
     start = checkpoint.begin_mega(tmp_path / "start", people / "tokenizer", tiny)
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
-    with pytest.raises(ValueError, match=r"start: its model has no lifter.*use train recover"):
+    with pytest.raises(InputError, match=r"start: its model has no lifter.*use train recover"):
         lift.main([*options.split(), "--sets", f"features:{people}/features/train"])
-    with pytest.raises(ValueError, match=r"start: only a model with BlazePose has an error head"):
+    with pytest.raises(InputError, match=r"start: only a model with BlazePose has an error head"):
         errors.main(["--checkpoint", f"{tmp_path}/start"])
-    with pytest.raises(ValueError, match=r"blazepose: not the weights of this model's backbone"):
+    with pytest.raises(InputError, match=r"blazepose: not the weights of this model's backbone"):
         load_backbone(people / "blazepose", start)
 
 

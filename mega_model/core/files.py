@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
+from mega_model.core.errors import InputError
+
 
 def must_exist(path: Path) -> None:
-    """Raises FileNotFoundError if there is no such file."""
+    """Raises InputError if there is no such file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
+        raise InputError(f"{path}: there is no such file")
 
 
 def npz_fields(path: Path) -> list[str]:
@@ -39,24 +41,24 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         return np.array(np.lib.format.open_memmap(path, mode="r"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
+        raise InputError(f"{path}: not a readable .npy file ({error})") from error
 
 
 def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`value` as float32. Raises ValueError if it is not finite numbers [shape], where None is any length."""
+    """`value` as float32. Raises InputError if it is not finite numbers [shape], where None is any length."""
     array = np.asarray(value)
     wanted = ", ".join("any" if n is None else str(n) for n in shape)
     if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
-        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
+        raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise ValueError(f"{path}: field '{field}' holds something other than finite numbers")
+        raise InputError(f"{path}: field '{field}' holds something other than finite numbers")
     return array.astype(np.float32)
 
 
 def _open_npz(path: Path) -> NpzFile:
     must_exist(path)
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not an .npz file, or cut short")
+        raise InputError(f"{path}: not an .npz file, or cut short")
     return np.load(path, allow_pickle=False)
 
 
@@ -64,6 +66,6 @@ def _member(path: Path, archive: NpzFile, field: str) -> np.ndarray:
     try:
         return archive[field]
     except KeyError:
-        raise ValueError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}") from None
+        raise InputError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: field '{field}' cannot be read ({error})") from error
+        raise InputError(f"{path}: field '{field}' cannot be read ({error})") from error

@@ -59,7 +59,7 @@ class FeatureSet:
     evaluation_regressor: np.ndarray | None = None
 
     def __init__(self, folder: Path, topology: Topology | None = None) -> None:
-        """Raises FileNotFoundError or ValueError that names what is wrong with a file."""
+        """Raises InputError that names what is wrong with a file."""
         self.fields = open_fields(folder, "no features; make some with python -m mega_model.data.features")
         self.scenes = SceneSet(Path((folder / "scenes.txt").read_text()), topology)
         self.tokens: Tensor | None = None

@@ -5,6 +5,7 @@ It is a small network, so a step costs a tenth of one of stage 3, which then beg
 
 from __future__ import annotations
 
+from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, Losses, Objective, parse
@@ -19,7 +20,7 @@ class LiftObjective(Objective):
     ) -> None:
         super().__init__(model)
         if model.lifter is None or linear is None:
-            raise ValueError(
+            raise InputError(
                 f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
             )
         model.requires_grad_(False)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mega_model import checkpoint
 from mega_model.backbones import Backbone, ViT
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
@@ -163,11 +164,11 @@ class LinearDecoder(nn.Module):
 
 
 def freeze(backbone: Backbone, trained_blocks: int) -> None:
-    """Only the last blocks and the norm behind them go on learning. ValueError if the backbone has no such blocks."""
+    """Only the last blocks and the norm behind them go on learning. InputError if the backbone has no such blocks."""
     backbone.requires_grad_(False)
     if trained_blocks:
         if not isinstance(backbone, ViT) or trained_blocks > len(backbone.blocks):
-            raise ValueError(
+            raise InputError(
                 f"trained_blocks {trained_blocks}: only the ViT has blocks that can learn alone, at most 32"
             )
         for module in (*backbone.blocks[-trained_blocks:], backbone.norm):
@@ -218,7 +219,7 @@ def augment(images: Tensor) -> Tensor:
 def run(
     config: RecoverTraining, begin: Callable[[Mega, MeshTokenizer, RecoverTraining, LinearDecoder | None], Objective]
 ) -> None:
-    """Train a copy of the `pretrained` checkpoint on pictures. ValueError if a set's bodies are not the model's."""
+    """Train a copy of the `pretrained` checkpoint on pictures. InputError if a set's bodies are not the model's."""
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     weights, size = pretrained.state_dict(), pretrained.config
@@ -230,7 +231,7 @@ def run(
     sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
     for name, images in zip(config.sets, sets):
         if len(images.topology.template) != len(topology.template):
-            raise ValueError(
+            raise InputError(
                 f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
                 f"{config.pretrained} {len(topology.template)}"
             )

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from mega_model.core import metrics
 from mega_model.core.boxes import intersection_over_union
+from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import Topology
 
@@ -327,7 +328,7 @@ def main(args: list[str]) -> None:
     photographs = read(options.set, options.images)
     for group in options.without:
         if group not in (photograph.group for photograph in photographs):
-            raise ValueError(f"--without {group}: no image has this group")
+            raise InputError(f"--without {group}: no image has this group")
     recovery = Recovery.load(options.bundle)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()

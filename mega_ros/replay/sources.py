@@ -18,6 +18,7 @@ import numpy as np
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2
 
+from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
 from ..messages import read_cloud
@@ -35,7 +36,7 @@ IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # the walk over a photograph
 CLOSEST = 0.75  # the share of the photograph in its closest view
 
 
-class SourceError(Exception):
+class SourceError(InputError):
     """An input that cannot be played, in one line."""
 
 
