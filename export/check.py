@@ -25,7 +25,7 @@ from export.to_onnx import FEATURES, as_stored
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.geometry import rot6d_to_matrix
-from mega_ros.bundle import Bundle
+from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engines import OnnxEngine
 
 LIMITS = {
@@ -70,7 +70,7 @@ class Parity:
         self.model, self.tokenizer, self.topology = checkpoint.load_mega(folder)
         self.errors = checkpoint.load_errors(folder)
         as_stored(self.model, self.tokenizer, *([self.errors] if self.errors else []))
-        graphs = ("backbone", "deterministic", "sampler")
+        graphs: tuple[GraphName, ...] = ("backbone", "deterministic", "sampler")
         self.engines = {graph: OnnxEngine(bundle, graph, "cpu") for graph in graphs}
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Parity:
             answers["prior"] = seen.image.prior
         if self.errors is not None:
             answers |= self.errors(states, features)._asdict()
-        expected = {
+        expected: dict[GraphName, dict[str, Tensor]] = {
             "backbone": parts,
             "deterministic": answers,
             "sampler": {
@@ -111,7 +111,7 @@ class Parity:
         given |= {"uniforms": uniforms.numpy()}
         return self._compare(expected, given)
 
-    def _compare(self, expected: dict[str, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
+    def _compare(self, expected: dict[GraphName, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
         differences = {}
         for graph, outputs in expected.items():
             got = self.engines[graph].run(**{name: given[name] for name in self.bundle.graphs[graph].inputs})

@@ -222,8 +222,11 @@ def export(config: Config) -> bundle.Bundle:
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
-        graphs, origins = save_detector(new, config.detector) if config.detector else ({}, {})
-        graphs |= save_graphs(new, model, tokenizer, errors, config)
+        graphs = save_graphs(new, model, tokenizer, errors, config)
+        origins = backbone_origin(training)
+        if config.detector:
+            graphs["detector"], of_detector = save_detector(new, config.detector)
+            origins |= of_detector
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
@@ -244,7 +247,7 @@ def export(config: Config) -> bundle.Bundle:
                 "scores": scores,
                 "model": dataclasses.asdict(model.config),
             },
-            origins=backbone_origin(training) | origins,
+            origins=origins,
         )
         for old in config.out.glob("*.onnx"):
             old.unlink()
@@ -262,7 +265,7 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
     return {"backbone": f"{notes['model']} ({file}), trained further; licence: {notes['license']}"}
 
 
-def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], dict[str, str]]:
+def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:
     """Copy the file `source`; what the manifest's `graphs` say of it, and its `origins`, if the file knows its own.
 
     Raises InputError that names the file.
@@ -274,12 +277,12 @@ def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], 
         raise InputError(f"{source}: not a bundle's detector; make one with mega import-detector")
     shutil.copyfile(source, folder / "detector.onnx")
     notes = {note.key: note.value for note in proto.metadata_props}
-    return {"detector": graph}, {"detector": notes["origin"]} if "origin" in notes else {}
+    return graph, {"detector": notes["origin"]} if "origin" in notes else {}
 
 
 def save_graphs(
     folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: Config
-) -> dict[str, bundle.Graph]:
+) -> bundle.Graphs:
     """The three graphs of a model, by name."""
     as_stored(model, tokenizer, *([errors] if errors else []))
     # example sizes P, Q that are no other dimension's, so that none is taken for the other

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from mega_model.core.errors import InputError
 
-from .bundle import Bundle, BundleError, Tensor
+from .bundle import Bundle, BundleError, GraphName, Tensor
 
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -30,7 +30,7 @@ class OnnxEngine:
     Raises BundleError if the graph is not what the manifest says, InputError if the provider cannot be had.
     """
 
-    def __init__(self, bundle: Bundle, graph: str, provider: Provider = "auto") -> None:
+    def __init__(self, bundle: Bundle, graph: GraphName, provider: Provider = "auto") -> None:
         providers = _providers(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong raises; the rest is noise on a robot's console

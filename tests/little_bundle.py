@@ -37,7 +37,7 @@ def little_bundle(folder: Path, *, errors: bool = True, scale: float = 1.0, samp
         folder,
         name="little",
         graphs=graphs,
-        crop=Crop(SIZE, MARGIN, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        crop=Crop(SIZE, MARGIN, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), looks=1),
         sampling=Sampling(STEPS, samples, 1.0),
         calibration=Calibration(scale, "by hand", {}),
         body=Body("little", "random", "CC0"),
