@@ -1,4 +1,4 @@
-"""A trained checkpoint to a bundle: `python export/to_onnx.py --checkpoint FOLDER --out FOLDER`.
+"""A trained checkpoint to a bundle: `mega export onnx --checkpoint FOLDER --out FOLDER`, or `python export/to_onnx.py`.
 
 Every graph wraps the very functions that training and evaluation use; export/check.py shows that they agree.
 Weight matrices are rounded to float16 for storage, all arithmetic is float32.
@@ -23,12 +23,12 @@ import tyro
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mega_model.core.errors import InputError
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.commands import call
+from mega_model.core.errors import InputError
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
@@ -366,16 +366,13 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
     }
 
 
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
+def main(args: list[str]) -> None:
+    config = tyro.cli(Config, args=args, description=__doc__)
     logging.disable(logging.WARNING)  # the exporter talks about its own internals
-    try:
-        made = export(config)
-    except InputError as error:
-        sys.exit(str(error))
+    made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call("export/to_onnx.py", lambda: main(sys.argv[1:])))

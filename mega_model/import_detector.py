@@ -41,7 +41,7 @@ class ImportDetector:
     onnx: Path
     """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""
     out: Path
-    """The file to write, for `export/to_onnx.py --detector`."""
+    """The file to write, for `mega export onnx --detector`."""
 
 
 def main(args: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ class Bundle(Manifest):
             raw = path.read_bytes()
         except OSError as error:
             raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); give a folder made by export/to_onnx.py"
+                f"{path}: cannot be read ({error.strerror}); give a folder made by mega export onnx"
             ) from None
         manifest = _decode(raw, path)
         _check_tensors(manifest, path)

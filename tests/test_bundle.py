@@ -95,7 +95,7 @@ def test_whole_numbers_are_numbers_too(folder: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     message = error(tmp_path / "nowhere")
-    assert "nowhere/bundle.json" in message and "export/to_onnx.py" in message
+    assert "nowhere/bundle.json" in message and "mega export onnx" in message
 
 
 def test_not_json(folder: Path) -> None:

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mega_ros.cli import VERBS
+from mega_model.core import verbs
+from mega_model.core.commands import call
+from mega_model.core.errors import InputError
+from mega_ros.cli import OF_CHECKOUT, OF_RUNTIME, VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -205,6 +208,61 @@ for verb in VERBS:
     assert end.returncode == 0, end.stderr
     assert end.stdout.count("usage:") == len(VERBS)
     assert [f"{verb}: 0" for verb in VERBS] == [line for line in end.stdout.splitlines() if line.endswith(": 0")]
+
+
+def test_neither_package_names_the_modules_of_the_other() -> None:
+    for package, table in (("mega_model", verbs.VERBS), ("mega_ros", OF_RUNTIME), ("export", OF_CHECKOUT)):
+        assert {function.split(".")[0] for function, _ in table.values()} == {package}
+    assert len(VERBS) == len(verbs.VERBS) + len(OF_RUNTIME) + len(OF_CHECKOUT)
+
+
+@needs_torch
+def test_training_does_not_go_through_the_runtime() -> None:
+    """As torchrun starts it on many GPUs."""
+    code = """
+import runpy, sys
+class NoRuntime:
+    def find_spec(self, name, *rest):
+        assert name.split(".")[0] not in ("mega_ros", "rclpy"), name
+sys.meta_path.insert(0, NoRuntime())
+sys.argv[1:] = ["train", "recover", "--help"]
+runpy.run_module("mega_model", run_name="__main__")
+"""
+    end = python(code)
+    assert end.returncode == 0 and "usage: mega train recover" in end.stdout, end.stderr
+
+
+def test_without_a_checkout_the_verbs_of_export_say_so() -> None:
+    code = """
+import sys
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name == "export":
+            raise ModuleNotFoundError("hidden", name=name)
+sys.meta_path.insert(0, Hidden())
+from mega_ros.cli import main
+sys.exit(main(["export", "onnx"]))
+"""
+    end = python(code)
+    assert end.returncode == 1
+    assert end.stderr.startswith("mega export onnx: export is not installed: this verb needs a checkout")
+
+
+def test_an_input_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise InputError("a.npz: field 'poses' has no frames")
+
+    assert call("mega fly", refuse) == 1
+    assert capsys.readouterr().err == "mega fly: a.npz: field 'poses' has no frames\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError, FileNotFoundError, ModuleNotFoundError])
+def test_any_other_error_is_a_bug(bug: type[Exception]) -> None:
+    def fail() -> None:
+        raise bug("of ours")
+
+    with pytest.raises(bug, match="of ours"):
+        call("mega fly", fail)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help")])

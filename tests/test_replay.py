@@ -142,8 +142,8 @@ def test_the_embedded_clip(root):
 
 def test_the_embedded_clip_shows_what_its_script_makes(root):
     pytest.importorskip("anny", reason="bodies need the extra train")
+    from export.clip import camera, scene
     from mega_model.body.anny import AnnyBody
-    from mega_model.data.clip import camera, scene
 
     truth = sources.clip(root / "demo" / "clip").truth
     made = camera().camera(scene(AnnyBody())[::3])

@@ -86,8 +86,8 @@ def open_set(
     """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224 (rendered ones 256 x 256).
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
-    `rendered:FOLDER`  what `python -m mega_model.data.rendered` made
-    `features:FOLDER`  what `python -m mega_model.data.features` made of it
+    `rendered:FOLDER`  what `mega render` made
+    `features:FOLDER`  what `mega features` made of it
     `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by

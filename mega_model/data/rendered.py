@@ -1,12 +1,7 @@
-r"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops`.
-
-python -m mega_model.data.rendered --split train --count 40000 --out runs/crops/train \
-    --topology runs/tokenizer/topology.npz
-"""
+"""`mega render`: scenes on disk, a folder with one memory-mapped .npy per field of `scenes.Crops`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -60,7 +55,7 @@ class SceneSet:
         what is wrong with a file.
         """
         self.folder = folder
-        self.fields = open_fields(folder, "no rendered scenes; make some with python -m mega_model.data.rendered")
+        self.fields = open_fields(folder, "no rendered scenes; make some with mega render")
         if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
             has, wanted = self.fields["vertices"].shape[1], len(topology.template)
             raise InputError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
@@ -205,5 +200,5 @@ def _run(config: Render, chunks: Sequence[int]) -> None:
         (config.out / "progress" / str(chunk)).touch()  # a render that is stopped goes on from here
 
 
-if __name__ == "__main__":
-    render(tyro.cli(Render, args=sys.argv[1:]))
+def main(args: list[str]) -> None:
+    render(tyro.cli(Render, args=args, description=__doc__))

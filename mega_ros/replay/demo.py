@@ -71,7 +71,7 @@ class Options:
     fov: float = 60.0
     """Field of view of your own camera over the larger image side, degrees."""
     bundle: str = "default"
-    """The model: "default" or a folder made by export/to_onnx.py."""
+    """The model: "default" or a folder made by `mega export onnx`."""
 
 
 @dataclass

@@ -49,7 +49,7 @@ class Options:
     set: str
     """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
     bundle: str = "default"
-    """The model: "default" or a folder made by export/to_onnx.py."""
+    """The model: "default" or a folder made by `mega export onnx`."""
     images: Path | None = None
     """Folder of the images, by default `images` beside the file."""
     without: tuple[str, ...] = ()
