@@ -86,6 +86,13 @@ def test_runtime_uses_only_the_core_of_the_model() -> None:
             assert all(name.startswith("mega_model.core.") for name in used), path
 
 
+def test_training_stages_do_not_import_each_other() -> None:
+    stages = {f"mega_model.train.{stage}" for stage in ("tokenizer", "pretrain", "lift", "recover", "errors")}
+    for path, names in imported_by("mega_model/train").items():
+        if path.stem != "default":  # which runs them all
+            assert not [n for n in names if n in stages or n.rpartition(".")[0] in stages], path
+
+
 def test_one_version() -> None:
     version = ElementTree.parse(ROOT / "package.xml").findtext("version")
     assert f'version="{version}"' in (ROOT / "setup.py").read_text()
