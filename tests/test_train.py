@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,8 +25,9 @@ from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.reference import released_name
 from mega_model.train import default, errors, lift, pictures, pretrain, recover, tokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
 from mega_model.train.published import load_backbone
+from mega_model.train.settings import parse
 
 Weights = dict[str, torch.Tensor]
 
@@ -179,6 +180,60 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     file.write_text("out: here\nsteps: 3\nbatch: 4\nlr: 0.1\nbetas: [0.5, 0.6]\n")
     config = parse(LoopConfig, [str(file), "--steps", "7"])
     assert (config.steps, config.batch, config.betas, config.out) == (7, 4, (0.5, 0.6), Path("here"))
+
+
+@dataclass(frozen=True)
+class Options:
+    out: Path
+    lr: float
+    fast: bool = False
+    slow: bool = True
+    body: Path | None = None
+    rotation: Literal["rot6d", "matrix"] = "rot6d"
+    sets: tuple[str, ...] = ()
+    shares: tuple[float, float] = (0.5, 0.5)
+    blocks: int | None = None
+
+
+def test_a_file_holds_any_type_of_option(tmp_path: Path) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text(
+        "out: here\nlr: 1e-3\nfast: true\nslow: no\nbody: smpl.npz\nrotation: matrix\n"
+        'sets: ["coco:a.npz", "h36m:b.npz"]\nshares: [1, 2]\nblocks: 0\n'
+    )
+    wanted = Options(
+        Path("here"), 1e-3, True, False, Path("smpl.npz"), "matrix", ("coco:a.npz", "h36m:b.npz"), (1.0, 2.0), 0
+    )
+    assert parse(Options, [str(file)]) == wanted
+    assert parse(Options, [str(file), "--no-fast", "--sets", "c:c"]) == replace(wanted, fast=False, sets=("c:c",))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("colour: red", "colour is no option; there are out, lr, fast"),
+        ("lr: high", "lr is 'high': "),
+        ("fast: 3.5", "fast is 3.5: "),
+        ("body: [a]", r"body is \['a'\]: Expected `.*Path`, got `list`"),
+        ("sets: coco:a.npz", "sets is 'coco:a.npz': Expected `array`, got `str`"),
+        ("shares: [1]", r"shares is \[1\]: Expected `array` of length 2"),
+        ("rotation: euler", "rotation is 'euler': "),
+        ("blocks: [", "not a readable YAML file"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text(f"out: here\n{line}\n")
+    with pytest.raises(InputError, match=rf"stage\.yaml: {message}"):
+        parse(Options, [str(file), "--lr", "1"])
+
+
+def test_what_a_file_leaves_out_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text("out: here\n")
+    with pytest.raises(SystemExit) as end:
+        parse(Options, [str(file)])
+    assert end.value.code == 2 and "--lr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

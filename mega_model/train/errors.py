@@ -30,7 +30,7 @@ from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import parse
+from mega_model.train.settings import parse
 
 MODES = 20
 """They hold 98 % of the variance of the default model's errors; more change nothing."""

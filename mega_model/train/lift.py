@@ -9,8 +9,9 @@ from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder
-from mega_model.train.loop import Batch, Losses, Objective, parse
+from mega_model.train.loop import Batch, Losses, Objective
 from mega_model.train.pictures import ImageTraining, latent_losses, pose_losses, run, see
+from mega_model.train.settings import parse
 
 
 class LiftObjective(Objective):

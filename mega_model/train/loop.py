@@ -20,14 +20,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-import tyro
-import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -36,7 +34,6 @@ from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
 
 
 @dataclass(frozen=True)
@@ -83,29 +80,6 @@ class Objective(nn.Module):
 
     def before_step(self, step: int) -> None:
         """Called before each step, outside of the gradient."""
-
-
-def parse(config: type[A], args: list[str]) -> A:
-    """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after.
-
-    Raises InputError that names the file.
-    """
-    if args and args[0].endswith(".yaml"):
-        values = _read_options(Path(args[0]))
-        given = [[f"--{k}", *map(str, v if isinstance(v, list) else [v])] for k, v in values.items()]
-        args = [*chain.from_iterable(given), *args[1:]]
-    return tyro.cli(config, args=args)
-
-
-def _read_options(file: Path) -> dict[str, Any]:
-    must_exist(file)
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: not a readable YAML file ({error})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: it should have an `option: value` on each line")
-    return values
 
 
 def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:

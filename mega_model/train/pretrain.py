@@ -17,7 +17,8 @@ from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.settings import parse
 
 
 @dataclass(frozen=True)

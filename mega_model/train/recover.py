@@ -16,8 +16,9 @@ from mega_model.generate import first_logits
 from mega_model.mega import Mega, token_loss
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder
-from mega_model.train.loop import Batch, Losses, Objective, parse
+from mega_model.train.loop import Batch, Losses, Objective
 from mega_model.train.pictures import ImageTraining, full_precision, latent_losses, pose_losses, run, see
+from mega_model.train.settings import parse
 
 
 @dataclass(frozen=True)

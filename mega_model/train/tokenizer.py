@@ -13,7 +13,8 @@ from mega_model import checkpoint
 from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.settings import parse
 
 PRESETS = {
     "default": TokenizerConfig(),
