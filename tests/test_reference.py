@@ -27,7 +27,8 @@ from mega_model.core.errors import InputError
 from mega_model.core.geometry import crop_translation, project
 from mega_model.generate import temperatures
 from mega_model.geometry import project_weak, rot6d_to_matrix
-from mega_model.mega import PRESETS
+from mega_model.mega import PRESETS, MegaConfig
+from mega_model.reference.faces import check_faces, read_faces
 from mega_ros.cli import main as mega
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -288,11 +289,11 @@ def test_published_tables_follow_from_the_first(published: Path) -> None:
 def test_tables_from_faces_are_those_of_the_files(tmp_path: Path) -> None:
     faces, file = recorded("tiny_mesh_medium")["faces"], Path("faces.npy")
     levels = hierarchy.load(FIXTURES / "tiny_connections")
-    reference.check_faces(file, faces, levels)
+    check_faces(file, faces, levels)
     with pytest.raises(InputError, match=r"faces\.npy: .* another table _pool0"):
-        reference.check_faces(file, faces[::-1], levels)
+        check_faces(file, faces[::-1], levels)
     with pytest.raises(InputError, match=r"faces\.npy: faces of vertex 171"):
-        reference.check_faces(file, faces + 10, levels)
+        check_faces(file, faces + 10, levels)
     hierarchy.save(tmp_path, levels)
     for file in (FIXTURES / "tiny_connections").iterdir():
         assert np.array_equal(np.load(tmp_path / file.name), np.load(file)), file.name
@@ -306,12 +307,12 @@ def test_faces_are_read_in_three_formats(tmp_path: Path) -> None:
     lines = ["# comment", "v 0 0 0", *(f"f {a + 1}/1/1 {b + 1}//2 {c + 1}" for a, b, c in faces)]
     (tmp_path / "d.obj").write_text("\n".join(lines))
     for file in tmp_path.iterdir():
-        assert (reference.read_faces(file) == faces).all(), file.name
+        assert (read_faces(file) == faces).all(), file.name
     np.save(tmp_path / "wrong.npy", faces.astype(float))
     (tmp_path / "squares.obj").write_text("f 1 2 3\nf 1 2 3 4\n")
     for name in ("wrong.npy", "squares.obj", "faces.stl"):
         with pytest.raises(InputError, match=name):
-            reference.read_faces(tmp_path / name)
+            read_faces(tmp_path / name)
 
 
 # ------------------------------------------------------------------------------------------------------------ geometry
@@ -440,7 +441,7 @@ def test_imported_checkpoint_is_like_any_other(
     assert (topology.faces == data["faces"]).all() and topology.joint_names == ()
     close(tokenizer.decode(torch.from_numpy(data["decode_indices"])), data["decode_mesh"], 1e-5)
     # the next stage begins with a copy
-    model = checkpoint.begin_mega(tmp_path / "next", tmp_path / "out" / "tokenizer", reference.MegaConfig(tokens=10))
+    model = checkpoint.begin_mega(tmp_path / "next", tmp_path / "out" / "tokenizer", MegaConfig(tokens=10))
     checkpoint.save_weights(model, tmp_path / "next")
     _, copied, _ = checkpoint.load_mega(tmp_path / "next")
     assert torch.equal(copied.decoder[0].mixing, tokenizer.decoder[0].mixing)

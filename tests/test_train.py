@@ -23,7 +23,7 @@ from mega_model.data import features, rendered
 from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
-from mega_model.reference import released_name
+from mega_model.reference.keys import released_name
 from mega_model.train import default, errors, lift, pictures, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
 from mega_model.train.published import load_backbone

@@ -10,7 +10,10 @@ VERBS = {
     "render": ("mega_model.data.rendered:main", "training data: rendered people, with their meshes"),
     "features": ("mega_model.data.features:main", "training data: what a frozen BlazePose says of rendered people"),
     "shards": ("mega_model.data.shards:main", "a data set as tar files, which may lie on a server"),
-    "import-reference": ("mega_model.reference:main", "the authors' released checkpoints as a checkpoint of ours"),
+    "import-reference": (
+        "mega_model.reference.command:main",
+        "the authors' released checkpoints as one of ours",
+    ),
     "import-backbone": ("mega_model.import_backbone:main", "BlazePose's published weights, to train from"),
     "import-detector": ("mega_model.import_detector:main", "MoveNet's published weights, to put into a bundle"),
     "evaluate": ("mega_model.evaluate.held_out:main", "score a trained model on held-out clips"),

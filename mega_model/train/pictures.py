@@ -22,7 +22,7 @@ from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.mega import PRESETS, Mega
-from mega_model.reference import IMAGE_PART
+from mega_model.reference.keys import IMAGE_PART
 from mega_model.seen import Seen
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder

@@ -12,7 +12,8 @@ from mega_model.backbones import Backbone
 from mega_model.checkpoint import load_weights
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
-from mega_model.reference import are_tensors, read_torch, released_name
+from mega_model.reference.files import are_tensors, read_torch
+from mega_model.reference.keys import released_name
 
 _UNREAD = r"(fc|final_layer|keypoint_head)\..*"
 """Heads of the backbones' own tasks."""
