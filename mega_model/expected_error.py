@@ -32,7 +32,7 @@ class ExpectedError(NamedTuple):
     distance: Tensor
     """[B]: root mean square distance of the pooled features from the training set's, in its deviations (Mahalanobis)"""
     modes: Tensor
-    """[M, V, 3], metres: in which ways meshes are usually wrong before they are tied to landmarks; see `core.fit`"""
+    """[M, V, 3], metres: in which ways meshes are usually wrong, before they are tied to landmarks; see `core.fit`"""
 
 
 class ErrorHead(nn.Module):

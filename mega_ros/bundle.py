@@ -99,6 +99,8 @@ class Calibration:
     how: str
     coverage: dict[str, float]
     """Fraction of held-out vertices whose error lies within so many sigma."""
+    quantiles: dict[str, float] = field(default_factory=dict)
+    """Fraction -> within how many sigma it lies. Half of the errors are below quantiles["0.50"] * sigma."""
 
 
 @dataclass(frozen=True)

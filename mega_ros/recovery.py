@@ -183,7 +183,7 @@ class Recovery:
     def _pose(
         self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray, limbs: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Canonical vertices [P, V, 3], rotation [P, 3, 3] and translation [P, 3] from there to the crops' cameras."""
+        """Canonical vertices [P, V, 3]; rotation [P, 3, 3] and translation [P, 3] from there to the crops' cameras."""
         vertices, rotation, camera = out["vertices"], out["rotation"], out["camera"]
         focal = crops[:, 0, 0] / crops[:, 0, 2]
         if "modes" not in out:

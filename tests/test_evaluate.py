@@ -167,13 +167,14 @@ def test_uncertainty_by_visibility() -> None:
     sigma = rng.uniform(0.01, 0.1, (100, 500))
     error = np.linalg.norm(rng.normal(size=(*sigma.shape, 3)), axis=-1) * sigma / np.sqrt(3)
     visible = rng.random(sigma.shape) < 0.5
-    groups = by_visibility(error, np.where(visible, sigma, sigma / 3), visible)
+    radii = metrics.radius(metrics.LEVELS)
+    groups = by_visibility(error, np.where(visible, sigma, sigma / 3), visible, radii)
     good, bad = groups["visible"], groups["occluded"]
     assert good["within 50 %"] == pytest.approx(0.5, abs=0.01)
     assert good["within 90 %"] == pytest.approx(0.9, abs=0.01)
     assert good["ECE"] < 0.01 < 0.3 < bad["ECE"]
     assert good["AUSE"] == pytest.approx(bad["AUSE"], abs=0.02), "the order is as good in both"
-    assert "occluded" not in by_visibility(error, sigma, np.ones_like(visible))
+    assert "occluded" not in by_visibility(error, sigma, np.ones_like(visible), radii)
 
 
 def test_a_body_hides_its_far_side(crops: ImageSet) -> None:

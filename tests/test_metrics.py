@@ -14,6 +14,7 @@ settings.load_profile("metrics")
 
 batch_shapes = array_shapes(min_dims=0, max_dims=2, max_side=3)
 seeds = st.integers(0, 2**32 - 1)
+CHI = metrics.radius(metrics.LEVELS)
 
 
 def points(seed: int, shape: tuple[int, ...], count: int = 24) -> np.ndarray:
@@ -148,21 +149,30 @@ def test_radius_of_a_gaussian_in_space():
 
 def test_true_sigma_is_calibrated_at_every_level():
     error, sigma = gaussian_errors(0, (200, 1000))
-    np.testing.assert_allclose(metrics.reliability(error, sigma), metrics.LEVELS, atol=0.004)
+    np.testing.assert_allclose(metrics.reliability(error, sigma, CHI), metrics.LEVELS, atol=0.004)
     assert metrics.coverage(error, sigma, float(metrics.radius(0.9))) == pytest.approx(0.9, abs=0.003)
-    assert metrics.calibration_error(error, sigma) < 0.003
+    assert metrics.calibration_error(error, sigma, CHI) < 0.003
+
+
+def test_measured_quantiles_hold_their_share_of_any_errors() -> None:
+    rng = np.random.default_rng(0)
+    sigma = rng.uniform(0.01, 0.2, (2, 20000))
+    error = sigma * rng.standard_cauchy((2, 20000)) ** 2  # tails that no Gaussian has
+    radii = metrics.quantiles(error[0], sigma[0])
+    np.testing.assert_allclose(metrics.reliability(error[1], sigma[1], radii), metrics.LEVELS, atol=0.02)
+    assert metrics.calibration_error(error[1], sigma[1], radii) < 0.01 < metrics.calibration_error(error, sigma, CHI)
 
 
 def test_a_sigma_of_no_use_has_the_largest_calibration_error():
     error = np.ones(10)
-    assert metrics.calibration_error(error, np.zeros(10)) == pytest.approx(0.5)  # nothing is ever covered
-    assert metrics.calibration_error(error, np.full(10, 1e9)) == pytest.approx(0.5)  # everything is
+    assert metrics.calibration_error(error, np.zeros(10), CHI) == pytest.approx(0.5)  # nothing is ever covered
+    assert metrics.calibration_error(error, np.full(10, 1e9), CHI) == pytest.approx(0.5)  # everything is
 
 
 def test_too_small_a_sigma_covers_too_little():
     error, sigma = gaussian_errors(1, (100, 1000))
-    assert (metrics.reliability(error, sigma / 2) < metrics.LEVELS).all()
-    assert (metrics.reliability(error, sigma * 2) > metrics.LEVELS).all()
+    assert (metrics.reliability(error, sigma / 2, CHI) < metrics.LEVELS).all()
+    assert (metrics.reliability(error, sigma * 2, CHI) > metrics.LEVELS).all()
 
 
 def test_ause_of_perfect_useless_and_wrong_orders():

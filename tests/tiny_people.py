@@ -60,8 +60,11 @@ def blazepose(folder: Path) -> None:
     """Random weights in the place of published ones. It takes everybody to stand upright in the middle of the crop."""
     torch.manual_seed(1)
     network = BlazePose(WIDTH)
-    network.landmarks.weight.mul_(0.5)
-    network.world.weight.mul_(0.1)
+    for layer in (m for m in network.modules() if isinstance(m, torch.nn.Conv2d)):
+        torch.nn.init.kaiming_normal_(layer.weight)  # or nothing of the image would be left behind so many layers
+    network.landmarks.weight.mul_(0.3)
+    network.world.weight.mul_(0.01)
+    network.presence.weight.mul_(0.3)
     places = network.landmarks.bias.view(len(LANDMARKS), 5)
     places[:] = torch.tensor([128.0, 128, 0, 2, 2])
     places[LANDMARKS.index("body_circle"), 1] = 28

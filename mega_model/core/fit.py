@@ -178,9 +178,9 @@ def sample_weights(energy: np.ndarray, effective: float = 5.0) -> np.ndarray:
 
 # A pose [..., 6 + M] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
 # 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), the
-# log of the depth over the learned one, and the shape. In these, landmarks move almost linearly. A step's first three numbers are
-# solved for as a further rotation vector and added to the Cayley vector, which is the same to first order; where steps
-# end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
+# log of the depth over the learned one, and the shape. In these, landmarks move almost linearly. A step's first three
+# numbers are solved for as a further rotation vector and added to the Cayley vector, which is the same to first
+# order; where steps end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
 # 4 log(1 + tan(angle / 2)^2): within 1 % the square of the angle up to half a radian.
 
 
@@ -220,7 +220,7 @@ def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarra
 def _linearised(
     pose: np.ndarray, seen: np.ndarray, bends: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> how far joints fall off their landmarks [..., 2, K], crop units, and its slope by a step [..., 6 + M, 2, K]."""
+    """-> how far joints fall off their landmarks [..., 2, K], crop units; its slope by a step [..., 6 + M, 2, K]."""
     rotation, translation = _rotation(pose), _translation(pose, learned, focal)
     turned = rotation @ (seen + (pose[..., 6:, None, None] * bends).sum(-3))
     place, nearness = _projected(turned + translation[..., None])

@@ -111,14 +111,19 @@ def radius(level: np.ndarray | float) -> np.ndarray:
     return np.sqrt(2 / 3 * gammaincinv(1.5, np.asarray(level, float)))
 
 
-def reliability(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Share of errors within the `radius` of each of the `LEVELS` -> [L]; equal to them if sigma tells the truth."""
-    return np.array([coverage(error, sigma, factor) for factor in radius(LEVELS)])
+def quantiles(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """How many sigma hold each of the `LEVELS` of the errors, over all elements of two arrays of one shape -> [L]."""
+    return np.quantile(error / sigma, LEVELS)
 
 
-def calibration_error(error: np.ndarray, sigma: np.ndarray) -> float:
+def reliability(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Share of errors within so many sigma [L] -> [L]; equal to the `LEVELS` if radii and sigma tell the truth."""
+    return np.array([coverage(error, sigma, factor) for factor in radii])
+
+
+def calibration_error(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> float:
     """Expected calibration error: mean over `LEVELS` of |share of errors within the radius - level|. 0 is the best."""
-    return float(np.abs(reliability(error, sigma) - LEVELS).mean())
+    return float(np.abs(reliability(error, sigma, radii) - LEVELS).mean())
 
 
 def sparsification(error: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

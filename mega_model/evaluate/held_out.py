@@ -27,7 +27,7 @@ from mega_model.data.scenes import PARTS
 from mega_model.evaluate.predict import Pictures, Prediction, Sampling, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report, publish
-from mega_model.evaluate.uncertainty import ERROR_MODEL, by_visibility, curves, vertex_fields
+from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, vertex_fields
 from mega_model.tokenizer import MeshTokenizer
 
 
@@ -136,7 +136,8 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
     ways = {"as published": parts["all"]}
     ways |= {name: error_scores(run(test, how), constant) for name, how in others.items()}
     ways = {name: {key: scores[key] for key in ("PVE", "MPJPE", "PA-MPJPE")} for name, scores in ways.items()}
-    groups = by_visibility(error, sigma, found["visible"])
+    radii, model_of_errors = error_model(config.checkpoint)
+    groups = by_visibility(error, sigma, found["visible"], radii)
     within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
     scores = {"parts": parts, "ways": ways, "sigma": groups, "coverage": within, "samples": config.samples}
     calibration = None
@@ -154,7 +155,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
         "set": str(config.test),
         "protocol": protocol.name,
         "sigma": source,
-        "error model": ERROR_MODEL,
+        "error model": model_of_errors,
     }
     report = Report(
         "Scores on held-out rendered people",
@@ -164,7 +165,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
             "What the mesh is made of, mm": ways,
             "Vertices; error and sigma in mm": groups,
         },
-        {"Sparsification, and promised against measured coverage": curves(error, sigma)},
+        {"Sparsification, and promised against measured coverage": curves(error, sigma, radii)},
     )
     return report, scores, calibration
 

@@ -194,8 +194,16 @@ def tied(
     modes: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Vertices [B, V, 3] and rotations [B, 3, 3] of people, tied to their landmarks; see `fit_people`."""
-    given = (x.cpu().numpy() for x in (vertices, rotation, camera, batch["focal"], features.landmarks))
-    mesh, turned, _ = fit_people(*given, None, regressor, modes.cpu().numpy())
+    mesh, turned, _ = fit_people(
+        vertices.cpu().numpy(),
+        rotation.cpu().numpy(),
+        camera.cpu().numpy(),
+        batch["focal"].numpy(),
+        features.landmarks.cpu().numpy(),
+        None,
+        regressor,
+        modes.cpu().numpy(),
+    )
     return torch.from_numpy(mesh.astype(np.float32)), torch.from_numpy(turned.astype(np.float32))
 
 

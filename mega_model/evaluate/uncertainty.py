@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -24,10 +25,11 @@ from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, 
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report
 
-ERROR_MODEL = (
+GAUSSIAN = (
     "errors are isotropic 3D Gaussians of root mean square radius sigma, "
     "so the radius that holds a share of them follows from the chi distribution of 3 degrees of freedom"
 )
+MEASURED = "the radius that holds a share of the errors is so many sigma as it was on the calibration people"
 
 BY_ITSELF = "what the person's own body does not hide; of other things, this set does not say what they hide"
 
@@ -49,26 +51,33 @@ def evaluate(config: Uncertainty) -> Report:
     errors = checkpoint.load_errors(config.checkpoint)
     scale, source = 1.0, "the error head"
     if errors is None:
-        scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
+        scale = saved_calibration(config.checkpoint).get("scale", 1.0) if config.scale is None else config.scale
         source = f"{scale:g} times the spread of {config.describe()}"
     predictions = predict(model, tokenizer, images, config, config, errors)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = config.facts(protocol.name, len(images))
-    facts |= {"sigma": source, "error model": ERROR_MODEL}
+    radii, model_of_errors = error_model(config.checkpoint)
+    facts |= {"sigma": source, "error model": model_of_errors}
     facts["visible"] = "what the camera sees" if rendered else BY_ITSELF
     return Report(
         "Uncertainty per vertex",
         facts,
-        {"Vertices; error and sigma in mm": by_visibility(error, sigma, found["visible"])},
-        {"Sparsification, and promised against measured coverage": curves(error, sigma)},
+        {"Vertices; error and sigma in mm": by_visibility(error, sigma, found["visible"], radii)},
+        {"Sparsification, and promised against measured coverage": curves(error, sigma, radii)},
     )
 
 
-def saved_scale(checkpoint: Path) -> float:
-    """What `mega evaluate` calibrated; 1 for a checkpoint that it has not seen."""
+def saved_calibration(checkpoint: Path) -> dict[str, Any]:
+    """What `mega evaluate` or `mega train errors` measured; nothing for a checkpoint that they have not seen."""
     file = checkpoint / "calibration.json"
-    return json.loads(file.read_text())["scale"] if file.exists() else 1.0
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def error_model(checkpoint: Path) -> tuple[np.ndarray, str]:
+    """How many sigma hold each of `metrics.LEVELS` of the errors [L], and where that is from."""
+    known = saved_calibration(checkpoint).get("quantiles")
+    return (np.array([*known.values()]), MEASURED) if known else (metrics.radius(metrics.LEVELS), GAUSSIAN)
 
 
 def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
@@ -76,18 +85,20 @@ def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
     return {"error": protocol.vertex_errors(p.single, p.truth), "sigma": p.sigma}
 
 
-def by_visibility(error: np.ndarray, sigma: np.ndarray, visible: np.ndarray) -> dict[str, dict[str, float]]:
+def by_visibility(
+    error: np.ndarray, sigma: np.ndarray, visible: np.ndarray, radii: np.ndarray
+) -> dict[str, dict[str, float]]:
     """`measure` of all vertices [n, V], of the visible ones and of the occluded ones, by bool [n, V]."""
     groups = {"all": np.ones(error.shape, bool), "visible": visible, "occluded": ~visible}
-    return {group: measure(error[pick], sigma[pick]) for group, pick in groups.items() if pick.any()}
+    return {group: measure(error[pick], sigma[pick], radii) for group, pick in groups.items() if pick.any()}
 
 
-def measure(error: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
+def measure(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> dict[str, float]:
     """All numbers on error and sigma of one shape, metres; the means in millimetres.
 
-    `within`: share of the errors inside the radius of a level.
+    radii [L]: how many sigma are to hold each of the `metrics.LEVELS`. `within`: share of the errors that they hold.
     """
-    half, most = metrics.radius(np.array([0.5, 0.9]))
+    half, most = np.interp([0.5, 0.9], metrics.LEVELS, radii)
     return {
         "error": 1000 * float(error.mean()),
         "sigma": 1000 * float(sigma.mean()),
@@ -95,11 +106,11 @@ def measure(error: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
         "AUSE": metrics.ause(error, sigma),
         "within 50 %": metrics.coverage(error, sigma, half),
         "within 90 %": metrics.coverage(error, sigma, most),
-        "ECE": metrics.calibration_error(error, sigma),
+        "ECE": metrics.calibration_error(error, sigma, radii),
     }
 
 
-def curves(error: np.ndarray, sigma: np.ndarray) -> Figure:
+def curves(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     by_sigma, best = metrics.sparsification(error, sigma)
@@ -109,7 +120,7 @@ def curves(error: np.ndarray, sigma: np.ndarray) -> Figure:
     left.set(xlabel="share of the vertices removed", ylabel="error of the rest / error of all", ylim=(0, None))
     left.legend()
     right.plot([0, 1], [0, 1], color="0.7")
-    right.plot(metrics.LEVELS, metrics.reliability(error, sigma), marker="o")
+    right.plot(metrics.LEVELS, metrics.reliability(error, sigma, radii), marker="o")
     right.set(xlabel="probability promised", ylabel="share of the errors within", xlim=(0, 1), ylim=(0, 1))
     return figure
 

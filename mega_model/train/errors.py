@@ -113,9 +113,9 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
         parts.append(Predicted(states, features, mesh, rot6d_to_matrix(seen.rot6d), seen.camera, *truth))
-    states, features, *rest = zip(*parts)
-    joined = PoseFeatures(*(torch.cat(x) for x in zip(*features)))
-    return Predicted(torch.cat(states), joined, *(torch.cat(x) for x in rest))
+    features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
+    states, *others = (torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features")
+    return Predicted(states, features, *others)
 
 
 def of_people(found: Predicted, regressor: np.ndarray, modes: np.ndarray) -> Known:
@@ -225,6 +225,10 @@ def main(args: list[str]) -> None:
         "pelvis is in the camera frame is less sure: its distance is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
         "coverage": {f"{factor} sigma": round(metrics.coverage(error, expected, factor), 4) for factor in (1, 2)},
+        "quantiles": {
+            f"{level:.2f}": round(float(factor), 4)
+            for level, factor in zip(metrics.LEVELS, metrics.quantiles(error, expected))
+        },
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
     scores = {
