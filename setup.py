@@ -95,7 +95,7 @@ setup(
         *shared("launch", "config", "rviz", "demo"),
     ],
     install_requires=[
-        "array-api-compat>=1.8",
+        "msgspec>=0.19",
         "numpy>=1.23",
         "onnxruntime>=1.21",
         "opencv-python-headless>=4.8",

@@ -1,4 +1,4 @@
-"""Does a bundle compute what torch computes? `python export/check.py [BUNDLE] --checkpoint FOLDER`
+"""Does a bundle compute what torch computes? `mega export check [BUNDLE] --checkpoint FOLDER`
 
 Compares every output of every graph but the detector, which others have trained, with the functions that training and
 evaluation use, on random and on rendered crops, for several numbers of people and samples. Exit code 1 if tokens differ
@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 from export.to_onnx import FEATURES, as_stored
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.commands import call
 from mega_model.geometry import rot6d_to_matrix
-from mega_ros.bundle import Bundle
+from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engines import OnnxEngine
 
 LIMITS = {
@@ -70,7 +71,7 @@ class Parity:
         self.model, self.tokenizer, self.topology = checkpoint.load_mega(folder)
         self.errors = checkpoint.load_errors(folder)
         as_stored(self.model, self.tokenizer, *([self.errors] if self.errors else []))
-        graphs = ("backbone", "deterministic", "sampler")
+        graphs: tuple[GraphName, ...] = ("backbone", "deterministic", "sampler")
         self.engines = {graph: OnnxEngine(bundle, graph, "cpu") for graph in graphs}
 
     @torch.no_grad()
@@ -98,7 +99,7 @@ class Parity:
             answers["prior"] = seen.image.prior
         if self.errors is not None:
             answers |= self.errors(states, features)._asdict()
-        expected = {
+        expected: dict[GraphName, dict[str, Tensor]] = {
             "backbone": parts,
             "deterministic": answers,
             "sampler": {
@@ -111,8 +112,8 @@ class Parity:
         given |= {"uniforms": uniforms.numpy()}
         return self._compare(expected, given)
 
-    def _compare(self, expected: dict[str, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
-        differences = {}
+    def _compare(self, expected: dict[GraphName, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
+        differences: Differences = {}
         for graph, outputs in expected.items():
             got = self.engines[graph].run(**{name: given[name] for name in self.bundle.graphs[graph].inputs})
             for name, tensor in outputs.items():
@@ -152,8 +153,8 @@ def rendered_crops(parity: Parity, count: int) -> np.ndarray:
     return draw_crops(np.random.default_rng(0), BodySampler("test"), renderer, count).images
 
 
-def main() -> int:
-    config = tyro.cli(Config, description=__doc__)
+def main(args: list[str]) -> int:
+    config = tyro.cli(Config, args=args, description=__doc__)
     parity = Parity(Bundle.load(config.bundle), config.checkpoint)
     table = Table("inputs", "graph", "output", "largest difference", "allowed", "")
     good = True
@@ -169,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call("export/check.py", lambda: main(sys.argv[1:])))

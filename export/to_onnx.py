@@ -1,4 +1,4 @@
-"""A trained checkpoint to a bundle: `python export/to_onnx.py --checkpoint FOLDER --out FOLDER`.
+"""A trained checkpoint to a bundle: `mega export onnx --checkpoint FOLDER --out FOLDER`, or `python export/to_onnx.py`.
 
 Every graph wraps the very functions that training and evaluation use; export/check.py shows that they agree.
 Weight matrices are rounded to float16 for storage, all arithmetic is float32.
@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.commands import call
+from mega_model.core.errors import InputError
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
@@ -208,10 +210,10 @@ def as_stored(*models: nn.Module) -> None:
 def export(config: Config) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not len(topology.joint_names):
-        raise ValueError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
+        raise InputError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
-        raise ValueError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
+        raise InputError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
@@ -220,8 +222,11 @@ def export(config: Config) -> bundle.Bundle:
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
-        graphs, origins = save_detector(new, config.detector) if config.detector else ({}, {})
-        graphs |= save_graphs(new, model, tokenizer, errors, config)
+        graphs = save_graphs(new, model, tokenizer, errors, config)
+        origins = backbone_origin(training)
+        if config.detector:
+            graphs["detector"], of_detector = save_detector(new, config.detector)
+            origins |= of_detector
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
             new,
@@ -242,7 +247,7 @@ def export(config: Config) -> bundle.Bundle:
                 "scores": scores,
                 "model": dataclasses.asdict(model.config),
             },
-            origins=backbone_origin(training) | origins,
+            origins=origins,
         )
         for old in config.out.glob("*.onnx"):
             old.unlink()
@@ -260,24 +265,24 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
     return {"backbone": f"{notes['model']} ({file}), trained further; licence: {notes['license']}"}
 
 
-def save_detector(folder: Path, source: Path) -> tuple[dict[str, bundle.Graph], dict[str, str]]:
+def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:
     """Copy the file `source`; what the manifest's `graphs` say of it, and its `origins`, if the file knows its own.
 
-    Raises FileNotFoundError, or ValueError that names the file.
+    Raises InputError that names the file.
     """
     proto = onnx_files.read(source)
     graph = bundle.Graph(_tensors(proto.graph.input), _tensors(proto.graph.output))
     inputs, outputs, _, _ = bundle.GRAPHS["detector"]
     if list(graph.inputs) != inputs or not set(outputs) <= set(graph.outputs):
-        raise ValueError(f"{source}: not a bundle's detector; make one with mega import-detector")
+        raise InputError(f"{source}: not a bundle's detector; make one with mega import-detector")
     shutil.copyfile(source, folder / "detector.onnx")
     notes = {note.key: note.value for note in proto.metadata_props}
-    return {"detector": graph}, {"detector": notes["origin"]} if "origin" in notes else {}
+    return graph, {"detector": notes["origin"]} if "origin" in notes else {}
 
 
 def save_graphs(
     folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: Config
-) -> dict[str, bundle.Graph]:
+) -> bundle.Graphs:
     """The three graphs of a model, by name."""
     as_stored(model, tokenizer, *([errors] if errors else []))
     # example sizes P, Q that are no other dimension's, so that none is taken for the other
@@ -361,18 +366,13 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
     }
 
 
-def main() -> None:
-    config = tyro.cli(Config, description=__doc__)
+def main(args: list[str]) -> None:
+    config = tyro.cli(Config, args=args, description=__doc__)
     logging.disable(logging.WARNING)  # the exporter talks about its own internals
-    try:
-        made = export(config)
-    except FileNotFoundError as error:
-        sys.exit(f"{error.filename or error}: not found; give the folder of a checkpoint")
-    except ValueError as error:
-        sys.exit(str(error))
+    made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call("export/to_onnx.py", lambda: main(sys.argv[1:])))

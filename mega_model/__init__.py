@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOME = {"Mega": "mega", "MeshTokenizer": "tokenizer", "Topology": "topology"}
+_HOME = {"Mega": "mega", "MeshTokenizer": "tokenizer", "Topology": "core.topology"}
 __all__ = ["Mega", "MeshTokenizer", "Topology", "generate", "reference"]
 
 

@@ -11,6 +11,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 
+from mega_model.core.errors import InputError
 from mega_model.transformer import Block
 
 
@@ -213,11 +214,11 @@ class ViT(Backbone):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises ValueError unless the pictures are 256 pixels high and 192 or, by an even number, more wide."""
+        """Raises InputError unless the pictures are 256 pixels high and 192 or, by an even number, more wide."""
         height, width = images.shape[2:]
         margin, odd = divmod(width - self.PATCH * self.COLUMNS, 2)
         if height != self.PATCH * self.ROWS or margin < 0 or odd:
-            raise ValueError(f"the ViT reads pictures of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
+            raise InputError(f"the ViT reads pictures of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
         x = self.patches(images[..., margin : width - margin]).flatten(2).transpose(1, 2)
         x = x + self.position[1:] + self.position[:1]
         for block in self.blocks:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.backbones import Backbone
+from mega_model.core.errors import InputError
 
 LANDMARKS = (
     "nose left_eye_inner left_eye left_eye_outer right_eye_inner right_eye right_eye_outer left_ear right_ear "
@@ -113,11 +114,11 @@ class BlazePose(Backbone):
     """Of the crops in pixels: the landmarks are read from a map that must be 2x2."""
 
     def __init__(self, width: int) -> None:
-        """Raises ValueError if there is no variant of this width."""
+        """Raises InputError if there is no variant of this width."""
         super().__init__()
         if width not in VARIANTS:
             known = ", ".join(f"{width} ({variant.name})" for width, variant in VARIANTS.items())
-            raise ValueError(f"backbone_width {width}: BlazePose has the widths {known}")
+            raise InputError(f"backbone_width {width}: BlazePose has the widths {known}")
         v = VARIANTS[width]
         self.channels = v.channels
         self.stem = nn.Sequential(Convolution(3, 24, 3, 2), *separable(24, v.stem, relu=False))

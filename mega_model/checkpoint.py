@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mega_model import hierarchy
+from mega_model.core import hierarchy
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
+from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
-from mega_model.files import must_exist
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import Topology
 
 C = TypeVar("C")
 ERRORS = "errors.safetensors"
@@ -34,13 +35,13 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError that names the file, RuntimeError that names keys that do not fit."""
+    """Raises InputError that names the file, RuntimeError that names keys that do not fit."""
     file = folder / "model.safetensors"
     must_exist(file)
     try:
         weights = load_file(file)
     except SafetensorError as error:
-        raise ValueError(f"{file}: not a readable safetensors file ({error})") from error
+        raise InputError(f"{file}: not a readable safetensors file ({error})") from error
     model.load_state_dict(weights)
 
 
@@ -94,7 +95,7 @@ def save_errors(folder: Path, head: ErrorHead) -> None:
 
 
 def load_errors(folder: Path) -> ErrorHead | None:
-    """The error head of a MEGA checkpoint; None if it has none. ValueError that names a file that is damaged."""
+    """The error head of a MEGA checkpoint; None if it has none. InputError that names a file that is damaged."""
     file = folder / ERRORS
     if not file.exists():
         return None
@@ -105,7 +106,7 @@ def load_errors(folder: Path) -> ErrorHead | None:
         head = ErrorHead(weights["token.0.weight"].shape[1], *sizes)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{file}: not the weights of an error head ({error}); train it again") from error
+        raise InputError(f"{file}: not the weights of an error head ({error}); train it again") from error
     return head.eval()
 
 
@@ -114,7 +115,7 @@ def _begin_config(folder: Path, config: Any) -> None:
     if not (folder / "model.safetensors").exists():
         _write_config(folder, config)
     elif _read_config(type(config), folder) != config:
-        raise ValueError(f"{folder / 'config.json'} is of another model; train this one into another folder")
+        raise InputError(f"{folder / 'config.json'} is of another model; train this one into another folder")
 
 
 def _write_config(folder: Path, config: Any) -> None:
@@ -128,4 +129,4 @@ def _read_config(kind: type[C], folder: Path) -> C:
         values = json.loads(file.read_text())
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: not the config of a {kind.__name__.removesuffix('Config')} ({error})") from error
+        raise InputError(f"{file}: not the config of a {kind.__name__.removesuffix('Config')} ({error})") from error

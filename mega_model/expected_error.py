@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.topology import Topology
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 
 SMALLEST, LARGEST = 0.01, 3.0
 """Metres."""
@@ -32,7 +32,7 @@ class ExpectedError(NamedTuple):
     distance: Tensor
     """[B]: root mean square distance of the pooled features from the training set's, in its deviations (Mahalanobis)"""
     modes: Tensor
-    """[M, V, 3], metres: in which ways meshes are usually wrong, before they are tied to landmarks; see `fit`"""
+    """[M, V, 3], metres: in which ways meshes are usually wrong, before they are tied to landmarks; see `core.fit`"""
 
 
 class ErrorHead(nn.Module):

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
-from mega_model.files import must_exist
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
 
 PACKAGE = "@mediapipe/pose"
 VERSION = "0.5.1675469404"
@@ -66,15 +67,15 @@ def main(args: Sequence[str]) -> None:
 
 
 def fetch(size: str, folder: Path) -> Path:
-    """The package's file of this size, put into `folder`. ValueError if npm is absent, fails or brings another file."""
+    """The package's file of this size, put into `folder`. InputError if npm is absent, fails or brings another file."""
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError("npm is not installed: install it, or give the .tflite file with --tflite")
+        raise InputError("npm is not installed: install it, or give the .tflite file with --tflite")
     package = f"{PACKAGE}@{VERSION}"
     ran = subprocess.run([npm, "pack", "--loglevel=error", package], cwd=folder, capture_output=True, text=True)
     if ran.returncode:
         reason = (ran.stderr.strip() or f"exit code {ran.returncode}").splitlines()[0]
-        raise ValueError(f"npm pack {package} failed ({reason}); without a network, give a file with --tflite")
+        raise InputError(f"npm pack {package} failed ({reason}); without a network, give a file with --tflite")
     file = folder / f"pose_landmark_{size}.tflite"
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as files:
@@ -82,14 +83,14 @@ def fetch(size: str, folder: Path) -> Path:
         assert content is not None  # it is no folder
         file.write_bytes(content.read())
     if hashlib.sha256(file.read_bytes()).hexdigest() != PUBLISHED[size]:
-        raise ValueError(f"{package}: {file.name} is not the published file, its SHA-256 is another")
+        raise InputError(f"{package}: {file.name} is not the published file, its SHA-256 is another")
     return file
 
 
 def read(path: Path) -> tuple[BlazePose, int]:
     """The network of a pose_landmark file, and its width.
 
-    Raises FileNotFoundError, or ValueError that names the file and the operator that does not fit.
+    Raises InputError that names the file and the operator that does not fit.
     """
     found = convolutions(path)
     counts = {}
@@ -102,12 +103,12 @@ def read(path: Path) -> tuple[BlazePose, int]:
             break
     else:
         known = ", ".join(f"{count} ({name})" for count, name in counts.items())
-        raise ValueError(f"{path}: {len(found)} convolutions lead to the landmarks; BlazePose has {known}")
+        raise InputError(f"{path}: {len(found)} convolutions lead to the landmarks; BlazePose has {known}")
     weights: dict[str, Tensor] = {}
     for (name, layer), given in zip(layers.items(), found):
         wanted = Kind(tuple(layer.weight.shape), layer.stride[0], "RELU6" if layer.relu else "NONE")
         if given.kind != wanted:
-            raise ValueError(
+            raise InputError(
                 f"{path}: {given.operator} has {given.kind}; BlazePose {variant.name} wants {wanted} there"
             )
         weights |= {f"{name}.weight": given.weight, f"{name}.bias": given.bias}
@@ -142,17 +143,17 @@ class Given:
 def convolutions(path: Path) -> list[Given]:
     """Those that lead to the landmarks, world landmarks and presence, as a depth-first walk back from these meets them.
 
-    Raises FileNotFoundError, or ValueError that names the file and what is wrong in it.
+    Raises InputError that names the file and what is wrong in it.
     """
     must_exist(path)
     try:
         graph = Graph.parse(path.read_bytes())
     except Exception as error:  # the reader trusts the file, so damaged ones raise anything
-        raise ValueError(f"{path}: not a readable TensorFlow Lite file ({error})") from error
+        raise InputError(f"{path}: not a readable TensorFlow Lite file ({error})") from error
     stack = []
     for channels in (1, 3 * len(LANDMARKS), 5 * len(LANDMARKS)):
         if (1, channels) not in graph.outputs:
-            raise ValueError(f"{path}: not a pose_landmark file, no output is [1, {channels}]")
+            raise InputError(f"{path}: not a pose_landmark file, no output is [1, {channels}]")
         stack.append((graph.outputs[1, channels], False))
     found, seen = [], set()
     while stack:
@@ -164,7 +165,7 @@ def convolutions(path: Path) -> list[Given]:
             if operator.name in _CONVOLUTIONS:
                 found.append(_given(path, graph, operator))
             elif operator.name not in _OTHERS:
-                raise ValueError(f"{path}: operator {operator.place} is {operator.name}, which BlazePose does not have")
+                raise InputError(f"{path}: operator {operator.place} is {operator.name}, which BlazePose does not have")
         elif tensor not in seen:
             seen.add(tensor)
             inputs = operator.inputs[:1] if operator.name in _CONVOLUTIONS else operator.inputs
@@ -176,10 +177,10 @@ def _given(path: Path, graph: Graph, operator: Operator) -> Given:
     name = f"operator {operator.place} ({operator.name})"
     constants = [graph.constants.get(i) for i in operator.inputs[1:]]
     if len(constants) != 2 or constants[0] is None or constants[1] is None or constants[0].ndim != 4:
-        raise ValueError(f"{path}: {name} has no weights and bias of float16 or float32 in the file")
+        raise InputError(f"{path}: {name} has no weights and bias of float16 or float32 in the file")
     weight, bias = constants[0].transpose(_CONVOLUTIONS[operator.name]), constants[1]
     if bias.shape != weight.shape[:1]:
-        raise ValueError(f"{path}: {name} has {weight.shape[0]} outputs and {bias.size} biases")
+        raise InputError(f"{path}: {name} has {weight.shape[0]} outputs and {bias.size} biases")
     kind = Kind(weight.shape, operator.stride, operator.activation)
     return Given(name, kind, *(torch.tensor(np.ascontiguousarray(x, np.float32)) for x in (weight, bias)))
 

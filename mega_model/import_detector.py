@@ -17,6 +17,7 @@ import onnx
 import tyro
 from onnx import TensorProto, helper, numpy_helper
 
+from mega_model.core.errors import InputError
 from mega_model.onnx_files import LARGE, halve, read
 
 KEYPOINTS = 17
@@ -40,7 +41,7 @@ class ImportDetector:
     onnx: Path
     """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""
     out: Path
-    """The file to write, for `export/to_onnx.py --detector`."""
+    """The file to write, for `mega export onnx --detector`."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -55,15 +56,15 @@ def detector(path: Path) -> tuple[onnx.ModelProto, bool]:
     """What a bundle's detector is, made of MoveNet, and whether its weights are the published ones.
 
     image uint8 [1, H, W, 3] RGB -> boxes [N, 4] (x0, y0, x1, y1), scores [N], keypoints [N, 17, 3] (x, y, score), best
-    first; float32, places in pixels of the image. Raises FileNotFoundError, or ValueError that names the file.
+    first; float32, places in pixels of the image. Raises InputError that names the file.
     """
     model = read(path)
     graph = model.graph
     inputs, outputs = ([(v.name, *_type(v)) for v in values] for values in (graph.input, graph.output))
     if len(inputs) != 1 or inputs[0][1] != TensorProto.INT32 or not _fits(inputs[0][2], (1, None, None, 3)):
-        raise ValueError(f"{path}: not MoveNet MultiPose of a fixed size, its input is no int32 [1, H, W, 3]")
+        raise InputError(f"{path}: not MoveNet MultiPose of a fixed size, its input is no int32 [1, H, W, 3]")
     if len(outputs) != 1 or outputs[0][1] != TensorProto.FLOAT or not _fits(outputs[0][2], (1, None, ROW)):
-        raise ValueError(f"{path}: not MoveNet MultiPose, its output is no float32 [1, people, {ROW}]")
+        raise InputError(f"{path}: not MoveNet MultiPose, its output is no float32 [1, people, {ROW}]")
     (_, height, width, _), (_, people, _) = inputs[0][2], outputs[0][2]
     known = fingerprint(graph) == PUBLISHED
     constants = {

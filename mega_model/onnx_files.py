@@ -8,19 +8,20 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from mega_model.files import must_exist
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
 
 LARGE = 1024
 """Numbers from which on a tensor counts as weights."""
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Raises FileNotFoundError, or ValueError that names the file."""
+    """Raises InputError that names the file."""
     must_exist(path)
     try:
         return onnx.load(path)
     except DecodeError as error:
-        raise ValueError(f"{path}: not a readable ONNX file ({error})") from error
+        raise InputError(f"{path}: not a readable ONNX file ({error})") from error
 
 
 def halve(graph: onnx.GraphProto) -> None:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mega_model import hierarchy
-from mega_model.topology import Topology
+from mega_model.core import hierarchy
+from mega_model.core.topology import Topology
 
 
 class Layer(NamedTuple):

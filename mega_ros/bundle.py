@@ -6,11 +6,14 @@ Only this module knows the manifest's format: `write_bundle` makes it, `Bundle.l
 from __future__ import annotations
 
 import hashlib
-import json
-import types
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, cast
+
+import msgspec
+
+from mega_model.core.errors import InputError
 
 FORMAT = 2
 MANIFEST = "bundle.json"
@@ -28,12 +31,16 @@ GRAPHS = {  # inputs and outputs that mega_ros relies on; then those that a grap
     "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], ["prior"], []),
     "detector": (["image"], ["boxes", "scores"], [], ["keypoints"]),
 }
-OPTIONAL = ("detector",)
+GraphName = Literal["backbone", "deterministic", "sampler", "detector"]
 DEFAULT = Path(__file__).parent / "models" / "default"
 
 
-class BundleError(ValueError):
+class BundleError(InputError):
     """A bundle that cannot be used: one line that names the file or field and what to do."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -50,34 +57,44 @@ class Graph:
     outputs: dict[str, Tensor]
 
 
+class NeededGraphs(TypedDict):
+    backbone: Graph
+    deterministic: Graph
+    sampler: Graph
+
+
+class Graphs(NeededGraphs, total=False):
+    detector: Graph
+
+
 @dataclass(frozen=True)
 class Crop:
-    size: int
+    size: Count
     """Pixels; crops are square."""
-    margin: float
+    margin: Positive
     """Side of the crop over the larger side of the box."""
     mean: tuple[float, ...]
     """RGB normalisation, 0 to 1; it is applied inside the backbone graph and written down for the reader."""
     std: tuple[float, ...]
-    looks: int = 1
+    looks: Count
     """How often a person is looked at: first about the box, then about the region that the landmarks give."""
-    camera: str = "ray"
-    """"ray": the crop is what `mega_model.geometry.crop_cameras` sees."""
+    camera: Literal["ray"] = "ray"
+    """The crop is what `mega_model.core.geometry.crop_cameras` sees."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    steps: int
+    steps: Count
     """T, fixed in the sampler graph."""
-    samples: int
+    samples: Annotated[int, msgspec.Meta(ge=0)]
     """Q, when the caller gives none; 0: the deterministic mesh alone."""
-    temperature: float
+    temperature: Positive
     """tau, fixed in the sampler graph."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    scale: float
+    scale: Positive
     """What the graphs give as sigma, or the samples' spread where they give none, times `scale` is sigma."""
     how: str
     coverage: dict[str, float]
@@ -95,13 +112,13 @@ class Body:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `bundle.json` holds."""
+    """What `bundle.json` holds: the one declaration by which it is written, read and checked."""
 
     format: int
     name: str
     files: dict[str, str]
     """SHA-256 of every other file, by name."""
-    graphs: dict[str, Graph]
+    graphs: Graphs
     crop: Crop
     sampling: Sampling
     calibration: Calibration
@@ -128,15 +145,10 @@ class Bundle(Manifest):
             raw = path.read_bytes()
         except OSError as error:
             raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); give a folder made by export/to_onnx.py"
+                f"{path}: cannot be read ({error.strerror}); give a folder made by mega export onnx"
             ) from None
-        try:
-            data = json.loads(raw)
-        except ValueError as error:
-            raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
-        _check_format(data, path)
-        manifest: Manifest = _parse(Manifest, data, str(path))
-        _check_values(manifest, path)
+        manifest = _decode(raw, path)
+        _check_tensors(manifest, path)
         _check_links(manifest, path)
         for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in manifest.graphs)):
             if file not in manifest.files:
@@ -153,7 +165,7 @@ def write_bundle(
     folder: Path,
     *,
     name: str,
-    graphs: dict[str, Graph],
+    graphs: Graphs,
     crop: Crop,
     sampling: Sampling,
     calibration: Calibration,
@@ -164,7 +176,7 @@ def write_bundle(
     """Seal a folder that holds `topology.npz` and one .onnx file per graph: hash them, write the manifest, load it."""
     files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
     manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     return Bundle.load(folder)
 
 
@@ -172,24 +184,33 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _check_format(data: Any, path: Path) -> None:
-    version = data.get("format") if isinstance(data, dict) else None
-    if not isinstance(version, int):
-        raise BundleError(f"{path}: field format is missing; this is not a mega_ros bundle")
+@dataclass(frozen=True)
+class _Header:
+    """What every format has. A manifest of another one may lack fields that this one needs, so it is read first."""
+
+    format: int
+
+
+def _decode(raw: bytes, path: Path) -> Manifest:
+    try:
+        version = msgspec.json.decode(raw, type=_Header).format
+    except msgspec.ValidationError:
+        raise BundleError(f"{path}: field format is missing; this is not a mega_ros bundle") from None
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
     if version > FORMAT:
         raise BundleError(f"{path}: format {version} is newer than this mega_ros reads ({FORMAT}); update mega_ros")
     if version < FORMAT:
         raise BundleError(f"{path}: format {version} is older than this mega_ros reads ({FORMAT}); export it again")
+    try:
+        return msgspec.json.decode(raw, type=Manifest)
+    except msgspec.ValidationError as error:
+        raise BundleError(f"{path}: {error}; correct it or export the bundle again") from None
 
 
-def _check_values(manifest: Manifest, path: Path) -> None:
-    for name, contract in GRAPHS.items():
-        graph = manifest.graphs.get(name)
-        if graph is None and name in OPTIONAL:
-            continue
-        if graph is None:
-            raise BundleError(f"{path}: graphs.{name} is missing; export the bundle again")
-        inputs, outputs, more_inputs, more_outputs = contract
+def _check_tensors(manifest: Manifest, path: Path) -> None:
+    for name, graph in cast(Mapping[str, Graph], manifest.graphs).items():
+        inputs, outputs, more_inputs, more_outputs = GRAPHS[name]
         for kind, tensors, wanted, more in (
             ("inputs", graph.inputs, inputs, more_inputs),
             ("outputs", graph.outputs, outputs, more_outputs),
@@ -199,27 +220,13 @@ def _check_values(manifest: Manifest, path: Path) -> None:
                     f"{path}: graphs.{name}.{kind} are {', '.join(tensors)}, not {', '.join(wanted)}; "
                     "export the bundle again"
                 )
-    if manifest.crop.camera != "ray":
-        raise BundleError(f"{path}: crop.camera {manifest.crop.camera!r} is unknown; update mega_ros")
-    if manifest.sampling.samples < 0:
-        raise BundleError(f"{path}: sampling.samples is {manifest.sampling.samples}, it must be 0 or more; correct it")
-    for where, value in (
-        ("crop.size", manifest.crop.size),
-        ("crop.margin", manifest.crop.margin),
-        ("crop.looks", manifest.crop.looks),
-        ("sampling.steps", manifest.sampling.steps),
-        ("calibration.scale", manifest.calibration.scale),
-    ):
-        if not 0 < value < float("inf"):
-            raise BundleError(
-                f"{path}: {where} is {value}, it must be above zero; correct it or export the bundle again"
-            )
 
 
 def _check_links(manifest: Manifest, path: Path) -> None:
     """What a part of the bundle needs of a graph's outputs."""
     deterministic, sampler = manifest.graphs["deterministic"], manifest.graphs["sampler"]
-    for where, needed, graph in (
+    giver: GraphName
+    for where, needed, giver in (
         ("graphs.deterministic.inputs", set(deterministic.inputs), "backbone"),
         (
             "graphs.deterministic.outputs",
@@ -230,9 +237,9 @@ def _check_links(manifest: Manifest, path: Path) -> None:
         ("crop.looks", {"landmarks"} if manifest.crop.looks > 1 else set(), "backbone"),
         ("graphs.deterministic.outputs", {"landmarks"} if "modes" in deterministic.outputs else set(), "backbone"),
     ):
-        lacking = sorted(needed - set(manifest.graphs[graph].outputs))
+        lacking = sorted(needed - set(manifest.graphs[giver].outputs))
         if lacking:
-            raise BundleError(f"{path}: {where}: {graph} does not give {', '.join(lacking)}; export the bundle again")
+            raise BundleError(f"{path}: {where}: {giver} does not give {', '.join(lacking)}; export the bundle again")
 
 
 def _check_file(folder: Path, file: str, expected: str) -> None:
@@ -244,38 +251,3 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
         raise BundleError(f"{folder / file}: cannot be read ({error.strerror}); copy the whole bundle again") from None
     if _sha256(data) != expected:
         raise BundleError(f"{folder / file}: its SHA-256 is not the one in {MANIFEST}; copy or export the bundle again")
-
-
-def _parse(kind: Any, data: Any, where: str) -> Any:
-    """JSON `data` as the type `kind`: a dataclass of this module, or dict, tuple, union and plain types of them."""
-    if kind is Any:
-        return data
-    origin, args = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(data, dict):
-        values = {}
-        added = {f.name for f in fields(kind) if f.default_factory is not MISSING}  # since older bundles were written
-        for name, hint in get_type_hints(kind).items():
-            if name not in data and name in added:
-                continue
-            if name not in data:
-                raise BundleError(f"{where}: field {name} is missing; export the bundle again")
-            values[name] = _parse(hint, data[name], f"{where}: {name}")
-        return kind(**values)  # type: ignore[operator]
-    if origin is dict and isinstance(data, dict):
-        return {key: _parse(args[1], value, f"{where}: {key}") for key, value in data.items()}
-    if origin is tuple and isinstance(data, list):
-        return tuple(_parse(args[0], value, where) for value in data)
-    plain = args if origin in (Union, types.UnionType) else (kind,)
-    accepted = (int, float) if kind is float else plain
-    if (
-        not (is_dataclass(kind) or origin in (dict, tuple))
-        and isinstance(data, accepted)
-        and not isinstance(data, bool)
-    ):
-        return data
-    wanted = "an object" if is_dataclass(kind) or origin is dict else "a list" if origin is tuple else _names(plain)
-    raise BundleError(f"{where} is {data!r:.40}, not {wanted}; export the bundle again")
-
-
-def _names(kinds: tuple[type, ...]) -> str:
-    return " or ".join({"int": "a whole number", "float": "a number", "str": "text"}[kind.__name__] for kind in kinds)

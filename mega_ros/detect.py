@@ -11,7 +11,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from mega_model.topology import SMPL_JOINTS
+from mega_model.core.boxes import non_maximum_suppression
+from mega_model.core.topology import SMPL_JOINTS
 
 from .bundle import Bundle
 from .engines import OnnxEngine, Provider
@@ -68,11 +69,9 @@ class Detector:
         back = np.array([width / size[0], height / size[1], 1], np.float32)  # x, y, and scores stay
         boxes = out["boxes"] * back[[0, 1, 0, 1]]
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-        found = (out["scores"] >= threshold) & in_image(boxes, width, height)
-        corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)[found]
+        candidates = np.flatnonzero((out["scores"] >= threshold) & in_image(boxes, width, height))
         # the graph may give one person two boxes
-        best = cv2.dnn.NMSBoxes(corner_and_size.tolist(), out["scores"][found].tolist(), threshold, OVERLAP)
-        stays = np.flatnonzero(found)[np.array(best, int)]
+        stays = candidates[non_maximum_suppression(boxes[candidates], out["scores"][candidates], OVERLAP)]
         keypoints = out["keypoints"][stays] * back if "keypoints" in out else None
         return Detections(boxes[stays], out["scores"][stays], keypoints)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mega_model.geometry import project
+from mega_model.core.geometry import project
 
 FINER = 2  # surfaces are drawn this much larger and then averaged: smooth outlines
 OVER_IMAGE = 0.88  # how much of the image a surface hides

@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from .bundle import Bundle, BundleError, Tensor
+from mega_model.core.errors import InputError
+
+from .bundle import Bundle, BundleError, GraphName, Tensor
 
 Provider = Literal["auto", "cpu", "cuda"]
 
@@ -25,10 +27,10 @@ class Engine(Protocol):
 class OnnxEngine:
     """A graph of a bundle in onnxruntime. Provider "auto" takes a GPU when there is one.
 
-    Raises BundleError if the graph is not what the manifest says, ValueError if the provider cannot be had.
+    Raises BundleError if the graph is not what the manifest says, InputError if the provider cannot be had.
     """
 
-    def __init__(self, bundle: Bundle, graph: str, provider: Provider = "auto") -> None:
+    def __init__(self, bundle: Bundle, graph: GraphName, provider: Provider = "auto") -> None:
         providers = _providers(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong raises; the rest is noise on a robot's console
@@ -42,7 +44,7 @@ class OnnxEngine:
             raise BundleError(f"{path}: onnxruntime cannot load it ({_first_line(error)}); export it again") from None
         actual = self._session.get_providers()[0]
         if provider == "cuda" and actual != "CUDAExecutionProvider":
-            raise ValueError(
+            raise InputError(
                 "provider: cuda was asked for, but onnxruntime could not start it here; check CUDA or use cpu"
             )
         self.backend = f"onnxruntime {actual}"
@@ -57,10 +59,10 @@ class OnnxEngine:
 
 def _providers(provider: Provider) -> list[str]:
     if provider not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"provider: {provider!r} is unknown; use auto, cpu or cuda")
+        raise InputError(f"provider: {provider!r} is unknown; use auto, cpu or cuda")
     has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     if provider == "cuda" and not has_cuda:
-        raise ValueError(
+        raise InputError(
             "provider: cuda was asked for, but this onnxruntime has none; install onnxruntime-gpu or use cpu"
         )
     if provider == "cpu" or not has_cuda:

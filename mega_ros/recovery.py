@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model import metrics
-from mega_model.fit import fit_people
-from mega_model.geometry import (
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
+from mega_model.core.fit import fit_people
+from mega_model.core.geometry import (
     crop_cameras,
     crop_images,
     crop_translation,
@@ -20,8 +21,8 @@ from mega_model.geometry import (
     place,
     square_cameras,
 )
-from mega_model.regions import keypoint_region, next_cameras
-from mega_model.topology import Topology
+from mega_model.core.regions import keypoint_region, next_cameras
+from mega_model.core.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
 from .detect import LIMB_JOINTS, Detector, in_image
@@ -68,7 +69,7 @@ class Recovery:
         self.bundle = bundle
         try:
             self.topology = Topology.load(bundle.folder / TOPOLOGY)
-        except ValueError as error:
+        except InputError as error:
             raise BundleError(f"{error}; export the bundle again") from None
         expected = bundle.graphs["deterministic"].outputs["vertices"].shape[1]
         if len(self.topology.template) != expected:
@@ -87,7 +88,7 @@ class Recovery:
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
         """`name` is "default" (the embedded bundle) or a folder; `provider` is "auto", "cpu" or "cuda".
 
-        Raises BundleError, and ValueError for a provider that cannot be had, both with one clear line.
+        Raises BundleError, and InputError for a provider that cannot be had, both with one clear line.
         """
         return cls(Bundle.load(name), provider)
 
@@ -115,17 +116,17 @@ class Recovery:
         not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
         A person for whom a graph gives other than finite numbers, or who is not all in front of the camera, is left
         out, so there may be fewer than boxes.
-        Raises ValueError that names the argument.
+        Raises InputError that names the argument.
         """
         image = checked_image(image)
         height, width = image.shape[:2]
         K = intrinsics_from_fov(width, height, FOV_DEFAULT) if K is None else _checked_intrinsics(K, width, height)
         samples = self.bundle.sampling.samples if samples is None else samples
         if samples < 0 or seed < 0:
-            raise ValueError(f"samples and seed must not be negative, they are {samples} and {seed}")
+            raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
         if boxes is None:
             if self.detector is None:
-                raise ValueError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
+                raise InputError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
             boxes, scores, keypoints = self.detector.find(image)
         else:
             boxes = _checked_boxes(boxes, width, height)
@@ -214,23 +215,23 @@ class Recovery:
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3], contiguous. Raises ValueError for anything else."""
+    """uint8 [H, W, 3], contiguous. Raises InputError for anything else."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image: must be a uint8 array [H, W, 3] (BGR), it is {what}")
+        raise InputError(f"image: must be a uint8 array [H, W, 3] (BGR), it is {what}")
     if not image.size:
-        raise ValueError(f"image: is empty, its shape is {image.shape}")
+        raise InputError(f"image: is empty, its shape is {image.shape}")
     return np.ascontiguousarray(image)
 
 
 def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
     K = _numbers("K", K)
     if K.shape != (3, 3) or not np.isfinite(K).all() or not np.allclose(K[2], [0, 0, 1]):
-        raise ValueError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {K.tolist()}")
+        raise InputError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {K.tolist()}")
     larger = max(width, height)
     # a focal length of an image side / 50 spans 175 degrees: more likely a K in other units than pixels
     if not all(larger / 50 < focal < 1000 * larger for focal in (K[0, 0], K[1, 1])):
-        raise ValueError(f"K: focal lengths {K[0, 0]:g}, {K[1, 1]:g} pixels do not fit an image of {width} x {height}")
+        raise InputError(f"K: focal lengths {K[0, 0]:g}, {K[1, 1]:g} pixels do not fit an image of {width} x {height}")
     return K
 
 
@@ -239,15 +240,15 @@ def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     if boxes.size == 0:
         return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes: must have shape [P, 4], it is {list(boxes.shape)}")
+        raise InputError(f"boxes: must have shape [P, 4], it is {list(boxes.shape)}")
     good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     if not good.all():
         first = int(np.argmin(good))
-        raise ValueError(f"boxes: number {first} is {boxes[first].tolist()}, not finite x0 < x1, y0 < y1")
+        raise InputError(f"boxes: number {first} is {boxes[first].tolist()}, not finite x0 < x1, y0 < y1")
     seen = in_image(boxes, width, height)
     if not seen.all():
         first = int(np.argmin(seen))
-        raise ValueError(
+        raise InputError(
             f"boxes: number {first} is {boxes[first].tolist()}, of which an image of {width} x {height} pixels shows "
             "nothing; leave it out"
         )
@@ -257,7 +258,7 @@ def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
     keypoints = _numbers("keypoints", keypoints).astype(np.float32)
     if keypoints.shape != (count, 17, 3) or not np.isfinite(keypoints).all():
-        raise ValueError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
+        raise InputError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
     return keypoints
 
 
@@ -274,9 +275,9 @@ def _in_crops(points: np.ndarray, K: np.ndarray, crops: np.ndarray, rotations: n
 def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.shape != (count,) or (count and not np.issubdtype(ids.dtype, np.integer)):
-        raise ValueError(f"ids: must be {count} whole numbers, one per box, it is {ids.dtype} {list(ids.shape)}")
+        raise InputError(f"ids: must be {count} whole numbers, one per box, it is {ids.dtype} {list(ids.shape)}")
     if count and (ids.min() < 0 or ids.max() >= 2**32):
-        raise ValueError(f"ids: must fit 32 bits without sign, they are {ids.tolist()}")
+        raise InputError(f"ids: must fit 32 bits without sign, they are {ids.tolist()}")
     return ids
 
 
@@ -284,4 +285,4 @@ def _numbers(name: str, value: np.ndarray) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: must hold numbers only, it is {value!r:.80}") from None
+        raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None

@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.errors import InputError
+from mega_model.core.geometry import intrinsics_from_fov
 
 from .detect import Detections, fixed_box, full_frame, in_image
 from .recovery import FOV_DEFAULT, People, Recovery, checked_image
@@ -43,7 +44,7 @@ class Stream:
     """The state of one camera, to be used by one thread at a time."""
 
     def __init__(self, recovery: Recovery, settings: StreamSettings = StreamSettings()) -> None:
-        """Raises ValueError where the settings ask for a detector that the bundle does not have."""
+        """Raises InputError where the settings ask for a detector that the bundle does not have."""
         self._recovery = recovery
         self.settings = settings
         self._tracker = Tracker()
@@ -66,7 +67,7 @@ class Stream:
     def settings(self, settings: StreamSettings) -> None:
         if settings.boxes == "detector" and self._recovery.detector is None:
             name = self._recovery.bundle.name
-            raise ValueError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
+            raise InputError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
         self._settings = settings
 
     def process(
@@ -82,7 +83,7 @@ class Stream:
         stamp: when the image was taken, nanoseconds on any clock. Where it goes back by more than a second, a
         recording starts again, and so do the ids: the same images give the same people.
         unknown: why there are no intrinsics, for `assumed`.
-        Raises ValueError that names the argument, as `Recovery.run` does.
+        Raises InputError that names the argument, as `Recovery.run` does.
         """
         image = checked_image(image)
         height, width = image.shape[:2]

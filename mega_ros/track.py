@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from mega_model.core.boxes import intersection_over_union
+
 
 class Tracker:
     """Gives boxes ids that last: 0, 1, 2, ... in order of appearance."""
@@ -54,12 +56,3 @@ class Tracker:
         self._drift = np.concatenate([drift[keep], np.zeros((count, 4))])
         self._unseen = np.concatenate([unseen[keep], np.zeros(count, np.int64)])
         return ids
-
-
-def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Boxes [M, 4] and [N, 4] -> [M, N] in 0 to 1."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1) for x in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)

@@ -17,7 +17,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from mega_model.geometry import project
+from mega_model.core.geometry import project
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_TRAINING = re.compile("No module named '(torch|fsspec|lightning|matplotlib|onnx|safetensors)'")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.bundle import TOPOLOGY, Body, Bundle, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
 
 SIZE = 32
@@ -37,7 +37,7 @@ def little_bundle(folder: Path, *, errors: bool = True, scale: float = 1.0, samp
         folder,
         name="little",
         graphs=graphs,
-        crop=Crop(SIZE, MARGIN, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        crop=Crop(SIZE, MARGIN, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), looks=1),
         sampling=Sampling(STEPS, samples, 1.0),
         calibration=Calibration(scale, "by hand", {}),
         body=Body("little", "random", "CC0"),

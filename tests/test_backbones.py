@@ -7,6 +7,7 @@ import torch
 
 from mega_model import generate
 from mega_model.backbones import BACKBONES, HRNet, ViT
+from mega_model.core.errors import InputError
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.transformer import Block
 
@@ -52,7 +53,7 @@ def test_the_vit_reads_the_middle_columns_of_a_square() -> None:
     other[..., :32] = 0
     assert torch.equal(vit(other), vit(square))
     for height, width in ((224, 224), (256, 255), (256, 128)):
-        with pytest.raises(ValueError, match=f"not {height} x {width}"):
+        with pytest.raises(InputError, match=f"not {height} x {width}"):
             vit(torch.zeros(1, 3, height, width))
 
 

@@ -22,8 +22,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from mega_model import import_backbone
 from mega_model.backbones import BACKBONES
 from mega_model.blazepose import LANDMARK_TWINS, LANDMARKS, SMPL_LANDMARKS, VARIANTS, BlazePose, Variant
+from mega_model.core.errors import InputError
+from mega_model.core.topology import SMPL_JOINTS
 from mega_model.mega import Mega, MegaConfig
-from mega_model.topology import SMPL_JOINTS
 from mega_model.train.published import load_backbone
 from mega_ros.cli import main
 
@@ -337,7 +338,7 @@ def test_an_imported_file_computes_what_its_operators_do(tmp_path: Path, width: 
     np.testing.assert_allclose(out.presence, presence[0], atol=1e-4)
 
     other = Mega(MegaConfig(54, 16, 16, 1, 1, 2, backbone="blazepose", backbone_width=96 + 16 - width))
-    with pytest.raises(ValueError, match=r"imported: not the weights of this model's backbone"):
+    with pytest.raises(InputError, match=r"imported: not the weights of this model's backbone"):
         load_backbone(folder, other)
 
 
@@ -460,7 +461,7 @@ def test_published_sizes(width: int, channels: int) -> None:
 
 def test_other_widths_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"backbone_width 288: BlazePose has the widths 96 \(lite\), 144 \(full\), 272"
+        InputError, match=r"backbone_width 288: BlazePose has the widths 96 \(lite\), 144 \(full\), 272"
     ):
         BACKBONES["blazepose"](288)
 

@@ -14,8 +14,10 @@ from smpl_files import python2_pickle, smpl_arrays, write_smpl
 from smplx.lbs import lbs
 
 from mega_model.body.smpl import H36M_14, SmplBody, gender_of, load_bodies, load_regressor
-from mega_model.files import npz_fields, read_pickle
-from mega_model.topology import SMPL_JOINTS
+from mega_model.core.errors import InputError
+from mega_model.core.files import npz_fields
+from mega_model.core.topology import SMPL_JOINTS
+from mega_model.pickles import read_pickle
 
 RNG = np.random.default_rng(0)
 POSE = RNG.normal(0, 0.4, (3, 63))
@@ -97,19 +99,19 @@ def test_the_genders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = load_bodies(tmp_path / "notes.npz")
     assert one["male"] is one["neutral"]
     write_smpl(tmp_path / "SMPL_MALE.npz")
-    with pytest.raises(ValueError, match="two male bodies in it"):
+    with pytest.raises(InputError, match="two male bodies in it"):
         load_bodies(tmp_path)
 
 
 def test_a_missing_file_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEGA_SMPL", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"smpl\.is\.tue\.mpg\.de .*basicmodel_neutral.* set MEGA_SMPL"):
+    with pytest.raises(InputError, match=r"smpl\.is\.tue\.mpg\.de .*basicmodel_neutral.* set MEGA_SMPL"):
         SmplBody()
     monkeypatch.setenv("MEGA_SMPL", str(tmp_path / "gone.npz"))
     for load in (SmplBody, load_bodies):
-        with pytest.raises(FileNotFoundError, match=r"gone\.npz: there is no .*smpl\.is\.tue\.mpg\.de"):
+        with pytest.raises(InputError, match=r"gone\.npz: there is no .*smpl\.is\.tue\.mpg\.de"):
             load()
-    with pytest.raises(ValueError, match=r"no \.npz or \.pkl file"):
+    with pytest.raises(InputError, match=r"no \.npz or \.pkl file"):
         load_bodies(tmp_path)
 
 
@@ -129,7 +131,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path: Path, monkeypatch: pytest
 def test_wrong_fields_are_named(tmp_path: Path, field: str, value: np.ndarray | None, message: str) -> None:
     arrays = {**smpl_arrays(), field: value}
     np.savez(tmp_path / "model.npz", **{name: array for name, array in arrays.items() if array is not None})
-    with pytest.raises(ValueError, match=rf"model\.npz: {message}"):
+    with pytest.raises(InputError, match=rf"model\.npz: {message}"):
         SmplBody(tmp_path / "model.npz")
 
 
@@ -137,10 +139,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     for name in ("model.npz", "model.pkl"):
         file = write_smpl(tmp_path / name)
         file.write_bytes(file.read_bytes()[:-1000])
-        with pytest.raises(ValueError, match=rf"{name}: not "):
+        with pytest.raises(InputError, match=rf"{name}: not "):
             SmplBody(file)
     (tmp_path / "other.pkl").write_bytes(python2_pickle({"poses": [1, 2]}))
-    with pytest.raises(ValueError, match="not an SMPL model file, it lacks v_template"):
+    with pytest.raises(InputError, match="not an SMPL model file, it lacks v_template"):
         SmplBody(tmp_path / "other.pkl")
 
 
@@ -149,9 +151,9 @@ def test_fields_of_an_archive(tmp_path: Path) -> None:
     np.savez(file, pose=np.zeros((2, 72)), betas=np.zeros((2, 10)))
     assert npz_fields(file) == ["pose", "betas"]
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"set\.npz: not an \.npz file, or cut short"):
+    with pytest.raises(InputError, match=r"set\.npz: not an \.npz file, or cut short"):
         npz_fields(file)
-    with pytest.raises(FileNotFoundError, match=r"gone\.npz: there is no such file"):
+    with pytest.raises(InputError, match=r"gone\.npz: there is no such file"):
         npz_fields(tmp_path / "gone.npz")
 
 
@@ -162,7 +164,7 @@ def test_pickles_run_nothing(tmp_path: Path) -> None:
 
     file = tmp_path / "trap.pkl"
     file.write_bytes(pickle.dumps({"v_template": Trap()}))
-    with pytest.raises(ValueError, match=r"trap\.pkl: not a readable pickle file \(it holds a posix\.mkdir"):
+    with pytest.raises(InputError, match=r"trap\.pkl: not a readable pickle file \(it holds a posix\.mkdir"):
         SmplBody(file)
     assert not (tmp_path / "sprung").exists()
 
@@ -208,15 +210,15 @@ def test_joint_regressors(tmp_path: Path) -> None:
     np.testing.assert_allclose(read, regressor, atol=1e-6)
     assert read[list(H36M_14)].shape == (14, 162) and len(set(H36M_14)) == 14
 
-    with pytest.raises(ValueError, match=r"J_regressor_h36m\.npy: .*\[17, 162\] in place of \[any, 6890\]"):
+    with pytest.raises(InputError, match=r"J_regressor_h36m\.npy: .*\[17, 162\] in place of \[any, 6890\]"):
         load_regressor(tmp_path / "J_regressor_h36m.npy", 6890)
     np.save(tmp_path / "zero.npy", np.zeros((17, 162)))
-    with pytest.raises(ValueError, match="not a joint regressor"):
+    with pytest.raises(InputError, match="not a joint regressor"):
         load_regressor(tmp_path / "zero.npy", 162)
     (tmp_path / "broken.npy").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"broken\.npy: not a readable \.npy file"):
+    with pytest.raises(InputError, match=r"broken\.npy: not a readable \.npy file"):
         load_regressor(tmp_path / "broken.npy", 162)
-    with pytest.raises(FileNotFoundError, match=r"gone\.npy: there is no such file"):
+    with pytest.raises(InputError, match=r"gone\.npy: there is no such file"):
         load_regressor(tmp_path / "gone.npy", 162)
 
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mega_ros.bundle import Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
+from mega_model.core.errors import InputError
+from mega_ros.bundle import DEFAULT, Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
 
 FEATURES = {"features": Tensor("float32", ("P", 4, 1, 1))}
 LANDMARKS = {"landmarks": Tensor("float32", ("P", 39, 5))}
@@ -93,7 +95,7 @@ def test_whole_numbers_are_numbers_too(folder: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     message = error(tmp_path / "nowhere")
-    assert "nowhere/bundle.json" in message and "export/to_onnx.py" in message
+    assert "nowhere/bundle.json" in message and "mega export onnx" in message
 
 
 def test_not_json(folder: Path) -> None:
@@ -143,7 +145,7 @@ def test_file_outside_the_folder(folder: Path) -> None:
 @pytest.mark.parametrize("graph", ["backbone", "deterministic", "sampler"])
 def test_missing_graph(folder: Path, graph: str) -> None:
     change(folder, lambda m: m["graphs"].pop(graph))
-    assert f"graphs.{graph} is missing" in error(folder)
+    assert f"missing required field `{graph}` - at `$.graphs`" in error(folder)
 
 
 def test_graph_of_other_outputs(folder: Path) -> None:
@@ -222,50 +224,57 @@ def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "value"),
+    ("section", "field", "value", "expected"),
     [
-        ("crop", "size", 0),
-        ("crop", "margin", -1.0),
-        ("crop", "looks", 0),
-        ("sampling", "steps", 0),
-        ("sampling", "samples", -1),
-        ("calibration", "scale", float("nan")),
+        ("crop", "size", 0, "`int` >= 1"),
+        ("crop", "margin", -1.0, "`float` > 0.0"),
+        ("crop", "looks", 0, "`int` >= 1"),
+        ("sampling", "steps", 0, "`int` >= 1"),
+        ("sampling", "samples", -1, "`int` >= 0"),
+        ("sampling", "temperature", 0.0, "`float` > 0.0"),
+        ("calibration", "scale", 0, "`float` > 0.0"),
     ],
 )
-def test_value_that_makes_no_sense(folder: Path, section: str, field: str, value: float) -> None:
+def test_value_that_makes_no_sense(folder: Path, section: str, field: str, value: float, expected: str) -> None:
     change(folder, lambda m: m[section].update({field: value}))
-    assert f"{section}.{field} is {value}" in error(folder)
+    assert f"Expected {expected} - at `$.{section}.{field}`; correct it" in error(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_are_finite(folder: Path, value: float) -> None:
+    change(folder, lambda m: m["calibration"].update(scale=value))
+    assert "bundle.json: not JSON" in error(folder)
 
 
 def test_unknown_crop_camera(folder: Path) -> None:
     change(folder, lambda m: m["crop"].update(camera="fisheye"))
-    assert "crop.camera 'fisheye' is unknown" in error(folder)
+    assert "Invalid enum value 'fisheye' - at `$.crop.camera`" in error(folder)
 
 
 @pytest.mark.parametrize("field", ["name", "files", "graphs", "crop", "sampling", "calibration", "body", "training"])
 def test_missing_field(folder: Path, field: str) -> None:
     change(folder, lambda m: m.pop(field))
-    assert f"field {field} is missing" in error(folder)
+    assert f"bundle.json: Object missing required field `{field}`; correct it" in error(folder)
 
 
 def test_missing_inner_field(folder: Path) -> None:
     change(folder, lambda m: m["crop"].pop("margin"))
-    assert "crop: field margin is missing" in error(folder)
+    assert "missing required field `margin` - at `$.crop`" in error(folder)
 
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda m: m["crop"].update(size="big"), "crop: size is 'big', not a whole number"),
-        (lambda m: m["crop"].update(size=True), "crop: size is True, not a whole number"),
-        (lambda m: m["crop"].update(mean=0.5), "crop: mean is 0.5, not a list"),
-        (lambda m: m["calibration"].update(scale=None), "calibration: scale is None, not a number"),
-        (lambda m: m.update(sampling=[5]), "sampling is [5], not an object"),
-        (lambda m: m["files"].update({"sampler.onnx": 3}), "files: sampler.onnx is 3, not text"),
-        (lambda m: m["origins"].update(backbone=3), "origins: backbone is 3, not text"),
+        (lambda m: m["crop"].update(size="big"), "Expected `int`, got `str` - at `$.crop.size`"),
+        (lambda m: m["crop"].update(size=True), "Expected `int`, got `bool` - at `$.crop.size`"),
+        (lambda m: m["crop"].update(mean=0.5), "Expected `array`, got `float` - at `$.crop.mean`"),
+        (lambda m: m["calibration"].update(scale=None), "Expected `float`, got `null` - at `$.calibration.scale`"),
+        (lambda m: m.update(sampling=[5]), "Expected `object`, got `array` - at `$.sampling`"),
+        (lambda m: m["files"].update({"sampler.onnx": 3}), "Expected `str`, got `int` - at `$.files[...]`"),
+        (lambda m: m["origins"].update(backbone=3), "Expected `str`, got `int` - at `$.origins[...]`"),
         (
             lambda m: m["graphs"]["sampler"]["outputs"]["vertices"].update(shape=[1.5]),
-            "graphs: sampler: outputs: vertices: shape is 1.5, not a whole number or text",
+            "Expected `int | str`, got `float` - at `$.graphs.sampler.outputs[...].shape[0]`",
         ),
     ],
 )
@@ -274,5 +283,15 @@ def test_wrong_type(folder: Path, edit: Callable[[dict[str, Any]], Any], expecte
     assert expected in error(folder)
 
 
-def test_bundle_error_is_a_value_error() -> None:
-    assert issubclass(BundleError, ValueError)
+def test_the_embedded_bundle_is_written_as_it_is_read(tmp_path: Path) -> None:
+    """Its manifest holds what a new one would, so bundles of before and after need no other reader."""
+    shutil.copytree(DEFAULT, tmp_path / "copy")
+    old = Bundle.load(tmp_path / "copy")
+    parts = ("name", "graphs", "crop", "sampling", "calibration", "body", "training", "origins")
+    write_bundle(tmp_path / "copy", **{name: getattr(old, name) for name in parts})
+    before, after = (json.loads((folder / "bundle.json").read_text()) for folder in (DEFAULT, tmp_path / "copy"))
+    assert before == after
+
+
+def test_bundle_error_is_an_input_error() -> None:
+    assert issubclass(BundleError, InputError)

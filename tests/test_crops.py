@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from mega_model.core.errors import InputError
 from mega_model.data.crops import Frame, affine_crop, columns, decode, occlude, read, square_crop
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -113,11 +114,11 @@ def test_pictures_are_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     cv2.imwrite(str(path), np.full((20, 30, 3), (0, 0, 255), np.uint8))
     assert read(path).shape == (20, 30, 3) and read(path)[0, 0, 0] > 250, "red comes first"
-    with pytest.raises(FileNotFoundError, match=r"blue\.jpg: there is no such picture"):
+    with pytest.raises(InputError, match=r"blue\.jpg: there is no such picture"):
         read(tmp_path / "blue.jpg")
     for damaged in (b"", b"not a picture", zlib.compress(bytes(1000))):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"red\.jpg: not a readable picture"):
+        with pytest.raises(InputError, match=r"red\.jpg: not a readable picture"):
             read(path)
-        with pytest.raises(ValueError, match="member 7: not a readable picture"):
+        with pytest.raises(InputError, match="member 7: not a readable picture"):
             decode(damaged, "member 7")

@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_hierarchy import icosphere
 
+from mega_model.core.topology import Topology
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import Topology
 from mega_model.train.loop import Batch, LoopConfig, fit
 from mega_model.train.pretrain import PretrainObjective
 from mega_model.train.recover import RecoverObjective, RecoverTraining

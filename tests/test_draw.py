@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mega_model.geometry import intrinsics_from_fov, project
+from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import draw
 
 K = intrinsics_from_fov(320, 240, 1.0)

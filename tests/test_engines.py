@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from mega_model.core.errors import InputError
 from mega_ros.bundle import Bundle, BundleError, Graph, Tensor
 from mega_ros.engines import OnnxEngine
 
@@ -69,7 +70,7 @@ def test_samples_are_those_of_their_uniforms(bundle: Bundle) -> None:
 
 def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
     assert OnnxEngine(bundle, "backbone", "cpu").backend == "onnxruntime CPUExecutionProvider"
-    with pytest.raises(ValueError, match="provider: 'gpu' is unknown"):
+    with pytest.raises(InputError, match="provider: 'gpu' is unknown"):
         OnnxEngine(bundle, "backbone", "gpu")  # type: ignore[arg-type]
 
 
@@ -78,7 +79,7 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
 )
 def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
     assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
-    with pytest.raises(ValueError, match="provider: cuda was asked for, but this onnxruntime has none"):
+    with pytest.raises(InputError, match="provider: cuda was asked for, but this onnxruntime has none"):
         OnnxEngine(bundle, "backbone", "cuda")
 
 

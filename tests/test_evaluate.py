@@ -24,9 +24,11 @@ from tiny_people import WIDTH
 
 from export.check import LIMITS, Parity
 from export.to_onnx import Config, export
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.smpl import SmplBody
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
 from mega_model.data import rendered, shards
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, open_set
@@ -108,7 +110,7 @@ def test_alignment_is_what_its_name_says(crops: ImageSet) -> None:
 
 def test_sets_with_human36m_joints_are_compared_on_them(folder: Path) -> None:
     images = rendered.SceneSet(folder / "crops")
-    with pytest.raises(ValueError, match="smpl24"):
+    with pytest.raises(InputError, match="smpl24"):
         Protocol.of(images, Conventions(joints="h36m14"))
     rng = np.random.default_rng(0)
     images.evaluation_regressor = rng.dirichlet(np.ones(1229), 14).astype(np.float32)

@@ -11,9 +11,9 @@ from torch import Tensor
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.anny import HIERARCHY_SEEDS
+from mega_model.core.topology import Topology
 from mega_model.expected_error import LARGEST, ErrorHead, token_shares
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import Topology
 from mega_model.train.errors import Known, calibrate, loss
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 

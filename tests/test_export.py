@@ -13,10 +13,11 @@ from export.check import LIMITS, Parity
 from export.to_onnx import Config, backbone_origin, export
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
-from mega_model.topology import Topology
 from mega_ros.bundle import DEFAULT, Body, Bundle
 
 STEPS = 3
@@ -88,7 +89,7 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="128 vertices"):
+    with pytest.raises(InputError, match="128 vertices"):
         export(Config(checkpoints / "mega", tmp_path))
 
 
@@ -139,10 +140,10 @@ def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: P
     assert checkpoint.load_errors(checkpoints / "mega") is None
     file = tmp_path / checkpoint.ERRORS
     file.write_bytes((checkpoints / "mega" / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match=r"errors\.safetensors: not the weights of an error head"):
+    with pytest.raises(InputError, match=r"errors\.safetensors: not the weights of an error head"):
         checkpoint.load_errors(tmp_path)
     file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"errors\.safetensors: not the weights of an error head"):
+    with pytest.raises(InputError, match=r"errors\.safetensors: not the weights of an error head"):
         checkpoint.load_errors(tmp_path)
 
 
@@ -157,7 +158,7 @@ def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp
     assert "Google" in bundle.origins["detector"]
 
     def refused(detector: Path) -> str:
-        with pytest.raises((ValueError, FileNotFoundError)) as error:
+        with pytest.raises(InputError) as error:
             export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path, detector=detector))
         assert not list(tmp_path.iterdir()), "no half bundle"
         return str(error.value)

@@ -12,12 +12,13 @@ from test_image_sets import SPOT, write_rendered
 from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.core.errors import InputError
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
 from mega_model.data.features import Extract, FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import Crops
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.topology import SMPL_JOINTS, Topology
 from mega_model.train.published import load_imported
 
 NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))
@@ -101,9 +102,9 @@ def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
 
 def test_features_and_images_cannot_be_mixed(spots: Extract) -> None:
     extract(spots)
-    with pytest.raises(ValueError, match="different crops cannot be mixed"):
+    with pytest.raises(InputError, match="different crops cannot be mixed"):
         Mixture([FeatureSet(spots.out), rendered.SceneSet(spots.scenes)])
-    with pytest.raises(FileNotFoundError, match="no features; make some"):
+    with pytest.raises(InputError, match="no features; make some"):
         open_set(f"features:{spots.scenes / 'nowhere'}")
 
 

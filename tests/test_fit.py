@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mega_model.fit import (
+from mega_model.core.fit import (
     LANDMARK_SIGMA,
     OBSERVED,
     OBSERVES,
@@ -23,7 +23,7 @@ from mega_model.fit import (
     reprojection_energy,
     sample_weights,
 )
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 
 SIDES = ("left", "right")
 LIMBS = [SMPL_JOINTS.index(f"{s}_{j}") for j in "shoulder elbow wrist hip knee ankle".split() for s in SIDES]

@@ -1,41 +1,22 @@
-"""Rotations, cameras and crops: round trips and closed forms, on numpy and torch alike."""
+"""Cameras and crops: round trips and closed forms."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mega_model import geometry
+from mega_model.core import geometry
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 
 
-@given(st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
-def test_rot6d_round_trip(seed: int) -> None:
-    matrix = Rotation.random(4, random_state=np.random.default_rng(seed)).as_matrix()
-    rot6d = geometry.matrix_to_rot6d(matrix)
-    np.testing.assert_allclose(geometry.rot6d_to_matrix(rot6d), matrix, atol=1e-12)
-    scaled = torch.from_numpy(rot6d * 3.0)
-    np.testing.assert_allclose(geometry.rot6d_to_matrix(scaled).numpy(), matrix, atol=1e-12)
-
-
-@given(st.lists(st.floats(-5, 5), min_size=6, max_size=6))
-@settings(max_examples=50, deadline=None)
-def test_rot6d_always_gives_finite_numbers(values: list[float]) -> None:
-    assert np.isfinite(geometry.rot6d_to_matrix(np.array(values))).all()
-
-
-def test_projections() -> None:
+def test_perspective() -> None:
     points = np.array([[0.0, 0, 2], [1, -1, 4]])
     np.testing.assert_allclose(geometry.project(points, K), [[320, 240], [445, 115]])
-    weak = geometry.project_weak(points, np.array([0.5, 1.0, 0.0]))
-    np.testing.assert_allclose(weak, [[0.5, 0], [1, -0.5]])
 
 
 def test_intrinsics_from_field_of_view() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mega_model import hierarchy
+from mega_model.core import hierarchy
 
 
 def icosphere(rounds: int) -> tuple[np.ndarray, int]:

@@ -18,12 +18,13 @@ from scipy.spatial.transform import Rotation
 from smpl_files import python2_pickle, write_smpl
 
 from mega_model.body.smpl import SmplBody
+from mega_model.core.errors import InputError
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import shards
 from mega_model.data.annotations import read_people
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.people import SPIN_JOINTS, mirrored
 from mega_model.data.rendered import SceneSet
-from mega_model.topology import SMPL_JOINTS, Topology
 
 K = np.array([[600.0, 0, 160], [0, 600, 120], [0, 0, 1]])
 FIELDS = {"images", "vertices", "joints", "rotation", "joints2d", "confidence"}
@@ -344,7 +345,7 @@ DAMAGED = [
 def test_a_damaged_field_is_named(make: Any, field: str, value: Any, message: str, tmp_path: Path, body: Path) -> None:
     name, labels, _ = make(tmp_path, body)
     rewrite(labels, put(field, value))
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         open_set(name, body=body)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
@@ -354,7 +355,7 @@ def test_a_missing_field_is_named(make: Any, tmp_path: Path, body: Path) -> None
     name, labels, _ = make(tmp_path, body)
     field = "kp2d" if make is emdb_set else "betas"
     rewrite(labels, drop(field))
-    with pytest.raises(ValueError, match=rf"{re.escape(str(labels))}: field '{field}' is missing"):
+    with pytest.raises(InputError, match=rf"{re.escape(str(labels))}: field '{field}' is missing"):
         open_set(name, body=body)
 
 
@@ -363,11 +364,11 @@ def test_a_missing_file_is_named(make: Any, tmp_path: Path, body: Path) -> None:
     name, labels, picture = make(tmp_path, body)
     images = open_set(name, body=body)
     picture.unlink()
-    with pytest.raises(FileNotFoundError, match=re.escape(f"{picture}: there is no such picture")):
+    with pytest.raises(InputError, match=re.escape(f"{picture}: there is no such picture")):
         whole(images)
     for path in tmp_path.rglob(f"*{labels.suffix}"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{re.escape(str(tmp_path))}.*: there is no "):
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path))}.*: there is no "):
         open_set(name, body=body)
 
 
@@ -377,7 +378,7 @@ def test_a_corrupt_picture_is_named(make: Any, damaged: bytes, tmp_path: Path, b
     name, _, picture = make(tmp_path, body)
     picture.write_bytes(damaged)
     images = open_set(name, body=body)
-    with pytest.raises(ValueError, match=re.escape(f"{picture}: not a readable picture")):
+    with pytest.raises(InputError, match=re.escape(f"{picture}: not a readable picture")):
         whole(images)
 
 
@@ -408,7 +409,7 @@ def test_labels_run_no_code(make: Any, tmp_path: Path, body: Path) -> None:
     for evil in evils:
         labels.write_bytes(undamaged)
         rewrite(labels, put("gender" if make is emdb_set else "betas", evil if labels.suffix == ".pkl" else [evil]))
-        with pytest.raises(ValueError, match=re.escape(str(labels))):
+        with pytest.raises(InputError, match=re.escape(str(labels))):
             open_set(name, body=body)
     assert not (tmp_path / "run").exists()
 
@@ -417,18 +418,18 @@ def test_other_wrong_inputs(tmp_path: Path, body: Path) -> None:
     path = write_spin(tmp_path)
     for name in ("coco", "coco:", "cats:here"):
         with pytest.raises(
-            ValueError, match=r"write KIND:PATH, with one of the kinds coco, .*, emdb, rendered, shards"
+            InputError, match=r"write KIND:PATH, with one of the kinds coco, .*, emdb, rendered, shards"
         ):
             open_set(name, body=body)
     neutral = tmp_path / "smpl" / "SMPL_NEUTRAL.npz"
     write_smpl(neutral)
-    with pytest.raises(FileNotFoundError, match=r"J_regressor_h36m\.npy: .* labels Human3\.6M's joints"):
+    with pytest.raises(InputError, match=r"J_regressor_h36m\.npy: .* labels Human3\.6M's joints"):
         open_set(f"coco:{path}", body=neutral)
     np.save(neutral.with_name("J_regressor_h36m.npy"), np.load(body / "J_regressor_h36m.npy"))
-    with pytest.raises(ValueError, match="the data need a female SMPL body, but there are neutral ones"):
+    with pytest.raises(InputError, match="the data need a female SMPL body, but there are neutral ones"):
         whole(open_set(f"coco:{path}", body=neutral.parent))
     assert len(whole(open_set(f"coco:{path}", body=neutral))["images"]) == 4, "one file is for everybody"
-    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+    with pytest.raises(InputError, match="there is no such folder"):
         open_set(f"emdb:{tmp_path / 'nowhere'}", body=body)
 
 
@@ -493,12 +494,12 @@ def test_mixtures_keep_their_proportions(tmp_path: Path, body: Path) -> None:
 def test_what_cannot_be_mixed(tmp_path: Path, body: Path) -> None:
     path = write_spin(tmp_path)
     small, large = (open_set(f"coco:{path}", size, body) for size in ((32, 32), (64, 64)))
-    with pytest.raises(ValueError, match=r"different crops cannot be mixed: .*\(3, 32, 32\), \(3, 64, 64\)"):
+    with pytest.raises(InputError, match=r"different crops cannot be mixed: .*\(3, 32, 32\), \(3, 64, 64\)"):
         Mixture([small, large])
     for wrong in ([1.0], [1, -1], [0, 0]):
-        with pytest.raises(ValueError, match="do not fit 2 image sets"):
+        with pytest.raises(InputError, match="do not fit 2 image sets"):
             Mixture([small, small], wrong)
-    with pytest.raises(ValueError, match="different bodies cannot be mixed"):
+    with pytest.raises(InputError, match="different bodies cannot be mixed"):
         Mixture([large, write_rendered(tmp_path / "rendered", 32)])
 
 
@@ -585,7 +586,7 @@ def test_rendered_crops_at_another_size(tmp_path: Path) -> None:
     for size in ((16, 16), (64, 48)):
         batch = whole(open_set(f"rendered:{tmp_path / 'crops'}", size))
         assert batch["images"].shape == (6, 3, *size)
-    with pytest.raises(FileNotFoundError, match="no rendered scenes"):
+    with pytest.raises(InputError, match="no rendered scenes"):
         open_set(f"rendered:{tmp_path}")
 
 
@@ -594,13 +595,13 @@ def test_damaged_rendered_crops_are_named(tmp_path: Path) -> None:
     write_rendered(folder, 32)
     focal = np.load(folder / "focal.npy")
     np.save(folder / "focal.npy", focal[:4])
-    with pytest.raises(ValueError, match=r"crops: its fields are of different lengths, .*'focal': 4, 'images': 6"):
+    with pytest.raises(InputError, match=r"crops: its fields are of different lengths, .*'focal': 4, 'images': 6"):
         open_set(f"rendered:{folder}")
     (folder / "focal.npy").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"focal\.npy: not a readable \.npy file"):
+    with pytest.raises(InputError, match=r"focal\.npy: not a readable \.npy file"):
         open_set(f"rendered:{folder}")
     (folder / "focal.npy").unlink()
-    with pytest.raises(ValueError, match=r"crops: no rendered crops, it lacks focal\.npy"):
+    with pytest.raises(InputError, match=r"crops: no rendered crops, it lacks focal\.npy"):
         whole(open_set(f"rendered:{folder}"))
 
 
@@ -642,27 +643,27 @@ def test_shards_far_away(tmp_path: Path, body: Path) -> None:
 
 def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     folder = tmp_path / "shards"
-    with pytest.raises(FileNotFoundError, match=r"shards/index\.npz: there is no such file"):
+    with pytest.raises(InputError, match=r"shards/index\.npz: there is no such file"):
         open_set(f"shards:{folder}", body=body)
     shards.write(shards.Write(f"coco:{write_spin(tmp_path)}", folder))
     images = open_set(f"shards:{folder}", body=body)
     tar = folder / "shard-000000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
-    with pytest.raises(ValueError, match=r"shard-000000\.tar, person 2: not a readable picture"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar, person 2: not a readable picture"):
         images.batch(np.array([2]), None)
     tar.write_bytes(data.replace(b'"pose"', b'"rose"'))
-    with pytest.raises(ValueError, match=r"shard-000000\.tar, person 1: not a label of a person .*pose"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar, person 1: not a label of a person .*pose"):
         images.batch(np.array([1]), None)
     tar.unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard-000000\.tar"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar"):
         images.batch(np.array([1]), None)
     np.savez(folder / "index.npz", places=np.zeros((3, 2), int), joints=17, compared="h36m14")
-    with pytest.raises(ValueError, match=r"index\.npz: field 'places' has the shape \[3, 2\]"):
+    with pytest.raises(InputError, match=r"index\.npz: field 'places' has the shape \[3, 2\]"):
         open_set(f"shards:{folder}", body=body)
     np.savez(folder / "index.npz", places=np.zeros((3, 5), int), joints=17, compared="all")
-    with pytest.raises(ValueError, match=r"index\.npz: .*'compared' is 'all'"):
+    with pytest.raises(InputError, match=r"index\.npz: .*'compared' is 'all'"):
         open_set(f"shards:{folder}", body=body)
     (folder / "index.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"index\.npz: not the index of shards"):
+    with pytest.raises(InputError, match=r"index\.npz: not the index of shards"):
         open_set(f"shards:{folder}", body=body)

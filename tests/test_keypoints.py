@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mega_model import metrics
-from mega_model.geometry import intrinsics_from_fov, project
+from mega_model.core import metrics
+from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import Recovery, cli
 from mega_ros.recovery import FOV_DEFAULT
 from mega_ros.replay.coco import LIMBS, Person, Photograph, read

@@ -11,6 +11,7 @@ from smpl_files import write_smpl
 
 from mega_model import checkpoint, generate
 from mega_model.body.smpl import SmplBody, load_bodies
+from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import SmplMeshes, read_motion
 from mega_model.train import pretrain, tokenizer
 
@@ -108,23 +109,23 @@ def test_readers_of_both_formats(tmp_path: Path) -> None:
 )
 def test_wrong_fields_are_named(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
     fields = {name: value for name, value in {**amass(0), **change}.items() if value is not None}
-    with pytest.raises(ValueError, match=rf"a\.npz: {message}"):
+    with pytest.raises(InputError, match=rf"a\.npz: {message}"):
         read_motion(write(tmp_path / "a.npz", fields))
 
 
 def test_missing_and_corrupt_files(folder: Path) -> None:
     bodies = load_bodies(folder / "smplh" / "male" / "model.npz")
-    with pytest.raises(FileNotFoundError, match=r"a\.npz: there is no such file"):
+    with pytest.raises(InputError, match=r"a\.npz: there is no such file"):
         read_motion(folder / "a.npz")
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+    with pytest.raises(InputError, match="nowhere: there is no such folder"):
         SmplMeshes(folder / "nowhere", bodies, "train")
-    with pytest.raises(ValueError, match=r"smplh: none of its 0 \.npz files"):
+    with pytest.raises(InputError, match=r"smplh: none of its 0 \.npz files"):
         SmplMeshes(write(folder / "empty" / "smplh" / "shape.npz", {}).parent, bodies, "train")
-    with pytest.raises(ValueError, match=r"_poses\.npz: field 'gender' is 'male', for which there is no SMPL model"):
+    with pytest.raises(InputError, match=r"_poses\.npz: field 'gender' is 'male', for which there is no SMPL model"):
         SmplMeshes(folder / "motions", {"female": bodies["male"], "neutral": bodies["male"]}, "train")
     damaged = SmplMeshes(folder / "motions", bodies, "train").files[3]
     damaged.write_bytes(damaged.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=rf"{damaged.name}: not an \.npz file, or cut short"):
+    with pytest.raises(InputError, match=rf"{damaged.name}: not an \.npz file, or cut short"):
         SmplMeshes(folder / "motions", bodies, "train")
 
 
@@ -154,5 +155,5 @@ def test_the_stages_train_on_them(folder: Path) -> None:
     assert made["meshes"] == "SMPL bodies of 162 vertices" and "files" in made["motion"]
 
     smpl[-1] = str(write_smpl(folder / "SMPL_NEUTRAL.npz", vertices=200))
-    with pytest.raises(ValueError, match="its tokenizer is for meshes of 162 vertices, these have 200"):
+    with pytest.raises(InputError, match="its tokenizer is for meshes of 162 vertices, these have 200"):
         pretrain.main([*on_tokens, *smpl])

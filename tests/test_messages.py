@@ -12,7 +12,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from mega_model.topology import Topology
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
 from mega_ros.ros import messages
 from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
 
@@ -85,7 +86,7 @@ def test_foreign_clouds_are_read_by_field_name(order: str) -> None:
 def test_cut_off_cloud() -> None:
     message = messages.point_cloud(HEADER, *some_people(2, 5))
     del message.data[-1:]
-    with pytest.raises(ValueError, match="only 199 bytes"):
+    with pytest.raises(InputError, match="only 199 bytes"):
         read_cloud(message)
 
 
@@ -119,7 +120,7 @@ def test_intrinsics() -> None:
     ],
 )
 def test_refused_intrinsics(k: list[float], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(InputError, match=reason):
         read_intrinsics(CameraInfo(k=[float(x) for x in k]))
 
 

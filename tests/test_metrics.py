@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 from scipy.spatial.transform import Rotation
 
-from mega_model import metrics
+from mega_model.core import metrics
 
 settings.register_profile("metrics", deadline=None, max_examples=40)  # how long an example takes says nothing here
 settings.load_profile("metrics")

@@ -14,15 +14,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mega_ros.cli import VERBS
+from mega_model.core import verbs
+from mega_model.core.commands import call
+from mega_model.core.errors import InputError
+from mega_ros.cli import OF_CHECKOUT, OF_RUNTIME, VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-NUMPY_ONLY = ("fit", "geometry", "hierarchy", "metrics", "regions", "topology")
-"""Modules of mega_model that mega_ros may use."""
-RUNTIME = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in (ROOT / "mega_ros").rglob("*.py")
-)
+
+
+def modules_of(folder: str) -> list[str]:
+    paths = (ROOT / folder).rglob("*.py")
+    return sorted(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in paths)
+
+
+RUNTIME, CORE = modules_of("mega_ros"), modules_of("mega_model/core")
 
 needs_torch = pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 
@@ -46,9 +51,22 @@ for module in modules:
     return [end.stderr] if end.returncode else []
 
 
+def imported_by(folder: str) -> dict[Path, list[str]]:
+    """For each file of a folder, the names of the modules it imports: by statement, at any depth."""
+    found: dict[Path, list[str]] = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        names = found.setdefault(path, [])
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
 def test_runtime_never_imports_torch() -> None:
-    assert len(RUNTIME) > 10
-    assert not imports([*RUNTIME, *(f"mega_model.{name}" for name in NUMPY_ONLY)], "torch")
+    assert len(RUNTIME) > 10 and len(CORE) > 8
+    assert not imports([*RUNTIME, *CORE], "torch")
 
 
 WITHOUT_ROS = """
@@ -80,19 +98,22 @@ def test_the_node_is_found_under_both_names() -> None:
 
 
 def test_model_knows_nothing_of_the_runtime() -> None:
-    for path in (ROOT / "mega_model").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [n for n in names if n.split(".")[0] in ("mega_ros", "rclpy")], path
+    for path, names in imported_by("mega_model").items():
+        assert not {name.split(".")[0] for name in names} & {"mega_ros", "rclpy", "export"}, path
 
 
-def test_runtime_uses_only_the_numpy_modules_of_the_model() -> None:
-    for path in (ROOT / "mega_ros").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mega_model":
-                used = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
-                assert set(used) <= set(NUMPY_ONLY), path
+def test_runtime_uses_only_the_core_of_the_model() -> None:
+    for folder in ("mega_ros", "mega_model/core"):
+        for path, names in imported_by(folder).items():
+            used = {name for name in names if name.split(".")[0] == "mega_model"}
+            assert all(name.startswith("mega_model.core.") for name in used), path
+
+
+def test_training_stages_do_not_import_each_other() -> None:
+    stages = {f"mega_model.train.{stage}" for stage in ("tokenizer", "pretrain", "lift", "recover", "errors")}
+    for path, names in imported_by("mega_model/train").items():
+        if path.stem != "default":  # which runs them all
+            assert not [n for n in names if n in stages or n.rpartition(".")[0] in stages], path
 
 
 def test_one_version() -> None:
@@ -217,6 +238,61 @@ for verb in VERBS:
     assert end.returncode == 0, end.stderr
     assert end.stdout.count("usage:") == len(VERBS)
     assert [f"{verb}: 0" for verb in VERBS] == [line for line in end.stdout.splitlines() if line.endswith(": 0")]
+
+
+def test_neither_package_names_the_modules_of_the_other() -> None:
+    for package, table in (("mega_model", verbs.VERBS), ("mega_ros", OF_RUNTIME), ("export", OF_CHECKOUT)):
+        assert {function.split(".")[0] for function, _ in table.values()} == {package}
+    assert len(VERBS) == len(verbs.VERBS) + len(OF_RUNTIME) + len(OF_CHECKOUT)
+
+
+@needs_torch
+def test_training_does_not_go_through_the_runtime() -> None:
+    """As torchrun starts it on many GPUs."""
+    code = """
+import runpy, sys
+class NoRuntime:
+    def find_spec(self, name, *rest):
+        assert name.split(".")[0] not in ("mega_ros", "rclpy"), name
+sys.meta_path.insert(0, NoRuntime())
+sys.argv[1:] = ["train", "recover", "--help"]
+runpy.run_module("mega_model", run_name="__main__")
+"""
+    end = python(code)
+    assert end.returncode == 0 and "usage: mega train recover" in end.stdout, end.stderr
+
+
+def test_without_a_checkout_the_verbs_of_export_say_so() -> None:
+    code = """
+import sys
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name == "export":
+            raise ModuleNotFoundError("hidden", name=name)
+sys.meta_path.insert(0, Hidden())
+from mega_ros.cli import main
+sys.exit(main(["export", "onnx"]))
+"""
+    end = python(code)
+    assert end.returncode == 1
+    assert end.stderr.startswith("mega export onnx: export is not installed: this verb needs a checkout")
+
+
+def test_an_input_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise InputError("a.npz: field 'poses' has no frames")
+
+    assert call("mega fly", refuse) == 1
+    assert capsys.readouterr().err == "mega fly: a.npz: field 'poses' has no frames\n"
+
+
+@pytest.mark.parametrize("bug", [ValueError, FileNotFoundError, ModuleNotFoundError])
+def test_any_other_error_is_a_bug(bug: type[Exception]) -> None:
+    def fail() -> None:
+        raise bug("of ours")
+
+    with pytest.raises(bug, match="of ours"):
+        call("mega fly", fail)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help")])

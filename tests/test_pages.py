@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros.replay import pages
 
 K = intrinsics_from_fov(320, 240, 1.0)

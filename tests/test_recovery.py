@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mega_model.geometry import intrinsics_from_fov, project
+from mega_model.core.boxes import intersection_over_union
+from mega_model.core.errors import InputError
+from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame, in_image
-from mega_ros.track import intersection_over_union
 
 # What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a
 # whole; what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.
@@ -180,7 +181,7 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
     ],
 )
 def test_bad_input_is_named(recovery: Recovery, image: np.ndarray, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         recovery.run(**{"image": image, "K": K, "boxes": BOXES, **change})
 
 
@@ -244,7 +245,7 @@ def test_bundle_without_detector_needs_boxes(tmp_path: Path, image: np.ndarray) 
     manifest["files"].pop("detector.onnx")
     (folder / "bundle.json").write_text(json.dumps(manifest))
     without = Recovery.load(folder, provider="cpu")
-    with pytest.raises(ValueError, match=r"boxes: the bundle .* has no detector"):
+    with pytest.raises(InputError, match=r"boxes: the bundle .* has no detector"):
         without.run(image)
     assert len(without.run(image, boxes=BOXES)) == 2
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mega_model.regions import keypoint_region, region_of_interest
+from mega_model.core.regions import keypoint_region, region_of_interest
 
 STANDING = np.array(
     # nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; metres, y down, seen from the front

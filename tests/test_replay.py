@@ -17,8 +17,8 @@ from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
 from std_msgs.msg import Header
 
-from mega_model.geometry import intrinsics_from_fov, project
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.replay import sources
 from mega_ros.replay.bags import read_bag
 from mega_ros.replay.score import Score, match
@@ -148,8 +148,8 @@ def test_the_embedded_clip(root):
 
 def test_the_embedded_clip_shows_what_its_script_makes(root):
     pytest.importorskip("anny", reason="bodies need the extra train")
+    from export.clip import camera, scene
     from mega_model.body.anny import AnnyBody
-    from mega_model.data.clip import camera, scene
 
     truth = sources.clip(root / "demo" / "clip").truth
     made = camera().camera(scene(AnnyBody())[::3])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mega_model.core.geometry import project
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import FOOT, HAND, Figure, Light, Look
 from mega_model.data.meshes import BodySampler
@@ -28,8 +30,6 @@ from mega_model.data.scenes import (
     draw_crops,
     standing,
 )
-from mega_model.geometry import project
-from mega_model.topology import SMPL_JOINTS, Topology
 
 
 @pytest.fixture(scope="module")

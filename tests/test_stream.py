@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros import People, Recovery, Stream, StreamSettings
 from mega_ros.detect import Detections
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_hierarchy import icosphere
 
-from mega_model import hierarchy
+from mega_model.core import hierarchy
+from mega_model.core.topology import Topology
 from mega_model.tokenizer import (
     Layer,
     MeshConv,
@@ -17,7 +18,6 @@ from mega_model.tokenizer import (
     TokenizerConfig,
     mesh_layer,
 )
-from mega_model.topology import Topology
 
 
 @pytest.fixture

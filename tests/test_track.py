@@ -3,17 +3,11 @@
 import numpy as np
 import pytest
 
-from mega_ros.track import Tracker, intersection_over_union
+from mega_ros.track import Tracker
 
 
 def box(x: float, y: float = 0.0, width: float = 50.0, height: float = 100.0) -> list[float]:
     return [x, y, x + width, y + height]
-
-
-def test_overlap_against_closed_forms() -> None:
-    a = np.array([box(0, 0, 10, 10)])
-    b = np.array([box(0, 0, 10, 10), box(5, 0, 10, 10), box(5, 5, 10, 10), box(10, 0, 10, 10), box(2, 2, 5, 5)])
-    np.testing.assert_allclose(intersection_over_union(a, b), [[1, 1 / 3, 1 / 7, 0, 1 / 4]])
 
 
 def test_ids_in_order_of_appearance_and_never_again() -> None:

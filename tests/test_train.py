@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,14 +18,16 @@ from torch import nn
 
 from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
+from mega_model.core.errors import InputError
 from mega_model.data import features, rendered
 from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
-from mega_model.reference import released_name
-from mega_model.train import default, errors, lift, pretrain, recover, tokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.reference.keys import released_name
+from mega_model.train import default, errors, lift, pictures, pretrain, recover, tokenizer
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
 from mega_model.train.published import load_backbone
+from mega_model.train.settings import parse
 
 Weights = dict[str, torch.Tensor]
 
@@ -135,7 +137,7 @@ def test_loaders_change_nothing(tmp_path: Path) -> None:
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="batch 8: not a multiple of 1 processes x 3 examples"):
+    with pytest.raises(InputError, match="batch 8: not a multiple of 1 processes x 3 examples"):
         train_line(tmp_path, micro_batch=3)
 
 
@@ -149,7 +151,7 @@ def test_states_that_do_not_fit_are_named(tmp_path: Path) -> None:
         out = tmp_path / match.replace(" ", "-")
         train_line(out)
         spoil(out / "state.pt")
-        with pytest.raises(ValueError, match=match) as error:
+        with pytest.raises(InputError, match=match) as error:
             train_line(out, **options)
         assert str(out) in str(error.value)
 
@@ -168,7 +170,7 @@ def test_a_folder_holds_one_model(tmp_path: Path) -> None:
     checkpoint.save_weights(checkpoint.begin_mega(folder, tokenizer, config), folder)
     written = (folder / "config.json").read_text()
     checkpoint.begin_mega(folder, tokenizer, config)
-    with pytest.raises(ValueError, match=r"config\.json is of another model"):
+    with pytest.raises(InputError, match=r"config\.json is of another model"):
         checkpoint.begin_mega(folder, tokenizer, replace(config, codes=16))
     assert (folder / "config.json").read_text() == written, "what was there is left alone"
 
@@ -180,12 +182,67 @@ def test_options_override_the_file(tmp_path: Path) -> None:
     assert (config.steps, config.batch, config.betas, config.out) == (7, 4, (0.5, 0.6), Path("here"))
 
 
+@dataclass(frozen=True)
+class Options:
+    out: Path
+    lr: float
+    fast: bool = False
+    slow: bool = True
+    body: Path | None = None
+    rotation: Literal["rot6d", "matrix"] = "rot6d"
+    sets: tuple[str, ...] = ()
+    shares: tuple[float, float] = (0.5, 0.5)
+    blocks: int | None = None
+
+
+def test_a_file_holds_any_type_of_option(tmp_path: Path) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text(
+        "out: here\nlr: 1e-3\nfast: true\nslow: no\nbody: smpl.npz\nrotation: matrix\n"
+        'sets: ["coco:a.npz", "h36m:b.npz"]\nshares: [1, 2]\nblocks: 0\n'
+    )
+    wanted = Options(
+        Path("here"), 1e-3, True, False, Path("smpl.npz"), "matrix", ("coco:a.npz", "h36m:b.npz"), (1.0, 2.0), 0
+    )
+    assert parse(Options, [str(file)]) == wanted
+    assert parse(Options, [str(file), "--no-fast", "--sets", "c:c"]) == replace(wanted, fast=False, sets=("c:c",))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("colour: red", "colour is no option; there are out, lr, fast"),
+        ("lr: high", "lr is 'high': "),
+        ("fast: 3.5", "fast is 3.5: "),
+        ("body: [a]", r"body is \['a'\]: Expected `.*Path`, got `list`"),
+        ("sets: coco:a.npz", "sets is 'coco:a.npz': Expected `array`, got `str`"),
+        ("shares: [1]", r"shares is \[1\]: Expected `array` of length 2"),
+        ("rotation: euler", "rotation is 'euler': "),
+        ("blocks: [", "not a readable YAML file"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text(f"out: here\n{line}\n")
+    with pytest.raises(InputError, match=rf"stage\.yaml: {message}"):
+        parse(Options, [str(file), "--lr", "1"])
+
+
+def test_what_a_file_leaves_out_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "stage.yaml"
+    file.write_text("out: here\n")
+    with pytest.raises(SystemExit) as end:
+        parse(Options, [str(file)])
+    assert end.value.code == 2 and "--lr" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("files", "kind"),
     [
         ("tokenizer paper_tokenizer", tokenizer.TokenizerTraining),
         ("pretrain paper_pretrain", pretrain.PretrainTraining),
-        ("lift recover paper_coco paper_mix", recover.RecoverTraining),
+        ("lift", pictures.ImageTraining),
+        ("recover paper_coco paper_mix", recover.RecoverTraining),
     ],
 )
 def test_shipped_files_are_read(root: Path, files: str, kind: type[LoopConfig]) -> None:
@@ -206,10 +263,10 @@ def test_joints_that_nobody_saw_do_not_count() -> None:
     points[:, :10] += 0.3
     batch = {"rotation": rotation, "joints": joints, "joints2d": points, "confidence": confidence}
     for compared in ("rot6d", "matrix"):
-        losses = recover.pose_losses(matrix_to_rot6d(rotation), camera, batch, compared)
+        losses = pictures.pose_losses(matrix_to_rot6d(rotation), camera, batch, compared)
         assert losses["rotation"] < 1e-10
         assert losses["reprojection"].item() == pytest.approx(0.3 * 10 / 20, abs=1e-6)
-    assert recover.pose_losses(matrix_to_rot6d(rotation.mT), camera, batch, "matrix")[
+    assert pictures.pose_losses(matrix_to_rot6d(rotation.mT), camera, batch, "matrix")[
         "rotation"
     ].item() == pytest.approx((rotation.mT - rotation).square().mean().item(), abs=1e-6)
 
@@ -221,7 +278,7 @@ def test_only_the_last_blocks_learn() -> None:
     assert {name[:8] for name in learns} == {"blocks.3", "blocks.4", "norm"}
     recover.freeze(vit, 0)
     assert not any(p.requires_grad for p in vit.parameters())
-    with pytest.raises(ValueError, match="trained_blocks 3"):
+    with pytest.raises(InputError, match="trained_blocks 3"):
         recover.freeze(BACKBONES["resnet50"](8), 3)
 
 
@@ -285,28 +342,28 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         assert torch.equal(value, before[key] if key in begun else own[key]), key
 
     torch.save({**weights, "more": torch.zeros(1)}, file)
-    with pytest.raises(ValueError, match=r"published\.pth: not a \w+ backbone: more is unexpected"):
+    with pytest.raises(InputError, match=r"published\.pth: not a \w+ backbone: more is unexpected"):
         load_backbone(file, model)
     name = next(iter(weights))
     torch.save({k: v for k, v in weights.items() if k != name}, file)
-    with pytest.raises(ValueError, match=f"{name} is missing"):
+    with pytest.raises(InputError, match=f"{name} is missing"):
         load_backbone(file, model)
     torch.save({**weights, name: torch.zeros(2, 2)}, file)
-    with pytest.raises(ValueError, match="has the shape"):
+    with pytest.raises(InputError, match="has the shape"):
         load_backbone(file, model)
     torch.save([1, 2], file)
-    with pytest.raises(ValueError, match=r"published\.pth: not published weights"):
+    with pytest.raises(InputError, match=r"published\.pth: not published weights"):
         load_backbone(file, model)
     file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"published\.pth: not a checkpoint that torch can read"):
+    with pytest.raises(InputError, match=r"published\.pth: not a checkpoint that torch can read"):
         load_backbone(file, model)
-    with pytest.raises(FileNotFoundError, match="absent: there is no such file"):
+    with pytest.raises(InputError, match="absent: there is no such file"):
         load_backbone(tmp_path / "absent", model)
 
 
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
-    with pytest.raises(ValueError, match=r"precision bf16-mixed: .* need 32-true"):
+    with pytest.raises(InputError, match=r"precision bf16-mixed: .* need 32-true"):
         tokenizer.main(options)
 
 
@@ -315,11 +372,11 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
     start = checkpoint.begin_mega(tmp_path / "start", people / "tokenizer", tiny)
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
-    with pytest.raises(ValueError, match=r"start: its model has no lifter.*use train recover"):
+    with pytest.raises(InputError, match=r"start: its model has no lifter.*use train recover"):
         lift.main([*options.split(), "--sets", f"features:{people}/features/train"])
-    with pytest.raises(ValueError, match=r"start: only a model with BlazePose has an error head"):
+    with pytest.raises(InputError, match=r"start: only a model with BlazePose has an error head"):
         errors.main(["--checkpoint", f"{tmp_path}/start"])
-    with pytest.raises(ValueError, match=r"blazepose: not the weights of this model's backbone"):
+    with pytest.raises(InputError, match=r"blazepose: not the weights of this model's backbone"):
         load_backbone(people / "blazepose", start)
 
 
@@ -401,7 +458,7 @@ def test_the_default_model_is_made_stage_by_stage(
         for path in paths:
             assert path.exists(), f"{path} is not made by an earlier stage"
 
-    def training(name: str, kind: type[recover.RecoverTraining] | type[Any]) -> Callable[[list[str]], None]:
+    def training(name: str, kind: type[pictures.ImageTraining] | type[Any]) -> Callable[[list[str]], None]:
         def main(args: list[str]) -> None:
             config = parse(kind, args)
             fields = vars(config)
@@ -442,7 +499,7 @@ def test_the_default_model_is_made_stage_by_stage(
 
     monkeypatch.setattr(tokenizer, "main", training("tokenizer", tokenizer.TokenizerTraining))
     monkeypatch.setattr(pretrain, "main", training("pretrain", pretrain.PretrainTraining))
-    monkeypatch.setattr(lift, "main", training("lift", recover.RecoverTraining))
+    monkeypatch.setattr(lift, "main", training("lift", pictures.ImageTraining))
     monkeypatch.setattr(recover, "main", training("recover", recover.RecoverTraining))
     monkeypatch.setattr(import_backbone, "main", lambda args: write("backbone", Path(args[1]), "origin.json"))
     monkeypatch.setattr(rendered, "render", render)

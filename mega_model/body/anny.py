@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import nnls
 from scipy.spatial.transform import Rotation
 
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 
 AXES = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)
 """From Anny's axes (x left, y back, z up) to the canonical ones (x left, y up, z forward)."""

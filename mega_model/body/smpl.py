@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mega_model.files import as_array, floats, read_npy, read_npz, read_pickle
-from mega_model.topology import SMPL_JOINTS, Topology
+from mega_model.core.errors import InputError
+from mega_model.core.files import floats, read_npy, read_npz
+from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.pickles import as_array, read_pickle
 
 VARIABLE = "MEGA_SMPL"
 """Environment variable with the path of the model file, or of a folder with one per gender."""
@@ -44,7 +46,7 @@ class SmplBody:
     def __init__(self, path: Path | str | None = None) -> None:
         """`path` of an .npz or .pkl file, by default the environment variable MEGA_SMPL.
 
-        Raises FileNotFoundError that says where to get the file, ValueError if it is not one.
+        Raises InputError that says where to get the file, or why it is not one.
         """
         file = _find(path)
         data = _read(file)
@@ -53,21 +55,21 @@ class SmplBody:
         regressor = floats(file, "J_regressor", data["J_regressor"], (None, count))
         joints = len(regressor)
         if joints not in (24, 52):
-            raise ValueError(f"{file}: it has {joints} joints, but SMPL has 24 and SMPL-H has 52")
+            raise InputError(f"{file}: it has {joints} joints, but SMPL has 24 and SMPL-H has 52")
         weights = floats(file, "weights", data["weights"], (count, joints))
         posedirs = floats(file, "posedirs", data["posedirs"], (count, 3, 9 * (joints - 1)))
         shapedirs = floats(file, "shapedirs", data["shapedirs"], (count, 3, None))
         if shapedirs.shape[2] < _SHAPES:
-            raise ValueError(
+            raise InputError(
                 f"{file}: field 'shapedirs' has {shapedirs.shape[2]} shapes, at least {_SHAPES} are needed"
             )
         faces = floats(file, "f", data["f"], (None, 3)).astype(np.int32)
         if (faces < 0).any() or (faces >= count).any():
-            raise ValueError(f"{file}: field 'f' names vertices that the {count} of 'v_template' lack")
+            raise InputError(f"{file}: field 'f' names vertices that the {count} of 'v_template' lack")
         tree = floats(file, "kintree_table", data["kintree_table"], (2, joints))
         parents = [int(parent) for parent in tree[0, 1:]]
         if any(not 0 <= parent <= k for k, parent in enumerate(parents)):
-            raise ValueError(f"{file}: field 'kintree_table' should name the parent of a joint among those before it")
+            raise InputError(f"{file}: field 'kintree_table' should name the parent of a joint among those before it")
 
         # a flat hand moves as its wrist does: so do all of its joints
         moved_by = list(range(_BODY))
@@ -139,10 +141,10 @@ def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
         words = re.split("[^a-z]+", str(file.relative_to(path)).lower())
         for gender in {_GENDERS[word] for word in words if word in _GENDERS}:
             if gender in files:
-                raise ValueError(f"{path}: two {gender} bodies in it, {files[gender].name} and {file.name}")
+                raise InputError(f"{path}: two {gender} bodies in it, {files[gender].name} and {file.name}")
             files[gender] = file
     if not files:
-        raise ValueError(f"{path}: no .npz or .pkl file in it whose name tells a gender. {WHERE}")
+        raise InputError(f"{path}: no .npz or .pkl file in it whose name tells a gender. {WHERE}")
     return {gender: SmplBody(file) for gender, file in files.items()}
 
 
@@ -160,16 +162,16 @@ def load_regressor(path: Path | str, vertices: int) -> np.ndarray:
     file = Path(path)
     regressor = floats(file, "regressor", read_npy(file), (None, vertices))
     if abs(regressor.sum(axis=1) - 1).max(initial=0) > 0.1:
-        raise ValueError(f"{file}: not a joint regressor, the weights of a joint should sum to one")
+        raise InputError(f"{file}: not a joint regressor, the weights of a joint should sum to one")
     return regressor
 
 
 def _find(path: Path | str | None) -> Path:
     chosen = path or os.environ.get(VARIABLE)
     if not chosen:
-        raise FileNotFoundError(f"no SMPL model file was given. {WHERE}")
+        raise InputError(f"no SMPL model file was given. {WHERE}")
     if not Path(chosen).exists():
-        raise FileNotFoundError(f"{chosen}: there is no such SMPL model file. {WHERE}")
+        raise InputError(f"{chosen}: there is no such SMPL model file. {WHERE}")
     return Path(chosen)
 
 
@@ -180,8 +182,8 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     values = read_pickle(file)
     missing = [field for field in _FIELDS if not isinstance(values, Mapping) or field not in values]
     if missing:
-        raise ValueError(f"{file}: not an SMPL model file, it lacks {', '.join(missing)}")
+        raise InputError(f"{file}: not an SMPL model file, it lacks {', '.join(missing)}")
     try:
         return {field: as_array(values[field]) for field in _FIELDS}
     except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{file}: an array in it cannot be read ({error})") from error
+        raise InputError(f"{file}: an array in it cannot be read ({error})") from error

@@ -1,7 +1,6 @@
 """Reads the labels of the public data sets, in the files that people have on disk: `read_people("KIND:PATH")`.
 
-Nothing that is in a file is run. What is wrong is one line that names the file and the field: a FileNotFoundError,
-or a ValueError for the rest.
+Nothing that is in a file is run. What is wrong is one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -15,11 +14,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mega_model.body.smpl import gender_of
+from mega_model.core.errors import InputError
+from mega_model.core.files import floats, npz_fields, read_npz
+from mega_model.core.geometry import project
+from mega_model.core.topology import SMPL_JOINTS
 from mega_model.data.crops import PIXELS_PER_SCALE
 from mega_model.data.people import SPIN_JOINTS, People, join
-from mega_model.files import floats, npz_fields, read_npz, read_pickle
-from mega_model.geometry import project
-from mega_model.topology import SMPL_JOINTS
+from mega_model.pickles import read_pickle
 
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 """Data sets that label SPIN's joints on pictures; the others label SMPL's."""
@@ -55,7 +56,7 @@ def read_people(name: str) -> People:
     kind, _, place = name.partition(":")
     path = Path(place)
     if kind not in KINDS or not place:
-        raise ValueError(f"image set {name!r}: write KIND:PATH, with one of the kinds {', '.join(KINDS)}")
+        raise InputError(f"image set {name!r}: write KIND:PATH, with one of the kinds {', '.join(KINDS)}")
     people = _read(kind, path)
     return replace(people, compared="smpl24") if kind == "emdb" else people
 
@@ -64,7 +65,7 @@ def _read(kind: str, path: Path) -> People:
     if kind in SPIN_KINDS or path.suffix == ".npz":
         return read_npz_people(path, len(SPIN_JOINTS if kind in SPIN_KINDS else SMPL_JOINTS))
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: there is no such folder")
+        raise InputError(f"{path}: there is no such folder")
     if kind == "emdb":
         return read_emdb(path)
     if kind == "3dpw-occ":
@@ -94,16 +95,16 @@ def read_npz_people(path: Path, joints: int) -> People:
     names = data["imgname"].astype(str)
     count = names.size
     if names.ndim != 1 or not count:
-        raise ValueError(f"{path}: field 'imgname' has the shape {list(names.shape)} in place of [any]")
+        raise InputError(f"{path}: field 'imgname' has the shape {list(names.shape)} in place of [any]")
     scale = floats(path, "scale", data["scale"], (count,))
     if (scale <= 0).any():
-        raise ValueError(f"{path}: field 'scale' holds numbers that are not positive")
+        raise InputError(f"{path}: field 'scale' holds numbers that are not positive")
     pose = np.concatenate([_wide(path, name, data[name], count, 3) for name in pose_names], axis=1)
     points = np.zeros((count, joints, 3), np.float32)
     if joints_name in data:
         labels = floats(path, joints_name, data[joints_name], (count, None, 3))
         if labels.shape[1] < 24:
-            raise ValueError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
+            raise InputError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
         points = labels[:, _SPIN_LABELS] if joints == len(_SPIN_LABELS) else labels[:, :24]
         points[..., 2] = points[..., 2] > 0 if prepared else points[..., 2].clip(0, 1)
     return People(
@@ -147,7 +148,7 @@ def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: n
     def own(name: str) -> Any:
         values = _field(path, data, name)
         if len(values) <= k:
-            raise ValueError(f"{path}: field '{name}' is of {len(values)} people, but 'poses' of more")
+            raise InputError(f"{path}: field '{name}' is of {len(values)} people, but 'poses' of more")
         return values[k]
 
     valid = _flags(path, "campose_valid", own("campose_valid"))
@@ -225,18 +226,18 @@ def _find_pictures(path: Path, names: np.ndarray) -> np.ndarray:
 def _genders(path: Path, values: Any, count: int) -> np.ndarray:
     words, place = np.unique(np.asarray(values).astype(str), return_inverse=True)
     if place.shape != (count,):
-        raise ValueError(f"{path}: field 'gender' has the shape {list(place.shape)} in place of [{count}]")
+        raise InputError(f"{path}: field 'gender' has the shape {list(place.shape)} in place of [{count}]")
     try:
         return np.array([gender_of(word) for word in words])[place]
     except ValueError as error:
-        raise ValueError(f"{path}: field 'gender': {error}") from error
+        raise InputError(f"{path}: field 'gender': {error}") from error
 
 
 def _wide(path: Path, field: str, value: Any, count: int, least: int) -> np.ndarray:
     """`value` as float32 [count, at least `least`]."""
     array = floats(path, field, value, (count, None))
     if array.shape[1] < least:
-        raise ValueError(
+        raise InputError(
             f"{path}: field '{field}' has the shape {list(array.shape)}, but its rows need {least} numbers"
         )
     return array
@@ -246,7 +247,7 @@ def _flags(path: Path, field: str, value: Any) -> np.ndarray:
     """bool [n]: which of a sequence's frames to use."""
     array = np.asarray(value)
     if array.ndim != 1 or array.dtype.kind not in "biuf":
-        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of one number per frame")
+        raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of one number per frame")
     return array > 0
 
 
@@ -254,14 +255,14 @@ def _rows(path: Path, field: str, value: Any, keep: np.ndarray, *shape: int | No
     """The frames `keep`, bool [n], of a `value` [n, *shape], as float32. The others may be anything."""
     array = np.asarray(value)
     if array.shape[:1] != keep.shape:
-        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)}, but there are {len(keep)} frames")
+        raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)}, but there are {len(keep)} frames")
     return floats(path, field, array[keep], (None, *shape))
 
 
 def _field(path: Path, data: Any, *names: str) -> Any:
     for k, name in enumerate(names):
         if not isinstance(data, Mapping) or name not in data:
-            raise ValueError(f"{path}: field '{'.'.join(names[: k + 1])}' is missing")
+            raise InputError(f"{path}: field '{'.'.join(names[: k + 1])}' is missing")
         data = data[name]
     return data
 
@@ -269,11 +270,11 @@ def _field(path: Path, data: Any, *names: str) -> Any:
 def _files(folder: Path, pattern: str) -> list[Path]:
     files = sorted(folder.rglob(pattern))
     if not files:
-        raise FileNotFoundError(f"{folder}: there is no file {pattern} in it")
+        raise InputError(f"{folder}: there is no file {pattern} in it")
     return files
 
 
 def _some(parts: list[People], message: str) -> People:
     if not parts:
-        raise ValueError(message)
+        raise InputError(message)
     return join(parts)

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import tyro
 
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import PARTS, Renderer, draw_crops
-from mega_model.topology import Topology
 
 COLUMNS, SIDE = 12, 320
 
@@ -33,7 +34,7 @@ def main(
         rows.append(cv2.putText(row, part, (6, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA))
     sheet = cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(out), sheet, [cv2.IMWRITE_JPEG_QUALITY, 80]):
-        raise ValueError(f"{out}: cannot be written; its folder must exist")
+        raise InputError(f"{out}: cannot be written; its folder must exist")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mega_model.core.errors import InputError
+
 PIXELS_PER_SCALE = 200
 """Data sets in SPIN's layout give the square's side as `scale`, in this many pixels."""
 
@@ -51,20 +53,20 @@ class Frame:
 
 
 def decode(data: np.ndarray | bytes, name: Path | str) -> np.ndarray:
-    """The bytes of a picture file -> uint8 [H, W, 3] RGB. ValueError that names it if they are no picture."""
+    """The bytes of a picture file -> uint8 [H, W, 3] RGB. InputError that names it if they are no picture."""
     buffer = np.frombuffer(data, np.uint8)
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
     if image is None:
-        raise ValueError(f"{name}: not a readable picture")
+        raise InputError(f"{name}: not a readable picture")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read(path: Path | str) -> np.ndarray:
-    """uint8 [H, W, 3] RGB. FileNotFoundError or ValueError that names the file."""
+    """uint8 [H, W, 3] RGB. InputError that names the file."""
     try:
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        raise FileNotFoundError(f"{path}: there is no such picture") from None
+        raise InputError(f"{path}: there is no such picture") from None
     return decode(data, path)
 
 

@@ -1,4 +1,4 @@
-"""Rendered people as a frozen BlazePose sees them: its features of every crop, computed once, with the crop's labels.
+"""`mega features`: what a frozen BlazePose gives for crops of rendered people, computed once, with the crops' labels.
 
 A person is looked at as at run time: a crop about the box, then crops about the region that the landmarks give. For
 training, both the first and the second crop of every scene are kept, and half of the scenes are mirrored.
@@ -6,7 +6,6 @@ training, both the first and the second crop of every scene are kept, and half o
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,11 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.core.geometry import crop_images, square_cameras
+from mega_model.core.regions import next_cameras
+from mega_model.core.topology import Topology
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
-from mega_model.geometry import crop_images, square_cameras
-from mega_model.regions import next_cameras
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 from mega_model.train.published import load_imported
 
 CHUNK = 40
@@ -59,8 +58,8 @@ class FeatureSet:
     evaluation_regressor: np.ndarray | None = None
 
     def __init__(self, folder: Path, topology: Topology | None = None) -> None:
-        """Raises FileNotFoundError or ValueError that names what is wrong with a file."""
-        self.fields = open_fields(folder, "no features; make some with python -m mega_model.data.features")
+        """Raises InputError that names what is wrong with a file."""
+        self.fields = open_fields(folder, "no features; make some with mega features")
         self.scenes = SceneSet(Path((folder / "scenes.txt").read_text()), topology)
         self.tokens: Tensor | None = None
 
@@ -248,5 +247,5 @@ def _run(config: Extract, chunks: Sequence[int]) -> None:
         (config.out / "progress" / str(chunk)).touch()  # an extraction that is stopped goes on from here
 
 
-if __name__ == "__main__":
-    extract(tyro.cli(Extract, args=sys.argv[1:]))
+def main(args: list[str]) -> None:
+    extract(tyro.cli(Extract, args=args, description=__doc__))

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from mega_model.body.smpl import VARIABLE, load_bodies, load_regressor
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
 from mega_model.data.annotations import read_people
 from mega_model.data.features import FeatureSet
 from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.shards import ShardedPeople
-from mega_model.topology import Topology
 
 
 class ImageSet(Protocol):
@@ -52,12 +53,12 @@ class Mixture:
         self.sets = sets
         weights = np.array(proportions or [len(s) for s in sets], float)
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
-            raise ValueError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
+            raise InputError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
         for field, what in (("images", "crops"), ("maps", "features"), ("vertices", "bodies")):
             shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
             if len(set(shapes)) > 1:
-                raise ValueError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")
+                raise InputError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")
         self.names = [name for name in first[0] if all(name in batch for batch in first)]
         self.proportions = weights / weights.sum()
 
@@ -85,14 +86,14 @@ def open_set(
     """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224 (rendered ones 256 x 256).
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
-    `rendered:FOLDER`  what `python -m mega_model.data.rendered` made
-    `features:FOLDER`  what `python -m mega_model.data.features` made of it
+    `rendered:FOLDER`  what `mega render` made
+    `features:FOLDER`  what `mega features` made of it
     `shards:FOLDER`    or URL: what `mega shards` made
 
     For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by
     default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that
     label these on images need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set, by
-    default in its folder. Raises FileNotFoundError or ValueError that names what is wrong with a file.
+    default in its folder. Raises InputError that names what is wrong with a file.
     """
     kind, _, place = name.partition(":")
     if kind == "rendered":
@@ -106,5 +107,5 @@ def open_set(
     file = (folder if folder.is_dir() else folder.parent) / "J_regressor_h36m.npy"
     h36m = load_regressor(file, vertices) if file.exists() else None
     if h36m is None and source.joints == len(SPIN_JOINTS):
-        raise FileNotFoundError(f"{file}: {name} labels Human3.6M's joints; SPIN's data have this file that finds them")
+        raise InputError(f"{file}: {name} labels Human3.6M's joints; SPIN's data have this file that finds them")
     return PeopleSet(source, bodies, h36m, size or (224, 224))

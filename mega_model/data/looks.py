@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data.backgrounds import random_colours
-from mega_model.topology import SMPL_JOINTS, Topology
 
 HEAD, TRUNK, ARM, HAND, LEG, FOOT = range(6)
 SKIN, TOP, BOTTOM, SHOES, HAIR = range(5)

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from mega_model.body import anny, smpl
+from mega_model.core.errors import InputError
+from mega_model.core.files import floats, read_npz
+from mega_model.core.topology import Topology
 from mega_model.data.meshes import MOTION, BodySampler, Split
-from mega_model.files import floats, read_npz
-from mega_model.topology import Topology
 
 _NO_MOTION = ("*shape.npz", "*stagei.npz")  # what AMASS puts beside its motions: one per person
 
@@ -83,19 +84,19 @@ def read_motion(file: Path) -> Motion:
     """An .npz file of AMASS (poses [T, 156] or [T, 165], betas [16]) or BEDLAM (poses [T, 72], betas [10] or [11]).
 
     Both have the gender; what else they have is not read. The betas are taken as SMPL's, also where they are SMPL-X's.
-    Raises FileNotFoundError or ValueError that names file and field.
+    Raises InputError that names file and field.
     """
     data = read_npz(file, ("poses", "betas"))
     poses = floats(file, "poses", data["poses"], (None, None))
     betas = floats(file, "betas", data["betas"], (None,))
     if not len(poses):
-        raise ValueError(f"{file}: field 'poses' has no frames")
+        raise InputError(f"{file}: field 'poses' has no frames")
     if len(betas) < 10:
-        raise ValueError(f"{file}: field 'betas' has {len(betas)} shapes, at least 10 are needed")
+        raise InputError(f"{file}: field 'betas' has {len(betas)} shapes, at least 10 are needed")
     try:
         pose = smpl.body_pose(poses)
     except ValueError as error:
-        raise ValueError(f"{file}: field 'poses': {error}") from error
+        raise InputError(f"{file}: field 'poses': {error}") from error
     return Motion(pose, betas, _gender(file))
 
 
@@ -107,16 +108,16 @@ class SmplMeshes:
     """
 
     def __init__(self, folder: Path, bodies: Mapping[str, smpl.SmplBody], split: Split) -> None:
-        """`bodies` by gender. Raises FileNotFoundError or ValueError that names the folder, or a file and its field."""
+        """`bodies` by gender. Raises InputError that names the folder, or a file and its field."""
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: there is no such folder of motion files")
+            raise InputError(f"{folder}: there is no such folder of motion files")
         found = [f for f in sorted(folder.rglob("*.npz")) if not any(f.match(name) for name in _NO_MOTION)]
         self.files = [f for f in found if _split_of(f.relative_to(folder).as_posix()) == split]
         if not self.files:
-            raise ValueError(f"{folder}: none of its {len(found)} .npz files of motions is in the split '{split}'")
+            raise InputError(f"{folder}: none of its {len(found)} .npz files of motions is in the split '{split}'")
         for file in self.files:
             if _gender(file) not in bodies:
-                raise ValueError(f"{file}: field 'gender' is '{_gender(file)}', for which there is no SMPL model file")
+                raise InputError(f"{file}: field 'gender' is '{_gender(file)}', for which there is no SMPL model file")
         self.bodies = bodies
         self._topology = next(bodies[gender] for gender in smpl.GENDERS if gender in bodies).topology()
         vertices = len(self._topology.template)
@@ -149,7 +150,7 @@ def _gender(file: Path) -> str:
     try:
         return smpl.gender_of(value)
     except ValueError as error:
-        raise ValueError(f"{file}: field 'gender': {error}") from error
+        raise InputError(f"{file}: field 'gender': {error}") from error
 
 
 def _split_of(name: str) -> Split:

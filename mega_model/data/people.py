@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from mega_model.body.smpl import H36M_14, SmplBody
+from mega_model.core.errors import InputError
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data.crops import Frame, affine_crop, columns, occlude, read, square_crop
-from mega_model.topology import SMPL_JOINTS, Topology
 
 SPIN_JOINTS = (
     "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow right_shoulder "
@@ -29,7 +30,7 @@ Compared = Literal["h36m14", "smpl24"]
 """The joints that papers compare on a data set: 14 that Human3.6M's regressor finds, or SMPL's own."""
 
 Picture = Callable[[], np.ndarray]
-"""Reads a picture: uint8 [H, W, 3] RGB. FileNotFoundError or ValueError that names the file."""
+"""Reads a picture: uint8 [H, W, 3] RGB. InputError that names the file."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class PeopleSet:
         elif h36m is not None:
             self.regressor, self.swap = h36m[[*H36M_14, 0, 7, 9]], mirrored(SPIN_JOINTS)
         else:
-            raise ValueError("people with SPIN's joints need Human3.6M's joint regressor")
+            raise InputError("people with SPIN's joints need Human3.6M's joint regressor")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -168,7 +169,7 @@ class PeopleSet:
         vertices = np.empty((len(pose), *self.topology.template.shape), np.float32)
         for name in np.unique(gender):
             if name not in self.bodies:
-                raise ValueError(f"the data need a {name} SMPL body, but there are {', '.join(self.bodies)} ones")
+                raise InputError(f"the data need a {name} SMPL body, but there are {', '.join(self.bodies)} ones")
             rows = gender == name
             vertices[rows] = self.bodies[name].canonical(pose[rows], betas[rows])
         return vertices

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mega_model.geometry import project
+from mega_model.core.geometry import project
 
 NEAR = 0.1
 """Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""

@@ -1,12 +1,7 @@
-r"""Pre-rendered scenes on disk: a folder with one memory-mapped .npy per field of `scenes.Crops`.
-
-python -m mega_model.data.rendered --split train --count 40000 --out runs/crops/train \
-    --topology runs/tokenizer/topology.npz
-"""
+"""`mega render`: scenes on disk, a folder with one memory-mapped .npy per field of `scenes.Crops`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
@@ -20,11 +15,12 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
+from mega_model.core.errors import InputError
+from mega_model.core.geometry import crop_images, square_cameras
+from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler, Split
 from mega_model.data.scenes import MIXTURE, Crops, Renderer, draw_crops
-from mega_model.geometry import crop_images, square_cameras
-from mega_model.topology import Topology
 
 MARGIN = 1.2
 """A crop's side over the larger side of the person's box."""
@@ -55,14 +51,14 @@ class SceneSet:
     def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
         """`topology` stands in for the folder's topology.npz, which sets of older versions lack.
 
-        `size` (H, W) of the crops in batches, by default 256 x 256. Raises FileNotFoundError or ValueError that names
+        `size` (H, W) of the crops in batches, by default 256 x 256. Raises InputError that names
         what is wrong with a file.
         """
         self.folder = folder
-        self.fields = open_fields(folder, "no rendered scenes; make some with python -m mega_model.data.rendered")
+        self.fields = open_fields(folder, "no rendered scenes; make some with mega render")
         if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
             has, wanted = self.fields["vertices"].shape[1], len(topology.template)
-            raise ValueError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
+            raise InputError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
         self._topology, self.size = topology, size or (256, 256)
 
     def __len__(self) -> int:
@@ -82,11 +78,11 @@ class SceneSet:
         With `rng` they are up to 20 % larger or smaller, up to 8 % of their side off, turned (15 degrees rms, at most
         45), and half of them are mirrored. Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the
         crop), visible bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal
-        [B] (half crop sides) of the crop's camera. Raises ValueError if a field is missing.
+        [B] (half crop sides) of the crop's camera. Raises InputError if a field is missing.
         """
         missing = [f.name for f in fields(Crops) if f.name not in self.fields]
         if missing:
-            raise ValueError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
+            raise InputError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
         scenes = Crops(**{f.name: self.fields[f.name][index] for f in fields(Crops)})
         count, (height, width) = len(index), self.size
         box, roll = scenes.box, np.zeros(count)
@@ -133,14 +129,14 @@ class SceneSet:
 
 
 def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
-    """The memory-mapped arrays of a folder by name. FileNotFoundError that says `otherwise`, or ValueError."""
+    """The memory-mapped arrays of a folder by name. InputError that says `otherwise` if it has none."""
     files = sorted(folder.glob("*.npy"))
     if not files:
-        raise FileNotFoundError(f"{folder}: {otherwise}")
+        raise InputError(f"{folder}: {otherwise}")
     arrays = {file.stem: _map(file) for file in files}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{folder}: its fields are of different lengths, {lengths}")
+        raise InputError(f"{folder}: its fields are of different lengths, {lengths}")
     return arrays
 
 
@@ -148,21 +144,21 @@ def _map(file: Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not a readable .npy file ({error})") from error
+        raise InputError(f"{file}: not a readable .npy file ({error})") from error
 
 
 def twins(topology: Topology) -> np.ndarray:
-    """int [V]: for each vertex the one on the body's other side. ValueError if the topology is not symmetric."""
+    """int [V]: for each vertex the one on the body's other side. InputError if the topology is not symmetric."""
     distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
     twin = distance.argmin(axis=1)
     if distance.min(axis=1).max() > 0.001 or (twin[twin] != np.arange(len(twin))).any():
-        raise ValueError("the body's left and right do not have the same vertices")
+        raise InputError("the body's left and right do not have the same vertices")
     return twin
 
 
 def render(config: Render) -> None:
     if config.count % CHUNK:
-        raise ValueError(f"count {config.count} is not a multiple of {CHUNK}")
+        raise InputError(f"count {config.count} is not a multiple of {CHUNK}")
     progress = config.out / "progress"
     if not progress.exists():
         config.out.mkdir(parents=True, exist_ok=True)
@@ -204,5 +200,5 @@ def _run(config: Render, chunks: Sequence[int]) -> None:
         (config.out / "progress" / str(chunk)).touch()  # a render that is stopped goes on from here
 
 
-if __name__ == "__main__":
-    render(tyro.cli(Render, args=sys.argv[1:]))
+def main(args: list[str]) -> None:
+    render(tyro.cli(Render, args=args, description=__doc__))

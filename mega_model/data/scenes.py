@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mega_model.core.geometry import project, square_cameras
+from mega_model.core.topology import Topology
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Figure, Light, Look
 from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
-from mega_model.geometry import project, square_cameras
-from mega_model.topology import Topology
 
 PARTS = ("clear", "occluded", "truncated", "lying", "children")
 """Kinds of images. clear: an upright adult, all in the frame, nothing in front. occluded: objects and people hide 20 to

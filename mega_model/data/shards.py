@@ -25,10 +25,11 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from mega_model.core.errors import InputError
+from mega_model.core.files import floats
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Frame, affine_crop, decode
 from mega_model.data.people import COLUMNS, Compared, People, Picture
-from mega_model.files import floats
 
 REACH = 1.8
 """A shard's picture shows the person's square and around it: all that augmentation can ask for (1.25 times, turned)."""
@@ -71,22 +72,22 @@ class ShardedPeople:
     """A `people.Source` in the shards of a folder or URL."""
 
     def __init__(self, place: str) -> None:
-        """Raises FileNotFoundError or ValueError that names what is wrong with the index."""
+        """Raises InputError that names what is wrong with the index."""
         self.files, folder = fsspec.core.url_to_fs(place)
         self.folder = folder.rstrip("/")
         index = f"{self.folder}/index.npz"
         if not self.files.exists(index):
-            raise FileNotFoundError(f"{index}: there is no such file; `mega shards` writes it")
+            raise InputError(f"{index}: there is no such file; `mega shards` writes it")
         try:
             with np.load(io.BytesIO(self.files.cat_file(index)), allow_pickle=False) as data:
                 self.places, self.joints = data["places"], int(data["joints"])
                 self.compared = cast(Compared, str(data["compared"]))
         except Exception as error:  # damaged archives raise anything
-            raise ValueError(f"{index}: not the index of shards ({error})") from error
+            raise InputError(f"{index}: not the index of shards ({error})") from error
         if self.places.ndim != 2 or self.places.shape[1] != 5 or self.places.dtype.kind != "i":
-            raise ValueError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
+            raise InputError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
         if self.compared not in get_args(Compared):
-            raise ValueError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Compared))}")
+            raise InputError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Compared))}")
 
     def __len__(self) -> int:
         return len(self.places)
@@ -98,7 +99,7 @@ class ShardedPeople:
         try:
             data = self.files.cat_ranges(paths * 2, starts.tolist(), (starts + sizes).tolist(), on_error="raise")
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}: there is no such shard") from error
+            raise InputError(f"{error}: there is no such shard") from error
         names = [f"{path}, person {k}" for path, k in zip(paths, index)]
         pictures, labels = data[: len(index)], data[len(index) :]
         people = [_read_label(name, label, self.joints) for name, label in zip(names, labels)]
@@ -136,7 +137,7 @@ def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
         label = json.loads(data)
         values = [label[name] for name in COLUMNS[1:]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a label of a person ({error!r})") from error
+        raise InputError(f"{path}: not a label of a person ({error!r})") from error
     centre, side, pose, betas, gender, joints2d = values
     return (
         name,

@@ -15,7 +15,8 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
+from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, predict

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 import tyro
 
-from mega_model import checkpoint, metrics
+from mega_model import checkpoint
+from mega_model.core import metrics
+from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
@@ -27,7 +29,6 @@ from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, vertex_fields
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.topology import Topology
 
 
 @dataclass(frozen=True, kw_only=True)

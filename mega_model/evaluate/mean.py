@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import metrics
+from mega_model.core import metrics
 from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
 from mega_model.evaluate.report import Report, Rows

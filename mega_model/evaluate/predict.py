@@ -14,12 +14,14 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
+from mega_model.core.fit import fit_people
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
-from mega_model.fit import fit_people
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
@@ -95,13 +97,13 @@ class Subject(Trained, Pictures):
         return {"model": str(self.checkpoint), "set": self.images, "pictures": drawn, "protocol": protocol}
 
     def open(self) -> tuple[Mega, MeshTokenizer, ImageSet]:
-        """Raises ValueError if model and set are of different bodies."""
+        """Raises InputError if model and set are of different bodies."""
         model, tokenizer, topology = checkpoint.load_mega(self.checkpoint)
         size = model.config.image_size
         images = open_set(self.images, size=(size, size), body=self.body, topology=topology)
         here, there = len(topology.template), len(images.topology.template)
         if here != there:
-            raise ValueError(f"{self.images} has meshes of {there} vertices, the model of {self.checkpoint} of {here}")
+            raise InputError(f"{self.images} has meshes of {there} vertices, the model of {self.checkpoint} of {here}")
         return model.to(self.device), tokenizer.to(self.device), images
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from mega_model import metrics
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
 from mega_model.data.images import ImageSet
 
 METRICS = ("PVE", "MPJPE", "PA-MPJPE")
@@ -45,14 +46,14 @@ class Protocol:
 
     @classmethod
     def of(cls, images: ImageSet, chosen: Conventions) -> Protocol:
-        """Raises ValueError if the set lacks the regressor of the joints that are asked for."""
+        """Raises InputError if the set lacks the regressor of the joints that are asked for."""
         regressor = images.evaluation_regressor
         joints = chosen.joints or ("smpl24" if regressor is None else "h36m14")
         if joints == "smpl24":
             regressor = images.topology.joint_regressor
             pelvis = regressor[0]
         elif regressor is None:
-            raise ValueError("this image set has no regressor of Human3.6M's joints: use --joints smpl24")
+            raise InputError("this image set has no regressor of Human3.6M's joints: use --joints smpl24")
         else:
             pelvis = regressor[_HIPS].mean(axis=0)
         origin = pelvis if chosen.align == "pelvis" else np.full(len(pelvis), 1 / len(pelvis), np.float32)

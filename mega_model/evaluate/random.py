@@ -15,7 +15,9 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.evaluate import draw
 from mega_model.evaluate.predict import Trained
@@ -50,7 +52,7 @@ def evaluate(config: Random) -> Report:
     topology = meshes.topology()
     here, there = len(known.template), len(topology.template)
     if here != there:
-        raise ValueError(f"the mesh set has {there} vertices, the model of {config.checkpoint} {here}: give --meshes")
+        raise InputError(f"the mesh set has {there} vertices, the model of {config.checkpoint} {here}: give --meshes")
     rng = np.random.default_rng(config.seed)
     reference = latents(judge, draw_bodies(meshes, rng, config.compared, config.batch), config)
     bodies = {

@@ -1,8 +1,8 @@
 """`mega evaluate uncertainty`: does sigma say how wrong each vertex is? The paper only shows it (figure 4).
 
 Sigma is what the checkpoint's error head expects, or else the samples' spread times the calibration; the error is that
-of the deterministic mesh. See `mega_model.metrics` for each number's definition, and `metrics.radius` for the error
-model behind coverage.
+of the deterministic mesh. See `core.metrics` for each number's definition, and `metrics.radius` for the error model
+behind coverage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint, metrics
+from mega_model import checkpoint
+from mega_model.core import metrics
 from mega_model.data.features import FeatureSet
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet

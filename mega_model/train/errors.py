@@ -18,17 +18,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mega_model import checkpoint, generate, metrics
+from mega_model import checkpoint, generate
 from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.core import metrics
+from mega_model.core.errors import InputError
+from mega_model.core.fit import fit_people, principal_modes
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
 from mega_model.expected_error import ErrorHead
-from mega_model.fit import fit_people, principal_modes
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import parse
+from mega_model.train.settings import parse
 
 MODES = 20
 """They hold 98 % of the variance of the default model's errors; more change nothing."""
@@ -191,7 +193,7 @@ def main(args: list[str]) -> None:
     torch.manual_seed(config.seed)
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not isinstance(model.backbone, BlazePose):
-        raise ValueError(f"{config.checkpoint}: only a model with BlazePose has an error head")
+        raise InputError(f"{config.checkpoint}: only a model with BlazePose has an error head")
     found = [predict(model, tokenizer, FeatureSet(Path(folder), topology)) for folder in config.sets]
     splits = [int(len(part.focal) * (1 - config.held_out)) for part in found]
     off = [(part.true_vertices - part.vertices)[:split].numpy() for part, split in zip(found, splits)]

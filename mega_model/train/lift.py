@@ -5,21 +5,24 @@ It is a small network, so a step costs a tenth of one of stage 3, which then beg
 
 from __future__ import annotations
 
+from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import Batch, Losses, Objective, parse
-from mega_model.train.recover import LinearDecoder, RecoverTraining, latent_losses, pose_losses, run, see
+from mega_model.train.linear_decoder import LinearDecoder
+from mega_model.train.loop import Batch, Losses, Objective
+from mega_model.train.pictures import ImageTraining, latent_losses, pose_losses, run, see
+from mega_model.train.settings import parse
 
 
 class LiftObjective(Objective):
     model: Mega
 
     def __init__(
-        self, model: Mega, tokenizer: MeshTokenizer, config: RecoverTraining, linear: LinearDecoder | None
+        self, model: Mega, tokenizer: MeshTokenizer, config: ImageTraining, linear: LinearDecoder | None
     ) -> None:
         super().__init__(model)
         if model.lifter is None or linear is None:
-            raise ValueError(
+            raise InputError(
                 f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
             )
         model.requires_grad_(False)
@@ -41,4 +44,4 @@ class LiftObjective(Objective):
 
 
 def main(args: list[str]) -> None:
-    run(parse(RecoverTraining, args), LiftObjective)
+    run(parse(ImageTraining, args), LiftObjective)

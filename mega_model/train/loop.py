@@ -20,14 +20,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-import tyro
-import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -35,7 +33,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mega_model import checkpoint
-from mega_model.files import must_exist
+from mega_model.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -84,33 +82,10 @@ class Objective(nn.Module):
         """Called before each step, outside of the gradient."""
 
 
-def parse(config: type[A], args: list[str]) -> A:
-    """`[FILE.yaml] [--field value ...]` -> a config dataclass. The file's keys are option names; options come after.
-
-    Raises FileNotFoundError or ValueError that names the file.
-    """
-    if args and args[0].endswith(".yaml"):
-        values = _read_options(Path(args[0]))
-        given = [[f"--{k}", *map(str, v if isinstance(v, list) else [v])] for k, v in values.items()]
-        args = [*chain.from_iterable(given), *args[1:]]
-    return tyro.cli(config, args=args)
-
-
-def _read_options(file: Path) -> dict[str, Any]:
-    must_exist(file)
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file}: not a readable YAML file ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: it should have an `option: value` on each line")
-    return values
-
-
 def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:
     """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`.
 
-    `data` says in training.json what the batches are made of. SIGTERM saves and raises SystemExit. Raises ValueError if
+    `data` says in training.json what the batches are made of. SIGTERM saves and raises SystemExit. Raises InputError if
     the processes cannot share the batch, or if `config.out` holds a run of something else.
     """
     fabric = _fabric(config)
@@ -216,7 +191,7 @@ def _shares(config: LoopConfig, processes: int) -> tuple[int, int]:
     """Examples of a micro-batch, and micro-batches of each process in a step."""
     micro = config.micro_batch or max(1, config.batch // processes)
     if config.batch % (micro * processes):
-        raise ValueError(
+        raise InputError(
             f"batch {config.batch}: not a multiple of {processes} processes x {micro} examples; "
             "change batch, micro_batch or the number of processes"
         )
@@ -299,13 +274,13 @@ def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
         objective.load_state_dict(state["objective"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
     except (ValueError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(
+        raise InputError(
             f"{file}: cannot go on from here, so delete it or train into another folder: {error}"
         ) from error
     try:
         checkpoint.load_weights(objective.model, folder)
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"{folder / 'model.safetensors'}: not of this model, train into another folder: {error}"
         ) from error
     return int(state["step"])

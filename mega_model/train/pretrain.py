@@ -13,10 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega_model import checkpoint
+from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.settings import parse
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def main(args: list[str]) -> None:
     meshes = config.open_meshes()
     known, given = len(topology.template), len(meshes.topology().template)
     if known != given:
-        raise ValueError(f"{config.tokenizer}: its tokenizer is for meshes of {known} vertices, these have {given}")
+        raise InputError(f"{config.tokenizer}: its tokenizer is for meshes of {known} vertices, these have {given}")
     tokens = tokenise(tokenizer, meshes, config.bodies, config.seed)
     torch.manual_seed(config.seed)
     size = replace(

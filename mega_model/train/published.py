@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mega_model.backbones import Backbone
 from mega_model.checkpoint import load_weights
+from mega_model.core.errors import InputError
 from mega_model.mega import Mega
-from mega_model.reference import are_tensors, read_torch, released_name
+from mega_model.reference.files import are_tensors, read_torch
+from mega_model.reference.keys import released_name
 
 _UNREAD = r"(fc|final_layer|keypoint_head)\..*"
 """Heads of the backbones' own tasks."""
@@ -25,7 +27,7 @@ def load_backbone(path: Path, model: Mega) -> None:
     exchange of its coarse branches.
 
     The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50; a folder is what
-    `mega import-backbone` wrote. Raises FileNotFoundError, or ValueError that names the file and what is missing,
+    `mega import-backbone` wrote. Raises InputError that names the file and what is missing,
     unexpected or of another shape in it.
     """
     if path.is_dir():
@@ -43,19 +45,19 @@ def load_backbone(path: Path, model: Mega) -> None:
             problems.append(f"{key} has the shape {list(value.shape)} in place of {list(own[key].shape)}")
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
+        raise InputError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
 
 
 def load_imported(folder: Path, backbone: Backbone) -> None:
     """Put what `mega import-backbone` wrote into `backbone`.
 
-    Raises FileNotFoundError, or ValueError that names the folder if the backbone is another.
+    Raises InputError that names the folder if the backbone is another.
     """
     try:
         load_weights(backbone, folder)
     except RuntimeError as error:
-        raise ValueError(
+        raise InputError(
             f"{folder}: not the weights of this model's backbone; origin.json says which they are of"
         ) from error
 
@@ -64,7 +66,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     content = read_torch(path)
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not are_tensors(weights):
-        raise ValueError(f"{path}: not published weights, it has no tensors by name, nor any under 'state_dict'")
+        raise InputError(f"{path}: not published weights, it has no tensors by name, nor any under 'state_dict'")
     return {key.removeprefix("backbone."): value for key, value in weights.items()}
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from mega_model import checkpoint
+from mega_model.core.errors import InputError
 from mega_model.data.mesh_sets import MeshOptions, MeshSet
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit, parse
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.settings import parse
 
 PRESETS = {
     "default": TokenizerConfig(),
@@ -59,7 +61,7 @@ def perplexity(tokens: Tensor) -> Tensor:
 def main(args: list[str]) -> None:
     config = parse(TokenizerTraining, args)
     if config.precision != "32-true":
-        raise ValueError(f"precision {config.precision}: the layers on meshes need 32-true, so leave the option out")
+        raise InputError(f"precision {config.precision}: the layers on meshes need 32-true, so leave the option out")
     meshes = config.open_meshes()
     torch.manual_seed(config.seed)
     preset = replace(PRESETS[config.preset], seeds=meshes.seeds)

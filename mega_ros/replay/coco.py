@@ -3,7 +3,7 @@
 COCO's own fields are enough. Beyond them, an image may have `group` (its scores get a row of their own), `ignore`
 (regions [x0, y0, x1, y1], pixels, with people who are not annotated) and `all_people_marked` (false: a person who is
 found beyond the annotated ones is no false alarm); an annotation may have `joints3d` (the joints of `LIMBS`, metres,
-camera frame). What is wrong is a ValueError of one line that names the file and the field.
+camera frame). What is wrong is an InputError of one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from mega_model.core.errors import InputError
 
 KIND = "coco-keypoints"
 LIMBS = (
@@ -63,13 +65,13 @@ class Photograph:
     """Whether a detection of nobody annotated is wrong."""
 
     def load(self) -> np.ndarray:
-        """uint8 [H, W, 3] BGR: the stored pixels, to which annotations refer, not turned by EXIF. Raises ValueError."""
+        """uint8 [H, W, 3] BGR: the stored pixels, to which annotations refer, not turned by EXIF. Raises InputError."""
         image = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
-            raise ValueError(f"{self.path}: not an image that OpenCV can read")
+            raise InputError(f"{self.path}: not an image that OpenCV can read")
         if image.shape[:2] != (self.height, self.width):
             size = f"{image.shape[1]} x {image.shape[0]}"
-            raise ValueError(f"{self.path}: {size} pixels, but 'width' and 'height' say {self.width} x {self.height}")
+            raise InputError(f"{self.path}: {size} pixels, but 'width' and 'height' say {self.width} x {self.height}")
         return image
 
 
@@ -80,14 +82,14 @@ def read(name: str, folder: Path | None = None) -> list[Photograph]:
     """
     kind, _, place = name.partition(":")
     if kind != KIND or not place:
-        raise ValueError(f"set {name!r}: write {KIND}:FILE.json")
+        raise InputError(f"set {name!r}: write {KIND}:FILE.json")
     path = Path(place)
     try:
         root = _Record(path, "", json.loads(path.read_bytes()))
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
+        raise InputError(f"{path}: not JSON ({error})") from None
     category = next(iter(root.records("categories")), None)
     if category is None:
         raise root.error("categories", "is empty")
@@ -146,11 +148,11 @@ class _Record:
     def __init__(self, path: Path, where: str, fields: Any) -> None:
         self._path, self._where = path, where
         if not isinstance(fields, Mapping):
-            raise ValueError(f"{path}: {where.rstrip('.') or 'the whole'} is not an object with fields")
+            raise InputError(f"{path}: {where.rstrip('.') or 'the whole'} is not an object with fields")
         self._fields = fields
 
-    def error(self, name: str, what: str) -> ValueError:
-        return ValueError(f"{self._path}: field '{self._where}{name}' {what}")
+    def error(self, name: str, what: str) -> InputError:
+        return InputError(f"{self._path}: field '{self._where}{name}' {what}")
 
     def has(self, name: str) -> bool:
         return self._fields.get(name) is not None

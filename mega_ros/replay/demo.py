@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from mega_model.topology import Topology
+from mega_model.core.topology import Topology
 
 from ..bundle import TOPOLOGY, Bundle, BundleError
 from ..environment import share
@@ -47,7 +47,7 @@ class Options:
     fov: float = 60.0
     """Field of view of your own camera over the larger image side, degrees."""
     bundle: str = "default"
-    """The model: "default" or a folder made by export/to_onnx.py."""
+    """The model: "default" or a folder made by `mega export onnx`."""
 
 
 def main(args: list[str]) -> int:

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mega_model import metrics
-from mega_model.geometry import intrinsics_from_fov, project
-from mega_model.topology import Topology
+from mega_model.core import metrics
+from mega_model.core.boxes import intersection_over_union
+from mega_model.core.errors import InputError
+from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import Topology
 
 from ..recovery import FOV_DEFAULT, Recovery
-from ..track import intersection_over_union
 from .coco import LIMBS, SMALLEST, Person, Photograph, read
 
 ENOUGH = 0.5
@@ -48,7 +49,7 @@ class Options:
     set: str
     """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
     bundle: str = "default"
-    """The model: "default" or a folder made by export/to_onnx.py."""
+    """The model: "default" or a folder made by `mega export onnx`."""
     images: Path | None = None
     """Folder of the images, by default `images` beside the file."""
     without: tuple[str, ...] = ()
@@ -327,7 +328,7 @@ def main(args: list[str]) -> None:
     photographs = read(options.set, options.images)
     for group in options.without:
         if group not in (photograph.group for photograph in photographs):
-            raise ValueError(f"--without {group}: no image has this group")
+            raise InputError(f"--without {group}: no image has this group")
     recovery = Recovery.load(options.bundle)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console()

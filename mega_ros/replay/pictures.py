@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mega_model.topology import Topology
+from mega_model.core.topology import Topology
 
 from ..ros.read import positions
 from . import pages

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from mega_model.topology import Topology
+from mega_model.core.topology import Topology
 
 from .recording import Recording
 from .score import Score

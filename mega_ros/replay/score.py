@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from mega_model import metrics
-from mega_model.geometry import project
-from mega_model.topology import Topology
+from mega_model.core import metrics
+from mega_model.core.boxes import intersection_over_union
+from mega_model.core.geometry import project
+from mega_model.core.topology import Topology
 
 from ..ros.read import positions
 
@@ -25,17 +26,9 @@ def boxes_of(vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes [A, 4] and [B, 4] -> [A, B]."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=-1)
-    area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
-
-
 def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> list[tuple[int, int]]:
     """Pairs (recovered, true) of people [P, V, 3] and [T, V, 3] whose image boxes overlap most in total."""
-    overlap = overlaps(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
+    overlap = intersection_over_union(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
     pairs = zip(*linear_sum_assignment(-overlap))
     return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from rosbags.typesys.stores import ros2_jazzy as ros
 
-from mega_model.geometry import intrinsics_from_fov
+from mega_model.core.errors import InputError
+from mega_model.core.geometry import intrinsics_from_fov
 
 from ..ros.read import read_cloud, read_stamp
 from .bags import MESSAGES, Message, read_bag
@@ -34,7 +35,7 @@ IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # the walk over a photograph
 CLOSEST = 0.75  # the share of the photograph in its closest view
 
 
-class SourceError(Exception):
+class SourceError(InputError):
     """An input that cannot be played, in one line."""
 
 

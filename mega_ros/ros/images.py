@@ -12,8 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mega_model.core.errors import InputError
 
-class ImageError(ValueError):
+
+class ImageError(InputError):
     """An image message that cannot be used: what is wrong, and what to do."""
 
 

@@ -9,7 +9,7 @@ from geometry_msgs.msg import Point
 from sensor_msgs.msg import PointCloud2, PointField
 from shape_msgs.msg import Mesh, MeshTriangle
 
-from mega_model.topology import Topology
+from mega_model.core.topology import Topology
 
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4"), ("id", "<u4")])
 """One point of `~/mesh` and `~/joints`: metres in the camera frame, and the person's id."""

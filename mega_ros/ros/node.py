@@ -29,6 +29,8 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 
+from mega_model.core.errors import InputError
+
 from ..bundle import Bundle
 from ..recovery import Recovery
 from ..stream import Stream, StreamSettings
@@ -76,7 +78,7 @@ class Newest:
 
 
 class MegaNode(Node):
-    """Raises BundleError, ValueError or rclpy's ParameterException if it cannot start, each with one clear line."""
+    """Raises InputError or rclpy's ParameterException if it cannot start, each with one clear line."""
 
     def __init__(self) -> None:
         super().__init__("mega")
@@ -159,7 +161,7 @@ class MegaNode(Node):
             try:
                 people = self._recover(image)
                 self._health.processed(time.monotonic() - arrived, people)
-            except ValueError as error:  # ImageError, or an argument that Recovery.run refuses
+            except InputError as error:  # an image that cannot be read, or an argument that Recovery.run refuses
                 self._reject(str(error))
             except Exception as error:  # the next frame may fare better, and a robot needs its node
                 self._reject(f"{type(error).__name__}: {error}")
@@ -190,7 +192,7 @@ class MegaNode(Node):
             return None, "no camera_info has come"
         try:
             K = read_intrinsics(info)
-        except ValueError as error:
+        except InputError as error:
             return None, str(error)
         if (info.width, info.height) != (width, height):
             return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
@@ -238,7 +240,7 @@ def main(args: Sequence[str]) -> int:
         # rclpy's own handlers, and its spin(), do not always end with code 0
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = MegaNode()
-    except (ParameterException, ValueError, RuntimeError) as error:  # rcl's errors are RuntimeErrors
+    except (ParameterException, InputError, RuntimeError) as error:  # rcl's errors are RuntimeErrors
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.errors import InputError
+
 # datatype of a PointField -> numpy's name of it
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
@@ -18,7 +20,7 @@ def read_stamp(message: Any) -> int:
 def read_cloud(message: Any) -> np.ndarray:
     """A PointCloud2 -> structured array [height, width] with the message's fields, no copy.
 
-    Raises ValueError for one that is cut off.
+    Raises InputError for one that is cut off.
     """
     order = ">" if message.is_bigendian else "<"
     fields = [(f.name, order + _TYPES[f.datatype], f.offset) for f in message.fields]
@@ -28,7 +30,7 @@ def read_cloud(message: Any) -> np.ndarray:
     if not np.prod(shape):
         return np.zeros(shape, dtype)
     if len(message.data) < message.row_step * (message.height - 1) + message.point_step * message.width:
-        raise ValueError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
+        raise InputError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
     return np.ndarray(shape, dtype, memoryview(message.data), strides=(message.row_step, message.point_step))
 
 
@@ -38,12 +40,12 @@ def positions(cloud: np.ndarray) -> np.ndarray:
 
 
 def read_intrinsics(info: Any) -> np.ndarray:
-    """CameraInfo -> K [3, 3] in pixels. Raises ValueError with the reason why it cannot be used."""
+    """CameraInfo -> K [3, 3] in pixels. Raises InputError with the reason why it cannot be used."""
     K = np.asarray(info.k, np.float64).reshape(3, 3)
     if not np.isfinite(K).all():
-        raise ValueError(f"K is not finite: {K.ravel().tolist()}")
+        raise InputError(f"K is not finite: {K.ravel().tolist()}")
     if not K.any():
-        raise ValueError("K is all zero: the camera is not calibrated")
+        raise InputError("K is all zero: the camera is not calibrated")
     if K[0, 0] < 1 or K[1, 1] < 1 or not np.array_equal(K[2], [0, 0, 1]):
-        raise ValueError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
+        raise InputError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
     return K

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mega_model.geometry import crop_translation
+from mega_model.core.geometry import crop_translation
 
 LANDMARK_SIGMA = 0.07
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""

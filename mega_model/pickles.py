@@ -1,70 +1,28 @@
-"""Arrays in other people's files, read without running anything that is in them.
-
-What is wrong is one line that names the file and the field: a FileNotFoundError, or a ValueError for the rest.
-"""
+"""Arrays in other people's pickles, read without running anything that is in them."""
 
 from __future__ import annotations
 
 import pickle
-import zipfile
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 
-
-def must_exist(path: Path) -> None:
-    """Raises FileNotFoundError if there is no such file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file")
-
-
-def npz_fields(path: Path) -> list[str]:
-    """The names of the arrays in an .npz file."""
-    with _open_npz(path) as archive:
-        return archive.files
-
-
-def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays `fields` of an .npz file."""
-    with _open_npz(path) as archive:
-        return {field: _member(path, archive, field) for field in fields}
-
-
-def read_npy(path: Path) -> np.ndarray:
-    """The array of an .npy file."""
-    must_exist(path)
-    try:
-        return np.array(np.lib.format.open_memmap(path, mode="r"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({error})") from error
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
 
 
 def read_pickle(path: Path) -> Any:
     """What is in a pickle of Python 2 or 3: builtins, numpy arrays, and `Record`s for objects of chumpy and scipy.
 
-    Raises ValueError for anything else, before any code of it could run.
+    Raises InputError for anything else, before any code of it could run.
     """
     must_exist(path)
     with path.open("rb") as file:
         try:
             return _DataUnpickler(file, encoding="latin1").load()
         except Exception as error:  # damaged pickles raise anything
-            raise ValueError(f"{path}: not a readable pickle file ({error})") from error
-
-
-def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`value` as float32. Raises ValueError if it is not finite numbers [shape], where None is any length."""
-    array = np.asarray(value)
-    wanted = ", ".join("any" if n is None else str(n) for n in shape)
-    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
-        raise ValueError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise ValueError(f"{path}: field '{field}' holds something other than finite numbers")
-    return array.astype(np.float32)
+            raise InputError(f"{path}: not a readable pickle file ({error})") from error
 
 
 class Record:
@@ -157,19 +115,3 @@ class _DataUnpickler(pickle.Unpickler):
         if module.split(".")[0] in ("chumpy", "scipy"):
             return Record
         raise pickle.UnpicklingError(f"it holds a {module}.{name}, which is not data")
-
-
-def _open_npz(path: Path) -> NpzFile:
-    must_exist(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not an .npz file, or cut short")
-    return np.load(path, allow_pickle=False)
-
-
-def _member(path: Path, archive: NpzFile, field: str) -> np.ndarray:
-    try:
-        return archive[field]
-    except KeyError:
-        raise ValueError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: field '{field}' cannot be read ({error})") from error

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model.files import read_npy
+from mega_model.core.errors import InputError
+from mega_model.core.files import read_npy
 
 Adjacency = Sequence[Sequence[int]]
 Rows = Sequence[Sequence[tuple[int, int]]]
@@ -121,7 +122,7 @@ def save(folder: Path, levels: Sequence[Level]) -> None:
 def load(folder: Path) -> list[Level]:
     """All levels of a folder that holds published tables.
 
-    Raises FileNotFoundError for a table that is not there, ValueError for one that is damaged or does not fit.
+    Raises InputError for a table that is not there, is damaged or does not fit.
     """
     levels: list[Level] = []
     fine = len(read_npy(folder / "_pool0.npy"))
@@ -131,17 +132,18 @@ def load(folder: Path) -> list[Level]:
         coarse = len(pool.index)
         unpool = _published(folder / f"_unpool{number}.npy", coarse)
         if len(unpool.index) != fine:
-            raise ValueError(f"{folder / f'_unpool{number}.npy'}: {len(unpool.index)} rows for {fine} vertices")
+            raise InputError(f"{folder / f'_unpool{number}.npy'}: {len(unpool.index)} rows for {fine} vertices")
         levels.append(Level(pool.index[:, 0], pool, unpool))
         fine = coarse
     return levels
 
 
 def _published(path: Path, inputs: int) -> Table:
+    array = read_npy(path)
     try:
-        return Table.of_published(read_npy(path), inputs)
+        return Table.of_published(array, inputs)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def _edges(faces: np.ndarray, vertices: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mega_model.geometry import square_cameras
+from mega_model.core.geometry import square_cameras
 
 MARGIN = 1.25
 """Side of a region over the diameter of the circle about the body: BlazePose's own, which it was trained with."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mega_model.files import read_npz
+from mega_model.core.errors import InputError
+from mega_model.core.files import read_npz
 
 SMPL_JOINTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot "
@@ -42,10 +43,10 @@ class Topology:
 
     @classmethod
     def load(cls, path: Path | str) -> Topology:
-        """Raises FileNotFoundError, or ValueError that names the file and what is wrong with it."""
+        """Raises InputError that names the file and what is wrong with it."""
         arrays = read_npz(Path(path), [f.name for f in fields(cls)])
         names = tuple(str(n) for n in arrays.pop("joint_names"))
         count = len(arrays["template"])
         if arrays["faces"].max(initial=-1) >= count or arrays["joint_regressor"].shape != (len(names), count):
-            raise ValueError(f"{path}: faces or joint_regressor do not fit the {count} template vertices")
+            raise InputError(f"{path}: faces or joint_regressor do not fit the {count} template vertices")
         return cls(**arrays, joint_names=names)

@@ -1,4 +1,4 @@
-"""`python -m mega_model.data.clip` renders the demo's clip: two people, held-out motion, a ROS 2 bag in demo/clip."""
+"""`mega clip` renders the demo's clip: two people, held-out motion, a ROS 2 bag in demo/clip."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
 from mega_model.body.anny import AnnyBody
+from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Light, Look
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
-from mega_model.geometry import intrinsics_from_fov
 
 RATE, SECONDS = 15, 6
 WIDTH, HEIGHT = 640, 480
@@ -199,7 +199,7 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
     }
 
 
-def main(out: Path = Path("demo/clip")) -> None:
+def make(out: Path = Path("demo/clip")) -> None:
     """Write the clip to `out`, in place of what is there."""
     body, view = AnnyBody(), camera()
     vertices = view.camera(scene(body))
@@ -210,5 +210,5 @@ def main(out: Path = Path("demo/clip")) -> None:
     print(f"{out}: {len(images)} frames, {size / 1e6:.1f} MB")
 
 
-if __name__ == "__main__":
-    tyro.cli(main)
+def main(args: list[str]) -> None:
+    tyro.cli(make, args=args)

@@ -1,0 +1,28 @@
+"""Boxes in images: how much they overlap, and which of those that overlap stay. x0, y0, x1, y1, pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Boxes [M, 4] and [N, 4] -> [M, N] in 0 to 1."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
+    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1) for x in (a, b))
+    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+
+
+def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
+    """Which of boxes [P, 4] with scores [P] stay: their indices, the best score first.
+
+    A box is dropped if its intersection over union with a better one that stays is larger than `overlap`.
+    """
+    left = np.argsort(-scores, kind="stable")
+    kept = []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(best)
+        left = left[intersection_over_union(boxes[[best]], boxes[left])[0] <= overlap]
+    return np.array(kept, int)

@@ -1,0 +1,69 @@
+"""Reads files that torch wrote, and checks their keys and shapes. No code that is in them is run."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
+from mega_model.reference.keys import UNUSED, released_shape
+
+
+def read_torch(path: Path | str) -> Any:
+    """What torch saved in a file. Raises InputError if torch would have to run code of it."""
+    must_exist(Path(path))
+    try:
+        # mapped, because the optimizer's state, which is not needed, is twice as large
+        return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a checkpoint that torch can read without running code in it ({reason})"
+        ) from error
+
+
+def are_tensors(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether it is a mapping from names to tensors."""
+    return isinstance(value, Mapping) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The weights of a released file by key, without the prefix that training on several GPUs leaves."""
+    content = read_torch(path)
+    weights = content.get("model") if isinstance(content, Mapping) else None
+    if not are_tensors(weights):
+        raise InputError(f"{path}: not a released checkpoint, it has no tensors by name under 'model'")
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def get(path: Path | str, weights: Mapping[str, Tensor], key: str) -> Tensor:
+    if key not in weights:
+        raise InputError(f"{path}: {key} is missing, so this is not the released model that was expected")
+    return weights[key]
+
+
+def matched(
+    path: Path | str, model: nn.Module, names: Mapping[str, str], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A state dict for `model`, whose keys are called in the file as `names` says."""
+    own = {key: value for key, value in model.state_dict().items() if key in names}
+    shapes = {names[key]: released_shape(names[key], value.shape) for key, value in own.items()}
+    problems = [f"{name} is missing" for name in shapes if name not in weights]
+    for name, value in weights.items():
+        if name in shapes:
+            if value.shape != shapes[name]:
+                problems.append(f"{name} has the shape {list(value.shape)} in place of {list(shapes[name])}")
+        elif not any(re.fullmatch(pattern, name) for pattern in UNUSED[type(model)]):
+            problems.append(f"{name} is unexpected")
+    if problems:
+        more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise InputError(f"{path}: {', '.join(problems[:10])}{more}")
+    return {key: weights[names[key]].reshape(value.shape).to(value.dtype) for key, value in own.items()}

@@ -1,0 +1,61 @@
+"""The tokenizer's decoder as a linear map, for losses on the meshes of every batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mega_model.core.topology import Topology
+from mega_model.geometry import project_weak, rot6d_to_matrix
+from mega_model.seen import Seen
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.loop import Batch, Losses
+
+
+class LinearDecoder(nn.Module):
+    """The tokenizer's decoder as a linear map from latents to some vertices and the joints, by least squares.
+
+    It is off by a centimetre, and so cheap that every mesh of a batch can be compared with the true one.
+    """
+
+    def __init__(self, tokenizer: MeshTokenizer, topology: Topology, bodies: Tensor, vertices: int = 300) -> None:
+        """bodies [n, V, 3]: as many as there are latents in a mesh, or more."""
+        super().__init__()
+        with torch.no_grad():
+            latents, meshes = [], []
+            for part in bodies.split(100):
+                codes = tokenizer.quantizer.codebook[tokenizer.encode(part)]
+                latents.append(codes.flatten(1))
+                meshes.append(tokenizer.reconstruct(codes))
+            z, mesh = torch.cat(latents), torch.cat(meshes)
+            some = torch.randperm(mesh.shape[1])[:vertices]
+            joints = torch.from_numpy(topology.joint_regressor) @ mesh
+            points = torch.cat([mesh[:, some], joints], dim=1).flatten(1)
+            centre, middle = z.mean(dim=0), points.mean(dim=0)
+            # a little ridge, for directions in which few bodies vary
+            ridge = 0.3 * z.std() * torch.eye(z.shape[1])
+            left = torch.cat([z - centre, ridge])
+            right = torch.cat([points - middle, points.new_zeros(z.shape[1], points.shape[1])])
+            weight = torch.linalg.lstsq(left, right).solution
+        self.joints = len(topology.joint_regressor)  # an imported tokenizer may know no joints
+        for name, value in {"some": some, "weight": weight, "bias": middle - centre @ weight}.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[B, N, latent] -> points [B, vertices + joints, 3]"""
+        return (latents.flatten(1) @ self.get_buffer("weight") + self.get_buffer("bias")).unflatten(1, (-1, 3))
+
+    def losses(self, latents: Tensor, seen: Seen, batch: Batch) -> Losses:
+        """Of the meshes of latents: as they are, and turned, decimetres apart; and of their joints in the crop."""
+        points = self(latents)
+        joints = batch["joints"][:, : self.joints]
+        truth = torch.cat([batch["vertices"][:, self.get_buffer("some")], joints], dim=1)
+        posed = points @ rot6d_to_matrix(seen.rot6d.float()).mT
+        losses = {
+            "mesh": 5 * (points - truth).norm(dim=-1).mean(),
+            "posed": 5 * (posed - truth @ batch["rotation"].mT).norm(dim=-1).mean(),
+        }
+        if self.joints:
+            joints2d = project_weak(posed[:, -self.joints :], seen.camera.float())
+            losses["joints2d"] = 2 * (joints2d - batch["joints2d"]).abs().clamp(max=1).mean()
+        return losses

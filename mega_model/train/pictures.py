@@ -1,0 +1,165 @@
+"""What the stages that learn from images share: their options, their batches, their losses, and how they begin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mega_model import checkpoint
+from mega_model.blazepose import PoseFeatures
+from mega_model.core.errors import InputError
+from mega_model.data.features import FeatureSet
+from mega_model.data.images import ImageSet, Mixture, open_set
+from mega_model.data.meshes import MOTION
+from mega_model.data.rendered import SceneSet
+from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
+from mega_model.mega import PRESETS, Mega
+from mega_model.reference.keys import IMAGE_PART
+from mega_model.seen import Seen
+from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.linear_decoder import LinearDecoder
+from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.published import load_backbone
+
+BACKBONE_FIELDS = ("backbone", "backbone_width", "image_size", "head_dropout")
+"""Of a `MegaConfig`: what a preset's backbone brings with it."""
+C = TypeVar("C", bound="ImageTraining")
+
+
+@dataclass(frozen=True)
+class ImageTraining(LoopConfig):
+    pretrained: Path = Path("runs/lift")
+    """Checkpoint to start from, with its tokenizer."""
+    sets: tuple[str, ...] = ("features:runs/features/train",)
+    """Image sets, KIND:PATH each (see mega_model.data.images)."""
+    proportions: tuple[float, ...] = ()
+    """Of each set in a batch. By default, sets count as often as they have people."""
+    body: Path | None = None
+    """SMPL model that makes the meshes of sets which have none; see `images.open_set`."""
+    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    """Take this preset's backbone in place of that of `pretrained`, from which only the transformer comes then."""
+    backbone: Path | None = None
+    """What the backbone starts from: published weights, see `published.load_backbone`."""
+    pixels: int | None = None
+    """Side of the crops, by default the model's: steps on small ones are cheap."""
+    rotation: Literal["rot6d", "matrix"] = "rot6d"
+    """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
+    numbers, but not a small matrix, and so learns sooner."""
+
+
+def see(model: Mega, batch: Batch) -> Seen:
+    """What the model reads off images, which are augmented first, or off the features that a set holds."""
+    if "maps" in batch:
+        return model.see(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
+    images = model.normalise(augment(batch["images"]))
+    return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
+
+
+def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
+    """Of the lifter's latents, in units of the codes' deviation."""
+    assert seen.latents is not None
+    codes = tokenizer.quantizer.codebook
+    unit = codes.std(dim=0)
+    return {"latents": F.mse_loss(seen.latents.float() / unit, codes[tokens] / unit)}
+
+
+def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["rot6d", "matrix"]) -> Losses:
+    """Of the rotation [B, 6], and of rotation and camera [B, 3] on the image."""
+    with full_precision(rot6d):
+        rot6d, camera = rot6d.float(), camera.float()
+        rotation = rot6d_to_matrix(rot6d)
+        if compared == "matrix":
+            rotation_loss = F.mse_loss(rotation, batch["rotation"])
+        else:
+            rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
+        # tokens pass no gradient, so the true body stands in for the predicted one
+        points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
+        confidence = batch["confidence"][..., None].expand_as(points)
+        distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
+    return {"rotation": rotation_loss, "reprojection": distance}
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context without mixed precision on the device of x, for what must be exact."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def augment(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float in 0..1: contrast, brightness, colour cast, blur, noise, and frames' black edges."""
+    batch, _, height, width = images.shape
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        return torch.empty(batch, channels, 1, 1, device=images.device).uniform_(low, high)
+
+    x = images.float() / 255
+    x = (x * uniform(0.6, 1.4) * uniform(0.9, 1.1, 3) + uniform(-0.15, 0.15)).clamp(0, 1)
+    x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1), uniform(0, 1).square())
+    x = (x + torch.randn_like(x) * uniform(0, 0.06)).clamp(0, 1)
+    # a crop that reaches over the frame's edge is black there
+    edge = torch.where(uniform(0, 1) < 0.15, uniform(0, 0.3), 0)
+    side = torch.randint(4, (batch, 1, 1, 1), device=images.device)
+    column = torch.linspace(0, 1, width, device=images.device)[None, None, None]
+    row = torch.linspace(0, 1, height, device=images.device)[None, None, :, None]
+    place = torch.where(side == 0, column, torch.where(side == 1, 1 - column, torch.where(side == 2, row, 1 - row)))
+    return x * (place >= edge)
+
+
+def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None], Objective]) -> None:
+    """Train a copy of the `pretrained` checkpoint on images, with the objective that `begin` makes.
+
+    Raises InputError if a set's bodies are not the model's.
+    """
+    torch.manual_seed(config.seed)
+    pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
+    weights, size = pretrained.state_dict(), pretrained.config
+    if config.preset:
+        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
+        preset = PRESETS[config.preset]
+        size = replace(size, **{name: getattr(preset, name) for name in BACKBONE_FIELDS}, latent=tokenizer.latent)
+    side = config.pixels or size.image_size
+    sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
+    for name, images in zip(config.sets, sets):
+        if len(images.topology.template) != len(topology.template):
+            raise InputError(
+                f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
+                f"{config.pretrained} {len(topology.template)}"
+            )
+    mixture = Mixture(sets, config.proportions)
+    model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
+    model.load_state_dict(model.state_dict() | weights)
+    if config.backbone:
+        load_backbone(config.backbone, model)
+    if model.lifter is not None:
+        model.lifter.know(tokenizer.quantizer.codebook)
+    for images in sets:
+        if isinstance(images, FeatureSet):
+            images.tokenise(tokenizer)
+    linear = None
+    if model.lifter is not None:
+        bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]
+        linear = LinearDecoder(tokenizer, topology, bodies)
+    fit(config, begin(model, tokenizer, config, linear), mixture.batch, provenance(config, sets))
+
+
+def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
+    """What training.json says of the images, and of what was learned before them."""
+    about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
+    if config.backbone:
+        origin = config.backbone / "origin.json"
+        about["backbone"] = json.loads(origin.read_text()) if origin.exists() else config.backbone.name
+    if config.proportions:
+        about["proportions"] = config.proportions
+    if any(isinstance(images, SceneSet | FeatureSet) for images in sets):
+        about["motion"] = MOTION
+    before = config.pretrained / "training.json"
+    if before.exists():
+        about["before"] = json.loads(before.read_text())
+    return about

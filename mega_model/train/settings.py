@@ -1,0 +1,55 @@
+"""Settings of a stage: a YAML file whose keys are option names, then options that override it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+import tyro
+import yaml
+
+from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
+
+C = TypeVar("C")
+
+
+def parse(config: type[C], args: list[str]) -> C:
+    """`[FILE.yaml] [--field value ...]` -> a config dataclass. Raises InputError that names the file and the key."""
+    if not args or not args[0].endswith(".yaml"):
+        return tyro.cli(config, args=args)
+    given = _read(config, Path(args[0]))
+    needed = {f.name: tyro.MISSING for f in fields(config) if f.default is f.default_factory is MISSING}  # type: ignore[arg-type]
+    return tyro.cli(config, args=args[1:], default=config(**{**needed, **given}))
+
+
+def _read(config: type[Any], file: Path) -> dict[str, Any]:
+    """The values in the file, as the config's fields have them."""
+    must_exist(file)
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file}: not a readable YAML file ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: it should have an `option: value` on each line")
+    types = get_type_hints(config)
+    read = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in types:
+            raise InputError(f"{file}: {key} is no option; there are {', '.join(types)}")
+        try:
+            # not strict, because YAML takes 1e-3 for text
+            read[name] = msgspec.convert(value, types[name], strict=False, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise InputError(f"{file}: {key} is {value!r}: {error}") from error
+    return read
+
+
+def _path(kind: type[Any], value: Any) -> Path:
+    """What msgspec does not know itself."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
