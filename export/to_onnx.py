@@ -372,6 +372,8 @@ def main(args: list[str]) -> None:
     made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
+    if made.calibration == bundle.Calibration(**NOT_CALIBRATED):
+        print(f"{config.checkpoint}: sigma is not calibrated; run mega calibrate, then export again")
 
 
 if __name__ == "__main__":

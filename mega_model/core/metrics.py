@@ -116,6 +116,15 @@ def quantiles(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return np.quantile(error / sigma, LEVELS)
 
 
+def coverages(error: np.ndarray, sigma: np.ndarray) -> dict[str, dict[str, float]]:
+    """What a calibration says of errors and sigma: `coverage` by 1 and 2 sigma, and the `quantiles` by level."""
+    radii = zip(LEVELS, quantiles(error, sigma))
+    return {
+        "coverage": {f"{factor} sigma": round(coverage(error, sigma, factor), 4) for factor in (1, 2)},
+        "quantiles": {f"{level:.2f}": round(float(radius), 4) for level, radius in radii},
+    }
+
+
 def reliability(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Share of errors within so many sigma [L] -> [L]; equal to the `LEVELS` if radii and sigma tell the truth."""
     return np.array([coverage(error, sigma, factor) for factor in radii])

@@ -16,6 +16,7 @@ VERBS = {
     ),
     "import-backbone": ("mega_model.import_backbone:main", "BlazePose's published weights, to train from"),
     "import-detector": ("mega_model.import_detector:main", "MoveNet's published weights, to put into a bundle"),
+    "calibrate": ("mega_model.evaluate.calibrate:main", "how many times the samples' spread is sigma"),
     "evaluate": ("mega_model.evaluate.held_out:main", "score a trained model on held-out clips"),
     "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per picture"),
     "evaluate stochastic": ("mega_model.evaluate.stochastic:main", "table 2: the best of Q meshes"),

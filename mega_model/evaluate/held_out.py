@@ -1,8 +1,7 @@
 """`mega evaluate`: scores of a trained model on rendered people of held-out clips, part by part.
 
 Errors are those of meshes oriented as in the camera, both centred on the pelvis; metres inside, millimetres printed.
-Writes scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`; for a model
-without an error head also calibration.json, the factor that turns the samples' spread into sigma.
+Writes scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`.
 The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
 """
 
@@ -27,7 +26,7 @@ from mega_model.data.scenes import PARTS
 from mega_model.evaluate.predict import Pictures, Prediction, Sampling, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report, publish
-from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, vertex_fields
+from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, saved_calibration, vertex_fields
 from mega_model.tokenizer import MeshTokenizer
 
 
@@ -36,8 +35,6 @@ class Evaluate(Pictures, Sampling):
     checkpoint: Path = Path("runs/recover")
     test: Path = Path("runs/features/test")
     """A rendered set, or its features."""
-    calibration: Path | None = None
-    """The same of other people, for the factor of a model without an error head."""
     samples: int = 25
     """Q, meshes per image."""
     steps: int = 3
@@ -105,8 +102,8 @@ def error_scores(found: Found, constant: np.ndarray) -> dict[str, float]:
     }
 
 
-def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] | None]:
-    """The report, and what scores.json and, without an error head, calibration.json hold."""
+def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
+    """The report, and what scores.json holds."""
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     errors = checkpoint.load_errors(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)
@@ -118,10 +115,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
         return collect(compare(p, tokenizer, protocol) for p in predictions)
 
     found = run(test, config)
-    scale = 1.0
-    if errors is None and config.calibration is not None:
-        known = run(open_people(config.calibration, topology), config)
-        scale = float(np.sqrt(np.square(known["error"]).mean() / np.square(known["sigma"]).mean()))
+    scale = saved_calibration(config.checkpoint).get("scale", 1.0)
     error, sigma = found["error"], scale * found["sigma"]
     constant = constant_answer(found, protocol)
     parts = {"all": error_scores(found, constant)}
@@ -140,16 +134,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
     groups = by_visibility(error, sigma, found["visible"], radii)
     within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
     scores = {"parts": parts, "ways": ways, "sigma": groups, "coverage": within, "samples": config.samples}
-    calibration = None
-    source = "the error head"
-    if errors is None:
-        source = f"{scale:g} times the spread of {config.describe()}"
-        calibration = {
-            "scale": scale,
-            "how": f"the spread of samples ({config.describe()}) times scale is the root mean square vertex error "
-            "(pelvis-aligned, oriented) on rendered people of held-out clips",
-            "coverage": within,
-        }
+    source = "the error head" if errors else f"{scale:g} times the spread of {config.describe()}"
     facts = {
         "model": str(config.checkpoint),
         "set": str(config.test),
@@ -167,13 +152,11 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] |
         },
         {"Sparsification, and promised against measured coverage": curves(error, sigma, radii)},
     )
-    return report, scores, calibration
+    return report, scores
 
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Evaluate, args=args, description=__doc__)
-    report, scores, calibration = evaluate(config)
+    report, scores = evaluate(config)
     (config.checkpoint / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    if calibration is not None:
-        (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
     publish(report, config.checkpoint / "evaluation", "held_out")
