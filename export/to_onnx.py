@@ -57,7 +57,7 @@ DETERMINISTIC = (
     *("sigma", "joints_sigma", "distance", "modes"),
 )
 """Outputs of the deterministic graph; `prior` only with a lifter, the last four only with an error head."""
-NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' own spread", "coverage": {}}
+NOT_CALIBRATED = bundle.Calibration(1.0, "not calibrated: sigma is the samples' own spread", {})
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,9 @@ def export(config: Config) -> bundle.Bundle:
         raise InputError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
-    calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
+    calibration = bundle.Calibration(
+        **_notes(config.checkpoint / "calibration.json", dataclasses.asdict(NOT_CALIBRATED))
+    )
     training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
     # minutes pass: who uses the old bundle meanwhile must not meet half a new one
@@ -372,7 +374,7 @@ def main(args: list[str]) -> None:
     made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")
-    if made.calibration == bundle.Calibration(**NOT_CALIBRATED):
+    if made.calibration == NOT_CALIBRATED:
         print(f"{config.checkpoint}: sigma is not calibrated; run mega calibrate, then export again")
 
 

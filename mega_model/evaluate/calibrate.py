@@ -1,6 +1,6 @@
 """`mega calibrate`: how many times the samples' spread is sigma, for a model without an error head.
 
-Sigma is then the root mean square error of the vertices. A model with an error head is calibrated by `mega train errors`.
+Sigma is then the root mean square error of the vertices. `mega train errors` calibrates a model with an error head.
 """
 
 from __future__ import annotations
