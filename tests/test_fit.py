@@ -12,16 +12,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mega_model.core.fit import (
-    LANDMARK_SIGMA,
     OBSERVED,
     OBSERVES,
-    OUTLIER,
     Fit,
     fit_people,
     fit_pose,
     principal_modes,
-    reprojection_energy,
-    sample_weights,
 )
 from mega_model.core.topology import SMPL_JOINTS, Topology
 
@@ -305,67 +301,3 @@ def test_modes_are_the_directions_of_errors_one_deviation_long() -> None:
     assert modes.dtype == np.float32
     for mode, expected in zip(modes, (0.3 * big, 0.05 * small)):
         np.testing.assert_allclose(mode * np.sign((mode * expected).sum()), expected, atol=0.01)
-
-
-def test_energy_counts_squares_of_sigma_and_levels_off(rest: np.ndarray) -> None:
-    true = people(rest, 10)
-    placed, landmarks = true.joints + true.translation[:, None], true.landmarks()
-    weights = np.full((10, len(BOTH)), 0.5)
-
-    def energy(landmarks: np.ndarray) -> np.ndarray:
-        return reprojection_energy(placed, true.focal, landmarks, weights, BOTH)
-
-    np.testing.assert_allclose(energy(landmarks), 0, atol=1e-20)
-    behind = reprojection_energy(-placed, true.focal, landmarks, weights, BOTH)
-    assert (behind > 50).all(), "what is behind the camera is not seen where it would be before it"
-    step = np.array([0.6, 0.8])
-    np.testing.assert_allclose(energy(landmarks + 0.1 * LANDMARK_SIGMA * step), 0.5 * len(BOTH) * 0.01, rtol=1e-2)
-    landmarks[:, 0] += 100 * step
-    np.testing.assert_allclose(energy(landmarks), 0.5 * (OUTLIER / LANDMARK_SIGMA) ** 2, rtol=1e-3)
-
-
-def test_fitted_people_have_less_energy(rest: np.ndarray) -> None:
-    rng = np.random.default_rng(1)
-    true = people(rest, 100)
-    learned, _ = true.learned(rng, turn=0.2, shift=0.1, depth=0.1)
-    seen = true.landmarks() + LANDMARK_SIGMA * rng.normal(size=(100, len(BOTH), 2)), np.ones((100, len(BOTH))), BOTH
-    before = reprojection_energy(learned.joints + learned.translation[:, None], learned.focal, *seen)
-    rotations, translations, _ = fitted(*learned, *seen)
-    after = reprojection_energy(learned.joints @ rotations.swapaxes(1, 2) + translations[:, None], learned.focal, *seen)
-    assert (after < before).all() and 0.6 < after.mean() / (2 * len(BOTH)) < 1.1
-
-
-energies = st.lists(st.floats(0, 1e4), min_size=2, max_size=30)
-
-
-@settings(max_examples=100, deadline=None)
-@given(energy=energies, effective=st.floats(1, 40))
-def test_samples_keep_their_effective_number(energy: list[float], effective: float) -> None:
-    weights = sample_weights(np.array(energy), effective)
-    assert (weights >= 0).all() and weights.sum() == pytest.approx(1)
-    assert 1 / (weights**2).sum() > min(effective, len(energy)) - 1e-6
-    assert (np.diff(weights[np.argsort(energy, kind="stable")]) <= 1e-12).all(), "less energy, more weight"
-
-
-def test_weights_are_the_likelihood_unless_it_leaves_too_few() -> None:
-    energy = np.array([[0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 100.0, 200.0, 300.0, 400.0]])
-    weights = sample_weights(energy, effective=2.0)
-    np.testing.assert_allclose(weights[0], np.exp(-energy[0] / 2) / np.exp(-energy[0] / 2).sum(), rtol=1e-5)
-    assert 1 / (weights[1] ** 2).sum() == pytest.approx(2, rel=1e-2), "no more tempering than it takes"
-    np.testing.assert_array_equal(weights, [sample_weights(e, effective=2.0) for e in energy])
-
-
-def test_the_sample_that_reprojects_is_preferred(rest: np.ndarray) -> None:
-    rng = np.random.default_rng(1)
-    true = people(rest, 50)
-    samples = true.joints[:, None] + 0.15 * rng.normal(size=(50, 10, len(SMPL_JOINTS), 3))
-    samples[:, 3] = true.joints
-    energy = reprojection_energy(
-        samples + true.translation[:, None, None],
-        true.focal[:, None],
-        true.landmarks()[:, None],
-        np.ones((50, 1, len(BOTH))),
-        BOTH,
-    )
-    weights = sample_weights(energy, effective=2.0)
-    assert (weights.argmax(axis=1) == 3).all()

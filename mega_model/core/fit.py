@@ -141,41 +141,6 @@ def fit_people(
     return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ rotation, fit.translation
 
 
-def reprojection_energy(
-    joints: np.ndarray, focal: np.ndarray | float, landmarks: np.ndarray, weights: np.ndarray, index: np.ndarray
-) -> np.ndarray:
-    """How badly placed joints fall on their landmarks: exp(-energy / 2) is the landmarks' likelihood, up to a factor.
-
-    joints [..., J, 3]: metres, in the crop's camera. The others as in `fit_pose`. Returns [...]: the sum over the
-    landmarks of weight * (distance / LANDMARK_SIGMA)^2, which for each levels off at (OUTLIER / LANDMARK_SIGMA)^2.
-    """
-    seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2)
-    return _loss(_off(seen, np.asarray(focal), np.asarray(landmarks).swapaxes(-1, -2)), weights, OUTLIER)
-
-
-def sample_weights(energy: np.ndarray, effective: float = 5.0) -> np.ndarray:
-    """Samples weighted by their likelihood: energy [..., Q] -> weights [..., Q] that sum to 1.
-
-    The weights are exp(-energy / 2), tempered as little as keeps their effective number 1 / sum(weights^2) at
-    `effective` or more (at Q, equal weights, where `effective` is larger).
-    """
-    energy = np.asarray(energy, np.float64)
-    excess = (energy - energy.min(-1, keepdims=True)) / 2
-
-    def tempered(power: np.ndarray) -> np.ndarray:
-        weights = np.exp(-power[..., None] * excess)
-        return weights / weights.sum(-1, keepdims=True)
-
-    # the effective number falls as the power grows from 0 (all alike) to 1 (the likelihood itself)
-    low, high = np.zeros(excess.shape[:-1]), np.ones(excess.shape[:-1])
-    power = high
-    for _ in range(20):
-        enough = 1 / (tempered(power) ** 2).sum(-1) >= effective
-        low, high = np.where(enough, power, low), np.where(enough, high, power)
-        power = (low + high) / 2
-    return tempered(low)
-
-
 # A pose [..., 6 + M] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
 # 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), the
 # log of the depth over the learned one, and the shape. In these, landmarks move almost linearly. A step's first three
