@@ -108,6 +108,15 @@ def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any]) -> N
     assert inside(np.mean(ratio < 2), WITHIN_2_SIGMA), np.mean(ratio < 2)
 
 
+def test_sigma_is_large_where_nobody_is(recovery: Recovery, frame: Any, people: People) -> None:
+    """Grey and noise in the boxes of people who are seen well."""
+    grey = np.full_like(frame.image, 128)
+    noise = np.random.default_rng(0).integers(0, 256, frame.image.shape, np.uint8)
+    for nothing in (grey, noise):
+        there = recovery.run(nothing, frame.K, frame.boxes)
+        assert there.sigma.mean() > 3 * people.sigma.mean(), there.sigma.mean() / people.sigma.mean()
+
+
 def test_joints_are_the_regressors_and_sigma_is_above_zero(recovery: Recovery, people: People) -> None:
     regressor = recovery.topology.joint_regressor
     np.testing.assert_allclose(people.joints, np.einsum("jv,pvc->pjc", regressor, people.vertices), atol=1e-5)
