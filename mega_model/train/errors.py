@@ -190,6 +190,13 @@ def calibrate(head: ErrorHead, known: Known) -> None:
         head.calibration[row] = torch.stack([y.mean() - slope * x.mean(), slope])
 
 
+@torch.no_grad()
+def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
+    """Of errors and of sigma, metres: equal where sigma tells the truth."""
+    sigma = head(known.states, known.features).sigma
+    return {name: float(x.square().mean().sqrt()) for name, x in (("error", known.vertices), ("sigma", sigma))}
+
+
 def main(args: list[str]) -> None:
     config = parse(ErrorTraining, args)
     torch.manual_seed(config.seed)
@@ -229,7 +236,10 @@ def main(args: list[str]) -> None:
         **metrics.coverages(error, config.scale * expected),
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    scores = {
+    scores: dict[str, float | dict[str, float]] = {
+        name: root_mean_squares(head, part[split:]) for name, part, split in zip(config.sets, known, splits)
+    }
+    scores |= {
         "loss": float(loss(head, held_out).detach()),
         "Spearman": metrics.spearman(expected, error),
         "Spearman joints": metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()),
