@@ -52,7 +52,7 @@ SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 
 
 @dataclass(frozen=True)
-class Config:
+class CheckConfig:
     checkpoint: Path
     """folder that the bundle was exported from"""
     bundle: tyro.conf.Positional[str] = "default"
@@ -82,7 +82,7 @@ class Parity:
         model, decode = self.model, self.tokenizer.decode
         features = model.backbone(model.normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
         parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
-        seen = model.see(features)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
         sampled = generate.sample(model, seen.image, logits, uniforms, self.bundle.sampling.temperature)
@@ -154,7 +154,7 @@ def rendered_crops(parity: Parity, count: int) -> np.ndarray:
 
 
 def main(args: list[str]) -> int:
-    config = tyro.cli(Config, args=args, description=__doc__)
+    config = tyro.cli(CheckConfig, args=args, description=__doc__)
     parity = Parity(Bundle.load(config.bundle), config.checkpoint)
     table = Table("inputs", "graph", "output", "largest difference", "allowed", "")
     good = True

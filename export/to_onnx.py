@@ -31,14 +31,14 @@ from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
+from mega_model.image_encoding import ImageTokens
 from mega_model.mega import Mega
-from mega_model.seen import ImageTokens
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
 from mega_ros import bundle
 
 CROP_MARGIN = 1.2
 """Side of the crop over that of the box: the middle of what the training crops show."""
-LOOKS = 3
+PASSES = 3
 """At a person, with a backbone that finds landmarks."""
 OPSET = 20
 DENSE_LIMIT = 2**23
@@ -61,7 +61,7 @@ NOT_CALIBRATED = {"scale": 1.0, "how": "not calibrated: sigma is the samples' ow
 
 
 @dataclass(frozen=True)
-class Config:
+class ExportConfig:
     checkpoint: Path
     """folder that `mega train recover` wrote"""
     out: Path
@@ -80,7 +80,7 @@ class Config:
     """whose topology it is; Anny's and SMPL's are known by their size, others must be named from Python"""
 
 
-class Backbone(nn.Module):
+class BackboneGraph(nn.Module):
     """crops uint8 [P, H, W, 3] RGB -> features [P, C, h, w], or the parts of `PoseFeatures`"""
 
     def __init__(self, model: Mega) -> None:
@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return tuple(features) if isinstance(features, PoseFeatures) else features
 
 
-class Deterministic(nn.Module):
+class DeterministicGraph(nn.Module):
     """What the backbone graph gives -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and what
     the sampler goes on from: image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
     [P, J], distance [P] and modes [M, V, 3].
@@ -115,7 +115,7 @@ class Deterministic(nn.Module):
         features: Any = maps
         if landmarks is not None and world is not None and presence is not None:
             features = PoseFeatures(maps, landmarks, world, presence)
-        seen = self.model.see(features)
+        seen = self.model.encode_image(features)
         people = len(seen.image.tokens)
         encoded, nothing = self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1)
         states = self.model.decode(seen.image, encoded, nothing)
@@ -126,7 +126,7 @@ class Deterministic(nn.Module):
         return (*out, *prior, *(() if self.errors is None else self.errors(states, features)))
 
 
-class Sampler(nn.Module):
+class SamplerGraph(nn.Module):
     """image [P, L, D], logits [P, N, S], uniforms [P, Q, T, N, 2], prior [P, N, S] if the model has one
     -> tokens [P, Q, N], vertices [P, Q, V, 3]"""
 
@@ -207,13 +207,15 @@ def as_stored(*models: nn.Module) -> None:
                     parameter.copy_(parameter.half())
 
 
-def export(config: Config) -> bundle.Bundle:
+def export(config: ExportConfig) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not len(topology.joint_names):
         raise InputError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
-        raise InputError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
+        raise InputError(
+            f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see ExportConfig.body"
+        )
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
     calibration = bundle.Calibration(**_notes(config.checkpoint / "calibration.json", NOT_CALIBRATED))
@@ -237,7 +239,7 @@ def export(config: Config) -> bundle.Bundle:
                 CROP_MARGIN,
                 model.backbone.mean,
                 model.backbone.std,
-                looks=LOOKS if model.lifter is not None else 1,
+                looks=PASSES if model.lifter is not None else 1,
             ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
@@ -281,13 +283,13 @@ def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, s
 
 
 def save_graphs(
-    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: Config
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: ExportConfig
 ) -> bundle.Graphs:
     """The three graphs of a model, by name."""
     as_stored(model, tokenizer, *([errors] if errors else []))
     # example sizes P, Q that are no other dimension's, so that none is taken for the other
     crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
-    backbone, deterministic = Backbone(model).eval(), Deterministic(model, tokenizer, errors).eval()
+    backbone, deterministic = BackboneGraph(model).eval(), DeterministicGraph(model, tokenizer, errors).eval()
     with torch.no_grad():
         parts = backbone(crops)
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
@@ -303,7 +305,7 @@ def save_graphs(
         ),
         "sampler": save_graph(
             folder / "sampler.onnx",
-            Sampler(model, tokenizer, config.temperature),
+            SamplerGraph(model, tokenizer, config.temperature),
             sampled,
             [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}, {0: "P"}][: len(sampled)],
             ["tokens", "vertices"],
@@ -367,7 +369,7 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
 
 
 def main(args: list[str]) -> None:
-    config = tyro.cli(Config, args=args, description=__doc__)
+    config = tyro.cli(ExportConfig, args=args, description=__doc__)
     logging.disable(logging.WARNING)  # the exporter talks about its own internals
     made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6

@@ -198,7 +198,7 @@ def _path(widths: list[int], source: int, target: int) -> nn.Module:
 class ViT(Backbone):
     """ViTPose's vision transformer (Xu et al. 2022), huge by default: 256 x 192 pixels to a 16 x 12 map.
 
-    Of a wider picture it reads the middle 192 columns, so that crops may be square like those of other backbones.
+    Of a wider image it reads the middle 192 columns, so that crops may be square like those of other backbones.
     """
 
     PATCH, ROWS, COLUMNS = 16, 16, 12
@@ -214,11 +214,11 @@ class ViT(Backbone):
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises InputError unless the pictures are 256 pixels high and 192 or, by an even number, more wide."""
+        """Raises InputError unless the images are 256 pixels high and 192 or, by an even number, more wide."""
         height, width = images.shape[2:]
         margin, odd = divmod(width - self.PATCH * self.COLUMNS, 2)
         if height != self.PATCH * self.ROWS or margin < 0 or odd:
-            raise InputError(f"the ViT reads pictures of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
+            raise InputError(f"the ViT reads images of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
         x = self.patches(images[..., margin : width - margin]).flatten(2).transpose(1, 2)
         x = x + self.position[1:] + self.position[:1]
         for block in self.blocks:

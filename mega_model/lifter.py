@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mega_model.blazepose import LANDMARKS, PoseFeatures
 from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
-from mega_model.seen import ImageTokens, Seen
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 
 HIDDEN = 1024
 EXTRA = 4
@@ -27,7 +27,7 @@ _SHOULDERS, _HIPS = (
 
 
 class Lifter(nn.Module):
-    """`PoseFeatures` of B crops -> `Seen`."""
+    """`PoseFeatures` of B crops -> `ImageEncoding`."""
 
     def __init__(self, channels: int, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Lifter(nn.Module):
             self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
 
     @torch.no_grad()
-    def know(self, codebook: Tensor) -> None:
+    def set_codebook(self, codebook: Tensor) -> None:
         """Take over the tokenizer's codes [S, latent]."""
         self.unit.copy_(codebook.std(dim=0))
         self.codes.copy_(codebook / self.unit)
 
-    def forward(self, features: PoseFeatures) -> Seen:
+    def forward(self, features: PoseFeatures) -> ImageEncoding:
         if self.training:  # landmarks of photographs are off in other ways than those of renders
             jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
             world = features.world + 0.01 * torch.randn_like(features.world)
@@ -86,7 +86,7 @@ class Lifter(nn.Module):
         # codes are likely as they are near; the square of the latents is the same for all of them
         nearness = 2 * latents @ self.codes.T - self.codes.square().sum(dim=1)
         image = ImageTokens(tokens + self.position, self.sharpness.exp() * nearness)
-        return Seen(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
+        return ImageEncoding(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
 
 
 def torso_frame(world: Tensor) -> Tensor:

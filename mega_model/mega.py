@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.backbones import BACKBONES
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.lifter import Lifter
-from mega_model.seen import ImageTokens, Seen
 from mega_model.transformer import Block
 
 
@@ -104,7 +104,7 @@ class Mega(nn.Module):
         """What the backbone gives, or None (unconditional); tokens int64 [B, N], visible bool [B, N]."""
         if features is None:
             return MegaOutput(self.logits(None, tokens, visible), None, None)
-        seen = self.see(features)
+        seen = self.encode_image(features)
         return MegaOutput(self.logits(seen.image, tokens, visible), seen.rot6d, seen.camera)
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -114,14 +114,14 @@ class Mega(nn.Module):
         )
         return (images - mean) / std
 
-    def see(self, features: Any) -> Seen:
+    def encode_image(self, features: Any) -> ImageEncoding:
         """What the image says, from what the backbone gives: once per image, for any number of passes."""
         if self.lifter is not None:
             return self.lifter(features)
         tokens = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
         x = self.pose_head(features.mean(dim=(2, 3)))
         tokens = tokens + sinusoid(*tokens.shape[1:]).to(tokens)
-        return Seen(ImageTokens(tokens), self.rotation_head(x), self.camera_head(x))
+        return ImageEncoding(ImageTokens(tokens), self.rotation_head(x), self.camera_head(x))
 
     def logits(self, image: ImageTokens | None, tokens: Tensor, visible: Tensor) -> Tensor:
         """Logits [B, N, S] from image tokens (None: unconditional), tokens and visible [B, N]."""

@@ -107,7 +107,7 @@ def fit_pose(
 
 def fit_people(
     vertices: np.ndarray,
-    rotation: np.ndarray,
+    body_to_crop: np.ndarray,
     camera: np.ndarray,
     focal: np.ndarray,
     landmarks: np.ndarray,
@@ -115,30 +115,30 @@ def fit_people(
     regressor: np.ndarray,
     modes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
+    """A model's predictions for people in crops, fitted to the BlazePose landmarks of the same crops.
 
-    vertices [..., V, 3]: canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model predicts
-    them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints [..., 12, 3]
-    of a detector, of the same joints in crop coordinates, with their scores; regressor [24, V] of SMPL's joints; modes
-    [M, V, 3] as of `principal_modes`. Returns vertices, rotations [..., 3, 3] from canonical to the crop's camera, and
-    translations [..., 3] in it.
+    vertices [..., V, 3]: canonical, metres. body_to_crop [..., 3, 3], a rotation, and camera [..., 3] (s, tx, ty): as
+    the model predicts them. focal [...]: in half crop sides. landmarks [..., 39, 5]: see `blazepose.PoseFeatures`.
+    keypoints [..., 12, 3]: a detector's, of the same joints, in crop coordinates, with scores. regressor [24, V]: of
+    SMPL's joints. modes [M, V, 3]: see `principal_modes`. Returns vertices, body_to_crop and the translation [..., 3]
+    in the crop's camera.
     """
-    turned = np.swapaxes(rotation, -1, -2)
+    crop_to_body = np.swapaxes(body_to_crop, -1, -2)
     limbs = landmarks[..., OBSERVED, :]
     seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
     if keypoints is not None:
         seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
         weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
     fit = fit_pose(
-        regressor @ vertices @ turned,
+        regressor @ vertices @ crop_to_body,
         crop_translation(camera, focal),
         focal,
         seen,
         weights,
         index,
-        regressor @ modes @ turned[..., None, :, :],
+        regressor @ modes @ crop_to_body[..., None, :, :],
     )
-    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ rotation, fit.translation
+    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop, fit.translation
 
 
 def reprojection_energy(

@@ -63,30 +63,30 @@ def square_cameras(
 
     centre [P, 2] and side [P] (pixels) of the squares, roll [P] (radians): the crop's right is the direction
     (cos roll, sin roll) of the image, so a roll is clockwise as one sees it. `intrinsics` [3, 3] are those of the
-    image's camera, or [P, 3, 3]. Returns the crops' intrinsics [P, 3, 3] (`size` pixels square, principal point in the
-    middle) and the rotations [P, 3, 3] from the full camera to each virtual camera.
+    image's camera, or [P, 3, 3]. Returns `crop_intrinsics` [P, 3, 3] of crops of `size` pixels square, whose principal
+    point is the centre, and the rotations `crop_from_camera` [P, 3, 3] from the full camera to each virtual camera.
     """
     ray = np.concatenate([centre, np.ones((len(centre), 1))], axis=1)
     ray = np.einsum("...ij,...j->...i", np.linalg.inv(intrinsics), ray)
     # off the axis a pixel spans a smaller angle: the square's focal length is that along its ray
     focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[..., 0, 0] * intrinsics[..., 1, 1]) / side
-    crop = np.zeros((len(ray), 3, 3))
-    crop[:, 0, 0] = crop[:, 1, 1] = focal
-    crop[:, :2, 2] = size / 2
-    crop[:, 2, 2] = 1
-    turn = np.zeros((len(ray), 3, 3))
-    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(roll)
-    turn[:, 0, 1], turn[:, 1, 0], turn[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
-    return crop, turn @ look_at(ray)
+    crop_intrinsics = np.zeros((len(ray), 3, 3))
+    crop_intrinsics[:, 0, 0] = crop_intrinsics[:, 1, 1] = focal
+    crop_intrinsics[:, :2, 2] = size / 2
+    crop_intrinsics[:, 2, 2] = 1
+    rolled = np.zeros((len(ray), 3, 3))
+    rolled[:, 0, 0] = rolled[:, 1, 1] = np.cos(roll)
+    rolled[:, 0, 1], rolled[:, 1, 0], rolled[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
+    return crop_intrinsics, rolled @ look_at(ray)
 
 
 def crop_images(
-    image: np.ndarray, intrinsics: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+    image: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int
 ) -> np.ndarray:
     """What the virtual cameras of `crop_cameras` see: image [H, W, C] -> uint8 [P, size, size, C], black outside."""
-    out = np.zeros((len(crops), size, size, image.shape[2]), np.uint8)
+    out = np.zeros((len(crop_intrinsics), size, size, image.shape[2]), np.uint8)
     half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV puts pixel centres at whole numbers, K at halves
-    for p, (crop, rotation) in enumerate(zip(crops, rotations)):
+    for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
         # shrink by averaging first: warping alone would alias
         shrink = max(1, int(np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / crop[0, 0]))
         source = image
@@ -99,11 +99,13 @@ def crop_images(
     return out
 
 
-def place(vertices: np.ndarray, rotation: np.ndarray, translation: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+def place(
+    vertices: np.ndarray, body_to_crop: np.ndarray, translation: np.ndarray, crop_from_camera: np.ndarray
+) -> np.ndarray:
     """Canonical points into the full camera.
 
-    vertices [P, V, 3] canonical; rotation [P, 3, 3] and translation [P, 3] from there into crops' cameras, to which
-    `rotations` [P, 3, 3] turn the full camera -> [P, V, 3] metres in the camera frame.
+    vertices [P, V, 3]: canonical. body_to_crop [P, 3, 3] and translation [P, 3]: from the canonical frame to the crop's
+    camera. crop_from_camera [P, 3, 3]: what `square_cameras` gives. Returns [P, V, 3], metres, camera frame.
     """
-    seen = np.einsum("pij,pvj->pvi", rotation, vertices) + translation[:, None]
-    return np.einsum("pji,pvj->pvi", rotations, seen)
+    in_crop = np.einsum("pij,pvj->pvi", body_to_crop, vertices) + translation[:, None]
+    return np.einsum("pji,pvj->pvi", crop_from_camera, in_crop)

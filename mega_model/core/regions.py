@@ -56,16 +56,16 @@ def _region(centre: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def next_cameras(
-    landmarks: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+    landmarks: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The virtual cameras that look at the regions of interest which crops show.
+    """The virtual cameras of the next crops: they look at the regions of interest that the landmarks give.
 
-    landmarks [P, 39, >= 2] in the crops, -1 to 1; crops [P, 3, 3] and rotations [P, 3, 3] as `geometry.crop_cameras`
-    gives them, for `size` pixels. Returns the same of the next crops. A region is looked for near the crop: within a
-    quarter of its side beyond its edges, of half to 1.6 times its side.
+    landmarks [P, 39, >= 2]: in the crops, -1 to 1. crop_intrinsics and crop_from_camera [P, 3, 3]: what
+    `geometry.crop_cameras` gives for `size` pixels. Returns both for the next crops. The centre of a region is clipped
+    to a quarter of the crop's side beyond its edges, and its side to 0.5 to 1.6 times the crop's.
     """
     centre, side, roll = region_of_interest((np.asarray(landmarks, np.float64)[..., :2] + 1) * (size / 2))
-    next_crops, turns = square_cameras(
-        np.clip(centre, -size / 4, 1.25 * size), np.clip(side, 0.5 * size, 1.6 * size), roll, crops, size
+    next_intrinsics, next_from_crop = square_cameras(
+        np.clip(centre, -size / 4, 1.25 * size), np.clip(side, 0.5 * size, 1.6 * size), roll, crop_intrinsics, size
     )
-    return next_crops, turns @ rotations
+    return next_intrinsics, next_from_crop @ crop_from_camera

@@ -17,7 +17,7 @@ VERBS = {
     "import-backbone": ("mega_model.import_backbone:main", "BlazePose's published weights, to train from"),
     "import-detector": ("mega_model.import_detector:main", "MoveNet's published weights, to put into a bundle"),
     "evaluate": ("mega_model.evaluate.held_out:main", "score a trained model on held-out clips"),
-    "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per picture"),
+    "evaluate deterministic": ("mega_model.evaluate.deterministic:main", "tables 1 and 3: one mesh per image"),
     "evaluate stochastic": ("mega_model.evaluate.stochastic:main", "table 2: the best of Q meshes"),
     "evaluate mean": ("mega_model.evaluate.mean:main", "table 4: the mean of Q meshes"),
     "evaluate random": ("mega_model.evaluate.random:main", "random bodies: diversity and plausibility"),

@@ -19,11 +19,11 @@ from mega_model.core.files import floats, npz_fields, read_npz
 from mega_model.core.geometry import project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_model.data.crops import PIXELS_PER_SCALE
-from mega_model.data.people import SPIN_JOINTS, People, join
+from mega_model.data.people import SPIN_JOINTS, LabelledPeople, join
 from mega_model.pickles import read_pickle
 
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
-"""Data sets that label SPIN's joints on pictures; the others label SMPL's."""
+"""Data sets that label SPIN's joints on images; the others label SMPL's."""
 
 KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
 """What `images.open_set` opens; `read_people` all but the last two."""
@@ -42,7 +42,7 @@ _SPIN_LABELS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 14, 16, 17]
 """Of the 24 joints in SPIN's layout, those of `people.SPIN_JOINTS`."""
 
 
-def read_people(name: str) -> People:
+def read_people(name: str) -> LabelledPeople:
     """The labels of a data set, "KIND:PATH":
 
     `coco:FILE.npz`, `mpii:`, `h36m:`, `mpi-inf-3dhp:`  in BEDLAM's or SPIN's layout
@@ -51,7 +51,7 @@ def read_people(name: str) -> People:
     `3dpw-occ:FOLDER`  3DPW itself: the scenes of all splits in which objects hide people; or an .npz file of these
     `emdb:FOLDER`      EMDB itself: the sequences of EMDB 1; or an .npz file
 
-    An .npz file names its pictures from its own folder or one above it.
+    An .npz file names its images from its own folder or one above it.
     """
     kind, _, place = name.partition(":")
     path = Path(place)
@@ -61,7 +61,7 @@ def read_people(name: str) -> People:
     return replace(people, compared="smpl24") if kind == "emdb" else people
 
 
-def _read(kind: str, path: Path) -> People:
+def _read(kind: str, path: Path) -> LabelledPeople:
     if kind in SPIN_KINDS or path.suffix == ".npz":
         return read_npz_people(path, len(SPIN_JOINTS if kind in SPIN_KINDS else SMPL_JOINTS))
     if not path.is_dir():
@@ -74,7 +74,7 @@ def _read(kind: str, path: Path) -> People:
     return read_3dpw(split if split.is_dir() else path)
 
 
-def read_npz_people(path: Path, joints: int) -> People:
+def read_npz_people(path: Path, joints: int) -> LabelledPeople:
     """imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape, and maybe part | j2d, gender.
 
     `joints` is 17 for files that label SPIN's joints, of which
@@ -107,8 +107,8 @@ def read_npz_people(path: Path, joints: int) -> People:
             raise InputError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
         points = labels[:, _SPIN_LABELS] if joints == len(_SPIN_LABELS) else labels[:, :24]
         points[..., 2] = points[..., 2] > 0 if prepared else points[..., 2].clip(0, 1)
-    return People(
-        images=_find_pictures(path, names),
+    return LabelledPeople(
+        images=_find_images(path, names),
         centre=floats(path, "center", data["center"], (count, 2)),
         side=PIXELS_PER_SCALE * (1 / scale if prepared else scale),
         pose=_wide(path, " + ".join(pose_names), pose, count, 66)[:, :66],
@@ -118,7 +118,7 @@ def read_npz_people(path: Path, joints: int) -> People:
     )
 
 
-def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
+def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> LabelledPeople:
     """The sequences in `folder`, a split in 3DPW's `sequenceFiles`, or all below it, that begin with one of `scenes`.
 
     Only frames whose camera was aligned and in which joints were detected. The square is around these, as in SPIN's
@@ -130,21 +130,21 @@ def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
     return _some(parts, f"{folder}: no 3DPW sequence in it has a frame with a valid camera")
 
 
-def read_emdb(folder: Path) -> People:
+def read_emdb(folder: Path) -> LabelledPeople:
     """The sequences of EMDB 1, on which papers evaluate, below `folder`: the frames that EMDB calls good."""
     parts = [_read_emdb_sequence(path) for path in _files(folder, "*_data.pkl")]
     return _some([p for p in parts if p is not None], f"{folder}: no sequence in it belongs to EMDB 1")
 
 
-def _read_3dpw_sequence(path: Path, pictures: Path) -> list[People]:
+def _read_3dpw_sequence(path: Path, images: Path) -> list[LabelledPeople]:
     data = read_pickle(path)
     intrinsics = floats(path, "cam_intrinsics", _field(path, data, "cam_intrinsics"), (3, 3))
-    folder = pictures / str(_field(path, data, "sequence"))
+    folder = images / str(_field(path, data, "sequence"))
     people = [_read_3dpw_person(path, data, k, folder, intrinsics) for k in range(len(_field(path, data, "poses")))]
     return [person for person in people if len(person)]
 
 
-def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: np.ndarray) -> People:
+def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: np.ndarray) -> LabelledPeople:
     def own(name: str) -> Any:
         values = _field(path, data, name)
         if len(values) <= k:
@@ -167,7 +167,7 @@ def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: n
     return _sequence(path, names, low, high, turn, pose[:, :66], own("betas"), own("genders"), points)
 
 
-def _read_emdb_sequence(path: Path) -> People | None:
+def _read_emdb_sequence(path: Path) -> LabelledPeople | None:
     data = read_pickle(path)
     if not _field(path, data, "emdb1"):
         return None
@@ -196,7 +196,7 @@ def _sequence(
     betas: Any,
     gender: Any,
     points: np.ndarray,
-) -> People:
+) -> LabelledPeople:
     """One person in n frames.
 
     low, high [n, 2] are the corners of the boxes, turn [n, 3, 3] rotates from the world of the poses [n, 66] to the
@@ -205,7 +205,7 @@ def _sequence(
     count = len(names)
     root = Rotation.from_matrix(turn) * Rotation.from_rotvec(pose[:, :3]) if count else Rotation.identity(0)
     shape = _wide(path, "betas", np.ravel(np.asarray(betas))[None], 1, 10)[:, :10]
-    return People(
+    return LabelledPeople(
         images=names,
         centre=(low + high) / 2,
         side=MARGIN * (high - low).max(axis=1).clip(1),
@@ -216,8 +216,8 @@ def _sequence(
     )
 
 
-def _find_pictures(path: Path, names: np.ndarray) -> np.ndarray:
-    """Full paths: in the file's folder, or in the first one above it that has the first picture."""
+def _find_images(path: Path, names: np.ndarray) -> np.ndarray:
+    """Full paths: in the file's folder, or in the first one above it that has the first image."""
     above = path.resolve().parents
     folder = next((p for p in above if (p / names[0]).is_file()), above[0])
     return np.array([str(folder / name) for name in names])
@@ -274,7 +274,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _some(parts: list[People], message: str) -> People:
+def _some(parts: list[LabelledPeople], message: str) -> LabelledPeople:
     if not parts:
         raise InputError(message)
     return join(parts)

@@ -1,4 +1,4 @@
-"""Image sets: pictures of people with their meshes, one interface for all data sets, and mixtures of them.
+"""Image sets: images of people with their meshes, one interface for all data sets, and mixtures of them.
 
 A set is opened by name, `open_set("KIND:PATH")`, and gives batches of the fields that `ImageSet.batch` lists.
 """
@@ -25,7 +25,7 @@ from mega_model.data.shards import ShardedPeople
 
 
 class ImageSet(Protocol):
-    """Pictures of people, cropped, with their meshes."""
+    """Images of people, cropped, with their meshes."""
 
     evaluation_regressor: np.ndarray | None
     """float32 [J, V]: the joints that the set's evaluation protocol compares, where they are not the topology's."""

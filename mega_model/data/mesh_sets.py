@@ -1,4 +1,4 @@
-"""Meshes to learn from without pictures: random Anny bodies, or the frames of motion files as SMPL bodies."""
+"""Meshes to learn from without images: random Anny bodies, or the frames of motion files as SMPL bodies."""
 
 from __future__ import annotations
 

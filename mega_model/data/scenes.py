@@ -249,13 +249,16 @@ class View:
         """World points [..., 3] in the camera frame."""
         return (points - self.eye) @ self.rotation.T
 
-    def look(self, rng: np.random.Generator, body: np.ndarray, size: int) -> View:
+    def crop_view(self, rng: np.random.Generator, body: np.ndarray, size: int) -> View:
         """The virtual camera, `size` pixels square, in which the body's box spans 55 to 75 % of the side."""
         uv = project(self.camera(body), self.intrinsics)
         low, high = uv.min(axis=0).clip(0, self.frame), uv.max(axis=0).clip(0, self.frame)
         side = (high - low).max() / rng.uniform(0.55, 0.75)
-        crop, turn = square_cameras((low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size)
-        return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
+        crop_intrinsics, crop_from_camera = square_cameras(
+            (low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size
+        )
+        rotation = crop_from_camera[0] @ self.rotation
+        return View(self.eye, rotation, crop_intrinsics[0], np.full(2, float(size)))
 
     def rays(self, height: int, width: int) -> np.ndarray:
         """float32 [height, width, 3]: world directions of the pixels of this camera's image at any resolution."""
@@ -318,7 +321,7 @@ def draw_crops(
     crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # every third image needs one
     drawer = _SceneDrawer(rng, renderer)
     real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
-    views = [camera.look(rng, body, renderer.width) for camera, body in zip(real, world)]
+    views = [camera.crop_view(rng, body, renderer.width) for camera, body in zip(real, world)]
     others, things = drawer.company(parts, world, real, views, crowd)
     scenes = [
         drawer.scene(np.stack([body, *beside]), view, front)

@@ -36,9 +36,9 @@ def grid(rows: int, columns: int, headings: list[str], side: float = 2.0) -> tup
     return figure, axes
 
 
-def image(axes: Axes, picture: np.ndarray) -> None:
+def image(axes: Axes, crop: np.ndarray) -> None:
     """A square crop uint8 [3, H, H], in its coordinates -1 to 1."""
-    axes.imshow(picture.transpose(1, 2, 0), extent=(-1, 1, 1, -1))
+    axes.imshow(crop.transpose(1, 2, 0), extent=(-1, 1, 1, -1))
 
 
 def body(axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None, limit: float = 1) -> None:
@@ -64,9 +64,9 @@ def alone(
     axes.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
 
 
-def over(axes: Axes, picture: np.ndarray, points: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> None:
+def over(axes: Axes, crop: np.ndarray, points: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> None:
     """A mesh [V, 3] over its crop, by the weak perspective camera (s, tx, ty)."""
-    image(axes, picture)
+    image(axes, crop)
     scale, tx, ty = camera
     body(axes, scale * (points + [tx, ty, 0]), faces)
     axes.set(xlim=(-1, 1), ylim=(1, -1))

@@ -10,7 +10,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from mega_model.core import metrics
-from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
+from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
 from mega_model.evaluate.report import Report, Rows
 
@@ -18,9 +18,9 @@ DISTANCE, DEVIATION, SINGLE = "Dist. to det.", "SD", "deterministic"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(Subject, Sampling, Conventions):
+class Mean(Subject, SamplingOptions, Conventions):
     samples: int = 100
-    """Q, meshes per picture: the table goes up to it."""
+    """Q, meshes per image: the table goes up to it."""
 
 
 def evaluate(config: Mean) -> Report:

@@ -47,14 +47,16 @@ class Random(MeshOptions, Trained):
 def evaluate(config: Random) -> Report:
     model, tokenizer, known = checkpoint.load_mega(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)
-    judge = checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
+    autoencoder = (
+        checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
+    )
     meshes = config.open_meshes()
     topology = meshes.topology()
     here, there = len(known.template), len(topology.template)
     if here != there:
         raise InputError(f"the mesh set has {there} vertices, the model of {config.checkpoint} {here}: give --meshes")
     rng = np.random.default_rng(config.seed)
-    reference = latents(judge, draw_bodies(meshes, rng, config.compared, config.batch), config)
+    reference = latents(autoencoder, draw_bodies(meshes, rng, config.compared, config.batch), config)
     bodies = {
         "random bodies": random_bodies(model, tokenizer, config),
         "as many of the mesh set": draw_bodies(meshes, rng, config.count, config.batch),
@@ -62,7 +64,7 @@ def evaluate(config: Random) -> Report:
     table = {}
     for name, vertices in bodies.items():
         joints = topology.joints(vertices)
-        fid = metrics.fid(latents(judge, vertices, config), reference)
+        fid = metrics.fid(latents(autoencoder, vertices, config), reference)
         table[name] = {"APD, cm": 100 * metrics.apd(joints - joints[:, :1]), "FID": fid}
     whose = config.autoencoder or "the model's own tokenizer"
     facts = {
@@ -94,10 +96,10 @@ def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: in
 
 
 @torch.no_grad()
-def latents(judge: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
+def latents(autoencoder: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
     """[n, V, 3] -> float64 [n, D]"""
     parts = torch.from_numpy(vertices).split(config.batch)
-    return torch.cat([judge.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
+    return torch.cat([autoencoder.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
 
 
 def gallery(bodies: np.ndarray, faces: np.ndarray, rows: int = 3, columns: int = 8) -> Figure:

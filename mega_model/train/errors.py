@@ -108,7 +108,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
     for start in tqdm(range(0, len(people), 50), desc="meshes", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
-        seen = model.see(features)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
@@ -159,7 +159,7 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
-        states = generate.first_states(model, model.see(features).image)
+        states = generate.first_states(model, model.encode_image(features).image)
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         parts.append(Known(states, features, off, joints_off, torch.full((len(part),), torch.nan)))
     return join(parts)

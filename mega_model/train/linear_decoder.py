@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mega_model.core.topology import Topology
 from mega_model.geometry import project_weak, rot6d_to_matrix
-from mega_model.seen import Seen
+from mega_model.image_encoding import ImageEncoding
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, Losses
 
@@ -45,7 +45,7 @@ class LinearDecoder(nn.Module):
         """[B, N, latent] -> points [B, vertices + joints, 3]"""
         return (latents.flatten(1) @ self.get_buffer("weight") + self.get_buffer("bias")).unflatten(1, (-1, 3))
 
-    def losses(self, latents: Tensor, seen: Seen, batch: Batch) -> Losses:
+    def losses(self, latents: Tensor, seen: ImageEncoding, batch: Batch) -> Losses:
         """Of the meshes of latents: as they are, and turned, decimetres apart; and of their joints in the crop."""
         points = self(latents)
         joints = batch["joints"][:, : self.joints]

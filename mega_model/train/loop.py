@@ -118,7 +118,7 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
         mininterval=5,
         disable=not fabric.is_global_zero,
     )
-    with _sigterm() as came, closing(_ahead(draw, places, config.loaders)) as drawn:
+    with _sigterm() as came, closing(_prefetch(draw, places, config.loaders)) as drawn:
         for step in bar:
             torch.manual_seed(config.seed + step)
             objective.before_step(step)
@@ -205,7 +205,7 @@ def _schedule(step: int, config: LoopConfig) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup))
 
 
-def _ahead(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator[B, None, None]:
+def _prefetch(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator[B, None, None]:
     """make(job) of each job, in their order, made by threads as far ahead as there are threads."""
     left = iter(jobs)
     with ThreadPoolExecutor(threads) as pool:

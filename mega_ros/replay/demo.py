@@ -21,14 +21,14 @@ from mega_model.core.topology import Topology
 from ..bundle import TOPOLOGY, Bundle, BundleError
 from ..environment import share
 from . import sources
+from .drawings import write_drawings
 from .live.node_process import ProcessError
-from .pictures import write_pictures
 from .report import summarise, table
 from .sources import Source, SourceError
 
 
 @dataclass(frozen=True)
-class Options:
+class DemoOptions:
     """Play images to the node as a camera would, and show what it makes of them.
 
     Without an input it plays the embedded clip, which comes with ground truth.
@@ -52,7 +52,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
-    options = tyro.cli(Options, args=args, prog="mega demo")
+    options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
     from .live.play import play  # needs rclpy, which other readers of this module may not have
 
@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
             raise SourceError(f"{source.name}: no images in it")
         report = summarise(source, recording, topology)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        written = write_pictures(recording, topology, options.out, console)
+        written = write_drawings(recording, topology, options.out, console)
     except (SourceError, ProcessError, BundleError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
@@ -87,7 +87,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _source(options: Options) -> Source:
+def _source(options: DemoOptions) -> Source:
     if sum(given is not None for given in (options.image, options.video, options.camera)) > 1:
         raise SourceError("--image, --video and --camera exclude each other")
     if not 1 <= options.fov <= 170:

@@ -45,7 +45,7 @@ Row = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Options:
+class KeypointOptions:
     set: str
     """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
     bundle: str = "default"
@@ -59,7 +59,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Detections:
+class DetectionCounts:
     """What the detector found in one image."""
 
     group: str
@@ -70,7 +70,7 @@ class Detections:
     wrong: int
     """detections of nobody."""
     all_marked: bool
-    """Whether these can be judged."""
+    """Whether these can be complete."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     return (high - low).clip(min=0).prod(axis=2) / area[:, None]
 
 
-def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | None, list[Scored]]:
+def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCounts | None, list[Scored]]:
     """One photograph: what the detector found (None without one), and everybody with `FEWEST` joints who counts."""
     image = photograph.load()
     people = {n: p for n, p in enumerate(photograph.people) if p.counts and p.seen.sum() >= FEWEST}
@@ -175,7 +175,7 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | N
         who, wrong = find(boxes, scores, photograph)
         end_to_end = recover(recovery, image, {int(who[d]): boxes[d] for d in np.flatnonzero(who >= 0)})
         counts = np.array([p.counts for p in photograph.people], bool)
-        detections = Detections(
+        detections = DetectionCounts(
             group=photograph.group,
             people=int(counts.sum()),
             found=int(counts[who[who >= 0]].sum()),
@@ -202,7 +202,7 @@ def recover(recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarra
 
 def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Limbs, topology: Topology) -> Scored:
     """One person: what was recovered in the annotated box and in the detector's."""
-    K = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
+    intrinsics = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
 
     def pixels(points: np.ndarray) -> np.ndarray:
         error = np.linalg.norm(points - person.keypoints, axis=-1)
@@ -213,14 +213,14 @@ def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Lim
             return np.nan
         return float(metrics.pa_mpjpe(joints, person.joints3d))
 
-    error = pixels(project(answer.joints, K))
+    error = pixels(project(answer.joints, intrinsics))
     return Scored(
         group=photograph.group,
         torso=torso(person),
         error=error,
-        error_end_to_end=pixels(project(end_to_end.joints, K)),
+        error_end_to_end=pixels(project(end_to_end.joints, intrinsics)),
         error_constant=pixels(rest_pose(topology, person.box)),
-        error_metres=error * answer.joints[:, 2] / K[0, 0],
+        error_metres=error * answer.joints[:, 2] / intrinsics[0, 0],
         sigma=answer.sigma,
         pa_mpjpe=in_space(answer.joints),
         pa_mpjpe_end_to_end=in_space(end_to_end.joints),
@@ -232,7 +232,7 @@ def _columns(topology: Topology) -> list[int]:
     return [topology.joint_names.index(limb) for limb in LIMBS]
 
 
-def summary(detections: Sequence[Detections], scored: Sequence[Scored]) -> Row:
+def summary(detections: Sequence[DetectionCounts], scored: Sequence[Scored]) -> Row:
     """The numbers of some images and people; None where there is nothing to tell. Metres, shares from 0 to 1.
 
     recall: people found over people who count. wrong: detections of nobody, in images where everybody is marked.
@@ -242,8 +242,8 @@ def summary(detections: Sequence[Detections], scored: Sequence[Scored]) -> Row:
     depth. Of an isotropic error, whose root mean square is sigma, two of three directions lie in the image.
     """
     count, found = sum(d.people for d in detections), sum(d.found for d in detections)
-    judged = [d for d in detections if d.all_marked]
-    right, wrong = sum(d.found for d in judged), sum(d.wrong for d in judged)
+    complete = [d for d in detections if d.all_marked]
+    right, wrong = sum(d.found for d in complete), sum(d.wrong for d in complete)
 
     def stack(name: str) -> np.ndarray:
         return np.array([getattr(person, name) for person in scored])
@@ -279,7 +279,9 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def rows(detections: Sequence[Detections], scored: Sequence[Scored], without: Sequence[str] = ()) -> dict[str, Row]:
+def rows(
+    detections: Sequence[DetectionCounts], scored: Sequence[Scored], without: Sequence[str] = ()
+) -> dict[str, Row]:
     """`summary` of each group, of all, and of all but the groups in `without`."""
     groups = dict.fromkeys([d.group for d in detections] + [p.group for p in scored])
     chosen = {group: [group] for group in groups if group} | {"all": list(groups)}
@@ -324,7 +326,7 @@ def table(caption: str, numbers: Mapping[str, Row]) -> Table:
 
 
 def main(args: list[str]) -> None:
-    options = tyro.cli(Options, args=args, prog="mega evaluate keypoints", description=__doc__)
+    options = tyro.cli(KeypointOptions, args=args, prog="mega evaluate keypoints", description=__doc__)
     photographs = read(options.set, options.images)
     for group in options.without:
         if group not in (photograph.group for photograph in photographs):

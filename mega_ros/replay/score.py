@@ -50,7 +50,7 @@ class Score:
     def add(self, predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> None:
         """One frame: two clouds of `read_cloud`, the true one with a field `visible`.
 
-        Who is hidden or out of the picture may be found or not: that counts neither way.
+        Who is hidden or out of the image may be found or not: that counts neither way.
         """
         vertices, true_vertices, visible = positions(predicted), positions(truth), truth["visible"] > 0.5
         pairs = match(vertices, true_vertices, intrinsics)

@@ -186,17 +186,17 @@ class MegaNode(Node):
         return len(people)
 
     def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
-        """K [3, 3] of the last camera_info for an image of this size, or None and why there is none."""
+        """Intrinsics [3, 3] of the last camera_info for an image of this size, or None and the reason."""
         info = self._info
         if info is None:
             return None, "no camera_info has come"
         try:
-            K = read_intrinsics(info)
+            intrinsics = read_intrinsics(info)
         except InputError as error:
             return None, str(error)
         if (info.width, info.height) != (width, height):
             return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-        return K, ""
+        return intrinsics, ""
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()

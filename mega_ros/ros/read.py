@@ -40,12 +40,12 @@ def positions(cloud: np.ndarray) -> np.ndarray:
 
 
 def read_intrinsics(info: Any) -> np.ndarray:
-    """CameraInfo -> K [3, 3] in pixels. Raises InputError with the reason why it cannot be used."""
-    K = np.asarray(info.k, np.float64).reshape(3, 3)
-    if not np.isfinite(K).all():
-        raise InputError(f"K is not finite: {K.ravel().tolist()}")
-    if not K.any():
+    """CameraInfo -> intrinsics [3, 3], pixels. Raises InputError with the reason why it cannot be used."""
+    intrinsics = np.asarray(info.k, np.float64).reshape(3, 3)
+    if not np.isfinite(intrinsics).all():
+        raise InputError(f"K is not finite: {intrinsics.ravel().tolist()}")
+    if not intrinsics.any():
         raise InputError("K is all zero: the camera is not calibrated")
-    if K[0, 0] < 1 or K[1, 1] < 1 or not np.array_equal(K[2], [0, 0, 1]):
-        raise InputError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
-    return K
+    if intrinsics[0, 0] < 1 or intrinsics[1, 1] < 1 or not np.array_equal(intrinsics[2], [0, 0, 1]):
+        raise InputError(f"K is no camera matrix in pixels: {intrinsics.ravel().tolist()}")
+    return intrinsics

@@ -21,7 +21,7 @@ from .sources import without_stderr
 SHEET_ROWS = 4
 
 
-def write_pictures(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
+def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
     """Writes the overlay video and, when anybody was found, the contact sheet."""
     stamps = sorted(recording.sent)
     limit = pages.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])

@@ -21,9 +21,9 @@ from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
+from mega_model.image_encoding import ImageEncoding
 from mega_model.mega import PRESETS, Mega
 from mega_model.reference.keys import IMAGE_PART
-from mega_model.seen import Seen
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
@@ -55,15 +55,17 @@ class ImageTraining(LoopConfig):
     numbers, but not a small matrix, and so learns sooner."""
 
 
-def see(model: Mega, batch: Batch) -> Seen:
+def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
     """What the model reads off images, which are augmented first, or off the features that a set holds."""
     if "maps" in batch:
-        return model.see(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
+        return model.encode_image(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
     images = model.normalise(augment(batch["images"]))
-    return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
+    return model.encode_image(
+        model.backbone(images.contiguous(memory_format=torch.channels_last))
+    )  # CPUs convolve faster so
 
 
-def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
+def latent_losses(seen: ImageEncoding, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
     """Of the lifter's latents, in units of the codes' deviation."""
     assert seen.latents is not None
     codes = tokenizer.quantizer.codebook
@@ -138,7 +140,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     if config.backbone:
         load_backbone(config.backbone, model)
     if model.lifter is not None:
-        model.lifter.know(tokenizer.quantizer.codebook)
+        model.lifter.set_codebook(tokenizer.quantizer.codebook)
     for images in sets:
         if isinstance(images, FeatureSet):
             images.tokenise(tokenizer)

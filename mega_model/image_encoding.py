@@ -22,7 +22,7 @@ class ImageTokens(NamedTuple):
         return ImageTokens(change(self.tokens), None if self.prior is None else change(self.prior))
 
 
-class Seen(NamedTuple):
+class ImageEncoding(NamedTuple):
     image: ImageTokens
     rot6d: Tensor
     """[B, 6]: rotation from canonical to the crop's camera"""
