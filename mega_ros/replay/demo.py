@@ -1,6 +1,6 @@
-"""`mega demo`: images played to the node over DDS, and what came back.
+"""`mega demo`: plays images to the node over DDS and records its output.
 
-Ends with a table, report.json, an overlay video and a contact sheet.
+The result is a table, report.json, an overlay video and a contact sheet.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .sources import Source, SourceError
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Play images to the node as a camera would, and show what it makes of them.
+    """Play images to the node as a camera would, and report the result.
 
-    Without an input it plays the embedded clip, which comes with ground truth.
+    By default it plays the embedded clip, which has ground truth.
     """
 
     image: Path | None = None
@@ -39,13 +39,13 @@ class DemoOptions:
     video: Path | None = None
     """A video file."""
     camera: int | None = None
-    """A camera of this machine, by number; until Ctrl-C or --seconds."""
+    """Number of a camera of this machine; runs until Ctrl-C or --seconds."""
     out: Path = Path("mega_out")
     """Folder for the results."""
     seconds: float = 60.0
-    """Longest time to play."""
+    """Maximum playing time."""
     fov: float = 60.0
-    """Field of view of your own camera over the larger image side, degrees."""
+    """Field of view of your camera over the larger image side, degrees."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
 
@@ -54,7 +54,7 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    from .live.play import play  # needs rclpy, which other readers of this module may not have
+    from .live.play import play  # needs rclpy, which is optional for other users of this module
 
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:

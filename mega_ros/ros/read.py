@@ -1,4 +1,4 @@
-"""Messages to arrays, of rclpy or of rosbags alike: PointCloud2 and CameraInfo. `images` does the same for images."""
+"""PointCloud2 and CameraInfo messages, of rclpy or of rosbags, to arrays. `images` does the same for images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_cloud(message: Any) -> np.ndarray:
 
 
 def positions(cloud: np.ndarray) -> np.ndarray:
-    """What `read_cloud` gives -> float32 [P, V, 3], metres."""
+    """A cloud of `read_cloud` -> float32 [P, V, 3], metres."""
     return np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float32)
 
 
