@@ -28,7 +28,7 @@ def evaluate(config: Deterministic) -> Report:
         "Deterministic mode (tables 1 and 3)",
         config.facts(protocol.name, len(images)),
         {"Errors, mm": {config.images: {metric: 1000 * float(errors[metric].mean()) for metric in METRICS}}},
-        {"Share of the images whose error is below a bound": distribution(errors)},
+        {"Cumulative distribution of the errors": distribution(errors)},
     )
 
 

@@ -26,7 +26,7 @@ from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
 SHOWN_STEPS = (1, 5, 9, 13, 16, 20)
-"""Steps of a random generation that figure 7 shows."""
+"""Steps of unconditional generation that figure 7 shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Figures(Subject, SamplingOptions, Conventions):
     rows: int = 4
     """Number of images in each of the other figures."""
     pretrained: Path | None = None
-    """Checkpoint of the pre-training, for the random bodies of figure 7."""
+    """Pre-training checkpoint, for the random bodies of figure 7."""
 
 
 class ShownPerson(NamedTuple):
@@ -91,7 +91,7 @@ def evaluate(config: Figures) -> Report:
 
 
 def colour_limit(values: list[np.ndarray]) -> float:
-    """Upper end of a colour scale, metres: all but the largest 2 % of the values are below it."""
+    """Upper limit of a colour scale, metres: the 98th percentile of the values."""
     return float(np.quantile(values, 0.98))
 
 
@@ -174,7 +174,7 @@ def steps_of_random_bodies(pretrained: Path, faces: np.ndarray, config: Figures,
 
 
 def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.ndarray:
-    """Meshes [B, V, 3] of tokens [B, N] of which only those at index [B, M] are kept: all others are code 0."""
+    """Meshes [B, V, 3] of tokens [B, N], where all tokens except those at index [B, M] are replaced by code 0."""
     kept = torch.zeros_like(tokens).scatter(1, index, tokens.gather(1, index))
     return tokenizer.decode(kept).cpu().numpy()
 

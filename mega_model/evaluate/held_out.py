@@ -1,8 +1,8 @@
-"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, part by part.
+"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, for each kind of image.
 
-Errors are those of meshes oriented as in the camera, both centred on the pelvis; metres inside, millimetres printed.
-Writes scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`; for a model
-without an error head also calibration.json, the factor that turns the samples' spread into sigma.
+Errors are computed in the camera's orientation, with both meshes centred at the pelvis, and printed in millimetres.
+Writes scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`. For a model
+without an error head, also writes calibration.json, with the factor from the samples' spread to sigma.
 The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
 """
 
@@ -35,22 +35,22 @@ from mega_model.tokenizer import MeshTokenizer
 class Evaluate(ImageSelection, SamplingOptions):
     checkpoint: Path = Path("runs/recover")
     test: Path = Path("runs/features/test")
-    """A rendered set, or its features."""
+    """Folder of a rendered set, or of its features."""
     calibration: Path | None = None
-    """The same of other people, for the factor of a model without an error head."""
+    """The same for other people, to calibrate a model without an error head."""
     samples: int = 25
     """Q, meshes per image."""
     steps: int = 3
-    """T, as the export's."""
+    """T, as in the export."""
 
 
 Comparison = dict[str, np.ndarray]
-"""What `compare` gives, of all images."""
+"""The results of `compare` for all images."""
 
 
 @torch.no_grad()
 def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Comparison:
-    """Errors of B images in metres: per image [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
+    """Errors for B images in metres: per image [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
     vertices = p.batch["vertices"]
     again = tokenizer.decode(tokenizer.encode(vertices.to(tokenizer.template.device))).cpu()
     mean = p.samples.mean(axis=1) if p.samples.shape[1] else p.single
@@ -74,7 +74,7 @@ def open_people(folder: Path, topology: Topology) -> ImageSet:
 
 
 def constant_answer(compared: Comparison, protocol: Protocol) -> np.ndarray:
-    """Vertex errors [n, V] of the best constant answer: the mean canonical mesh under the mean rotation."""
+    """Vertex errors [n, V] of the best constant prediction: the mean canonical mesh with the mean rotation."""
     vertices, rotation = compared["vertices"], compared["rotation"]
     u, _, vt = np.linalg.svd(rotation.mean(axis=0))
     turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
@@ -106,7 +106,7 @@ def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]
 
 
 def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any], dict[str, Any] | None]:
-    """The report, and what scores.json and, without an error head, calibration.json hold."""
+    """The report, and the contents of scores.json and, without an error head, of calibration.json."""
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     errors = checkpoint.load_errors(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)

@@ -1,8 +1,7 @@
 """`mega evaluate random`: random bodies of a pre-trained model, their diversity and plausibility (paper 4.4, figure 3).
 
-They are compared with the meshes that pre-training learns from. APD is taken of the topology's joints in canonical
-bodies, pelvises brought together. FID compares the latents of a mesh autoencoder, so its numbers mean something only
-beside others of the same autoencoder.
+They are compared with the meshes of the pre-training. APD uses the joints of canonical bodies, aligned at the pelvis.
+FID compares the latents of a mesh autoencoder, so only FIDs of the same autoencoder can be compared.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from mega_model.tokenizer import MeshTokenizer
 @dataclass(frozen=True, kw_only=True)
 class Random(MeshOptions, Trained):
     count: int = 500
-    """Random bodies."""
+    """Number of random bodies."""
     compared: int = 5000
-    """Bodies of the mesh set that they are compared with."""
+    """Number of bodies of the mesh set to compare with."""
     steps: int = 20
     temperature: float = 1.2
-    """Noise of the first step."""
+    """Temperature of the first step."""
     autoencoder: Path | None = None
-    """Tokenizer checkpoint whose latents, before they are quantised, the FID compares; the model's own if this is not
-    given. The paper's has 7 x 9 numbers: a tokenizer with one level of channels more than SMPL's."""
+    """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
+    paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
     batch: int = 50
-    """Bodies at once."""
+    """Bodies per batch."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -80,7 +79,7 @@ def evaluate(config: Random) -> Report:
 
 @torch.no_grad()
 def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
-    """[count, V, 3] canonical, metres. Each has its own random numbers, whichever others share its batch."""
+    """[count, V, 3] canonical, metres. The random numbers of a body do not depend on its batch."""
     parts = []
     for uniforms in generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed).split(
         config.batch

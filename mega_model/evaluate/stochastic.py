@@ -20,8 +20,8 @@ Best = Literal["metric", "sample"]
 @dataclass(frozen=True, kw_only=True)
 class Stochastic(Subject, SamplingOptions, Conventions):
     best: Best = "metric"
-    """`metric`: each error is the smallest that any sample has, as in published tables. `sample`: all errors are those
-    of one sample, the one of the smallest PVE."""
+    """`metric`: the smallest error of all samples for each metric, as in published tables. `sample`: all metrics of the
+    sample with the smallest PVE."""
 
 
 def evaluate(config: Stochastic) -> Report:
@@ -43,7 +43,7 @@ def evaluate(config: Stochastic) -> Report:
 def best_of_table(
     single: dict[str, np.ndarray], samples: dict[str, np.ndarray], best: Best
 ) -> dict[str, dict[str, float]]:
-    """From errors of the deterministic mesh [n] and of the samples [n, Q] by metric, metres."""
+    """Table 2 from errors of the deterministic mesh [n] and of the samples [n, Q], by metric, metres."""
     table = {}
     for metric in METRICS:
         row = {}
