@@ -1,8 +1,8 @@
-# make run    set up .venv, then the demo: a clip is played to the node, and its people are scored and drawn
-#             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 do the same for your own input
-# make test   set up .venv, then lint, types and tests
+# make run    set up .venv, then run the demo: play a clip to the node, score and draw the result
+#             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 use your own input
+# make test   set up .venv, then run lint, type checks and tests
 PYTHON ?= python3
-# without byte code: most of what is installed is never imported
+# no byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 .PHONY: run test
@@ -20,7 +20,7 @@ test: .venv/development
 	$(PIP) --editable '.[ros]'
 	@touch $@
 
-# torch by itself and first, so that nothing else chooses another build of it
+# torch first, so that no other package selects another build of it
 .venv/development: .venv/runtime
 	@echo "Installing torch and the development tools into .venv: a few minutes"
 	$(PIP) torch==2.13.0

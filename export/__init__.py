@@ -1,1 +1,1 @@
-"""A trained checkpoint to a bundle that `mega_ros` runs without torch."""
+"""Exports a trained checkpoint to a bundle that `mega_ros` runs without torch."""

@@ -1,8 +1,8 @@
-"""Does a bundle compute what torch computes? `mega export check [BUNDLE] --checkpoint FOLDER`
+"""Compares a bundle's outputs with torch's: `mega export check [BUNDLE] --checkpoint FOLDER`
 
-Compares every output of every graph but the detector, which others have trained, with the functions that training and
-evaluation use, on random and on rendered crops, for several numbers of people and samples. Exit code 1 if tokens differ
-or vertices are more than 0.1 mm apart.
+Compares every output of every graph, except the imported detector, with the functions that training and evaluation use,
+on random and on rendered crops, for several numbers of people and samples. The exit code is 1 if tokens differ or
+vertices differ by more than 0.1 mm.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ LIMITS = {
     "world": 1e-4,
     "presence": 1e-4,
 }
-"""Largest allowed differences. Metres for vertices and sigmas; for tokens, how many differ."""
+"""Largest allowed differences: metres for vertices and sigmas; for tokens, the number of different ones."""
 SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 """P, Q"""
 
 
 @dataclass(frozen=True)
-class Config:
+class CheckConfig:
     checkpoint: Path
     """folder that the bundle was exported from"""
     bundle: tyro.conf.Positional[str] = "default"
@@ -64,7 +64,7 @@ Differences = dict[tuple[str, str], float]
 
 
 class Parity:
-    """One bundle and the torch model that it was made from."""
+    """A bundle and the torch model that it was exported from."""
 
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.bundle = bundle
@@ -82,7 +82,7 @@ class Parity:
         model, decode = self.model, self.tokenizer.decode
         features = model.backbone(model.normalise(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255))
         parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
-        seen = model.see(features)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
         sampled = generate.sample(model, seen.image, logits, uniforms, self.bundle.sampling.temperature)
@@ -122,7 +122,7 @@ class Parity:
 
 
 def _largest(got: np.ndarray, expected: np.ndarray) -> float:
-    """Largest difference; of whole numbers, how many differ. Other shapes or types differ without limit."""
+    """Largest difference; for integers, the number of different ones. Infinite for different shapes or types."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return np.inf
     if np.issubdtype(expected.dtype, np.integer):
@@ -145,7 +145,7 @@ def noise_crops(parity: Parity, count: int) -> np.ndarray:
 
 
 def rendered_crops(parity: Parity, count: int) -> np.ndarray:
-    """The same of people as training sees them, from test clips."""
+    """The same for rendered people of test clips."""
     from mega_model.data.meshes import BodySampler  # needs Anny
     from mega_model.data.scenes import Renderer, draw_crops
 
@@ -154,7 +154,7 @@ def rendered_crops(parity: Parity, count: int) -> np.ndarray:
 
 
 def main(args: list[str]) -> int:
-    config = tyro.cli(Config, args=args, description=__doc__)
+    config = tyro.cli(CheckConfig, args=args, description=__doc__)
     parity = Parity(Bundle.load(config.bundle), config.checkpoint)
     table = Table("inputs", "graph", "output", "largest difference", "allowed", "")
     good = True

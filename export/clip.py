@@ -1,4 +1,4 @@
-"""`mega clip` renders the demo's clip: two people, held-out motion, a ROS 2 bag in demo/clip."""
+"""`mega clip`: renders the demo's clip, two people with held-out motion, as a ROS 2 bag in demo/clip."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ RATE, SECONDS = 15, 6
 WIDTH, HEIGHT = 640, 480
 FOV = np.radians(60)
 FINER = 4
-"""The ground contact is followed at this many times the clip's rate."""
+"""Ground contact is computed at this many times the clip's rate."""
 TRUTH_EVERY = 3
-"""Frames from one ground truth to the next: all of them would be most of the file."""
+"""Every third frame has ground truth, to limit the size of the file."""
 START = 1_767_225_600
-"""Stamp of the first frame, seconds: the first of January 2026."""
+"""Stamp of the first frame, seconds: 1 January 2026."""
 QUALITY = 85
 """Of the JPEG images."""
 FRAME = "camera_optical_frame"
@@ -39,10 +39,10 @@ SEED = 6
 
 
 def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np.ndarray:
-    """A body moving over the ground as the poses of one motion clip say: [T, V, 3], y up, first facing z.
+    """A body that moves over the ground with the poses of a motion clip: [T, V, 3], y up, initially facing z.
 
-    The poses are unevenly spaced in time: mean joint `speed` (m/s) is taken to be constant. Root translation is not
-    known: whatever is lowest stands still. Clips that are too short are repeated.
+    The poses are unevenly spaced in time, so the mean joint `speed` (m/s) is assumed constant. Root translation is
+    unknown, so the lowest vertices are assumed to stand still. Clips that are too short are repeated.
     """
     with np.load(POSES, allow_pickle=False) as data:
         poses, bones = data["pose"][data["clip"] == clip].astype(np.float64), data["joints"].tolist()
@@ -67,7 +67,7 @@ def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np
 
 
 def _repeat(poses: np.ndarray, heads: np.ndarray, times: np.ndarray, until: float) -> tuple[np.ndarray, np.ndarray]:
-    """Poses and times of a loop through the clip, long enough. The seam lies between the two most similar poses."""
+    """Poses and times of the clip, looped until `until`; the loop joins the two most similar poses."""
     apart = np.linalg.norm(heads[:, None] - heads[None], axis=-1).mean(axis=-1)
     apart[times[None] - times[:, None] < 0.6 * times[-1]] = np.inf
     first, last = np.unravel_index(np.argmin(apart), apart.shape)
@@ -78,7 +78,7 @@ def _repeat(poses: np.ndarray, heads: np.ndarray, times: np.ndarray, until: floa
 
 
 def scene(body: AnnyBody) -> np.ndarray:
-    """One person walks from left to right, one from the back towards the camera: [T, 2, V, 3], world (y up), metres."""
+    """One person walks from left to right, one towards the camera: [T, 2, V, 3], world (y up), metres."""
     # clips 40 and 90 belong to the test split; phenotypes: gender, age, muscle, weight, height, proportions
     walks = [
         # clip, joint speed, phenotype, heading (0: to the camera, 90: to the right), where at half time: right, away
@@ -95,7 +95,7 @@ def scene(body: AnnyBody) -> np.ndarray:
 
 
 def camera() -> View:
-    """1.35 m over the ground, looking down a little."""
+    """A camera 1.35 m above the ground, tilted slightly down."""
     tilt = Rotation.from_euler("x", -5, degrees=True).as_matrix()
     frame = np.array([WIDTH, HEIGHT])
     return View(np.array([0, 1.35, 0]), tilt @ VIEW_AXES, intrinsics_from_fov(WIDTH, HEIGHT, FOV), frame)
@@ -131,7 +131,7 @@ def _board(rng: np.random.Generator, left: float, right: float, top: float, bott
 def write_bag(
     path: Path, images: np.ndarray, intrinsics: np.ndarray, vertices: np.ndarray, visible: np.ndarray
 ) -> None:
-    """JPEG images, camera_info and ground truth as a compressed MCAP bag; topics and fields as the demo reads them."""
+    """JPEG images, camera_info and ground truth as a compressed MCAP bag, in the format of the demo."""
     store = get_typestore(Stores.ROS2_JAZZY)
     types = store.types
 
@@ -183,7 +183,7 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
     names = ["x", "y", "z", "sigma", "id", "visible"]  # four bytes each
     points = np.zeros(visible.shape, [(name, "<u4" if name == "id" else "<f4") for name in names])
     for axis, name in enumerate("xyz"):
-        points[name] = vertices[..., axis].round(3)  # to the millimetre: compresses better
+        points[name] = vertices[..., axis].round(3)  # millimetres, for compression
     points["id"] = np.arange(len(points))[:, None]
     points["visible"] = visible
     field = types["sensor_msgs/msg/PointField"]
@@ -200,7 +200,7 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
 
 
 def make(out: Path = Path("demo/clip")) -> None:
-    """Write the clip to `out`, in place of what is there."""
+    """Write the clip to `out`. Existing content is replaced."""
     body, view = AnnyBody(), camera()
     vertices = view.camera(scene(body))
     images, visible = render(body, vertices, view)

@@ -1,7 +1,7 @@
-"""A trained checkpoint to a bundle: `mega export onnx --checkpoint FOLDER --out FOLDER`, or `python export/to_onnx.py`.
+"""Exports a checkpoint to a bundle: `mega export onnx --checkpoint FOLDER --out FOLDER` or `python export/to_onnx.py`.
 
-Every graph wraps the very functions that training and evaluation use; export/check.py shows that they agree.
-Weight matrices are rounded to float16 for storage, all arithmetic is float32.
+Every graph wraps the functions that training and evaluation use; export/check.py compares the results.
+Weight matrices are rounded to float16 for storage; all arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
+from mega_model.image_encoding import ImageTokens
 from mega_model.mega import Mega
-from mega_model.seen import ImageTokens
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
 from mega_ros import bundle
 
 CROP_MARGIN = 1.2
-"""Side of the crop over that of the box: the middle of what the training crops show."""
-LOOKS = 3
-"""At a person, with a backbone that finds landmarks."""
+"""Side of the crop over that of the box: the mean of the training crops."""
+PASSES = 3
+"""Number of crops per person, for a backbone with landmarks."""
 OPSET = 20
 DENSE_LIMIT = 2**23
-"""Elements of a dense mesh operator: 32 MB. SMPL's 6890 vertices stay with gathers, where dense would be 480 MB."""
+"""Largest number of elements of a dense mesh operator: 32 MB. SMPL's would have 480 MB, so it keeps gathers."""
 
 
 BODIES = {
     1229: bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets"),
     6890: bundle.Body("smpl", "smpl", "SMPL's licence: not for products, and the bundle may not be passed on"),
 }
-"""By their number of vertices: whose the topology is, and what that allows."""
+"""Number of vertices -> body and licence."""
 FEATURES = ("features", "landmarks", "world", "presence")
-"""Outputs of the backbone graph, all but the first only with BlazePose: `PoseFeatures`."""
+"""Outputs of the backbone graph, see `PoseFeatures`; without BlazePose only the first."""
 DETERMINISTIC = (
     *("tokens", "vertices", "rotation", "camera", "image", "logits", "prior"),
     *("sigma", "joints_sigma", "distance", "modes"),
@@ -61,26 +61,26 @@ NOT_CALIBRATED = bundle.Calibration(1.0, "not calibrated: sigma is the samples' 
 
 
 @dataclass(frozen=True)
-class Config:
+class ExportConfig:
     checkpoint: Path
-    """folder that `mega train recover` wrote"""
+    """checkpoint folder, as written by `mega train recover`"""
     out: Path
     """folder of the bundle; its files are replaced"""
     detector: Path | None = None
-    """the bundle's detector.onnx: one that `mega import-detector` wrote, or another bundle's"""
+    """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
-    """name of the bundle; if not given, that of the body and of the backbone"""
+    """name of the bundle; by default the names of body and backbone"""
     steps: int = 3
     """T, steps of the sampler"""
     samples: int = 0
-    """Q, samples per person unless the user says otherwise"""
+    """Q, default number of samples per person"""
     temperature: float = 1.0
-    """tau of the first step"""
+    """temperature of the first step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
-    """whose topology it is; Anny's and SMPL's are known by their size, others must be named from Python"""
+    """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
 
 
-class Backbone(nn.Module):
+class BackboneGraph(nn.Module):
     """crops uint8 [P, H, W, 3] RGB -> features [P, C, h, w], or the parts of `PoseFeatures`"""
 
     def __init__(self, model: Mega) -> None:
@@ -92,9 +92,9 @@ class Backbone(nn.Module):
         return tuple(features) if isinstance(features, PoseFeatures) else features
 
 
-class Deterministic(nn.Module):
-    """What the backbone graph gives -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and what
-    the sampler goes on from: image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
+class DeterministicGraph(nn.Module):
+    """The backbone graph's outputs -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and the
+    sampler's inputs image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
     [P, J], distance [P] and modes [M, V, 3].
     """
 
@@ -102,7 +102,7 @@ class Deterministic(nn.Module):
         super().__init__()
         self.model, self.errors = model, errors
         self.decoder = MeshDecoder(tokenizer)
-        # the encoder sees no token here: what it gives is a constant, so the graph needs no encoder
+        # without visible tokens, the encoder's output is a constant, so the graph has no encoder
         nothing = torch.zeros(1, 0, dtype=torch.long)
         self.register_buffer("nothing", nothing)
         self.register_buffer("encoded", model.encode_nothing().detach())
@@ -115,7 +115,7 @@ class Deterministic(nn.Module):
         features: Any = maps
         if landmarks is not None and world is not None and presence is not None:
             features = PoseFeatures(maps, landmarks, world, presence)
-        seen = self.model.see(features)
+        seen = self.model.encode_image(features)
         people = len(seen.image.tokens)
         encoded, nothing = self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1)
         states = self.model.decode(seen.image, encoded, nothing)
@@ -126,7 +126,7 @@ class Deterministic(nn.Module):
         return (*out, *prior, *(() if self.errors is None else self.errors(states, features)))
 
 
-class Sampler(nn.Module):
+class SamplerGraph(nn.Module):
     """image [P, L, D], logits [P, N, S], uniforms [P, Q, T, N, 2], prior [P, N, S] if the model has one
     -> tokens [P, Q, N], vertices [P, Q, V, 3]"""
 
@@ -144,7 +144,7 @@ class Sampler(nn.Module):
 
 
 class MeshDecoder(nn.Module):
-    """`MeshTokenizer.decode` with every pool merged into the convolution behind it, where that is small enough."""
+    """`MeshTokenizer.decode` with every pool merged into the next convolution, if the result is small enough."""
 
     def __init__(self, tokenizer: MeshTokenizer) -> None:
         super().__init__()
@@ -172,9 +172,9 @@ class MeshDecoder(nn.Module):
 
 
 class PoolConv(nn.Module):
-    """A pool to a finer graph and the convolution behind it as one matrix: 4 times as fast as gathers on a CPU.
+    """A pool to a finer graph and the next convolution as one matrix: 4 times as fast as gathers on a CPU.
 
-    The matrix is computed inside the graph from the small weights: onnxruntime does it once, at loading.
+    The graph computes the matrix from the small weights; onnxruntime does this once, at loading.
     """
 
     def __init__(self, pool: nn.Module, conv: MeshConv, coarse: int) -> None:
@@ -194,7 +194,7 @@ class PoolConv(nn.Module):
 
 
 def as_stored(*models: nn.Module) -> None:
-    """Change models to what a bundle keeps of them: batch norms merged into convolutions, matrices as float16."""
+    """Convert models to their form in a bundle: batch norms merged into convolutions, matrices rounded to float16."""
     with torch.no_grad():
         for model in models:
             for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
@@ -207,13 +207,15 @@ def as_stored(*models: nn.Module) -> None:
                     parameter.copy_(parameter.half())
 
 
-def export(config: Config) -> bundle.Bundle:
+def export(config: ExportConfig) -> bundle.Bundle:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not len(topology.joint_names):
-        raise InputError(f"{config.checkpoint}: knows no joints; import it again with --smpl-model")
+        raise InputError(f"{config.checkpoint}: has no joints; import it again with --smpl-model")
     body = config.body or BODIES.get(len(topology.template))
     if body is None:
-        raise InputError(f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see Config.body")
+        raise InputError(
+            f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see ExportConfig.body"
+        )
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
     calibration = bundle.Calibration(
@@ -221,7 +223,7 @@ def export(config: Config) -> bundle.Bundle:
     )
     training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
-    # minutes pass: who uses the old bundle meanwhile must not meet half a new one
+    # the export takes minutes, so the old bundle stays complete until the new one is
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
         graphs = save_graphs(new, model, tokenizer, errors, config)
@@ -239,7 +241,7 @@ def export(config: Config) -> bundle.Bundle:
                 CROP_MARGIN,
                 model.backbone.mean,
                 model.backbone.std,
-                looks=LOOKS if model.lifter is not None else 1,
+                looks=PASSES if model.lifter is not None else 1,
             ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
@@ -259,7 +261,7 @@ def export(config: Config) -> bundle.Bundle:
 
 
 def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
-    """What the manifest says of a backbone that `mega import-backbone` brought and that training went on from."""
+    """The manifest's `origins` for a backbone from `mega import-backbone`."""
     notes = training.get("backbone")
     if not isinstance(notes, dict) or "license" not in notes:
         return {}
@@ -268,7 +270,7 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
 
 
 def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:
-    """Copy the file `source`; what the manifest's `graphs` say of it, and its `origins`, if the file knows its own.
+    """Copy the detector `source`. Returns its entries in the manifest's `graphs` and `origins`.
 
     Raises InputError that names the file.
     """
@@ -283,13 +285,13 @@ def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, s
 
 
 def save_graphs(
-    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: Config
+    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: ExportConfig
 ) -> bundle.Graphs:
     """The three graphs of a model, by name."""
     as_stored(model, tokenizer, *([errors] if errors else []))
-    # example sizes P, Q that are no other dimension's, so that none is taken for the other
+    # example sizes P, Q that differ from all other dimensions
     crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
-    backbone, deterministic = Backbone(model).eval(), Deterministic(model, tokenizer, errors).eval()
+    backbone, deterministic = BackboneGraph(model).eval(), DeterministicGraph(model, tokenizer, errors).eval()
     with torch.no_grad():
         parts = backbone(crops)
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
@@ -305,7 +307,7 @@ def save_graphs(
         ),
         "sampler": save_graph(
             folder / "sampler.onnx",
-            Sampler(model, tokenizer, config.temperature),
+            SamplerGraph(model, tokenizer, config.temperature),
             sampled,
             [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}, {0: "P"}][: len(sampled)],
             ["tokens", "vertices"],
@@ -320,10 +322,10 @@ def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
 def save_graph(
     path: Path, module: nn.Module, inputs: dict[str, Tensor], dynamic: list[dict[int, str]], outputs: list[str]
 ) -> bundle.Graph:
-    """Export one module; `dynamic` names each input's sizes that may change. Returns what the manifest says of it."""
+    """Export one module; `dynamic`: names of each input's dynamic sizes. Returns its entry in the manifest."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        # strict, which also traces len(tensor) as a size that may change
+        # strict, so that len(tensor) is traced as a dynamic size
         sizes = {name: torch.export.Dim(name) for dims in dynamic for name in dims.values()}
         shapes = tuple({axis: sizes[name] for axis, name in dims.items()} for dims in dynamic)
         exported = torch.export.export(module.eval(), tuple(inputs.values()), dynamic_shapes=shapes, strict=True)
@@ -341,7 +343,7 @@ def save_graph(
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: they hold stack traces with this machine's paths."""
+    """Remove the exporter's notes, which contain stack traces with paths of this machine."""
     del proto.graph.value_info[:]
     graph = proto.graph
     for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -350,7 +352,7 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 
 def _name_sizes(proto: onnx.ModelProto, dynamic: list[dict[int, str]]) -> None:
-    """The exporter calls sizes s6 or s27; call them P and Q."""
+    """Rename the exporter's size names, such as s6 and s27, to P and Q."""
     inputs = [value.type.tensor_type.shape.dim for value in proto.graph.input]
     outputs = [value.type.tensor_type.shape.dim for value in proto.graph.output]
     names = {inputs[i][axis].dim_param: name for i, dims in enumerate(dynamic) for axis, name in dims.items()}
@@ -369,8 +371,8 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
 
 
 def main(args: list[str]) -> None:
-    config = tyro.cli(Config, args=args, description=__doc__)
-    logging.disable(logging.WARNING)  # the exporter talks about its own internals
+    config = tyro.cli(ExportConfig, args=args, description=__doc__)
+    logging.disable(logging.WARNING)  # the exporter logs its own internals
     made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
     print(f"{made.folder}: bundle {made.name}, {size:.1f} MB, SHA-256 {made.hash}")

@@ -1,6 +1,6 @@
 """ros2 launch mega_ros mega.launch.py image:=/camera/image_raw
 
-camera_info is looked for beside the image unless it is given; params:=FILE sets the node's parameters.
+By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters.
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -14,12 +14,12 @@ from launch import LaunchContext, LaunchDescription
 SHARE = FindPackageShare("mega_ros")
 ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
-    "camera_info": ("", "topic of the camera's calibration; empty: beside the images"),
-    "image_transport": ("", "raw or compressed; empty: as the parameter file says"),
-    "bundle": ("", "'default' or the folder of a bundle; empty: as the parameter file says"),
-    "namespace": ("", "of the node and its topics"),
+    "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
+    "image_transport": ("", "raw or compressed; empty: as in the parameter file"),
+    "bundle": ("", "'default', or the folder of a bundle; empty: as in the parameter file"),
+    "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
-    "rviz": ("false", "true starts RViz too"),
+    "rviz": ("false", "true also starts RViz"),
 }
 
 
@@ -55,7 +55,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(k, default_value=v, description=text) for k, (v, text) in ARGUMENTS.items()),
-            # camera images do not fit the shared memory that Fast DDS takes by itself; a user's own profile stays
+            # Fast DDS' default shared memory is too small for camera images; keep a user's own profile
             SetEnvironmentVariable(variable, EnvironmentVariable(variable, default_value=profile)),
             OpaqueFunction(function=nodes),
         ]

@@ -21,15 +21,15 @@ class Backbone(nn.Module):
     channels: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Of RGB in 0..1, which it wants as (RGB - mean) / std: those of ImageNet."""
+    """Of RGB in 0..1: the input is (RGB - mean) / std. The defaults are ImageNet's."""
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """The maps at strides 4, 8, 16 and 32, the last of which is the output."""
-        raise NotImplementedError(f"{type(self).__name__} gives one map; only ResNets give one of each stage")
+        """The maps at strides 4, 8, 16 and 32. The last one is the output."""
+        raise NotImplementedError(f"{type(self).__name__} gives one map; only ResNets give one per stage")
 
 
 class Given(Backbone):
-    """No backbone: what comes in are feature maps [B, channels, h, w] already."""
+    """No backbone: the inputs are feature maps [B, channels, h, w]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -125,9 +125,9 @@ class ResNet(Backbone):
 
 
 class HRNet(Backbone):
-    """HRNet (Sun et al. 2019): four branches of strides 4 to 32, brought to stride 32 and put together.
+    """HRNet (Sun et al. 2019): four branches of strides 4 to 32, downsampled to stride 32 and concatenated.
 
-    `width` channels in the finest branch and twice as many in each coarser one; 15 times as many come out.
+    `width` channels in the finest branch and twice as many in each coarser one; the output has 15 times `width`.
     """
 
     def __init__(self, width: int) -> None:
@@ -137,7 +137,7 @@ class HRNet(Backbone):
         self.stem = nn.Sequential(*convolution(3, 64, 3, 2), *convolution(64, 64, 3, 2))
         self.first = _stack(Bottleneck, 4, 64, 64, 1)
         self.start = nn.Sequential(*convolution(256, width, 3))
-        # each stage begins with one branch more, grown from the coarsest so far
+        # each stage adds a branch, downsampled from the coarsest
         self.grow = nn.ModuleList(
             nn.Sequential(*convolution(inputs, outputs, 3, 2))
             for inputs, outputs in zip([256, *widths[1:]], widths[1:])
@@ -162,7 +162,7 @@ class HRNet(Backbone):
 
 
 class _Exchange(nn.Module):
-    """Four blocks in every branch, then every branch hears from all others."""
+    """Four blocks in every branch, then a fusion of all branches into each."""
 
     def __init__(self, widths: list[int]) -> None:
         super().__init__()
@@ -177,14 +177,14 @@ class _Exchange(nn.Module):
 
 
 class _Sum(nn.ModuleList):
-    """Adds up what its paths make of the branches."""
+    """Sums the branches, each after its path."""
 
     def forward(self, branches: list[Tensor]) -> Tensor:
         return reduce(torch.add, [path(x) for path, x in zip(self, branches)]).relu()
 
 
 def _path(widths: list[int], source: int, target: int) -> nn.Module:
-    """From one branch to another: upsampled, the same, or halved as often as needed."""
+    """From one branch to another: upsampling, identity or repeated halving."""
     if source > target:
         layers = convolution(widths[source], widths[target], 1, relu=False)
         return nn.Sequential(*layers, nn.Upsample(scale_factor=2 ** (source - target)))
@@ -198,7 +198,7 @@ def _path(widths: list[int], source: int, target: int) -> nn.Module:
 class ViT(Backbone):
     """ViTPose's vision transformer (Xu et al. 2022), huge by default: 256 x 192 pixels to a 16 x 12 map.
 
-    Of a wider picture it reads the middle 192 columns, so that crops may be square like those of other backbones.
+    Of a wider image it uses the middle 192 columns, so that crops can be square as for other backbones.
     """
 
     PATCH, ROWS, COLUMNS = 16, 16, 12
@@ -207,18 +207,18 @@ class ViT(Backbone):
         super().__init__()
         self.channels = width
         self.patches = nn.Conv2d(3, width, self.PATCH, self.PATCH, padding=2)
-        # one for each patch, after one that is added to all: what is left of a class token
+        # the first one, that of the class token, is added to all patches
         self.position = nn.Parameter(torch.empty(1 + self.ROWS * self.COLUMNS, width))
         self.blocks = nn.ModuleList(Block(width, heads, bias=True, eps=1e-6) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         nn.init.trunc_normal_(self.position, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raises InputError unless the pictures are 256 pixels high and 192 or, by an even number, more wide."""
+        """Raises InputError unless the images are 256 pixels high, and 192 or an even number of pixels more wide."""
         height, width = images.shape[2:]
         margin, odd = divmod(width - self.PATCH * self.COLUMNS, 2)
         if height != self.PATCH * self.ROWS or margin < 0 or odd:
-            raise InputError(f"the ViT reads pictures of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
+            raise InputError(f"the ViT reads images of 256 x 192 or 256 x 256 pixels, not {height} x {width}")
         x = self.patches(images[..., margin : width - margin]).flatten(2).transpose(1, 2)
         x = x + self.position[1:] + self.position[:1]
         for block in self.blocks:
@@ -240,5 +240,5 @@ BACKBONES: dict[str, Callable[[int], Backbone]] = {
     "blazepose": _blazepose,
     "given": Given,
 }
-"""Name -> what makes it from its width: the channels of the first stage or finest branch (of the classic sizes 64, 64
-and 48), of the ViT's tokens (1280), of BlazePose's last stage (see `blazepose.VARIANTS`), or of the given features."""
+"""Name -> constructor from the width: the channels of the first stage or finest branch (usually 64, 64 and 48), of the
+ViT's tokens (1280), of BlazePose's last stage (see `blazepose.VARIANTS`), or of the given features."""

@@ -1,12 +1,12 @@
 """BlazePose GHUM's landmark network (Bazarevsky et al. 2020): a square RGB crop -> 2D and 3D landmarks of one person.
 
-A trunk of inverted residuals (Sandler et al. 2018) brings the crop to an 8x8 map, and a branch of separable
-convolutions brings that to 4x4 and 2x2 maps and the landmarks. In the largest size a U-net over the trunk's finer maps
-adds to the 8x8 map. The published network's heatmaps and segmentation feed no landmark and are left out. There are no
-batch norms. `mega import-backbone` brings the published weights.
+A trunk of inverted residuals (Sandler et al. 2018) computes an 8x8 map. From it, a branch of separable convolutions
+computes 4x4 and 2x2 maps and the landmarks. In the largest size, the output of a U-net over the trunk's finer maps is
+added to the 8x8 map. The published network's heatmaps and segmentation are omitted, as landmarks do not depend on them.
+There are no batch norms. `mega import-backbone` imports the published weights.
 
-Modules are defined in the order in which a depth-first walk back from the published graph's outputs finds them: the
-import relies on it.
+The import relies on the order in which modules are defined: that of a depth-first search from the published graph's
+outputs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LANDMARK_TWINS = tuple(
     LANDMARKS.index(re.sub("left|right", lambda side: {"left": "right", "right": "left"}[side[0]], name))
     for name in LANDMARKS
 )
-"""Landmark -> the one that it becomes in a mirrored image."""
+"""Landmark -> its mirror landmark."""
 
 SMPL_LANDMARKS = {
     f"{side}_{joint}": LANDMARKS.index(f"{side}_{joint}")
@@ -59,11 +59,11 @@ class Variant:
     branch: tuple[int, int]
     """Blocks that end in the 4x4 map and in the 2x2 map."""
     slim: int = 1
-    """So many blocks of the first stage widen four times inside, all others six times."""
+    """Number of blocks in the first stage with an expansion of 4; all others have 6."""
     up: int = 0
-    """Channels of the U-net's way up; 0: there is no U-net."""
+    """Channels of the U-net's upsampling path; 0 for no U-net."""
     down: tuple[tuple[int, int], ...] = ()
-    """Its stages down to 32x32, 16x16 and 8x8."""
+    """Stages of its downsampling path to 32x32, 16x16 and 8x8."""
 
 
 VARIANTS = {
@@ -90,7 +90,7 @@ VARIANTS = {
         down=((8, 2), (12, 1), (16, 1)),
     ),
 }
-"""Width, which is the channels of the trunk's last stage -> sizes: the three published ones, and one for tests."""
+"""Width (channels of the trunk's last stage) -> sizes: the three published ones, and one for tests."""
 
 
 class PoseFeatures(NamedTuple):
@@ -111,7 +111,7 @@ class BlazePose(Backbone):
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
     SIDE = 256
-    """Of the crops in pixels: the landmarks are read from a map that must be 2x2."""
+    """Side of the crops, pixels: the last map must be 2x2."""
 
     def __init__(self, width: int) -> None:
         """Raises InputError if there is no variant of this width."""
@@ -145,7 +145,7 @@ class BlazePose(Backbone):
         return self.branch(self.trunk(images))
 
     def trunk(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, 256, 256] in 0..1 -> map [B, channels, 8, 8], all that `branch` needs."""
+        """RGB [B, 3, 256, 256] in 0..1 -> map [B, channels, 8, 8], the input of `branch`."""
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -154,7 +154,7 @@ class BlazePose(Backbone):
         return x if self.unet is None else x + self.unet([maps[1], maps[2], maps[4], wide])
 
     def branch(self, x: Tensor) -> PoseFeatures:
-        """What `trunk` gave, [B, channels, 8, 8] -> features"""
+        """The output of `trunk` [B, channels, 8, 8] -> features"""
         maps = self.to4(x)
         x = self.to2(maps)
         # x, y, z in pixels of the crop, then logits
@@ -188,13 +188,13 @@ class Convolution(nn.Conv2d):
 
 
 def separable(inputs: int, outputs: int, relu: bool = True) -> tuple[Convolution, Convolution]:
-    """A 3x3 convolution of each channel, then a 1x1 one; `relu` is about the end."""
+    """A 3x3 convolution per channel, then a 1x1 one; `relu`: whether the second one has a ReLU6."""
     return Convolution(inputs, inputs, 3, groups=inputs), Convolution(inputs, outputs, 1, relu=relu)
 
 
 class InvertedResidual(nn.Module):
-    """Widened `widen` times by a 1x1 convolution, convolved channel by channel, narrowed by a 1x1 one; around it a
-    shortcut where the shape stays."""
+    """A 1x1 convolution to `widen` times the channels, a depthwise one, and a 1x1 one, with a shortcut if the shape
+    does not change."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widen: int) -> None:
         super().__init__()
@@ -211,14 +211,14 @@ class InvertedResidual(nn.Module):
 
 
 class SeparableResidual(nn.Module):
-    """A separable convolution around a shortcut, then ReLU6. With stride 2 the shortcut is a max pooling, and new
-    channels get zeros."""
+    """A separable convolution with a shortcut, then ReLU6. With stride 2, the shortcut is a max pooling; additional
+    channels are zero."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.halves = stride == 2
         self.more = outputs - inputs
-        # TensorFlow's SAME: of two strides' padding, the odd pixel is at the end
+        # TensorFlow's SAME padding: with stride 2, one pixel at the end
         self.depthwise = Convolution(inputs, inputs, 3, stride, groups=inputs, padding=0 if self.halves else 1)
         self.pointwise = Convolution(inputs, outputs, 1, relu=False)
 
@@ -238,8 +238,8 @@ def residuals(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Maps of 64x64, 32x32, 16x16 and 8x8 with `inputs` channels -> one of 8x8: from the coarsest up to the finest, and
-    down again, with what the two between hold."""
+    """Maps of 64x64, 32x32, 16x16 and 8x8 with `inputs` channels -> one of 8x8: upsampling from the coarsest to the
+    finest, then downsampling with skip connections of the two in between."""
 
     def __init__(self, inputs: list[int], up: int, down: tuple[tuple[int, int], ...]) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 
 C = TypeVar("C")
 ERRORS = "errors.safetensors"
-"""In a MEGA checkpoint: the head that expects errors."""
+"""File of the error head in a MEGA checkpoint."""
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -46,7 +46,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -> MeshTokenizer:
-    """A new tokenizer, and all of its checkpoint but the weights."""
+    """A new tokenizer. Writes its checkpoint without the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     topology.save(folder / "topology.npz")
     _begin_config(folder, config)
@@ -62,7 +62,7 @@ def load_tokenizer(folder: Path) -> tuple[MeshTokenizer, Topology]:
 
 
 def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
-    """A new model on the tokenizer of a folder, and all of its checkpoint but the weights."""
+    """A new model for the tokenizer in a folder. Writes its checkpoint without the weights."""
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", "config.json", "topology.npz"):
         shutil.copy(tokenizer / name, folder / "tokenizer" / name)
@@ -75,7 +75,7 @@ def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
 def save_mega(
     folder: Path, model: Mega, tokenizer: MeshTokenizer, topology: Topology, levels: Sequence[hierarchy.Level]
 ) -> None:
-    """The checkpoint of a model that comes from elsewhere, with the tables of its tokenizer."""
+    """Write the checkpoint of an imported model, with the tables of its tokenizer."""
     hierarchy.save(folder / "tokenizer" / "connections", levels)
     topology.save(folder / "tokenizer" / "topology.npz")
     for part, place in ((tokenizer, folder / "tokenizer"), (model, folder)):
@@ -95,7 +95,7 @@ def save_errors(folder: Path, head: ErrorHead) -> None:
 
 
 def load_errors(folder: Path) -> ErrorHead | None:
-    """The error head of a MEGA checkpoint; None if it has none. InputError that names a file that is damaged."""
+    """The error head of a MEGA checkpoint; None if it has none. InputError for a damaged file."""
     file = folder / ERRORS
     if not file.exists():
         return None
@@ -111,7 +111,7 @@ def load_errors(folder: Path) -> ErrorHead | None:
 
 
 def _begin_config(folder: Path, config: Any) -> None:
-    """Write the config, or check it if there are weights: one process must not write what another reads."""
+    """Write the config, or check it if there are weights, because another process may be reading it."""
     if not (folder / "model.safetensors").exists():
         _write_config(folder, config)
     elif _read_config(type(config), folder) != config:

@@ -1,8 +1,8 @@
-"""How wrong each vertex is likely to be, without sampling. Ours, not the paper's.
+"""The expected error of each vertex, without sampling. Not part of the paper.
 
-A head on the decoder's states, when all tokens are masked, gives the expected error of every mesh token; a vertex takes
-those of the tokens around it. It also knows what tells a crop that shows no person, or one that training did not have:
-how sure BlazePose is that there is one, how large its person is, and how far its features lie from those of the
+A head on the decoder's states, with all tokens masked, predicts the error of every mesh token. The error of a vertex is
+a weighted mean over the tokens around it. Further inputs detect crops without a person and crops unlike the training
+set: presence, visibility and size of the person by BlazePose, and the distance of the features from those of the
 training set. B batch, N tokens, D width, V vertices, J joints, C channels.
 """
 
@@ -21,7 +21,7 @@ from mega_model.tokenizer import MeshTokenizer
 SMALLEST, LARGEST = 0.01, 3.0
 """Metres."""
 _REACH = 0.08
-"""Metres on the template: deviation of a token's share in the vertices around it."""
+"""Metres on the template: standard deviation of a token's weights around its centre."""
 
 
 class ExpectedError(NamedTuple):
@@ -30,9 +30,9 @@ class ExpectedError(NamedTuple):
     joints_sigma: Tensor
     """[B, J], metres: the same of the joints"""
     distance: Tensor
-    """[B]: root mean square distance of the pooled features from the training set's, in its deviations (Mahalanobis)"""
+    """[B]: root mean square distance of the pooled features from those of the training set (Mahalanobis)"""
     modes: Tensor
-    """[M, V, 3], metres: in which ways meshes are usually wrong, before they are tied to landmarks; see `core.fit`"""
+    """[M, V, 3], metres: principal components of the meshes' errors before the fit to landmarks; see `core.fit`"""
 
 
 class ErrorHead(nn.Module):
@@ -53,7 +53,7 @@ class ErrorHead(nn.Module):
         self.whiten: Tensor
         self.modes: Tensor
         self.calibration: Tensor
-        """[2, 2]: offset and slope of the log of sigma by that of the head, of vertices and of joints"""
+        """[2, 2]: offset and slope from the head's log error to the log of sigma, for vertices and for joints"""
         with torch.no_grad():
             self.calibration[:, 1] = 1
             for head in (self.token, self.person):
@@ -64,7 +64,7 @@ class ErrorHead(nn.Module):
     def begin(
         cls, width: int, tokenizer: MeshTokenizer, topology: Topology, features: PoseFeatures, modes: Tensor
     ) -> ErrorHead:
-        """A new head, for features like those of the training set that are given, with the meshes' modes."""
+        """A new head with the statistics of the training set's features, and with the meshes' modes."""
         shares = token_shares(tokenizer, topology)
         pooled = features.maps.mean(dim=(2, 3))
         sizes = tokenizer.length, len(topology.template), len(topology.joint_names), pooled.shape[1], len(modes)
@@ -75,7 +75,7 @@ class ErrorHead(nn.Module):
         head.joint_shares.copy_(weights / weights.sum(dim=1, keepdim=True) @ shares)
         head.centre.copy_(pooled.mean(dim=0))
         covariance = torch.cov(pooled.T)
-        # directions that hardly vary in renders must not decide
+        # directions that hardly vary in renders must not dominate
         covariance += 1e-3 * covariance.trace() / len(covariance) * torch.eye(len(covariance))
         head.whiten.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
         return head
@@ -100,12 +100,12 @@ class ErrorHead(nn.Module):
             ],
             dim=1,
         )
-        tokens = self.token(states)[..., 0] + self.person(person) - 2  # a decimetre or so, to begin with
+        tokens = self.token(states)[..., 0] + self.person(person) - 2  # initially about a decimetre
         return tokens @ self.shares.T + self.vertex, tokens @ self.joint_shares.T + self.joint, distance
 
 
 def token_shares(tokenizer: MeshTokenizer, topology: Topology) -> Tensor:
-    """[V, N]: how much each token's error says of each vertex; rows sum to one. By distances on the template."""
+    """[V, N]: weights of the tokens' errors for each vertex, from distances on the template; rows sum to one."""
     places = torch.from_numpy(topology.template)
     centres = places
     for table in tokenizer.pooling():

@@ -1,8 +1,8 @@
 """Generation: all tokens at once, or step by step (paper 3.4).
 
-Random numbers come in as uniforms in (0, 1), so that a compiled graph can repeat every choice: per step and token one
-draws the candidate code (inverse distribution function: the same law as Gumbel-max), the other makes the Gumbel noise
-by which candidates are kept.
+Random numbers are an input: uniforms in (0, 1), so that a compiled graph can repeat every choice. Each step and token
+has two. One draws the candidate code by the inverse distribution function, which is equivalent to Gumbel-max. The other
+gives the Gumbel noise that decides which candidates are kept.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mega_model.image_encoding import ImageTokens
 from mega_model.mega import Mega
-from mega_model.seen import ImageTokens
 from mega_model.tokenizer import MeshTokenizer
 
 
@@ -31,23 +31,23 @@ def visible_counts(tokens: int, steps: int) -> list[int]:
 
 
 def temperatures(steps: int, initial: float) -> list[float]:
-    """Noise of step t = 1..T, initial * (1 - t / T): the last step has none."""
+    """Temperature of step t = 1..T: initial * (1 - t / T). It is zero in the last step."""
     return [initial * (1 - t / steps) for t in range(1, steps + 1)]
 
 
 def sample_codes(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
-    """Codes [...] of softmax(logits / temperature), logits [..., S], by one uniform [...] each; 0: the argmax."""
+    """Codes [...] drawn from softmax(logits / temperature) by uniforms [...]; logits [..., S]. 0: argmax."""
     if temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = F.softmax(logits / temperature, dim=-1).cumsum(dim=-1)
-    # rounding may end the sum short of a uniform close to one
+    # by rounding, the sum may end below a uniform close to one
     return (cumulative < uniform[..., None]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
 
 
 def step(
     logits: Tensor, tokens: Tensor, index: Tensor, count: int, temperature: float, uniforms: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step: draw candidate codes, then choose `count` tokens to show; uniforms [B, N, 2], the rest as in `show`."""
+    """One step: draw candidate codes, then choose `count` visible tokens. uniforms [B, N, 2]; the rest as in `show`."""
     candidates = sample_codes(logits, temperature, uniforms[..., 0])
     return show(logits, candidates, tokens, index, count, -temperature * torch.log(-torch.log(uniforms[..., 1])))
 
@@ -55,11 +55,11 @@ def step(
 def show(
     logits: Tensor, candidates: Tensor, tokens: Tensor, index: Tensor, count: int, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The paper's choice of the tokens that become visible: those of the largest logit plus noise.
+    """Choose the visible tokens as in the paper: those with the largest logit plus noise.
 
-    logits [B, N, S]; candidates int64 [B, N]; tokens int64 [B, N], right at the places index [B, M] that are shown
-    already; noise [B, N], Gumbel times the temperature. Returns the tokens with candidates at all other places, and the
-    places [B, count] shown next, old ones among them.
+    logits [B, N, S]. candidates int64 [B, N]. index [B, M]: positions that are visible already. tokens int64 [B, N]:
+    only the values at `index` are used. noise [B, N]: Gumbel noise times the temperature. Returns tokens [B, N], with
+    candidates at all other positions, and the positions [B, count] that are visible now, including `index`.
     """
     after = candidates.scatter(1, index, tokens.gather(1, index))
     if count == tokens.shape[1]:
@@ -71,15 +71,15 @@ def show(
 
 @torch.no_grad()
 def deterministic(model: Mega, features: Any) -> Tensor:
-    """The most likely tokens [B, N], with all of them masked, from what the backbone gives."""
-    return first_logits(model, model.see(features).image).argmax(dim=-1)
+    """The most likely tokens [B, N] when all are masked. features: the backbone's output."""
+    return first_logits(model, model.encode_image(features).image).argmax(dim=-1)
 
 
 def expected_vertices(tokenizer: MeshTokenizer, logits: Tensor) -> Tensor:
     """The mesh [B, V, 3] of the expected codes under logits [B, N, S].
 
-    While the model is unsure this is nearer to the truth than the mesh of the most likely tokens: each of them is
-    chosen without regard to the others.
+    If the model is uncertain, this mesh is closer to the truth than that of the most likely tokens, which are chosen
+    independently of each other.
     """
     return tokenizer.reconstruct(logits.softmax(dim=-1) @ tokenizer.quantizer.codebook)
 
@@ -106,7 +106,7 @@ def sample(model: Mega, image: ImageTokens, logits: Tensor, uniforms: Tensor, te
     def spread(x: Tensor) -> Tensor:
         return x[:, None].expand(-1, samples, *x.shape[1:]).flatten(0, 1)
 
-    # nothing is given yet, so the samples share their first pass
+    # no token is visible in the first step, so all samples share its logits
     noise = temperatures(steps, temperature)
     *_, (tokens, _) = unmask(model, image.map(spread), spread(logits), uniforms.flatten(0, 1), noise)
     return tokens.unflatten(0, (batch, samples))
@@ -124,16 +124,17 @@ def unmask_bodies(model: Mega, uniforms: Tensor, temperature: float) -> Iterator
 def unmask(
     model: Mega, image: ImageTokens | None, logits: Tensor, uniforms: Tensor, noise: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tokens [B, N] and the places [B, n_t] of those that are shown, after each step.
+    """Tokens [B, N] and the positions [B, n_t] of the visible ones, after each step.
 
-    Image tokens or None; the first step's logits [B, N, S]; uniforms [B, T, N, 2]; each step's temperature.
+    image: None for unconditional generation. logits [B, N, S]: of the first step. uniforms [B, T, N, 2]. noise: the
+    temperature of each step.
     """
     steps, length = uniforms.shape[1:3]
     counts = visible_counts(length, steps)
     tokens = torch.zeros_like(uniforms[:, 0, :, 0], dtype=torch.long)
     index = tokens[:, :0]
     for t in range(steps):
-        if counts[t + 1] > counts[t]:  # with many steps the first ones may show nothing
+        if counts[t + 1] > counts[t]:  # with many steps, the first ones may add no visible token
             if counts[t] > 0:
                 logits = model.read(model.decode(image, model.encode(tokens.gather(1, index), index), index), image)
             tokens, index = step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, t])
@@ -144,8 +145,8 @@ def unmask(
 def stochastic(
     model: Mega, features: Any, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
-    """Tokens [B, Q, N] sampled step by step from what the backbone gives, the same for the same seed."""
-    image = model.see(features).image
+    """Tokens [B, Q, N], sampled step by step from the backbone's output; equal seeds give equal tokens."""
+    image = model.encode_image(features).image
     shape = (len(image.tokens), samples, steps, model.config.tokens, 2)
     random = uniforms(shape, seed).to(image.tokens.device)
     return sample(model, image, first_logits(model, image), random, temperature)
@@ -153,12 +154,12 @@ def stochastic(
 
 @torch.no_grad()
 def unconditional(model: Mega, count: int, steps: int = 20, temperature: float = 1.2, seed: int = 0) -> Tensor:
-    """Random bodies [count, N] from a pre-trained model, the same for the same seed."""
+    """Tokens [count, N] of random bodies from a pre-trained model; equal seeds give equal bodies."""
     random = uniforms((count, steps, model.config.tokens, 2), seed).to(model.cls.device)
     *_, (tokens, _) = unmask_bodies(model, random, temperature)
     return tokens
 
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:
-    """float32 in the open interval (0, 1)."""
+    """Random float32 numbers in the open interval (0, 1)."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-7, 1 - 1e-6)

@@ -1,4 +1,4 @@
-"""Rotations and the weak-perspective camera, in torch: what the networks predict. `core.geometry` has the rest."""
+"""Rotations and the weak-perspective camera, in torch, for the networks' outputs. See also `core.geometry`."""
 
 from __future__ import annotations
 

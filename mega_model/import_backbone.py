@@ -1,7 +1,7 @@
-"""`mega import-backbone`: the published weights of BlazePose GHUM, out of TensorFlow Lite files.
+"""`mega import-backbone`: the published weights of BlazePose GHUM, from TensorFlow Lite files.
 
-What it writes is a folder that training takes as `--backbone`, see `train.published.load_backbone`. A file is known by
-its SHA-256; any other with the same layers is read as well, but nothing is said of where it comes from.
+It writes a folder that training takes as `--backbone`, see `train.published.load_backbone`. A published file is
+recognised by its SHA-256. Other files with the same layers are accepted, but get no note of their origin.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ PUBLISHED = {
 
 @dataclass
 class ImportBackbone:
-    """The published weights of BlazePose GHUM (Apache-2.0), as the start of a training on images."""
+    """Import the published weights of BlazePose GHUM (Apache-2.0), to start training from."""
 
     out: Path
     """Folder for model.safetensors and origin.json."""
     tflite: Path | None = None
-    """The pose_landmark file, of any size. Without it, `npm pack @mediapipe/pose` fetches the package that has it."""
+    """The pose_landmark file, of any size. By default `npm pack @mediapipe/pose` downloads it."""
     size: Literal["lite", "full", "heavy"] = "full"
-    """Of the file that is fetched."""
+    """Size of the file to download."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def fetch(size: str, folder: Path) -> Path:
-    """The package's file of this size, put into `folder`. InputError if npm is absent, fails or brings another file."""
+    """Download the package's file of this size into `folder`. InputError if npm is absent or fails."""
     npm = shutil.which("npm")
     if npm is None:
         raise InputError("npm is not installed: install it, or give the .tflite file with --tflite")
@@ -106,7 +106,7 @@ def read(path: Path) -> tuple[BlazePose, int]:
         raise InputError(f"{path}: {len(found)} convolutions lead to the landmarks; BlazePose has {known}")
     weights: dict[str, Tensor] = {}
     for (name, layer), given in zip(layers.items(), found):
-        wanted = Kind(tuple(layer.weight.shape), layer.stride[0], "RELU6" if layer.relu else "NONE")
+        wanted = ConvolutionKind(tuple(layer.weight.shape), layer.stride[0], "RELU6" if layer.relu else "NONE")
         if given.kind != wanted:
             raise InputError(
                 f"{path}: {given.operator} has {given.kind}; BlazePose {variant.name} wants {wanted} there"
@@ -116,8 +116,8 @@ def read(path: Path) -> tuple[BlazePose, int]:
     return backbone, width
 
 
-class Kind(NamedTuple):
-    """What must agree between a convolution of the file and ours."""
+class ConvolutionKind(NamedTuple):
+    """What a convolution of the file and ours must have in common."""
 
     shape: tuple[int, ...]
     stride: int
@@ -128,26 +128,26 @@ class Kind(NamedTuple):
 
 
 @dataclass
-class Given:
+class PublishedConvolution:
     """A convolution of a file."""
 
     operator: str
     """Its place and name in the file."""
-    kind: Kind
+    kind: ConvolutionKind
     weight: Tensor
     """float32 [outputs, inputs per group, height, width]"""
     bias: Tensor
     """float32 [outputs]"""
 
 
-def convolutions(path: Path) -> list[Given]:
-    """Those that lead to the landmarks, world landmarks and presence, as a depth-first walk back from these meets them.
+def convolutions(path: Path) -> list[PublishedConvolution]:
+    """The convolutions that lead to landmarks, world landmarks and presence, in depth-first order from these outputs.
 
     Raises InputError that names the file and what is wrong in it.
     """
     must_exist(path)
     try:
-        graph = Graph.parse(path.read_bytes())
+        graph = TfliteGraph.parse(path.read_bytes())
     except Exception as error:  # the reader trusts the file, so damaged ones raise anything
         raise InputError(f"{path}: not a readable TensorFlow Lite file ({error})") from error
     stack = []
@@ -173,7 +173,7 @@ def convolutions(path: Path) -> list[Given]:
     return found
 
 
-def _given(path: Path, graph: Graph, operator: Operator) -> Given:
+def _given(path: Path, graph: TfliteGraph, operator: TfliteOperator) -> PublishedConvolution:
     name = f"operator {operator.place} ({operator.name})"
     constants = [graph.constants.get(i) for i in operator.inputs[1:]]
     if len(constants) != 2 or constants[0] is None or constants[1] is None or constants[0].ndim != 4:
@@ -181,17 +181,19 @@ def _given(path: Path, graph: Graph, operator: Operator) -> Given:
     weight, bias = constants[0].transpose(_CONVOLUTIONS[operator.name]), constants[1]
     if bias.shape != weight.shape[:1]:
         raise InputError(f"{path}: {name} has {weight.shape[0]} outputs and {bias.size} biases")
-    kind = Kind(weight.shape, operator.stride, operator.activation)
-    return Given(name, kind, *(torch.tensor(np.ascontiguousarray(x, np.float32)) for x in (weight, bias)))
+    kind = ConvolutionKind(weight.shape, operator.stride, operator.activation)
+    return PublishedConvolution(
+        name, kind, *(torch.tensor(np.ascontiguousarray(x, np.float32)) for x in (weight, bias))
+    )
 
 
 _CONVOLUTIONS = {"CONV_2D": (0, 3, 1, 2), "DEPTHWISE_CONV_2D": (3, 0, 1, 2)}
-"""Operator -> how the axes of its weights must be ordered for torch."""
+"""Operator -> the order of its weights' axes in torch."""
 _OTHERS = "ADD PAD MAX_POOL_2D RESIZE_BILINEAR RESHAPE LOGISTIC".split()
 
 
 @dataclass
-class Operator:
+class TfliteOperator:
     place: int
     name: str
     inputs: list[int]
@@ -200,19 +202,19 @@ class Operator:
 
 
 @dataclass
-class Graph:
-    """Of a TensorFlow Lite file what the import needs; tensors are numbers."""
+class TfliteGraph:
+    """The parts of a TensorFlow Lite file that the import needs. Tensors are indices."""
 
-    makers: dict[int, Operator]
+    makers: dict[int, TfliteOperator]
     """Tensor -> the operator that makes it."""
     constants: dict[int, np.ndarray]
-    """Those of float16 and float32."""
+    """Tensor -> its values; float16 and float32 only."""
     outputs: dict[tuple[int, ...], int]
     """Shape -> tensor."""
 
     @classmethod
-    def parse(cls, content: bytes) -> Graph:
-        """Raises anything if the content is damaged."""
+    def parse(cls, content: bytes) -> TfliteGraph:
+        """Damaged content may raise any exception."""
         if not tflite.Model.ModelBufferHasIdentifier(content, 0):
             raise ValueError("it does not begin like one")
         model = tflite.Model.GetRootAs(content, 0)
@@ -235,7 +237,7 @@ class Graph:
             code = model.OperatorCodes(of_file.OpcodeIndex())
             # older files have the code in a field that is too small for newer operators
             name = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-            operator = Operator(place, name, of_file.InputsAsNumpy().tolist())
+            operator = TfliteOperator(place, name, of_file.InputsAsNumpy().tolist())
             if name == "DEQUANTIZE" and operator.inputs[0] in constants:
                 constants[of_file.Outputs(0)] = constants[operator.inputs[0]]
                 continue

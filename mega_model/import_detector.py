@@ -1,7 +1,7 @@
 """`mega import-detector`: Google's MoveNet MultiPose, converted to ONNX, as the person detector of a bundle.
 
-docs/detector.md has the commands that make the ONNX file. Its weights are known by their SHA-256; a file with others is
-taken as well, but nothing is said of where it comes from.
+docs/detector.md has the commands for the conversion. Published weights are recognised by their SHA-256. Files with
+other weights are accepted, but get no note of their origin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KEYPOINTS = 17
 ROW = 3 * KEYPOINTS + 5
 """Numbers of a person: y, x, score of each keypoint, then ymin, xmin, ymax, xmax, score; shares of height and width."""
 GOOD = 0.13
-"""The model's score that becomes 0.5: the one of the best F1 on photographs."""
+"""The model's score that is mapped to 0.5: the threshold with the best F1 on photographs."""
 PUBLISHED = "252ca4e9e839d1e98debf063835536771249177044d620e938a392d7f404d351"
 """`fingerprint` of Google's weights."""
 ORIGIN = (
@@ -53,7 +53,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def detector(path: Path) -> tuple[onnx.ModelProto, bool]:
-    """What a bundle's detector is, made of MoveNet, and whether its weights are the published ones.
+    """The bundle's detector graph, made from MoveNet, and whether its weights are the published ones.
 
     image uint8 [1, H, W, 3] RGB -> boxes [N, 4] (x0, y0, x1, y1), scores [N], keypoints [N, 17, 3] (x, y, score), best
     first; float32, places in pixels of the image. Raises InputError that names the file.
@@ -115,7 +115,7 @@ def detector(path: Path) -> tuple[onnx.ModelProto, bool]:
 
 
 def fingerprint(graph: onnx.GraphProto) -> str:
-    """SHA-256 of the large weights, whatever their names and order, which differ from one conversion to the next."""
+    """SHA-256 of the large weights, independent of names and order, which differ between conversions."""
     weights = (numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.FLOAT)
     return hashlib.sha256(
         b"".join(sorted({hashlib.sha256(w.tobytes()).digest() for w in weights if w.size >= LARGE}))
@@ -123,7 +123,7 @@ def fingerprint(graph: onnx.GraphProto) -> str:
 
 
 def _type(value: onnx.ValueInfoProto) -> tuple[int, tuple[int, ...]]:
-    """Element type and shape; a size that may change is 0."""
+    """Element type and shape; dynamic sizes are 0."""
     tensor = value.type.tensor_type
     return tensor.elem_type, tuple(size.dim_value for size in tensor.shape.dim)
 

@@ -1,8 +1,8 @@
-"""From BlazePose's features to what MEGA reads: image tokens, rotation and camera. Ours, not the paper's.
+"""From BlazePose's features to image tokens, rotation and camera. Not part of the paper.
 
-Features of a network that has seen people in photographs hold a pose already, in landmarks. A multilayer perceptron
-lifts them to the latents of the mesh tokens, which become image tokens; the rotation is a turn of the torso frame that
-the world landmarks span. B batch, N mesh tokens, D width, C channels.
+BlazePose's landmarks already contain a pose. A multilayer perceptron lifts the features to the latents of the mesh
+tokens, which become image tokens. The rotation is relative to the torso frame, which the world landmarks span. B batch,
+N mesh tokens, D width, C channels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from mega_model.blazepose import LANDMARKS, PoseFeatures
 from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
-from mega_model.seen import ImageTokens, Seen
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 
 HIDDEN = 1024
 EXTRA = 4
-"""Image tokens beside those of the mesh tokens' latents."""
+"""Number of further image tokens, which are not latents of mesh tokens."""
 CELLS = 16
-"""Of BlazePose's 4x4 map."""
+"""Cells of BlazePose's 4x4 map."""
 
 _SHOULDERS, _HIPS = (
     [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
@@ -27,7 +27,7 @@ _SHOULDERS, _HIPS = (
 
 
 class Lifter(nn.Module):
-    """`PoseFeatures` of B crops -> `Seen`."""
+    """`PoseFeatures` of B crops -> `ImageEncoding`."""
 
     def __init__(self, channels: int, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class Lifter(nn.Module):
         self.position = nn.Parameter(0.5 * torch.randn(tokens + EXTRA, width))
         self.register_buffer("codes", torch.zeros(codes, latent))
         self.codes: Tensor
-        """[S, latent]: the tokenizer's, in units of their deviation, in which latents are predicted"""
+        """[S, latent]: the tokenizer's codes, divided by `unit`, like the predicted latents"""
         self.register_buffer("unit", torch.ones(latent))
         self.unit: Tensor
-        """[latent]: this deviation"""
+        """[latent]: standard deviation of the codes"""
         self.sharpness = nn.Parameter(torch.tensor(-0.5))
         self.shape = tokens, latent
-        with torch.no_grad():  # training starts from the torso frame, and from a person who nearly fills the crop
+        with torch.no_grad():  # initial prediction: the torso frame, and a person who nearly fills the crop
             for layer in (self.turn, self.camera, self.latents):
                 layer.weight.mul_(0.1)
                 layer.bias.zero_()
@@ -57,18 +57,18 @@ class Lifter(nn.Module):
             self.camera.bias.copy_(torch.tensor([0.8, 0, 0]))
 
     @torch.no_grad()
-    def know(self, codebook: Tensor) -> None:
-        """Take over the tokenizer's codes [S, latent]."""
+    def set_codebook(self, codebook: Tensor) -> None:
+        """Set the tokenizer's codes [S, latent]."""
         self.unit.copy_(codebook.std(dim=0))
         self.codes.copy_(codebook / self.unit)
 
-    def forward(self, features: PoseFeatures) -> Seen:
-        if self.training:  # landmarks of photographs are off in other ways than those of renders
+    def forward(self, features: PoseFeatures) -> ImageEncoding:
+        if self.training:  # landmark errors on photographs differ from those on renders
             jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
             world = features.world + 0.01 * torch.randn_like(features.world)
             features = features._replace(landmarks=features.landmarks + jitter, world=world)
         torso = torso_frame(features.world)
-        # in units of about one
+        # scaled to about unit variance
         probabilities = features.landmarks[..., 3:] - 0.5
         inputs = (
             2 * features.landmarks[..., :3],
@@ -76,17 +76,17 @@ class Lifter(nn.Module):
             2 * features.world,
             2 * features.world @ torso,
             torso,
-            # single cells must not become what a few hundred renders are known by
+            # dropout of single cells, against overfitting to few renders
             F.dropout(features.maps / 2, 0.15, self.training),
         )
         hidden = self.trunk(torch.cat([x.flatten(1).clamp(-8, 8) for x in inputs], dim=1))
         rotation = torso @ rot6d_to_matrix(self.turn(hidden))
         latents = self.latents(hidden).unflatten(1, self.shape)
         tokens = torch.cat([self.embed(latents), self.extra(hidden).unflatten(1, (EXTRA, -1))], dim=1)
-        # codes are likely as they are near; the square of the latents is the same for all of them
+        # the negative squared distance to each code, without the square of the latents, which is constant
         nearness = 2 * latents @ self.codes.T - self.codes.square().sum(dim=1)
         image = ImageTokens(tokens + self.position, self.sharpness.exp() * nearness)
-        return Seen(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
+        return ImageEncoding(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
 
 
 def torso_frame(world: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""MEGA: a masked autoencoder over mesh tokens that can see an image (paper 3.2 to 3.4).
+"""MEGA: a masked autoencoder over mesh tokens, conditioned on an image (paper 3.2 to 3.4).
 
-The encoder sees the given tokens only. The decoder sees [image tokens, cls, 54 mesh tokens], mask tokens where a mesh
-token is not given, and predicts all of them. Rotation and camera come from the image alone. In `visible`, 1 (True) is
-given, 0 is masked. Shapes: B batch, N tokens, S codes, D width, C image channels, L image tokens, M given tokens.
+The encoder reads the visible tokens only. The decoder reads [image tokens, cls, 54 mesh tokens], with mask tokens in
+place of masked mesh tokens, and predicts all mesh tokens. Rotation and camera depend on the image only. `visible` is
+True for given tokens and False for masked ones. Shapes: B batch, N tokens, S codes, D width, C image channels, L image
+tokens, M visible tokens.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.backbones import BACKBONES
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.lifter import Lifter
-from mega_model.seen import ImageTokens, Seen
 from mega_model.transformer import Block
 
 
@@ -34,10 +35,10 @@ class MegaConfig:
     backbone_width: int = 144
     """See `backbones.BACKBONES`."""
     image_size: int = 256
-    """Side of the crops in pixels. Crops are square; the ViT looks at the middle three quarters of their columns."""
+    """Side of the crops in pixels. Crops are square; the ViT uses the middle three quarters of the columns."""
     head_dropout: float = 0.1
     latent: int = 9
-    """Of the tokenizer: BlazePose's features are lifted to the tokens' latents."""
+    """Width of the tokenizer's latents, which the lifter predicts."""
 
 
 _PAPER = MegaConfig(width=1024, encoder_blocks=12, decoder_blocks=4, head_dropout=0.5)
@@ -89,7 +90,7 @@ class Mega(nn.Module):
             self.pose_head = nn.Sequential(nn.Linear(channels, c.width), drop, nn.Linear(c.width, c.width), drop)
             self.rotation_head = nn.Linear(c.width, 6)
             self.camera_head = nn.Linear(c.width, 3)
-            with torch.no_grad():  # training starts from an upright person, seen from the front, who fills the crop
+            with torch.no_grad():  # initial prediction: an upright person, seen from the front, who fills the crop
                 self.rotation_head.bias.copy_(torch.tensor([1.0, 0, 0, 0, -1, 0]))
                 self.camera_head.bias.copy_(torch.tensor([1.0, 0, 0]))
 
@@ -101,38 +102,38 @@ class Mega(nn.Module):
                     nn.init.xavier_uniform_(m.weight)
 
     def forward(self, features: Any | None, tokens: Tensor, visible: Tensor) -> MegaOutput:
-        """What the backbone gives, or None (unconditional); tokens int64 [B, N], visible bool [B, N]."""
+        """features: the backbone's output, or None (unconditional). tokens int64 [B, N], visible bool [B, N]."""
         if features is None:
             return MegaOutput(self.logits(None, tokens, visible), None, None)
-        seen = self.see(features)
+        seen = self.encode_image(features)
         return MegaOutput(self.logits(seen.image, tokens, visible), seen.rot6d, seen.camera)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, H, W] in 0..1 -> what the backbone wants."""
+        """RGB [B, 3, H, W] in 0..1 -> the backbone's input."""
         mean, std = (
             torch.tensor(x, device=images.device)[:, None, None] for x in (self.backbone.mean, self.backbone.std)
         )
         return (images - mean) / std
 
-    def see(self, features: Any) -> Seen:
-        """What the image says, from what the backbone gives: once per image, for any number of passes."""
+    def encode_image(self, features: Any) -> ImageEncoding:
+        """The image's part of the model, from the backbone's output. It is computed once per image."""
         if self.lifter is not None:
             return self.lifter(features)
         tokens = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
         x = self.pose_head(features.mean(dim=(2, 3)))
         tokens = tokens + sinusoid(*tokens.shape[1:]).to(tokens)
-        return Seen(ImageTokens(tokens), self.rotation_head(x), self.camera_head(x))
+        return ImageEncoding(ImageTokens(tokens), self.rotation_head(x), self.camera_head(x))
 
     def logits(self, image: ImageTokens | None, tokens: Tensor, visible: Tensor) -> Tensor:
         """Logits [B, N, S] from image tokens (None: unconditional), tokens and visible [B, N]."""
-        # rows may show different numbers of tokens: pad to the longest, and keep the padding out of the attention
+        # rows may have different numbers of visible tokens: pad to the longest, and mask the padding
         count = visible.sum(dim=1, keepdim=True)
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : int(count.max())]
         keep = torch.arange(index.shape[1], device=index.device) < count
         return self.read(self.decode(image, self.encode(tokens.gather(1, index), index, keep), index, keep), image)
 
     def encode(self, tokens: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Given tokens [B, M] at places index [B, M] -> [B, 1 + M, D], cls first; keep [B, M] is False at padding."""
+        """Visible tokens [B, M] at positions index [B, M] -> [B, 1 + M, D], cls first; keep [B, M]: no padding."""
         x = self.embed(tokens) + self.encoder_position[index]
         x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)
         if keep is not None:
@@ -142,9 +143,9 @@ class Mega(nn.Module):
         return self.encoder_norm(x)
 
     def encode_nothing(self) -> Tensor:
-        """`encode` of no token at all: [1, 1, D], a constant of the weights, and so kept until these change.
+        """`encode` without visible tokens: [1, 1, D]. It depends only on the weights and is cached until they change.
 
-        A change through `.data` goes unnoticed, as torch does not count it.
+        Changes through `.data` are not detected, because torch does not count them.
         """
         nothing = torch.zeros(1, 0, dtype=torch.long, device=self.cls.device)
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled(self.cls.device.type):
@@ -158,7 +159,7 @@ class Mega(nn.Module):
         return self._nothing[1]
 
     def decode(self, image: ImageTokens | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Image tokens and what `encode` gave for tokens at places index [B, M] -> states [B, N, D], see `read`."""
+        """Image tokens and the output of `encode` for positions index [B, M] -> states [B, N, D], see `read`."""
         cls, given = encoded[:, :1], encoded[:, 1:]
         x = self.mask_token.expand(len(given), self.config.tokens, -1)
         if keep is not None:
@@ -190,17 +191,17 @@ def masked_count(tau: Tensor, tokens: int) -> Tensor:
 
 
 def random_mask(batch: int, tokens: int, device: torch.device | str = "cpu") -> Tensor:
-    """Training masks: visible bool [batch, tokens], each row with a ratio of its own from the cosine schedule."""
+    """Training masks: visible bool [batch, tokens], each row with its own ratio from the cosine schedule."""
     masked = masked_count(torch.rand(batch, 1, device=device), tokens)
     rank = torch.rand(batch, tokens, device=device).argsort(dim=1)
     return rank >= masked
 
 
 def token_loss(model: Mega, image: ImageTokens | None, tokens: Tensor) -> Tensor:
-    """Cross-entropy of tokens [B, N] that a random mask hides (paper 3.3), with image tokens or without."""
+    """Cross-entropy of randomly masked tokens [B, N] (paper 3.3), with or without image tokens."""
     visible = random_mask(len(tokens), tokens.shape[1], tokens.device)
     losses = []
-    # rows that show similar numbers of tokens together: the encoder pads to the longest row
+    # group rows with similar numbers of visible tokens, because the encoder pads to the longest row
     for part in visible.sum(dim=1).argsort().chunk(4):
         logits = model.logits(None if image is None else image.map(itemgetter(part)), tokens[part], visible[part])
         masked = ~visible[part]

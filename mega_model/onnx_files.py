@@ -1,4 +1,4 @@
-"""ONNX files: read with an error that names them, and stored with float16 weights where nothing is lost by it."""
+"""Reads ONNX files, and stores weights as float16 where this is lossless."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
 
 LARGE = 1024
-"""Numbers from which on a tensor counts as weights."""
+"""Smallest number of elements of a tensor that counts as weights."""
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -25,7 +25,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def halve(graph: onnx.GraphProto) -> None:
-    """Keep as float16 what loses nothing by it, followed by a cast, which onnxruntime does once, at loading."""
+    """Store weights as float16 where this is lossless, followed by a cast, which onnxruntime runs once, at loading."""
     casts = []
     for tensor in graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

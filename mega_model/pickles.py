@@ -1,4 +1,4 @@
-"""Arrays in other people's pickles, read without running anything that is in them."""
+"""Reads arrays from untrusted pickles without running code from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mega_model.core.files import must_exist
 
 
 def read_pickle(path: Path) -> Any:
-    """What is in a pickle of Python 2 or 3: builtins, numpy arrays, and `Record`s for objects of chumpy and scipy.
+    """The content of a pickle of Python 2 or 3: builtins, numpy arrays, and `Record`s for objects of chumpy and scipy.
 
-    Raises InputError for anything else, before any code of it could run.
+    Raises InputError for anything else, before any of its code runs.
     """
     must_exist(path)
     with path.open("rb") as file:
@@ -26,7 +26,7 @@ def read_pickle(path: Path) -> Any:
 
 
 class Record:
-    """An object of another library in a pickle: its fields, as data."""
+    """The fields of an object of another library."""
 
     fields: dict[str, Any]
 
@@ -34,7 +34,7 @@ class Record:
         self.fields = state
 
     def array(self) -> np.ndarray:
-        """The array that a chumpy array, a selection of one, or a scipy csc_matrix stands for, else ValueError."""
+        """The array of a chumpy array, of a selection of one, or of a scipy csc_matrix; else ValueError."""
         has = self.fields.keys()
         if "x" in has:
             return as_array(self.fields["x"])
@@ -66,7 +66,7 @@ class _Kind:
 
 
 class _Array(np.ndarray):
-    """An array that fills itself from a pickle, and takes no bytes for objects."""
+    """An array that restores itself from a pickle, without objects from bytes."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, data = state
@@ -95,7 +95,7 @@ _KNOWN = {
     "builtins.bytes": lambda: b"",
     "_codecs.encode": lambda text, _: text.encode("latin1"),
 }
-"""What a pickle may name -> what it gets: of numpy our own makers, as numpy's trust the pickle with memory."""
+"""Allowed name -> replacement. numpy's own constructors are replaced, because they trust the pickle's sizes."""
 
 _RENAMED = {
     "__builtin__": "builtins",
@@ -106,7 +106,7 @@ _RENAMED = {
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Makes what is data, and nothing else."""
+    """Creates data objects only."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get(f"{_RENAMED.get(module, module)}.{name}")

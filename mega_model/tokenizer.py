@@ -1,7 +1,7 @@
 """Mesh-VQ-VAE: a canonical mesh to 54 tokens and back (paper 3.1; layers after Zhou et al. 2020).
 
 Convolutions and pools alternate. Every token is the quantised latent of one vertex of the coarsest graph, so it
-describes one part of the body. Tensors are [vertices, batch, channels] inside: a gather then copies whole rows.
+describes one part of the body. Internally, tensors are [vertices, batch, channels], so that a gather copies whole rows.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Layer(NamedTuple):
     """A layer of the encoder or decoder: sqrt(1 - r) ELU(convolution) + sqrt(r) shortcut, with r the residual rate."""
 
     channels: int
-    """That come out."""
+    """Output channels."""
     bases: int
-    """Of the convolution's kernels."""
+    """Number of kernel bases of the convolution."""
     residual: float
-    """0: a convolution only; 1: a shortcut only, which is what a pool is."""
+    """0: only a convolution; 1: only a shortcut, which is a pool."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class TokenizerConfig:
     seeds: tuple[int, ...] = ()
     """Template vertices at which the hierarchy starts."""
     channels: tuple[int, ...] = (32, 128)
-    """Width after the convolution of each level, finest first; one level more halves the graph once more."""
+    """Width after the convolution of each level, finest first; each level halves the graph."""
     latent: int = 9
     codes: int = 512
     bases: int = 9
     commitment: float = 0.25
     from_template: bool = True
-    """Codes spell the difference to the template, so that all body parts share them; else the vertices themselves."""
+    """Codes describe the difference to the template, so that all body parts share them; otherwise the vertices."""
     layers: tuple[Layer, ...] = ()
-    """Encoder and decoder spelt out, in place of what `channels`, `latent` and `bases` say of them."""
+    """All layers of encoder and decoder, instead of `channels`, `latent` and `bases`."""
 
     def stack(self) -> list[Layer]:
-        """The encoder's layers and, as many again, the decoder's; every second one changes the graph."""
+        """The encoder's layers, then equally many of the decoder; every second layer changes the graph."""
         if self.layers:
-            return [Layer(*layer) for layer in self.layers]  # from a file they come as plain lists
+            return [Layer(*layer) for layer in self.layers]  # files give plain lists
         down = [Layer(c, bases, rate) for c in self.channels for bases, rate in ((self.bases, 0), (0, 1))]
         up = [Layer(c, bases, rate) for c in self.channels[::-1] for bases, rate in ((self.bases, 0), (0, 1))]
         return [*down, Layer(self.latent, self.bases, 0), *up, Layer(3, self.bases, 0)]
@@ -66,7 +66,7 @@ class TokenizerOutput(NamedTuple):
 
 def gather_sum(x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of rows: x [inputs, D], index and weights [rows, M] -> [rows, D]."""
-    if torch.compiler.is_compiling():  # true in an export, too, and ONNX has no EmbeddingBag
+    if torch.compiler.is_compiling():  # also during an export, as ONNX has no EmbeddingBag
         return (weights[:, None] @ x[index]).squeeze(1)
     return F.embedding_bag(index, x, per_sample_weights=weights, mode="sum")  # never builds the gathered rows
 
@@ -76,7 +76,7 @@ class _OverTable(nn.Module):
 
     def __init__(self, table: hierarchy.Table) -> None:
         super().__init__()
-        # the padding may point anywhere: its weight is zero
+        # the padding may have any index, as its weight is zero
         self.register_buffer(
             "index", torch.from_numpy(table.index).long().clamp(max=table.inputs - 1), persistent=False
         )
@@ -87,7 +87,7 @@ class _OverTable(nn.Module):
 
 
 class MeshConv(_OverTable):
-    """Convolution with a kernel of its own per neighbour, mixed from shared bases.
+    """Convolution with one kernel per neighbour, mixed from shared bases.
 
     y[p] = bias + sum_m sum_w mixing[p, m, w] weights[w] x[index[p, m]]
     """
@@ -103,7 +103,7 @@ class MeshConv(_OverTable):
         bases, outputs, inputs = self.weights.shape
         vertices, batch = x.shape[:2]
         mixing = self.mixing * self.mask[..., None]
-        # the sums over m and w commute: gather whichever side has fewer channels
+        # the sums over m and w commute: gather the side with fewer channels
         if outputs < inputs:
             kernels = self.weights.permute(2, 0, 1).reshape(inputs, bases * outputs)
             y = (x @ kernels).reshape(vertices, batch, bases, outputs).transpose(1, 2)
@@ -143,7 +143,7 @@ class MeshMixed(nn.Module):
 
 
 def mesh_layer(table: hierarchy.Table, inputs: int, layer: Layer, last: bool) -> list[nn.Module]:
-    """The modules of one layer: one, and the ELU behind a pure convolution. The `last` layer has no ELU."""
+    """The modules of one layer: one, and an ELU after a pure convolution, except in the `last` layer."""
     convolution: list[nn.Module] = []
     shortcut: list[nn.Module] = []
     if layer.residual < 1:
@@ -159,7 +159,7 @@ def mesh_layer(table: hierarchy.Table, inputs: int, layer: Layer, last: bool) ->
 
 
 class Quantizer(nn.Module):
-    """Nearest code; codes follow their members by exponential moving averages, and dead ones start again."""
+    """Nearest code. Codes are exponential moving averages of their members; unused ones are reset."""
 
     def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Quantizer(nn.Module):
 
     @property
     def started(self) -> bool:
-        """Whether the codes have members yet: random codes quantise to noise."""
+        """Whether the codes are initialised."""
         return bool(self.size.any())
 
     def forward(self, z: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, z: Tensor, rounds: int = 10) -> None:
-        """k-means on latents [..., width] (at least as many as codes)."""
+        """Initialise the codes by k-means on latents [..., width], at least as many as codes."""
         flat = z.reshape(-1, z.shape[-1])
         self.codebook.copy_(flat[torch.randperm(len(flat), device=flat.device)[: len(self.codebook)]])
         for _ in range(rounds):
@@ -196,7 +196,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor) -> None:
-        """One step of the moving averages; codes with a tenth of the mean's members or less start again elsewhere."""
+        """One step of the moving averages. Codes with less than a tenth of the mean number of members are reset."""
         flat = z.reshape(-1, z.shape[-1])
         count, total = self._members(flat, tokens)
         self.size.lerp_(count, 1 - self.decay)
@@ -220,7 +220,7 @@ class MeshTokenizer(nn.Module):
     def __init__(
         self, topology: Topology, config: TokenizerConfig, levels: Sequence[hierarchy.Level] | None = None
     ) -> None:
-        """`levels` is the hierarchy, if it is known; else it is computed from the topology's faces."""
+        """`levels`: the hierarchy; by default computed from the topology's faces."""
         super().__init__()
         self.config = config
         stack = config.stack()
@@ -245,7 +245,7 @@ class MeshTokenizer(nn.Module):
         self.template: Tensor
 
     def pooling(self) -> list[Tensor]:
-        """For each level of the encoder int [rows, M]: the input vertices that a vertex reads, -1 in the padding."""
+        """For each level of the encoder, int [rows, M]: the input vertices of each vertex, -1 in the padding."""
         layers = [m for m in self.encoder.modules() if isinstance(m, _OverTable)]
         return [torch.where(layer.mask > 0, layer.index, -1) for layer in layers]
 
@@ -266,9 +266,9 @@ class MeshTokenizer(nn.Module):
         return self.reconstruct(self.quantizer.codebook[tokens])
 
     def forward(self, vertices: Tensor) -> TokenizerOutput:
-        """Reconstruction for training: gradients pass the quantiser straight through."""
+        """Reconstruction for training, with a straight-through gradient of the quantiser."""
         z = self.latents(vertices)
-        if not self.quantizer.started:  # a plain autoencoder, until it knows what latents look like
+        if not self.quantizer.started:  # an autoencoder without quantisation, until the codes are initialised
             return TokenizerOutput(self.reconstruct(z), self.quantizer(z), z.new_zeros(()))
         tokens = self.quantizer(z)
         quantized = self.quantizer.codebook[tokens]

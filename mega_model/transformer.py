@@ -1,4 +1,4 @@
-"""The transformer block that MEGA and its ViT backbone are made of."""
+"""The transformer block of MEGA and its ViT backbone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Pre-norm block (Dosovitskiy et al. 2021): attention and a GELU layer four times as wide, each around a shortcut.
+    """Pre-norm block (Dosovitskiy et al. 2021): attention and a GELU layer four times as wide, each with a shortcut.
 
     `bias` is that of queries, keys and values, `eps` that of the layer norms.
     """
@@ -21,9 +21,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, keep: Tensor | None = None, first: int = 0) -> Tensor:
-        """x [B, L, D] -> [B, L - first, D]: the outputs from place `first` on; those before are only attended to.
+        """x [B, L, D] -> [B, L - first, D]: the outputs from index `first` on; earlier ones are only attended to.
 
-        keep bool [B, L]: what may be attended to, everything if None.
+        keep bool [B, L]: mask of the keys; None for no mask.
         """
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, heads, L, D']
         mask = None if keep is None else keep[:, None, None]

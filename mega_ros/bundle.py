@@ -1,6 +1,6 @@
-"""A compiled model on disk: one folder with a manifest (`bundle.json`), ONNX graphs and the body's topology.
+"""An exported model on disk: a folder with a manifest (`bundle.json`), ONNX graphs and the body's topology.
 
-Only this module knows the manifest's format: `write_bundle` makes it, `Bundle.load` reads and checks it.
+Only this module depends on the manifest's format: `write_bundle` writes it, `Bundle.load` reads and checks it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ FORMAT = 2
 MANIFEST = "bundle.json"
 TOPOLOGY = "topology.npz"
 LANDMARKS = ("landmarks", "world", "presence")
-"""What a backbone gives beside features, if it was trained on 2D poses, as BlazePose was."""
-GRAPHS = {  # inputs and outputs that mega_ros relies on; then those that a graph may have as well
+"""Further outputs of a backbone that was trained on 2D poses, such as BlazePose."""
+GRAPHS = {  # required inputs and outputs, then optional ones
     "backbone": (["crops"], ["features"], [], [*LANDMARKS]),
     "deterministic": (
         ["features"],
@@ -46,9 +46,9 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 @dataclass(frozen=True)
 class Tensor:
     dtype: str
-    """numpy's name: uint8, int64, float32."""
+    """The numpy name: uint8, int64, float32."""
     shape: tuple[int | str, ...]
-    """A name ("P", "Q") is a size that may change from call to call."""
+    """A name ("P", "Q") is a dynamic size."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class Crop:
     margin: Positive
     """Side of the crop over the larger side of the box."""
     mean: tuple[float, ...]
-    """RGB normalisation, 0 to 1; it is applied inside the backbone graph and written down for the reader."""
+    """RGB normalisation, 0 to 1. For information only: the backbone graph applies it."""
     std: tuple[float, ...]
     looks: Count
-    """How often a person is looked at: first about the box, then about the region that the landmarks give."""
+    """Number of crops per person: the first around the box, the others around the region that the landmarks give."""
     camera: Literal["ray"] = "ray"
-    """The crop is what `mega_model.core.geometry.crop_cameras` sees."""
+    """Crops come from the cameras of `mega_model.core.geometry.crop_cameras`."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Sampling:
     steps: Count
     """T, fixed in the sampler graph."""
     samples: Annotated[int, msgspec.Meta(ge=0)]
-    """Q, when the caller gives none; 0: the deterministic mesh alone."""
+    """Default Q; 0 for the deterministic mesh only."""
     temperature: Positive
     """tau, fixed in the sampler graph."""
 
@@ -95,12 +95,12 @@ class Sampling:
 @dataclass(frozen=True)
 class Calibration:
     scale: Positive
-    """What the graphs give as sigma, or the samples' spread where they give none, times `scale` is sigma."""
+    """Factor on the graph's sigma, or on the samples' spread if the graph has no sigma."""
     how: str
     coverage: dict[str, float]
-    """Fraction of held-out vertices whose error lies within so many sigma."""
+    """Radius ("1 sigma") -> fraction of held-out vertices whose error is inside."""
     quantiles: dict[str, float] = field(default_factory=dict)
-    """Fraction -> within how many sigma it lies. Half of the errors are below quantiles["0.50"] * sigma."""
+    """Fraction -> radius in sigma that contains it: half of the errors are below quantiles["0.50"] * sigma."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `bundle.json` holds: the one declaration by which it is written, read and checked."""
+    """The content of `bundle.json`: this declaration is used to write, read and check it."""
 
     format: int
     name: str
@@ -125,16 +125,16 @@ class Manifest:
     body: Body
     training: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict, kw_only=True)
-    """Graph -> whose weights it has and under which licence, where others published them. Older bundles lack it."""
+    """Graph -> origin and licence of published weights. Older bundles lack this field."""
 
 
 @dataclass(frozen=True)
 class Bundle(Manifest):
-    """A checked bundle: every file is there and is the one that was exported."""
+    """A checked bundle: all files exist and have the hashes of the export."""
 
     folder: Path
     hash: str
-    """SHA-256 of `bundle.json`, which holds those of all the other files: it names the whole model."""
+    """SHA-256 of `bundle.json`. As that holds the hashes of all other files, it identifies the whole model."""
 
     @classmethod
     def load(cls, name: str | Path = "default") -> Bundle:
@@ -173,7 +173,7 @@ def write_bundle(
     training: dict[str, Any],
     origins: dict[str, str],
 ) -> Bundle:
-    """Seal a folder that holds `topology.npz` and one .onnx file per graph: hash them, write the manifest, load it."""
+    """Hash `topology.npz` and the .onnx files in a folder, write the manifest, and load the bundle."""
     files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
     manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
@@ -186,7 +186,7 @@ def _sha256(data: bytes) -> str:
 
 @dataclass(frozen=True)
 class _Header:
-    """What every format has. A manifest of another one may lack fields that this one needs, so it is read first."""
+    """The part common to all formats. It is read first, because other formats may lack fields of this one."""
 
     format: int
 
@@ -223,7 +223,7 @@ def _check_tensors(manifest: Manifest, path: Path) -> None:
 
 
 def _check_links(manifest: Manifest, path: Path) -> None:
-    """What a part of the bundle needs of a graph's outputs."""
+    """Check that the outputs which other graphs or fields need exist."""
     deterministic, sampler = manifest.graphs["deterministic"], manifest.graphs["sampler"]
     giver: GraphName
     for where, needed, giver in (

@@ -1,4 +1,4 @@
-"""`mega`: one command, a verb for everything. It joins the verbs of mega_ros, of mega_model and of a checkout."""
+"""`mega`: the command with the verbs of mega_ros, of mega_model and of a checkout."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mega_model.core.commands import run
 
 OF_RUNTIME = {
     "node": ("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
-    "demo": ("mega_ros.replay.demo:main", "play a bag, image, video or camera to the node and show what it finds"),
-    "evaluate keypoints": ("mega_ros.replay.keypoints:main", "a bundle on your annotated photographs"),
+    "demo": ("mega_ros.replay.demo:main", "play a clip, image, video or camera to the node and report the result"),
+    "evaluate keypoints": ("mega_ros.replay.keypoints:main", "evaluate a bundle on annotated photographs"),
 }
 OF_CHECKOUT = {
-    "export onnx": ("export.to_onnx:main", "a checkpoint to a bundle, which the node runs"),
-    "export check": ("export.check:main", "does a bundle compute what torch computes?"),
-    "clip": ("export.clip:main", "render the clip that the demo plays"),
+    "export onnx": ("export.to_onnx:main", "a checkpoint to a bundle for the node"),
+    "export check": ("export.check:main", "compare a bundle's outputs with torch's"),
+    "clip": ("export.clip:main", "render the demo's clip"),
 }
-"""The folder export/ is not installed: it is found beside mega_ros, in a checkout."""
+"""These need a checkout: the folder export/ is not installed."""
 VERBS = {**OF_RUNTIME, **verbs.VERBS, **OF_CHECKOUT}
 
 

@@ -1,6 +1,6 @@
-"""Where people are in an image: the bundle's detector, the full frame, or a fixed box.
+"""Person boxes: from the bundle's detector, from the full frame, or fixed.
 
-All are called alike: `boxes, scores = find(image_bgr)` with boxes float32 [P, 4] (x0, y0, x1, y1, pixels), scores [P].
+All have one signature: `boxes, scores = find(image_bgr)`, boxes float32 [P, 4] (x0, y0, x1, y1, pixels), scores [P].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .bundle import Bundle
 from .engines import OnnxEngine, Provider
 
 OVERLAP = 0.5
-"""Of two boxes whose intersection over union is larger, the one with the lower score is dropped."""
+"""Intersection over union above which the box with the lower score is dropped."""
 
 KEYPOINTS = (
     "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
@@ -26,7 +26,7 @@ KEYPOINTS = (
 ).split()
 """COCO's 17, in the order of `Detections.keypoints`. Left is the person's own."""
 LIMB_JOINTS = [SMPL_JOINTS.index(name) for name in KEYPOINTS[5:]]
-"""The SMPL joints that the 12 keypoints of arms and legs stand for. SMPL's hips lie some cm inside and below COCO's."""
+"""The SMPL joints of the 12 keypoints of arms and legs. SMPL's hips lie a few cm inside and below COCO's."""
 
 FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -58,7 +58,7 @@ class Detector:
         return self.find(image)[:2]
 
     def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
-        """The same with keypoints. threshold: the lowest score, 0 to 1; None takes the detector's own."""
+        """The same, with keypoints. threshold: lowest score, 0 to 1; None takes the detector's."""
         threshold = self.threshold if threshold is None else threshold
         height, width = image.shape[:2]
         scale = min(self._width / width, self._height / height)
@@ -70,14 +70,14 @@ class Detector:
         boxes = out["boxes"] * back[[0, 1, 0, 1]]
         boxes = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
         candidates = np.flatnonzero((out["scores"] >= threshold) & in_image(boxes, width, height))
-        # the graph may give one person two boxes
+        # the graph may give two boxes for one person
         stays = candidates[non_maximum_suppression(boxes[candidates], out["scores"][candidates], OVERLAP)]
         keypoints = out["keypoints"][stays] * back if "keypoints" in out else None
         return Detections(boxes[stays], out["scores"][stays], keypoints)
 
 
 def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """bool [P]: which boxes [P, 4] share more than one pixel, across and down, with an image. NaN shares none."""
+    """bool [P]: boxes [P, 4] that overlap the image by more than one pixel in both directions. False for NaN."""
     low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], [width, height])
     return np.asarray((high - low > 1).all(axis=1))
 
@@ -88,6 +88,6 @@ def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fixed_box(box: Sequence[float]) -> FindPeople:
-    """One person at a known place: `box` is x0, y0, x1, y1, pixels."""
+    """One person in a fixed box: x0, y0, x1, y1, pixels."""
     boxes = np.asarray(box, np.float32).reshape(1, 4)
     return lambda image: (boxes.copy(), np.ones(1, np.float32))

@@ -1,4 +1,4 @@
-"""Surfaces drawn with OpenCV and numpy: over an image, coloured by uncertainty, from the side.
+"""Draws meshes with OpenCV and numpy: over an image, coloured by uncertainty, from the side.
 
 Images are uint8 BGR. Vertices are metres in the camera frame (x right, y down, z forward).
 """
@@ -12,8 +12,8 @@ import numpy as np
 
 from mega_model.core.geometry import project
 
-FINER = 2  # surfaces are drawn this much larger and then averaged: smooth outlines
-OVER_IMAGE = 0.88  # how much of the image a surface hides
+FINER = 2  # supersampling factor, for smooth outlines
+OVER_IMAGE = 0.88  # opacity of a mesh over an image
 NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
 
 PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 192], [110, 196, 222]], np.float32)
@@ -21,12 +21,12 @@ PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 
 SCALE = np.array([[196, 98, 38], [232, 190, 140], [222, 222, 226], [120, 156, 244], [44, 36, 196]], np.float32)
 """BGR colours of sigma: blue (certain), grey, red (uncertain)."""
 PAPER = (250, 248, 247)
-"""BGR colour of what is behind surfaces where there is no image."""
+"""BGR colour of the background where there is no image."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Which point of which triangle each of N covered pixels of an image sees, and how the vertices are lit."""
+    """For each of N covered pixels the visible triangle and its barycentric coordinates; the light at the vertices."""
 
     pixels: tuple[np.ndarray, np.ndarray]
     """rows and columns, [N] each."""
@@ -39,13 +39,13 @@ class Surface:
 
 
 def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Surface:
-    """What a camera of `size` (width, height) sees of surfaces [P, V, 3], triangles [F, 3] (painter's algorithm)."""
+    """Render surfaces [P, V, 3] with triangles [F, 3] in a camera of `size` (width, height), by painter's algorithm."""
     width, height = size
     points = vertices.reshape(-1, 3).astype(np.float32)
     triangles = (faces[None] + vertices.shape[1] * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
     corners = project(np.maximum(points, [-np.inf, -np.inf, NEAREST]), intrinsics)[triangles]  # [F, 3, 2]
     (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
-    area = ax * by - ay * bx  # below zero: seen from outside
+    area = ax * by - ay * bx  # negative: the front side is visible
     depth = points[triangles, 2]
     low, high = corners.min(axis=1), corners.max(axis=1)
     in_view = (high >= 0).all(axis=1) & (low <= [width, height]).all(axis=1) & (np.abs(corners) < 1e4).all(axis=(1, 2))
@@ -53,7 +53,7 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
     drawn = drawn[np.argsort(-depth[drawn].mean(axis=1))]
 
     index = np.full((height, width), -1, np.int32)
-    shift = 4  # OpenCV takes coordinates in sixteenths of a pixel, and puts pixel centres at whole numbers
+    shift = 4  # OpenCV takes coordinates in 1/16 pixel, with pixel centres at integers
     fixed = np.round((corners - 0.5) * 2**shift).astype(np.int32)
     for face in drawn.tolist():
         cv2.fillConvexPoly(index, fixed[face], face, shift=shift)
@@ -63,13 +63,13 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
     x, y = columns + 0.5 - corners[seen, 0, 0], rows + 0.5 - corners[seen, 0, 1]
     second, third = (by[seen] * x - bx[seen] * y) / area[seen], (ax[seen] * y - ay[seen] * x) / area[seen]
     weights = np.stack([1 - second - third, second, third], axis=1).astype(np.float32)
-    weights = np.clip(weights, 0, 1)  # an outline's pixel may lie just outside its triangle
+    weights = np.clip(weights, 0, 1)  # pixels at the outline may lie outside the triangle
     weights /= weights.sum(axis=1, keepdims=True)
     return Surface((rows, columns), triangles[seen], weights, _light(points, triangles))
 
 
 def _light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Brightness of each point [N, 3]: ambient, from the camera, and a lamp over the camera's left shoulder."""
+    """Brightness of each point [N, 3]: ambient light, light from the camera, and a lamp above and left of it."""
     normals = _vertex_normals(points, triangles)
     facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
     lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])
@@ -93,7 +93,7 @@ def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float
     if not len(rows):
         return out
     y, x = rows.min() // FINER, columns.min() // FINER
-    region = out[y : rows.max() // FINER + 1, x : columns.max() // FINER + 1]  # only what changes
+    region = out[y : rows.max() // FINER + 1, x : columns.max() // FINER + 1]  # only the covered region
     height, width = region.shape[:2]
     lit = colours * surface.light[:, None]
     layer = np.zeros((height * FINER, width * FINER, 4), np.float32)  # BGR times coverage, and coverage
@@ -116,7 +116,7 @@ def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
 
 
 def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
-    """Sigma of any shape -> colours [N, 3]: blue at 0, red from `limit` metres; grey where it is no number."""
+    """Sigma of any shape -> colours [N, 3]: blue at 0, red from `limit` metres; grey if it is NaN."""
     at = np.clip(np.ravel(sigma) / limit, 0, 1)
     known = np.isfinite(at)
     stops = np.linspace(0, 1, len(SCALE))
@@ -127,7 +127,7 @@ def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
 def overlay(
     image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray
 ) -> np.ndarray:
-    """The surfaces [P, V, 3] over the image they were seen in, one colour per person."""
+    """The surfaces [P, V, 3] over their image, one colour per person."""
     if not len(vertices):
         return image.copy()
     surface = trace(vertices, faces, finer(intrinsics), (image.shape[1] * FINER, image.shape[0] * FINER))
@@ -142,7 +142,7 @@ def sigma_views(
     size: tuple[int, int],
     limit: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Surfaces [P, V, 3] coloured by sigma [P, V]: what the camera sees, and a view from the side, of `size`."""
+    """Surfaces [P, V, 3] coloured by sigma [P, V]: the camera's view and a side view, of `size`."""
     paper = np.full((size[1], size[0], 3), PAPER, np.uint8)
     if not len(vertices):
         return paper, paper.copy()
@@ -154,12 +154,12 @@ def sigma_views(
 
 
 def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """People [P, V, 3] as a second camera sees them that looks along x; and its intrinsics, so that all fit `size`."""
+    """People [P, V, 3] in a second camera that looks along x, and its intrinsics, such that all fit into `size`."""
     centre = (vertices.max(axis=(0, 1)) + vertices.min(axis=(0, 1))) / 2
     x, y, z = np.moveaxis(vertices - centre, -1, 0)
     turned = np.stack([-z, y, x], axis=-1)  # the first camera is to the right
     extent = np.ptp(turned, axis=(0, 1))
-    distance = 8 + extent.max()  # far away: nearly parallel lines, so that sizes can be compared
+    distance = 8 + extent.max()  # far away, so that the view is nearly orthographic
     turned[..., 2] += distance
     near = distance - extent[2] / 2
     focal = 0.9 * min(size[0] * near / max(extent[0], 1e-3), size[1] * near / max(extent[1], 1e-3))

@@ -1,4 +1,4 @@
-"""Run a graph: one small interface, one class per runtime."""
+"""Runs the graphs of a bundle: one interface, one class per runtime."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Provider = Literal["auto", "cpu", "cuda"]
 
 class Engine(Protocol):
     backend: str
-    """What runs the graph, for people to read."""
+    """Description of the runtime, for display."""
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Inputs and outputs by the names, shapes and dtypes of the bundle's manifest."""
+        """Inputs and outputs have the names, shapes and dtypes of the bundle's manifest."""
         ...
 
 
 class OnnxEngine:
-    """A graph of a bundle in onnxruntime. Provider "auto" takes a GPU when there is one.
+    """A graph of a bundle in onnxruntime. Provider "auto" uses a GPU if there is one.
 
-    Raises BundleError if the graph is not what the manifest says, InputError if the provider cannot be had.
+    Raises BundleError if the graph does not match the manifest, InputError if the provider is not available.
     """
 
     def __init__(self, bundle: Bundle, graph: GraphName, provider: Provider = "auto") -> None:
         providers = _providers(provider)
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong raises; the rest is noise on a robot's console
+        options.log_severity_level = 4  # errors are raised, so log nothing else
         options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 8)
-        # a frame runs several graphs in turn: threads that spin for the next one would steal from it
+        # several graphs run in turn: spinning threads of one would slow down the next
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = bundle.path(graph)
         try:

@@ -1,4 +1,4 @@
-"""Where the installed files are."""
+"""Paths of installed files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 def share() -> Path:
     """The folder that holds config/, launch/, rviz/ and demo/: share/mega_ros of an installation, or the checkout."""
     here = Path(__file__)
-    # a symlinked colcon build is found by its real path only
+    # a symlinked colcon build needs the real path
     for parent in (*here.parents, *here.resolve().parents):
         for folder in (parent / "share" / "mega_ros", parent):
             if (folder / "config" / "mega.yaml").is_file():

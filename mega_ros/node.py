@@ -1,6 +1,6 @@
-"""`python -m mega_ros.node` and `from mega_ros.node import main`: the node, which is mega_ros.ros.node.
+"""`python -m mega_ros.node` and `from mega_ros.node import main`: the node, which is in mega_ros.ros.node.
 
-It is imported when it is asked for, because it needs rclpy.
+That module is imported lazily, because it needs rclpy.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""From an image to people in the camera frame: what the node, the replay, the viewer and the benchmark all call.
+"""From an image to people in the camera frame. The node, the replay, the viewer and the benchmark call this module.
 
 Camera frame: REP-103 optical (x right, y down, z forward), metres. P people, Q samples, V vertices, J joints.
 """
@@ -29,12 +29,12 @@ from .detect import LIMB_JOINTS, Detector, in_image
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
-"""Assumed when nobody knows the camera, over the larger image side."""
+"""Radians over the larger image side: assumed where no intrinsics are known."""
 
 
 @dataclass(frozen=True)
 class People:
-    """What was seen in one image, in the camera frame."""
+    """The people in one image, in the camera frame."""
 
     vertices: np.ndarray
     """float32 [P, V, 3], metres: the expected mesh of each person."""
@@ -43,27 +43,27 @@ class People:
     joints: np.ndarray
     """float32 [P, J, 3], metres."""
     joints_sigma: np.ndarray
-    """float32 [P, J], metres: that of the joints, as calibrated."""
+    """float32 [P, J], metres: calibrated uncertainty of each joint."""
     ids: np.ndarray
     """uint32 [P]."""
     boxes: np.ndarray
     """float32 [P, 4]: x0, y0, x1, y1, pixels."""
     scores: np.ndarray
-    """float32 [P]: the detector's, 1 for boxes that the caller gave."""
+    """float32 [P]: the detector's scores; 1 for boxes that the caller gave."""
     distance: np.ndarray
-    """float32 [P]: how far the image's features lie from those of the training, in their deviations: 1 is usual, above
-    2 is unlike anything it saw. NaN if the bundle does not say."""
+    """float32 [P]: Mahalanobis distance of the image features from those of the training set. About 1 is usual; above
+    2, the image is unlike the training set. NaN if the bundle does not give it."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: np.ndarray | slice) -> People:
-        """Some of the people: `index` is a mask [P], indices or a slice."""
+        """A selection of people. `index`: a mask [P], indices or a slice."""
         return People(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 class Recovery:
-    """A loaded bundle: `run` is all there is to it."""
+    """A loaded bundle. `run` recovers the people in an image."""
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto") -> None:
         self.bundle = bundle
@@ -81,14 +81,14 @@ class Recovery:
         self._deterministic = OnnxEngine(bundle, "deterministic", provider)
         self._sampler = OnnxEngine(bundle, "sampler", provider)
         self.detector = Detector(bundle, provider) if "detector" in bundle.graphs else None
-        self._knows_errors = "sigma" in bundle.graphs["deterministic"].outputs
+        self._predicts_errors = "sigma" in bundle.graphs["deterministic"].outputs
         self.backend = self._sampler.backend
 
     @classmethod
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
         """`name` is "default" (the embedded bundle) or a folder; `provider` is "auto", "cpu" or "cuda".
 
-        Raises BundleError, and InputError for a provider that cannot be had, both with one clear line.
+        Raises BundleError, or InputError if the provider is not available; both have one line.
         """
         return cls(Bundle.load(name), provider)
 
@@ -107,20 +107,23 @@ class Recovery:
         image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image; None asks the bundle's detector.
         ids: [P], default 0 to P-1.
-        keypoints: [P, 17, 3] x, y in pixels and score, COCO's, of these boxes, as `detector.find` gives them: they say
-        where to look, and meshes are tied to them as to the landmarks.
-        samples: Q; None takes the bundle's. seed: noise depends on (seed, id) alone, so a person's sigma does not
-        depend on who else is in the image.
+        keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
+        They place the first crop, and meshes are fitted to them and to the landmarks.
+        samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
+        not depend on the other people in the image.
 
-        sigma is calibration.scale times what the deterministic graph expects of each vertex. A bundle whose graph does
-        not say needs samples: there it is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
-        A person for whom a graph gives other than finite numbers, or who is not all in front of the camera, is left
-        out, so there may be fewer than boxes.
+        sigma is calibration.scale times the expected error of each vertex, an output of the deterministic graph. If the
+        graph lacks this output, sigma is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
+        People with non-finite outputs, and people who are not entirely in front of the camera, are left out, so there
+        may be fewer people than boxes.
         Raises InputError that names the argument.
         """
         image = checked_image(image)
         height, width = image.shape[:2]
-        K = intrinsics_from_fov(width, height, FOV_DEFAULT) if K is None else _checked_intrinsics(K, width, height)
+        if K is None:
+            intrinsics = intrinsics_from_fov(width, height, FOV_DEFAULT)
+        else:
+            intrinsics = _checked_intrinsics(K, width, height)
         samples = self.bundle.sampling.samples if samples is None else samples
         if samples < 0 or seed < 0:
             raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
@@ -135,12 +138,14 @@ class Recovery:
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
             return self._nobody()
-        features, crops, rotations = self._look(image, K, boxes, keypoints)
+        features, crop_intrinsics, crop_from_camera = self._features(image, intrinsics, boxes, keypoints)
         inputs = self.bundle.graphs["deterministic"].inputs
         out = self._deterministic.run(**{name: features[name] for name in inputs})
-        limbs = None if keypoints is None else _in_crops(keypoints[:, -len(LIMB_JOINTS) :], K, crops, rotations)
-        vertices, rotation, translation = self._pose(out, features, crops, limbs)
-        vertices = place(vertices, rotation, translation, rotations).astype(np.float32)
+        limbs = None
+        if keypoints is not None:
+            limbs = _in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+        vertices, body_to_crop, translation = self._pose(out, features, crop_intrinsics, limbs)
+        vertices = place(vertices, body_to_crop, translation, crop_from_camera).astype(np.float32)
         sigma, joints_sigma = self._sigma(out, ids, samples, seed)
         people = People(
             vertices,
@@ -153,7 +158,7 @@ class Recovery:
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
         numbers = [vertices[..., 2] > 0, np.isfinite(vertices).reshape(len(vertices), -1)]
-        if self._knows_errors or samples >= 2:
+        if self._predicts_errors or samples >= 2:
             numbers.append(np.isfinite(sigma))
         return people[np.flatnonzero(np.concatenate(numbers, axis=1).all(axis=1))]
 
@@ -163,40 +168,48 @@ class Recovery:
         types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 3
         return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
 
-    def _look(
-        self, image: np.ndarray, K: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
+    def _features(
+        self, image: np.ndarray, intrinsics: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """What the backbone gives for each person, and the cameras [P, 3, 3], [P, 3, 3] of the crops it is of."""
+        """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3]."""
         crop = self.bundle.crop
-        crops, rotations = crop_cameras(boxes, K, crop.size, crop.margin)
+        crop_intrinsics, crop_from_camera = crop_cameras(boxes, intrinsics, crop.size, crop.margin)
         if keypoints is not None and crop.looks > 1:
-            centre, side, roll, found = keypoint_region(keypoints)
-            crops[found], rotations[found] = square_cameras(centre[found], side[found], roll[found], K, crop.size)
+            centre, side, roll, valid = keypoint_region(keypoints)
+            crop_intrinsics[valid], crop_from_camera[valid] = square_cameras(
+                centre[valid], side[valid], roll[valid], intrinsics, crop.size
+            )
         features: dict[str, np.ndarray] = {}
-        for look in range(crop.looks):
-            if look:  # closer, and upright
-                crops, rotations = next_cameras(features["landmarks"], crops, rotations, crop.size)
-            pixels = np.ascontiguousarray(crop_images(image, K, crops, rotations, crop.size)[..., ::-1])
-            features = self._backbone.run(crops=pixels)
-        return features, crops, rotations
+        for number in range(crop.looks):
+            if number:  # closer, and upright
+                crop_intrinsics, crop_from_camera = next_cameras(
+                    features["landmarks"], crop_intrinsics, crop_from_camera, crop.size
+                )
+            crops = crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, crop.size)
+            features = self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
+        return features, crop_intrinsics, crop_from_camera
 
     def _pose(
-        self, out: dict[str, np.ndarray], features: dict[str, np.ndarray], crops: np.ndarray, limbs: np.ndarray | None
+        self,
+        out: dict[str, np.ndarray],
+        features: dict[str, np.ndarray],
+        crop_intrinsics: np.ndarray,
+        limbs: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Canonical vertices [P, V, 3]; rotation [P, 3, 3] and translation [P, 3] from there to the crops' cameras."""
-        vertices, rotation, camera = out["vertices"], out["rotation"], out["camera"]
-        focal = crops[:, 0, 0] / crops[:, 0, 2]
+        """Canonical vertices [P, V, 3]; body_to_crop [P, 3, 3] and translation [P, 3] into the crops' cameras."""
+        vertices, body_to_crop, camera = out["vertices"], out["rotation"], out["camera"]
+        focal = crop_intrinsics[:, 0, 0] / crop_intrinsics[:, 0, 2]
         if "modes" not in out:
-            return vertices, rotation, crop_translation(camera, focal)
+            return vertices, body_to_crop, crop_translation(camera, focal)
         landmarks, regressor = features["landmarks"], self.topology.joint_regressor
-        return fit_people(vertices, rotation, camera, focal, landmarks, limbs, regressor, out["modes"])
+        return fit_people(vertices, body_to_crop, camera, focal, landmarks, limbs, regressor, out["modes"])
 
     def _sigma(
         self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """float32 [P, V] and [P, J]."""
         scale = np.float32(self.bundle.calibration.scale)
-        if self._knows_errors:
+        if self._predicts_errors:
             return scale * out["sigma"], scale * out["joints_sigma"]
         if samples < 2:
             shapes = ((len(ids), len(points)) for points in (self.topology.template, self.topology.joint_names))
@@ -211,7 +224,7 @@ class Recovery:
         """Noise of one person: float32 [Q, T, N, 2], open interval (0, 1). The first samples do not depend on Q."""
         shape = (int(size) for size in self.bundle.graphs["sampler"].inputs["uniforms"].shape[2:])
         uniforms = np.random.default_rng([seed, person]).random((samples, *shape), np.float32)
-        return np.maximum(uniforms, np.float32(2**-25))  # NumPy's interval has 0 in it, whose Gumbel noise is infinite
+        return np.maximum(uniforms, np.float32(2**-25))  # NumPy's interval includes 0, whose Gumbel noise is infinite
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:
@@ -225,14 +238,15 @@ def checked_image(image: np.ndarray) -> np.ndarray:
 
 
 def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
-    K = _numbers("K", K)
-    if K.shape != (3, 3) or not np.isfinite(K).all() or not np.allclose(K[2], [0, 0, 1]):
-        raise InputError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {K.tolist()}")
+    intrinsics = _numbers("K", K)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or not np.allclose(intrinsics[2], [0, 0, 1]):
+        raise InputError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {intrinsics.tolist()}")
     larger = max(width, height)
-    # a focal length of an image side / 50 spans 175 degrees: more likely a K in other units than pixels
-    if not all(larger / 50 < focal < 1000 * larger for focal in (K[0, 0], K[1, 1])):
-        raise InputError(f"K: focal lengths {K[0, 0]:g}, {K[1, 1]:g} pixels do not fit an image of {width} x {height}")
-    return K
+    focal_x, focal_y = intrinsics[0, 0], intrinsics[1, 1]
+    # a focal length of 1/50 of the image side means a field of view of 175 degrees: probably the unit is not pixels
+    if not all(larger / 50 < focal < 1000 * larger for focal in (focal_x, focal_y)):
+        raise InputError(f"K: focal lengths {focal_x:g}, {focal_y:g} pixels do not fit an image of {width} x {height}")
+    return intrinsics
 
 
 def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -262,14 +276,19 @@ def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
     return keypoints
 
 
-def _in_crops(points: np.ndarray, K: np.ndarray, crops: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1; behind a crop: no score."""
-    rays = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1) @ np.linalg.inv(K).T
-    seen = rays @ rotations.transpose(0, 2, 1)
-    before = seen[..., 2:] > 0.1
-    half = crops[:, None, :1, 2]
-    place = crops[:, None, :1, 0] / half * seen[..., :2] / np.where(before, seen[..., 2:], 1)
-    return np.concatenate([place, points[..., 2:] * before], axis=-1)
+def _in_crops(
+    points: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray
+) -> np.ndarray:
+    """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1.
+
+    A point behind the crop's camera gets the score 0.
+    """
+    rays = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1) @ np.linalg.inv(intrinsics).T
+    in_crop = rays @ crop_from_camera.transpose(0, 2, 1)
+    in_front = in_crop[..., 2:] > 0.1
+    focal = crop_intrinsics[:, None, :1, 0] / crop_intrinsics[:, None, :1, 2]
+    xy = focal * in_crop[..., :2] / np.where(in_front, in_crop[..., 2:], 1)
+    return np.concatenate([xy, points[..., 2:] * in_front], axis=-1)
 
 
 def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""One camera over time, without ROS: images in, people with lasting ids out.
+"""One camera over time, without ROS: images in, people with track ids out.
 
-Whatever follows a camera calls this, as the node does. Several cameras in one process have a `Stream` each and share
-one `Recovery`.
+Several cameras in one process have one `Stream` each and share one `Recovery`.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from .recovery import FOV_DEFAULT, People, Recovery, checked_image
 from .track import Tracker
 
 RESTART = 10**9
-"""Nanoseconds. A stamp that lies further than this before the last one starts a new recording."""
+"""Nanoseconds. If a stamp is earlier than the last one by more than this, a new recording has started."""
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What may change from image to image."""
+    """Settings that may change from image to image."""
 
     boxes: Literal["detector", "full_frame", "fixed"] = "detector"
-    """Where people are: what the bundle's detector finds, one who fills the image, or one in `fixed_box`."""
+    """Source of the boxes: the bundle's detector, one box that fills the image, or `fixed_box`."""
     fixed_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """x0, y0, x1, y1 in pixels."""
     score_threshold: float = 0.5
     """Detections with a lower score are left out, 0 to 1."""
     samples: int | None = None
-    """Per person, see `Recovery.run`; None takes the bundle's number."""
+    """Samples per person, see `Recovery.run`; None takes the bundle's number."""
     seed: int = 0
-    """Of the samples' noise, together with the person's id: a track keeps its noise, so that sigma does not flicker."""
+    """The samples' noise depends on seed and id only. A track keeps its noise, so its sigma does not flicker."""
     fov: float = float(FOV_DEFAULT)
-    """Field of view over the larger image side, radians: assumed while nobody knows the intrinsics."""
+    """Field of view over the larger image side, radians: assumed while no intrinsics are known."""
 
 
 class Stream:
-    """The state of one camera, to be used by one thread at a time."""
+    """The state of one camera. Only one thread may use it at a time."""
 
     def __init__(self, recovery: Recovery, settings: StreamSettings = StreamSettings()) -> None:
         """Raises InputError where the settings ask for a detector that the bundle does not have."""
@@ -54,13 +53,13 @@ class Stream:
         self.assumed = ""
         """Why the intrinsics of the last image are assumed; empty if they were given."""
         self.boxes = np.zeros((0, 4), np.float32)
-        """float32 [N, 4], pixels: where people were said to be in the last image."""
+        """float32 [N, 4], pixels: the boxes in the last image."""
         self.left_out = np.zeros(0, bool)
-        """bool [N]: which of these boxes are left out, because the image shows nothing of them."""
+        """bool [N]: boxes that are left out because they lie outside the image."""
 
     @property
     def settings(self) -> StreamSettings:
-        """They count from the next image on. Setting them raises what the constructor raises."""
+        """Changes apply from the next image on. The setter raises what the constructor raises."""
         return self._settings
 
     @settings.setter
@@ -80,9 +79,9 @@ class Stream:
         """The people in the next image, with the ids of their tracks.
 
         image: uint8 [H, W, 3] BGR. intrinsics: [3, 3], pixels of this image; None assumes the settings' field of view.
-        stamp: when the image was taken, nanoseconds on any clock. Where it goes back by more than a second, a
-        recording starts again, and so do the ids: the same images give the same people.
-        unknown: why there are no intrinsics, for `assumed`.
+        stamp: time of the image, nanoseconds on any clock. If it goes back by more than a second, a new recording has
+        started and ids start again, so the same images give the same people.
+        unknown: the reason why there are no intrinsics, for `assumed`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
         image = checked_image(image)

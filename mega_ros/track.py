@@ -1,6 +1,6 @@
-"""Identities: who of this frame is who of the last. By overlap of boxes, which is all that few people need.
+"""Tracking: assigns the boxes of each frame to people of earlier frames, by box overlap.
 
-The tracker packages of PyPI bring an older numpy or a second OpenCV, which clashes with the headless one.
+The trackers on PyPI require an older numpy, or a second OpenCV that conflicts with the headless one.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from mega_model.core.boxes import intersection_over_union
 
 
 class Tracker:
-    """Gives boxes ids that last: 0, 1, 2, ... in order of appearance."""
+    """Assigns track ids to boxes: 0, 1, 2, ... in order of appearance."""
 
     def __init__(self, overlap: float = 0.2, patience: int = 30) -> None:
-        """overlap: intersection over union from which on two boxes may be one person.
-        patience: frames unseen after which an id is given up."""
+        """overlap: smallest intersection over union of two boxes of one person.
+        patience: a track ends after this many frames without a box."""
         self.overlap = overlap
         self.patience = patience
         self._next = 0
         self._ids = np.zeros(0, np.int64)
-        self._boxes = np.zeros((0, 4))  # where each was seen, or has drifted to since
-        self._drift = np.zeros((0, 4))  # pixels per frame of the whole box: what hides a person also cuts its box
+        self._boxes = np.zeros((0, 4))  # last box, or its extrapolation
+        self._drift = np.zeros(
+            (0, 4)
+        )  # velocity of the box's centre, pixels per frame: occlusion changes the box's size
         self._unseen = np.zeros(0, np.int64)  # frames
 
     def update(self, boxes: np.ndarray) -> np.ndarray:
@@ -36,7 +38,7 @@ class Tracker:
 
         moved = boxes[found] - self._boxes[tracks]
         moved = np.tile((moved[:, :2] + moved[:, 2:]) / 2, 2)
-        # half the old and half the new, because boxes tremble; unseen, the longer ago, the less it says
+        # the mean of old and new, because boxes are noisy; it decays while a person is unseen
         drift = 0.95 * self._drift
         drift[tracks] = (self._drift[tracks] + moved) / 2
         expected[tracks] = boxes[found]

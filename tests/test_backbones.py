@@ -23,7 +23,7 @@ def test_presets_run_on_their_crops(name: str, shape: tuple[int, int, int]) -> N
         features = model.backbone(torch.zeros(1, 3, config.image_size, config.image_size))
         maps = features.maps if name == "default" else features
         assert maps.shape == (1, *shape) and model.backbone.channels == shape[0]
-        seen = model.see(features)
+        seen = model.encode_image(features)
         assert generate.first_logits(model, seen.image).shape == (1, 54, 512)
     assert seen.rot6d.shape == (1, 6) and seen.camera.shape == (1, 3)
 
@@ -58,7 +58,7 @@ def test_the_vit_reads_the_middle_columns_of_a_square() -> None:
 
 
 @torch.no_grad()
-def test_every_branch_of_an_hrnet_sees_the_picture() -> None:
+def test_every_branch_of_an_hrnet_uses_the_whole_image() -> None:
     torch.manual_seed(0)
     backbone = HRNet(4).eval()
     for norm in (m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)):

@@ -1,4 +1,4 @@
-"""Crops show what their frames say: against the released code's crops, and against each other."""
+"""Crops show what their squares say: against the released code's crops, and against each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from mega_model.core.errors import InputError
-from mega_model.data.crops import Frame, affine_crop, columns, decode, occlude, read, square_crop
+from mega_model.data.crops import Square, affine_crop, columns, decode, occlude, read, square_crop
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -34,40 +34,40 @@ def grey_levels(crop: np.ndarray, patch: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("k", [0, 1])
 def test_evaluation_crops_are_the_released_ones(k: int, recorded: dict[str, np.ndarray], photo: np.ndarray) -> None:
-    frame = Frame(recorded[f"square_center{k}"], 200 * float(recorded[f"square_scale{k}"]))
-    off = grey_levels(square_crop(photo, frame, 224), recorded[f"square_patch{k}"])
+    square = Square(recorded[f"square_center{k}"], 200 * float(recorded[f"square_scale{k}"]))
+    off = grey_levels(square_crop(photo, square, 224), recorded[f"square_patch{k}"])
     assert off.max() < 1, "ours are whole numbers, theirs are not"
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_demo_crops_are_the_released_ones(k: int, recorded: dict[str, np.ndarray], photo: np.ndarray) -> None:
-    frame = Frame(recorded[f"demo_box_center{k}"], float(recorded[f"demo_box_size{k}"]))
-    off = grey_levels(affine_crop(photo, frame, 224, smooth=True), recorded[f"demo_patch{k}"])
+    square = Square(recorded[f"demo_box_center{k}"], float(recorded[f"demo_box_size{k}"]))
+    off = grey_levels(affine_crop(photo, square, 224, smooth=True), recorded[f"demo_patch{k}"])
     # recorded with OpenCV 4.11, which samples at 1/32 of a pixel; version 5 samples where it should
     assert off.max() < 3 and off.mean() < 0.25
 
 
 def test_demo_crops_of_large_people_are_blurred_first() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
-    frame = Frame(np.array([300.0, 300.0]), 560.0)
+    image = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    square = Square(np.array([300.0, 300.0]), 560.0)
     sigma = (560 / 2 / 64 - 1) / 2  # spec section 6
-    blurred = gaussian_filter(picture.astype(np.float32), (sigma, sigma, 0), mode="nearest")
-    smooth = affine_crop(picture, frame, 64, smooth=True).astype(float)
-    assert np.abs(smooth - affine_crop(blurred, frame, 64)).max() <= 1
-    assert smooth.std() < 0.5 * affine_crop(picture, frame, 64).std()
+    blurred = gaussian_filter(image.astype(np.float32), (sigma, sigma, 0), mode="nearest")
+    smooth = affine_crop(image, square, 64, smooth=True).astype(float)
+    assert np.abs(smooth - affine_crop(blurred, square, 64)).max() <= 1
+    assert smooth.std() < 0.5 * affine_crop(image, square, 64).std()
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.7, -1.0])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_points_go_where_the_picture_goes(turn: float, mirrored: bool) -> None:
-    picture = np.zeros((240, 320, 3), np.uint8)
+def test_points_go_where_the_image_goes(turn: float, mirrored: bool) -> None:
+    image = np.zeros((240, 320, 3), np.uint8)
     spots = np.array([[150, 120], [190, 90], [120, 160]])
     for channel, (x, y) in enumerate(spots):
-        cv2.circle(picture, (int(x), int(y)), 4, [255.0 * (channel == c) for c in range(3)], -1)
-    frame = Frame(np.array([150.0, 120.0]), 160.0, turn, mirrored)
-    crop = affine_crop(picture, frame, 128).astype(float)
+        cv2.circle(image, (int(x), int(y)), 4, [255.0 * (channel == c) for c in range(3)], -1)
+    square = Square(np.array([150.0, 120.0]), 160.0, turn, mirrored)
+    crop = affine_crop(image, square, 128).astype(float)
     rows, across = np.mgrid[:128, :128]
-    for channel, point in enumerate(frame.points(spots.astype(float))):
+    for channel, point in enumerate(square.points(spots.astype(float))):
         weight = crop[..., channel] / crop[..., channel].sum()
         middle = np.array([(weight * across).sum(), (weight * rows).sum()])
         np.testing.assert_allclose((point + 1) * 64, middle, atol=1)
@@ -75,27 +75,27 @@ def test_points_go_where_the_picture_goes(turn: float, mirrored: bool) -> None:
 
 def test_the_two_crops_agree(photo: np.ndarray) -> None:
     smooth = cv2.GaussianBlur(photo, (0, 0), 4)
-    frame = Frame(np.array([300.2, 250.2]), 180.0)
-    off = square_crop(smooth, frame, 224).astype(float) - affine_crop(smooth, frame, 224)
+    square = Square(np.array([300.2, 250.2]), 180.0)
+    off = square_crop(smooth, square, 224).astype(float) - affine_crop(smooth, square, 224)
     assert np.abs(off).max() < 20 and np.abs(off).mean() < 2, "by less than a pixel"
 
 
-def test_a_frame_may_lie_outside_of_the_picture(photo: np.ndarray) -> None:
-    frame = Frame(np.array([-500.0, 100.0]), 200.0)
-    assert not square_crop(photo, frame, 64).any() and not affine_crop(photo, frame, 64).any()
+def test_a_frame_may_lie_outside_of_the_image(photo: np.ndarray) -> None:
+    square = Square(np.array([-500.0, 100.0]), 200.0)
+    assert not square_crop(photo, square, 64).any() and not affine_crop(photo, square, 64).any()
 
 
 def test_narrow_crops_are_the_middle_of_square_ones(photo: np.ndarray) -> None:
-    crop = affine_crop(photo, Frame(np.array([300.0, 250.0]), 400.0), 256)
+    crop = affine_crop(photo, Square(np.array([300.0, 250.0]), 400.0), 256)
     np.testing.assert_array_equal(columns(crop, 192), crop[:, 32:-32])
 
 
 def test_augmented_frames_vary_and_keep_to_their_bounds() -> None:
     rng = np.random.default_rng(0)
-    frames = [Frame(np.zeros(2), 100.0).augmented(rng) for _ in range(2000)]
-    turns = np.array([f.turn for f in frames])
-    sides = np.array([f.side for f in frames])
-    assert 0.45 < np.mean([f.mirrored for f in frames]) < 0.55
+    squares = [Square(np.zeros(2), 100.0).augmented(rng) for _ in range(2000)]
+    turns = np.array([f.turn for f in squares])
+    sides = np.array([f.side for f in squares])
+    assert 0.45 < np.mean([f.mirrored for f in squares]) < 0.55
     assert 0.35 < (turns != 0).mean() < 0.45 and np.abs(turns).max() <= np.pi / 3 + 1e-9
     assert sides.min() == 75 and sides.max() == 125 and 15 < sides.std() < 25
 
@@ -110,15 +110,15 @@ def test_occlusion_hides_a_part_half_of_the_time() -> None:
     assert 0.4 < touched.mean() < 0.6 and 0.02 < np.mean(hidden) < 0.2 and max(hidden) < 0.6
 
 
-def test_pictures_are_read_or_named(tmp_path: Path) -> None:
+def test_images_are_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     cv2.imwrite(str(path), np.full((20, 30, 3), (0, 0, 255), np.uint8))
     assert read(path).shape == (20, 30, 3) and read(path)[0, 0, 0] > 250, "red comes first"
-    with pytest.raises(InputError, match=r"blue\.jpg: there is no such picture"):
+    with pytest.raises(InputError, match=r"blue\.jpg: there is no such image"):
         read(tmp_path / "blue.jpg")
-    for damaged in (b"", b"not a picture", zlib.compress(bytes(1000))):
+    for damaged in (b"", b"not an image", zlib.compress(bytes(1000))):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"red\.jpg: not a readable picture"):
+        with pytest.raises(InputError, match=r"red\.jpg: not a readable image"):
             read(path)
-        with pytest.raises(InputError, match="member 7: not a readable picture"):
+        with pytest.raises(InputError, match="member 7: not a readable image"):
             decode(damaged, "member 7")

@@ -45,7 +45,7 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
     def tokens(rng: np.random.Generator, count: int) -> Batch:
         return {"tokens": torch.from_numpy(rng.integers(16, size=(count, tokenizer.length)))}
 
-    def pictures(rng: np.random.Generator, count: int) -> Batch:
+    def images(rng: np.random.Generator, count: int) -> Batch:
         time.sleep(pause)
         floats = {"vertices": template.shape, "joints": (24, 3), "joints2d": (24, 2), "rotation": (6,)}
         batch = {k: torch.from_numpy(rng.normal(size=(count, *s)).astype(np.float32)) for k, s in floats.items()}
@@ -62,7 +62,7 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
     sizes |= options
     fit(LoopConfig(out / "pretrain", **sizes), PretrainObjective(model), tokens, {})
     recover = RecoverTraining(out / "recover", **sizes, loaders=2)
-    fit(recover, RecoverObjective(model, tokenizer, recover), pictures, {})
+    fit(recover, RecoverObjective(model, tokenizer, recover), images, {})
 
 
 def curves(out: Path, stage: str) -> dict[str, list[float]]:

@@ -23,7 +23,7 @@ from test_reference import small as small
 from tiny_people import WIDTH
 
 from export.check import LIMITS, Parity
-from export.to_onnx import Config, export
+from export.to_onnx import ExportConfig, export
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.smpl import SmplBody
@@ -36,7 +36,7 @@ from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Pictures, Prediction, Sampling, features_of, predict, uniforms
+from mega_model.evaluate.predict import ImageSelection, Prediction, SamplingOptions, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
@@ -65,7 +65,7 @@ def folder(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = checkpoint.begin_mega(out / "lifting", people / "tokenizer", lifting)
     load_imported(people / "blazepose", model.backbone)
     assert model.lifter is not None
-    model.lifter.know(checkpoint.load_tokenizer(people / "tokenizer")[0].quantizer.codebook)
+    model.lifter.set_codebook(checkpoint.load_tokenizer(people / "tokenizer")[0].quantizer.codebook)
     checkpoint.save_weights(model, out / "lifting")
     return out
 
@@ -76,7 +76,7 @@ def crops(folder: Path) -> ImageSet:
 
 
 def evaluate(folder: Path, table: str, *options: str) -> tuple[dict, str]:
-    """The JSON and the HTML that `mega evaluate <table>` leaves, run on eight pictures."""
+    """The JSON and the HTML that `mega evaluate <table>` leaves, run on eight images."""
     shared = ["--checkpoint", folder / "model", "--set", f"rendered:{folder / 'crops'}", "--out", folder / table]
     assert cli.main(["evaluate", table, *map(str, shared), "--count", "8", "--batch", "5", *options]) == 0
     file = max((folder / table).glob(f"{table}-rendered-crops-*.json"), key=lambda file: file.stat().st_mtime_ns)
@@ -194,19 +194,19 @@ def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
     assert (front | back).mean() > 0.8 > 0.1 > (front & back).mean()
 
 
-def test_samples_are_those_of_the_picture(folder: Path, crops: ImageSet) -> None:
+def test_samples_are_those_of_the_image(folder: Path, crops: ImageSet) -> None:
     model, tokenizer, _ = checkpoint.load_mega(folder / "model")
 
     def samples(seed: int, batch: int) -> np.ndarray:
-        config = Pictures(count=5, seed=seed, batch=batch, device="cpu")
-        return np.concatenate([p.samples for p in predict(model, tokenizer, crops, config, Sampling(samples=3))])
+        config = ImageSelection(count=5, seed=seed, batch=batch, device="cpu")
+        return np.concatenate([p.samples for p in predict(model, tokenizer, crops, config, SamplingOptions(samples=3))])
 
     together = samples(0, 5)
     assert np.isclose(together, samples(0, 2), atol=1e-5).mean() > 0.98, "a near tie may fall otherwise"
     assert not np.isclose(together, samples(1, 5), atol=1e-5).all()
-    own = uniforms(np.array([7, 8]), Sampling(samples=3), length=4, seed=0)
+    own = uniforms(np.array([7, 8]), SamplingOptions(samples=3), length=4, seed=0)
     assert not torch.isclose(own[0], own[1]).any()
-    assert torch.equal(own[1:], uniforms(np.array([8]), Sampling(samples=3), length=4, seed=0))
+    assert torch.equal(own[1:], uniforms(np.array([8]), SamplingOptions(samples=3), length=4, seed=0))
 
 
 # ------------------------------------------------------------------------------------------------------------- commands
@@ -217,7 +217,7 @@ def test_deterministic_and_stochastic_tables(folder: Path, capsys: pytest.Captur
     (row,) = only_table(single).values()
     assert list(row) == [*METRICS] and all(value > 0 for value in row.values())
     assert single["facts"]["protocol"] == "smpl24, aligned at the pelvis"
-    assert single["facts"]["pictures"].startswith("8,")
+    assert single["facts"]["images"].startswith("8,")
     printed = capsys.readouterr().out
     assert "PA-MPJPE" in printed and f"{row['PVE']:.4g}" in printed and f"{row['PVE']:.4g}" in html
     assert html.count("<img") == 1
@@ -244,7 +244,7 @@ def test_reports_of_sets_and_protocols_lie_side_by_side(folder: Path, tmp_path: 
         for name in ("crops", "train")
         for align in ("mean", "pelvis")
     }
-    assert {facts["pictures"] for facts in reports.values()} == {"40, the whole set"}
+    assert {facts["images"] for facts in reports.values()} == {"40, the whole set"}
 
 
 def test_mean_table(folder: Path) -> None:
@@ -332,8 +332,8 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
     assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
-        expected = head(generate.first_states(model, model.see(features).image), features).sigma
-    config = Pictures(batch=13, device="cpu")
+        expected = head(generate.first_states(model, model.encode_image(features).image), features).sigma
+    config = ImageSelection(batch=13, device="cpu")
     found = [*predict(model, tokenizer, seen, config, errors=head)]
     np.testing.assert_allclose(np.concatenate([p.sigma for p in found]), expected, rtol=1e-4)
     assert found[0].samples.shape == (13, 0, 1229, 3)
@@ -345,19 +345,19 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert cli.main([*map(str, uncertainty), *options]) == 0
     (file,) = (tmp_path / "report").glob("uncertainty-*.json")
     facts = json.loads(file.read_text())["facts"]
-    assert facts["sigma"] == "the error head" and facts["visible"] == "what the camera sees"
+    assert facts["sigma"] == "the error head" and facts["visible"] == "visible to the camera"
 
 
 def test_published_meshes_are_the_expected_ones(folder: Path, crops: ImageSet) -> None:
     model, tokenizer, _ = checkpoint.load_mega(folder / "model")
     batch = crops.batch(np.arange(3), None)
     with torch.no_grad():
-        image = model.see(features_of(model, batch, "cpu")).image
+        image = model.encode_image(features_of(model, batch, "cpu")).image
         logits = generate.first_logits(model, image)
         codes = logits.softmax(dim=-1) @ tokenizer.quantizer.codebook
         meshes = {"expected": tokenizer.reconstruct(codes), "argmax": tokenizer.decode(logits.argmax(dim=-1))}
     for decode, mesh in meshes.items():
-        how = Pictures(count=len(crops), batch=3, device="cpu", decode=decode)  # type: ignore[arg-type]
+        how = ImageSelection(count=len(crops), batch=3, device="cpu", decode=decode)  # type: ignore[arg-type]
         p = next(predict(model, tokenizer, crops, how))
         np.testing.assert_allclose(p.single, np.einsum("bij,bvj->bvi", p.rotation, mesh), atol=1e-5)
         assert np.isnan(p.sigma).all(), "nobody says"
@@ -435,13 +435,15 @@ def test_an_imported_model_is_trained_and_evaluated(imported: str, tmp_path: Pat
 @pytest.mark.slow  # the exporter takes its time
 @pytest.mark.usefixtures("imported")
 def test_an_imported_model_is_exported(tmp_path: Path) -> None:
-    bundle = export(Config(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none")))
+    bundle = export(
+        ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none"))
+    )
     crops = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
     differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 
 
-# --------------------------------------------------------------------------------------------------- pictures and pages
+# --------------------------------------------------------------------------------------------------- images and pages
 
 
 def pixels(mesh: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
@@ -481,7 +483,7 @@ def test_steps_end_where_the_sampler_does(folder: Path) -> None:
     features = torch.randn(2, model.backbone.channels, 1, 1, generator=torch.Generator().manual_seed(0))
     uniforms = generate.uniforms((2, 3, 54, 2), seed=1)
     with torch.no_grad():
-        image, noise = model.see(features).image, generate.temperatures(3, 1.0)
+        image, noise = model.encode_image(features).image, generate.temperatures(3, 1.0)
         logits = generate.first_logits(model, image)
         states = [*generate.unmask(model, image, logits, uniforms, noise)]
         whole = generate.sample(model, image, logits, uniforms[:, None], 1.0)[:, 0]

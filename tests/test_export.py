@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.check import LIMITS, Parity
-from export.to_onnx import Config, backbone_origin, export
+from export.to_onnx import ExportConfig, backbone_origin, export
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.errors import InputError
@@ -22,7 +22,7 @@ from mega_ros.bundle import DEFAULT, Body, Bundle
 
 STEPS = 3
 DETECTOR = DEFAULT / "detector.onnx"
-CONFIG = Config(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
+CONFIG = ExportConfig(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
 pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
 
 
@@ -58,7 +58,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.normal_(embedding)  # so that places and codes matter as in a trained model
         _as_if_trained(mega)
         if mega.lifter is not None:
-            mega.lifter.know(tokenizer.quantizer.codebook)
+            mega.lifter.set_codebook(tokenizer.quantizer.codebook)
         checkpoint.save_weights(mega, folder / name)
     seen = PoseFeatures(torch.rand(40, 16, 4, 4), torch.rand(40, 39, 5), torch.rand(40, 39, 3), torch.rand(40))
     errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen, 0.1 * torch.randn(3, 128, 3))
@@ -90,7 +90,7 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="128 vertices"):
-        export(Config(checkpoints / "mega", tmp_path))
+        export(ExportConfig(checkpoints / "mega", tmp_path))
 
 
 @pytest.fixture(scope="module")

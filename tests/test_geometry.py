@@ -30,11 +30,13 @@ def test_crop_cameras_look_at_the_box(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.uniform([-100, -100], [500, 400], (3, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(20, 300, (3, 2))], axis=1)
-    _, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
-    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-12)
+    _, crop_from_camera = geometry.crop_cameras(boxes, K, 128, 1.2)
+    np.testing.assert_allclose(
+        crop_from_camera @ crop_from_camera.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-12
+    )
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     ray = np.concatenate([middle, np.ones((3, 1))], axis=1) @ np.linalg.inv(K).T
-    seen = np.einsum("pij,pj->pi", rotations, ray)
+    seen = np.einsum("pij,pj->pi", crop_from_camera, ray)
     np.testing.assert_allclose(seen[:, :2], 0, atol=1e-9)
     assert (seen[:, 2] > 0).all()
 
@@ -49,16 +51,16 @@ def squares(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @settings(max_examples=30, deadline=None)
 def test_square_cameras_agree_with_their_homography(seed: int, roll: float) -> None:
     centre, side = squares(seed)
-    crops, rotations = geometry.square_cameras(centre, side, np.full(3, roll), K, 64)
+    crop_intrinsics, crop_from_camera = geometry.square_cameras(centre, side, np.full(3, roll), K, 64)
     points = np.random.default_rng(seed).uniform([-1, -1, 2], [1, 1, 4], (3, 9, 3))
-    seen = geometry.project(np.einsum("pij,pvj->pvi", rotations, points), crops)
+    seen = geometry.project(np.einsum("pij,pvj->pvi", crop_from_camera, points), crop_intrinsics)
     pixels = np.concatenate([geometry.project(points, K), np.ones((3, 9, 1))], axis=-1)
-    mapped = np.einsum("pij,pvj->pvi", crops @ rotations @ np.linalg.inv(K), pixels)
+    mapped = np.einsum("pij,pvj->pvi", crop_intrinsics @ crop_from_camera @ np.linalg.inv(K), pixels)
     np.testing.assert_allclose(seen, mapped[..., :2] / mapped[..., 2:], atol=1e-6)
     # the crop's right is the image's direction (cos roll, sin roll)
     right = centre + 1e-3 * np.array([np.cos(roll), np.sin(roll)])
     ends = np.concatenate([np.stack([centre, right], axis=1), np.ones((3, 2, 1))], axis=-1)
-    ends = np.einsum("pij,pvj->pvi", crops @ rotations @ np.linalg.inv(K), ends)
+    ends = np.einsum("pij,pvj->pvi", crop_intrinsics @ crop_from_camera @ np.linalg.inv(K), ends)
     step = np.diff(ends[..., :2] / ends[..., 2:], axis=1)[:, 0]
     off_axis = np.linalg.norm((centre - [320, 240]) / 500, axis=1)  # squares become trapezia there
     assert (np.abs(np.arctan2(step[:, 1], step[:, 0])) < 0.01 + 0.3 * off_axis**2).all()
@@ -69,8 +71,8 @@ def test_square_cameras_agree_with_their_homography(seed: int, roll: float) -> N
 def test_rolled_squares(seed: int) -> None:
     centre, side = squares(seed)
     boxes = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)
-    crops, straight = geometry.crop_cameras(boxes, K, 64, 1.0)
-    for got, wanted in zip(geometry.square_cameras(centre, side, np.zeros(3), K, 64), (crops, straight)):
+    crop_intrinsics, straight = geometry.crop_cameras(boxes, K, 64, 1.0)
+    for got, wanted in zip(geometry.square_cameras(centre, side, np.zeros(3), K, 64), (crop_intrinsics, straight)):
         np.testing.assert_allclose(got, wanted, atol=1e-9)
     each = np.broadcast_to(K, (3, 3, 3))
     np.testing.assert_allclose(geometry.square_cameras(centre, side, np.zeros(3), each, 64)[1], straight, atol=1e-12)
@@ -80,9 +82,9 @@ def test_rolled_squares(seed: int) -> None:
 
 
 def test_crop_of_a_box_on_the_axis_is_a_plain_crop() -> None:
-    crops, rotations = geometry.crop_cameras(np.array([[270.0, 140, 370, 340]]), K, 128, 1.0)
-    np.testing.assert_allclose(rotations[0], np.eye(3), atol=1e-12)
-    np.testing.assert_allclose(crops[0], [[320, 0, 64], [0, 320, 64], [0, 0, 1]])  # 200 pixels become 128
+    crop_intrinsics, crop_from_camera = geometry.crop_cameras(np.array([[270.0, 140, 370, 340]]), K, 128, 1.0)
+    np.testing.assert_allclose(crop_from_camera[0], np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(crop_intrinsics[0], [[320, 0, 64], [0, 320, 64], [0, 0, 1]])  # 200 pixels become 128
 
 
 @pytest.mark.parametrize("size", [(640, 480), (2560, 1920)])
@@ -94,12 +96,12 @@ def test_crop_images_show_points_where_the_crop_camera_says(size: tuple[int, int
     pixel = np.array([500.0, 130.0]) * scale
     cv2.circle(image, tuple(np.round(pixel).astype(int).tolist()), int(4 * scale), (255, 255, 255), -1)
     box = np.array([[440.0, 80, 600, 220]]) * scale
-    crops, rotations = geometry.crop_cameras(box, intrinsics, 128, 1.1)
-    crop = geometry.crop_images(image, intrinsics, crops, rotations, 128)[0, ..., 0].astype(float)
+    crop_intrinsics, crop_from_camera = geometry.crop_cameras(box, intrinsics, 128, 1.1)
+    crop = geometry.crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, 128)[0, ..., 0].astype(float)
     rows, columns = np.mgrid[:128, :128] + 0.5
     found = np.array([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
-    ray = rotations[0] @ np.linalg.inv(intrinsics) @ [*pixel, 1]
-    want = geometry.project(ray[None], crops[0])[0]
+    ray = crop_from_camera[0] @ np.linalg.inv(intrinsics) @ [*pixel, 1]
+    want = geometry.project(ray[None], crop_intrinsics[0])[0]
     np.testing.assert_allclose(found, want, atol=0.75)
 
 
@@ -109,15 +111,15 @@ def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
     body -= body.mean(axis=1, keepdims=True)
     turn = Rotation.random(2, random_state=rng).as_matrix()
     boxes = np.array([[50.0, 60, 200, 400], [420, 100, 560, 380]])
-    crops, rotations = geometry.crop_cameras(boxes, K, 128, 1.2)
+    crop_intrinsics, crop_from_camera = geometry.crop_cameras(boxes, K, 128, 1.2)
     translation = np.array([[0.1, -0.2, 3.0], [-0.05, 0.1, 5.0]])
-    focal = crops[:, 0, 0] / 64
+    focal = crop_intrinsics[:, 0, 0] / 64
     camera = np.stack([focal / translation[:, 2], translation[:, 0], translation[:, 1]], axis=1)
     np.testing.assert_allclose(geometry.crop_translation(camera, focal), translation, atol=1e-12)
-    placed = geometry.place(body, turn, translation, rotations)
+    placed = geometry.place(body, turn, translation, crop_from_camera)
     for p in range(2):
-        want = (body[p] @ turn[p].T + translation[p]) @ rotations[p]
+        want = (body[p] @ turn[p].T + translation[p]) @ crop_from_camera[p]
         np.testing.assert_allclose(placed[p], want, atol=1e-9)
-        in_crop = geometry.project(body[p] @ turn[p].T + translation[p], crops[p])
-        again = geometry.project(placed[p] @ rotations[p].T, crops[p])
+        in_crop = geometry.project(body[p] @ turn[p].T + translation[p], crop_intrinsics[p])
+        again = geometry.project(placed[p] @ crop_from_camera[p].T, crop_intrinsics[p])
         np.testing.assert_allclose(in_crop, again, atol=1e-9)

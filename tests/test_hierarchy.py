@@ -42,7 +42,7 @@ def test_levels_cover_and_separate(seeds: tuple[int, ...]) -> None:
     assert count > len(fine.centres) > len(coarse.centres) > 1
     assert set(seeds) <= set(fine.centres.tolist())
     for level in (fine, coarse):
-        assert (level.unpool.count > 0).all(), "every vertex hears from some centre"
+        assert (level.unpool.count > 0).all(), "every vertex has a centre"
         assert level.pool.index[level.pool.hops < 0].min(initial=level.pool.inputs) == level.pool.inputs
         pairs = {(r, int(v)) for r, row in enumerate(level.pool.index) for v in row[: level.pool.count[r]]}
         back = {(int(c), v) for v, row in enumerate(level.unpool.index) for c in row[: level.unpool.count[v]]}

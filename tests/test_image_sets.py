@@ -44,13 +44,13 @@ def body(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_pictures(folder: Path, names: list[str]) -> None:
+def write_images(folder: Path, names: list[str]) -> None:
     rng = np.random.default_rng(0)
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
-        assert cv2.imwrite(str(path), picture)
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (320, 240), interpolation=cv2.INTER_CUBIC)
+        assert cv2.imwrite(str(path), image)
 
 
 def poses(count: int, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def poses(count: int, seed: int = 0) -> np.ndarray:
 
 
 def spin_arrays(count: int = 4) -> dict[str, Any]:
-    """COCO in BEDLAM's layout; the labels on pictures are not those of the poses."""
+    """COCO in BEDLAM's layout; the labels on images are not those of the poses."""
     rng = np.random.default_rng(1)
     part = np.concatenate([rng.uniform(60, 200, (count, 24, 2)), np.ones((count, 24, 1))], axis=2)
     part[:, 14, 2] = 0
@@ -80,7 +80,7 @@ def spin_arrays(count: int = 4) -> dict[str, Any]:
 
 def write_spin(folder: Path) -> Path:
     arrays = spin_arrays()
-    write_pictures(folder, list(arrays["imgname"]))
+    write_images(folder, list(arrays["imgname"]))
     np.savez(folder / "coco.npz", **arrays)
     return folder / "coco.npz"
 
@@ -135,7 +135,7 @@ def write_3dpw(folder: Path, body: Path) -> Path:
         path = folder / "sequenceFiles" / split / f"{name}.pkl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(python2_pickle(pw3d_sequence(body) | {"sequence": name}))
-        write_pictures(folder / "imageFiles" / name, [f"image_{k:05d}.jpg" for k in range(3)])
+        write_images(folder / "imageFiles" / name, [f"image_{k:05d}.jpg" for k in range(3)])
     return folder
 
 
@@ -166,7 +166,7 @@ def write_emdb(folder: Path, body: Path) -> Path:
         sequence.mkdir(parents=True)
         data = emdb_sequence(body) | {"emdb1": first}
         (sequence / f"{part}_{name}_data.pkl").write_bytes(pickle.dumps(data))
-        write_pictures(sequence / "images", [f"{k:05d}.jpg" for k in range(4)])
+        write_images(sequence / "images", [f"{k:05d}.jpg" for k in range(4)])
     return folder
 
 
@@ -238,7 +238,7 @@ def test_3dpw_splits_and_the_occluded_scenes(tmp_path: Path, body: Path) -> None
     occluded = open_set(f"3dpw-occ:{tmp_path}", body=body)
     scenes = [Path(name).parent.name for name in read_people(f"3dpw-occ:{tmp_path}").images]
     assert set(scenes) == {"downtown_stairs_00", "courtyard_box_00"} and len(occluded) == 8
-    assert whole(occluded)["images"].shape[0] == 8, "all pictures were found"
+    assert whole(occluded)["images"].shape[0] == 8, "all images were found"
 
 
 def test_3dpw_npz_of_spin_and_of_the_released_code(tmp_path: Path, body: Path) -> None:
@@ -257,7 +257,7 @@ def test_3dpw_npz_of_spin_and_of_the_released_code(tmp_path: Path, body: Path) -
         torch.testing.assert_close(own[name], want[name], atol=1e-4, rtol=0)
         if name not in ("joints2d", "confidence"):
             torch.testing.assert_close(spin[name], want[name], atol=1e-4, rtol=0)
-    assert not spin["confidence"].any() and not spin["joints2d"].any(), "this file labels no joints on pictures"
+    assert not spin["confidence"].any() and not spin["joints2d"].any(), "this file labels no joints on images"
 
 
 def test_emdb_is_read_from_its_own_files(tmp_path: Path, body: Path) -> None:
@@ -361,10 +361,10 @@ def test_a_missing_field_is_named(make: Any, tmp_path: Path, body: Path) -> None
 
 @pytest.mark.parametrize("make", SETS)
 def test_a_missing_file_is_named(make: Any, tmp_path: Path, body: Path) -> None:
-    name, labels, picture = make(tmp_path, body)
+    name, labels, image = make(tmp_path, body)
     images = open_set(name, body=body)
-    picture.unlink()
-    with pytest.raises(InputError, match=re.escape(f"{picture}: there is no such picture")):
+    image.unlink()
+    with pytest.raises(InputError, match=re.escape(f"{image}: there is no such image")):
         whole(images)
     for path in tmp_path.rglob(f"*{labels.suffix}"):
         path.unlink()
@@ -373,12 +373,12 @@ def test_a_missing_file_is_named(make: Any, tmp_path: Path, body: Path) -> None:
 
 
 @pytest.mark.parametrize("make", SETS)
-@pytest.mark.parametrize("damaged", [b"", b"\xff\xd8\xff\xe0 not much of a picture"])
-def test_a_corrupt_picture_is_named(make: Any, damaged: bytes, tmp_path: Path, body: Path) -> None:
-    name, _, picture = make(tmp_path, body)
-    picture.write_bytes(damaged)
+@pytest.mark.parametrize("damaged", [b"", b"\xff\xd8\xff\xe0 not much of an image"])
+def test_a_corrupt_image_is_named(make: Any, damaged: bytes, tmp_path: Path, body: Path) -> None:
+    name, _, image = make(tmp_path, body)
+    image.write_bytes(damaged)
     images = open_set(name, body=body)
-    with pytest.raises(InputError, match=re.escape(f"{picture}: not a readable picture")):
+    with pytest.raises(InputError, match=re.escape(f"{image}: not a readable image")):
         whole(images)
 
 
@@ -436,7 +436,7 @@ def test_other_wrong_inputs(tmp_path: Path, body: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- augmentation
 
 
-def test_augmented_labels_fit_their_pictures(tmp_path: Path, body: Path) -> None:
+def test_augmented_labels_fit_their_images(tmp_path: Path, body: Path) -> None:
     """A weak-perspective camera explains the joints of each augmented crop, as it did before."""
     arrays = spin_arrays()
     arrays["gender"], arrays["betas"] = np.array(["neutral"] * 4), np.zeros((4, 10))
@@ -650,7 +650,7 @@ def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     tar = folder / "shard-000000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00"))
-    with pytest.raises(InputError, match=r"shard-000000\.tar, person 2: not a readable picture"):
+    with pytest.raises(InputError, match=r"shard-000000\.tar, person 2: not a readable image"):
         images.batch(np.array([2]), None)
     tar.write_bytes(data.replace(b'"pose"', b'"rose"'))
     with pytest.raises(InputError, match=r"shard-000000\.tar, person 1: not a label of a person .*pose"):

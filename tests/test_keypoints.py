@@ -18,7 +18,18 @@ from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import Recovery, cli
 from mega_ros.recovery import FOV_DEFAULT
 from mega_ros.replay.coco import LIMBS, Person, Photograph, read
-from mega_ros.replay.keypoints import NOBODY, PARTS, Detections, Limbs, find, rest_pose, rows, score, summary, torso
+from mega_ros.replay.keypoints import (
+    NOBODY,
+    PARTS,
+    DetectionCounts,
+    Limbs,
+    find,
+    rest_pose,
+    rows,
+    score,
+    summary,
+    torso,
+)
 
 NAMES = ["nose", *LIMBS]
 WIDTH, HEIGHT = 320, 240
@@ -255,7 +266,7 @@ def test_a_perfect_answer_and_a_missing_one(recovery):
     one, answer = photograph(), limbs(0)
     perfect = score(one, annotated(answer), answer, answer, recovery.topology)
     missed = score(one, annotated(answer), answer, NOBODY, recovery.topology)
-    numbers = summary([Detections("", 2, 1, 0, True)], [perfect, missed])
+    numbers = summary([DetectionCounts("", 2, 1, 0, True)], [perfect, missed])
     assert numbers["pck"] == numbers["pck_wrists"] == 1
     assert numbers["pck_end_to_end"] == numbers["recall"] == 0.5  # whoever is missed has no joint right
     assert numbers["pa_mpjpe"] == pytest.approx(0, abs=1e-9)
@@ -286,14 +297,14 @@ def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery
 
 
 def test_precision_is_over_images_where_everybody_is_marked():
-    numbers = summary([Detections("", 4, 3, 1, True), Detections("", 4, 4, 2, False)], [])
+    numbers = summary([DetectionCounts("", 4, 3, 1, True), DetectionCounts("", 4, 4, 2, False)], [])
     assert numbers["recall"] == pytest.approx(7 / 8)
     assert numbers["precision"] == pytest.approx(3 / 4)
     assert (numbers["found"], numbers["wrong"]) == (7, 1)
 
 
 def test_rows_of_groups():
-    numbers = rows([Detections(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
+    numbers = rows([DetectionCounts(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
     assert {name: row["people"] for name, row in numbers.items()} == {"a": 1, "b": 2, "all": 7, "all but b": 5}
 
 

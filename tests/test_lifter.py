@@ -48,7 +48,7 @@ def test_a_torso_without_extent_is_finite() -> None:
 def lifter() -> Lifter:
     torch.manual_seed(0)
     made = Lifter(channels=6, tokens=10, codes=8, latent=4, width=16, dropout=0.1)
-    made.know(torch.randn(8, 4) * torch.tensor([1.0, 2, 3, 4]))
+    made.set_codebook(torch.randn(8, 4) * torch.tensor([1.0, 2, 3, 4]))
     return made
 
 

@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest) -> Mega:
         if not name.startswith("lifter."):  # away from the start, or all logits are alike
             torch.nn.init.normal_(p, std=0.2)
     if model.lifter is not None:
-        model.lifter.know(torch.randn(32, 9))
+        model.lifter.set_codebook(torch.randn(32, 9))
         torch.nn.init.constant_(model.lifter.sharpness, -4.0)  # or the prior of an untrained lifter decides alone
     return model
 
@@ -59,7 +59,7 @@ def test_masking_schedule_counts() -> None:
 def test_loss_is_the_cross_entropy_of_the_masked_tokens(model: Mega, features: Any) -> None:
     tokens = torch.randint(32, (3, 54))
     torch.manual_seed(5)
-    loss = token_loss(model, model.see(features).image, tokens)
+    loss = token_loss(model, model.encode_image(features).image, tokens)
     torch.manual_seed(5)
     visible = random_mask(3, 54)
     logits = model(features, tokens, visible).logits
@@ -174,14 +174,14 @@ def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: Any) -
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : counts[t]]
         tokens, shown = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, :, t].flatten(0, 1))
         visible = torch.zeros_like(visible).scatter(1, shown, True)
-    image = model.see(features).image
+    image = model.encode_image(features).image
     sampled = generate.sample(model, image, generate.first_logits(model, image), uniforms, 1.0)
     assert torch.equal(sampled.flatten(0, 1), tokens)
 
 
 @torch.no_grad()
 def test_nothing_is_computed_that_is_not_needed(model: Mega, features: Any) -> None:
-    """Tokens through the encoder (with cls) and the decoder's head, for three pictures, two samples, five steps."""
+    """Tokens through the encoder (with cls) and the decoder's head, for three images, two samples, five steps."""
     model = Mega(model.config).eval()
     encoded: list[int] = []
     decoded: list[int] = []

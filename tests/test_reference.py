@@ -101,7 +101,7 @@ def test_decoder_sees_image_cls_and_mesh_tokens_in_that_order(model: Mega, cvqma
     """Also pins the order of image tokens (row by row, on a grid of 4 x 3) and their sinusoid."""
     inputs: list[Tensor] = []
     hook = model.decoder[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    generate.first_logits(model, model.see(torch.from_numpy(cvqmae["cond"])).image)
+    generate.first_logits(model, model.encode_image(torch.from_numpy(cvqmae["cond"])).image)
     hook.remove()
     close(inputs[0], cvqmae["det/act/dec_in"], 1e-5)
 
@@ -113,7 +113,7 @@ def test_deterministic_tokens_have_no_hole(model: Mega, cvqmae: Arrays) -> None:
     In the demos the input is code 0. In the evaluation it is the truth, of which one token leaks into the scores.
     """
     features = torch.from_numpy(cvqmae["cond"])
-    close(generate.first_logits(model, model.see(features).image), cvqmae["det/logits"], 1e-4)
+    close(generate.first_logits(model, model.encode_image(features).image), cvqmae["det/logits"], 1e-4)
     tokens = generate.deterministic(model, features).numpy()
     assert cvqmae["det/margin"] > 1e-4
     assert (tokens == cvqmae["det/argmax"]).all()
@@ -150,7 +150,7 @@ def chosen(step: Arrays, index: Tensor, noise: float, count: int) -> tuple[np.nd
 @torch.no_grad()
 def test_every_sampling_step_with_an_image(model: Mega, cvqmae: Arrays, run: str) -> None:
     features = torch.from_numpy(cvqmae["cond"])
-    image = model.see(features).image
+    image = model.encode_image(features).image
     noise = temperatures(int(cvqmae[f"{run}/nb_steps"]), float(cvqmae[f"{run}/gen_temp"]))
     assert cvqmae[f"{run}/margins"].min() > 1e-5
     for t, step, index in steps_of(cvqmae, run):
@@ -216,7 +216,7 @@ def test_one_noiseless_step_is_the_deterministic_mode(model: Mega, cvqmae: Array
 def test_half_precision_does_not_round_the_random_numbers(model: Mega, cvqmae: Arrays) -> None:
     half = deepcopy(model).bfloat16()
     features = torch.from_numpy(cvqmae["cond"]).bfloat16()
-    image = half.see(features).image
+    image = half.encode_image(features).image
     uniforms = generate.uniforms((2, 8, 5, 54, 2), seed=3)
     exact = generate.sample(half, image, generate.first_logits(half, image), uniforms, temperature=1.0)
     assert torch.equal(generate.stochastic(half, features, samples=8, seed=3), exact)
@@ -449,7 +449,8 @@ def test_imported_checkpoint_is_like_any_other(
         before = reference.load_mega(tmp_path / "mega_tiny")
         after, *_ = checkpoint.load_mega(tmp_path / "out")
         logits = [
-            generate.first_logits(model, model.see(torch.from_numpy(cvqmae["cond"])).image) for model in (before, after)
+            generate.first_logits(model, model.encode_image(torch.from_numpy(cvqmae["cond"])).image)
+            for model in (before, after)
         ]
         assert torch.equal(*logits)
 
@@ -590,7 +591,7 @@ def test_backbones_compute_what_the_published_networks_do(
     images = torch.randn(2, 3, *size)
     found, expected = model.backbone(images), getattr(Released(weights), name)(images)
     assert found.shape[1:] == ((channels, 16, 12) if name == "vit" else (channels, 2, 3))
-    assert expected.std() > 0.1 and (expected[0] - expected[1]).std() > 0.1, "it tells pictures apart"
+    assert expected.std() > 0.1 and (expected[0] - expected[1]).std() > 0.1, "it tells images apart"
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 

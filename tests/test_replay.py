@@ -131,10 +131,10 @@ def test_the_embedded_clip(root):
     messages = list(source.messages)
     images = [m for m in messages if m.topic == sources.COMPRESSED]
     np.testing.assert_allclose([m.time - images[0].time for m in images], np.arange(90) * 1e9 / 15, atol=1)
-    picture = to_bgr(deserialize_message(images[0].data, CompressedImage))
+    image = to_bgr(deserialize_message(images[0].data, CompressedImage))
     info = next(m for m in messages if m.topic == sources.INFO)
     K = read_intrinsics(deserialize_message(info.data, CameraInfo))
-    assert picture.shape == (480, 640, 3)
+    assert image.shape == (480, 640, 3)
     assert set(source.truth) <= {m.time for m in images}
     shares = []
     for people in source.truth.values():
@@ -179,10 +179,10 @@ def test_demo_on_the_embedded_clip(tmp_path, environment):
     for line in ("frames sent", "latency p50, p95", "PA-MPJPE", "overlay.webm"):
         assert line in done.stdout
     video = cv2.VideoCapture(str(tmp_path / "overlay.webm"))
-    pictures = 0
+    count = 0
     while video.read()[0]:
-        pictures += 1
-    assert pictures == report["sent"]
+        count += 1
+    assert count == report["sent"]
     if report["people_per_frame"]:
         assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
 

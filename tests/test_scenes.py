@@ -200,7 +200,7 @@ def test_cameras_see_bodies_as_wanted(bodies: BodySampler) -> None:
             assert 0.8 <= real.eye[1] <= 3
             np.testing.assert_allclose(real.rotation @ real.rotation.T, np.eye(3), atol=1e-9)
             assert np.linalg.det(real.rotation) > 0 and real.rotation[1, 1] < 0, "upright"
-            view = real.look(rng, body, 64)
+            view = real.crop_view(rng, body, 64)
             pixel = np.floor(project(view.camera(body), view.intrinsics)).astype(int)
             shown = ((pixel >= 1) & (pixel < 63)).all(axis=1)
             framed = real.frame_in(view, 64)

@@ -24,7 +24,7 @@ from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.reference.keys import released_name
-from mega_model.train import default, errors, lift, pictures, pretrain, recover, tokenizer
+from mega_model.train import default, errors, images, lift, pretrain, recover, tokenizer
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 from mega_model.train.settings import parse
@@ -241,7 +241,7 @@ def test_what_a_file_leaves_out_must_be_given(tmp_path: Path, capsys: pytest.Cap
     [
         ("tokenizer paper_tokenizer", tokenizer.TokenizerTraining),
         ("pretrain paper_pretrain", pretrain.PretrainTraining),
-        ("lift", pictures.ImageTraining),
+        ("lift", images.ImageTraining),
         ("recover paper_coco paper_mix", recover.RecoverTraining),
     ],
 )
@@ -263,10 +263,10 @@ def test_joints_that_nobody_saw_do_not_count() -> None:
     points[:, :10] += 0.3
     batch = {"rotation": rotation, "joints": joints, "joints2d": points, "confidence": confidence}
     for compared in ("rot6d", "matrix"):
-        losses = pictures.pose_losses(matrix_to_rot6d(rotation), camera, batch, compared)
+        losses = images.pose_losses(matrix_to_rot6d(rotation), camera, batch, compared)
         assert losses["rotation"] < 1e-10
         assert losses["reprojection"].item() == pytest.approx(0.3 * 10 / 20, abs=1e-6)
-    assert pictures.pose_losses(matrix_to_rot6d(rotation.mT), camera, batch, "matrix")[
+    assert images.pose_losses(matrix_to_rot6d(rotation.mT), camera, batch, "matrix")[
         "rotation"
     ].item() == pytest.approx((rotation.mT - rotation).square().mean().item(), abs=1e-6)
 
@@ -458,7 +458,7 @@ def test_the_default_model_is_made_stage_by_stage(
         for path in paths:
             assert path.exists(), f"{path} is not made by an earlier stage"
 
-    def training(name: str, kind: type[pictures.ImageTraining] | type[Any]) -> Callable[[list[str]], None]:
+    def training(name: str, kind: type[images.ImageTraining] | type[Any]) -> Callable[[list[str]], None]:
         def main(args: list[str]) -> None:
             config = parse(kind, args)
             fields = vars(config)
@@ -499,7 +499,7 @@ def test_the_default_model_is_made_stage_by_stage(
 
     monkeypatch.setattr(tokenizer, "main", training("tokenizer", tokenizer.TokenizerTraining))
     monkeypatch.setattr(pretrain, "main", training("pretrain", pretrain.PretrainTraining))
-    monkeypatch.setattr(lift, "main", training("lift", pictures.ImageTraining))
+    monkeypatch.setattr(lift, "main", training("lift", images.ImageTraining))
     monkeypatch.setattr(recover, "main", training("recover", recover.RecoverTraining))
     monkeypatch.setattr(import_backbone, "main", lambda args: write("backbone", Path(args[1]), "origin.json"))
     monkeypatch.setattr(rendered, "render", render)

@@ -1,4 +1,4 @@
-"""Anny (Apache-2.0, CC0 assets): the default body. Poses and phenotypes in, canonical meshes and a Topology out."""
+"""Anny (Apache-2.0, CC0 assets): the default body. From poses and phenotypes to canonical meshes and a Topology."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ AXES = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], np.float32)
 """From Anny's axes (x left, y back, z up) to the canonical ones (x left, y up, z forward)."""
 
 HIERARCHY_SEEDS = (967, 609, 276, 99, 1091, 408, 1137, 165, 803, 494)
-"""Vertices at which the pooling hierarchy of the default topology starts: they give exactly 54 tokens."""
+"""Seed vertices of the default topology's pooling hierarchy. They give exactly 54 tokens."""
 
-# the Anny bone whose head is the SMPL joint; hands and feet, the ends of the chain, have none
+# SMPL joint -> the Anny bone whose head it is; hands and feet have none
 _JOINT_BONES = {
     "pelvis": "root", "spine1": "spine04", "spine2": "spine02", "spine3": "spine01", "neck": "neck01", "head": "head",
     "hip": "upperleg01", "knee": "lowerleg01", "ankle": "foot",
     "collar": "clavicle", "shoulder": "upperarm01", "elbow": "lowerarm01", "wrist": "wrist",
 }  # fmt: skip
-# bones between those move the part that begins at the joint before them
+# further bones -> the joint whose part they move
 _BETWEEN = {
     "pelvis": "pelvis", "spine05": "pelvis", "spine03": "spine1", "neck02": "neck", "neck03": "neck",
     "upperleg02": "hip", "lowerleg02": "knee", "shoulder01": "collar", "upperarm02": "shoulder", "lowerarm02": "elbow",
@@ -30,7 +30,7 @@ _BETWEEN = {
 
 
 class AnnyBody:
-    """Anny with the bones that the pose data moves, on the 1229-vertex topology."""
+    """Anny with the bones of the pose data, on the 1229-vertex topology."""
 
     def __init__(self) -> None:
         rig, topology = "anny-nohands-notoes-noexpression", "notoes_collapse10pc"
@@ -78,7 +78,7 @@ class AnnyBody:
                 bone = _JOINT_BONES[name] + (f".{side[0].upper()}" if side else "")
                 head = heads[:, self.model.bone_labels.index(bone)]
                 near = np.argsort(np.linalg.norm(vertices - head[:, None], axis=-1).mean(axis=0))[:60]
-                # one more, heavy equation makes the weights sum to one
+                # an additional equation with a large weight: the weights sum to one
                 a = np.concatenate(
                     [vertices[:, near].transpose(0, 2, 1).reshape(-1, len(near)), np.full((1, 60), 100.0)]
                 )

@@ -1,4 +1,4 @@
-"""SMPL and SMPL-H, the paper's body, posed by smplx, from a model file that the user has licensed. Never shipped."""
+"""SMPL and SMPL-H, the paper's body, posed with smplx, from the user's licensed model file, which is never shipped."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ WHERE = (
 GENDERS = ("neutral", "male", "female")
 
 HIERARCHY_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
-"""Vertices at which the pooling hierarchy starts: they give the paper's 54 tokens (spec section 2)."""
+"""Seed vertices of the pooling hierarchy. They give the paper's 54 tokens (spec section 2)."""
 
 H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
-"""Rows of the H36M-17 regressor that give the 14 joints which papers compare, in LSP's order (spec section 5)."""
+"""Rows of the H36M-17 regressor for the 14 joints of published tables, in LSP's order (spec section 5)."""
 
 _FIELDS = ("v_template", "f", "J_regressor", "kintree_table", "shapedirs", "posedirs", "weights")
 _BODY = 22  # joints before those of the hands, in SMPL and SMPL-H alike
@@ -46,7 +46,7 @@ class SmplBody:
     def __init__(self, path: Path | str | None = None) -> None:
         """`path` of an .npz or .pkl file, by default the environment variable MEGA_SMPL.
 
-        Raises InputError that says where to get the file, or why it is not one.
+        Raises InputError with where to get the file, or with its fault.
         """
         file = _find(path)
         data = _read(file)
@@ -71,7 +71,7 @@ class SmplBody:
         if any(not 0 <= parent <= k for k, parent in enumerate(parents)):
             raise InputError(f"{file}: field 'kintree_table' should name the parent of a joint among those before it")
 
-        # a flat hand moves as its wrist does: so do all of its joints
+        # flat hands: all joints of a hand move with the wrist
         moved_by = list(range(_BODY))
         for parent in parents[_BODY - 1 :]:
             moved_by.append(moved_by[parent])
@@ -94,16 +94,16 @@ class SmplBody:
         }
 
     def topology(self) -> Topology:
-        """The file's mean body, and SMPL's 24 joints (of SMPL-H, a hand's joint is its middle knuckle)."""
+        """The file's mean body, and SMPL's 24 joints (for SMPL-H, a hand's joint is its middle knuckle)."""
         return self._topology
 
     def canonical(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
         """Bodies without global rotation, their vertex mean at the origin (spec section 7): float32 [B, V, 3], metres.
 
-        pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists, or what `body_pose` takes.
-        betas [B, 10] or more, the first 10 count. Raises ValueError for other shapes.
+        pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists, or an input of `body_pose`.
+        betas [B, 10] or more; the first 10 are used. Raises ValueError for other shapes.
         """
-        from smplx.lbs import lbs  # an extra of its own, because of its licence
+        from smplx.lbs import lbs  # a separate extra, because of its licence
 
         pose = body_pose(pose)
         if betas.ndim != 2 or len(betas) != len(pose) or betas.shape[1] < _SHAPES:
@@ -118,7 +118,7 @@ class SmplBody:
 
 
 def body_pose(pose: np.ndarray) -> np.ndarray:
-    """The 21 joints that the paper poses, [B, 63], of a pose that may have the root before and hands after them.
+    """The paper's 21 joints [B, 63] of a pose that may also have the root and hands.
 
     Takes [B, 63], SMPL's [B, 66] and [B, 72], SMPL-H's [B, 156] and SMPL-X's [B, 165], else raises ValueError.
     """
@@ -128,10 +128,10 @@ def body_pose(pose: np.ndarray) -> np.ndarray:
 
 
 def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
-    """The body of each gender ("neutral", "male", "female"), where a data set needs it.
+    """The bodies by gender ("neutral", "male", "female").
 
-    One file stands for all three. A folder has a file for each, told by its name (SMPL_MALE.pkl, basicmodel_m_..., or
-    male/model.npz); it may lack some. By default the environment variable MEGA_SMPL says which.
+    A single file is used for all three. A folder has one file per gender, recognised by name (SMPL_MALE.pkl,
+    basicmodel_m_..., or male/model.npz); some may be missing. By default the environment variable MEGA_SMPL is used.
     """
     path = _find(path)
     if path.is_file():
@@ -149,7 +149,7 @@ def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
 
 
 def gender_of(value: Any) -> str:
-    """Which of "neutral", "male" and "female" a data set means by "m", b"female", or an array with one of these."""
+    """The gender "neutral", "male" or "female" from a data set's word, such as "m", b"female", or an array of one."""
     words = np.asarray(value).ravel().tolist()
     word = words[0].decode() if words and isinstance(words[0], bytes) else str(*words[:1])
     if word.lower() not in _GENDERS:
@@ -176,7 +176,7 @@ def _find(path: Path | str | None) -> Path:
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a model file, none of it trusted."""
+    """The arrays of an untrusted model file."""
     if file.suffix == ".npz":
         return read_npz(file, _FIELDS)
     values = read_pickle(file)

@@ -1,2 +1,2 @@
-"""What training and runtime share: bodies, cameras, boxes, scores and errors, in numpy. `mega_ros` may import this
-part of mega_model alone, so nothing here may import torch."""
+"""Shared by training and runtime, numpy only: bodies, cameras, boxes, metrics and errors. It is the only part of
+mega_model that `mega_ros` may import, so it must not import torch."""

@@ -1,4 +1,4 @@
-"""Boxes in images: how much they overlap, and which of those that overlap stay. x0, y0, x1, y1, pixels."""
+"""Box overlap and non-maximum suppression. A box is x0, y0, x1, y1, pixels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
-    """Which of boxes [P, 4] with scores [P] stay: their indices, the best score first.
+    """Indices of the boxes [P, 4] with scores [P] that are kept, the best score first.
 
-    A box is dropped if its intersection over union with a better one that stays is larger than `overlap`.
+    A box is dropped if its intersection over union with a kept box of a higher score is larger than `overlap`.
     """
     left = np.argsort(-scores, kind="stable")
     kept = []

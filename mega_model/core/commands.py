@@ -1,7 +1,7 @@
-"""What a command line does with its verbs: find one, import its module, call it, and print an `InputError` as one line.
+"""Command line verbs: find the verb, import its module, call it, and print an `InputError` as one line.
 
-A table of verbs says "module:function" of each, and what it does. The function takes the arguments behind the verb and
-returns the exit code, or None for 0. Its module is imported only when it is called.
+A table maps each verb to "module:function" and a description. The function takes the arguments after the verb and
+returns the exit code, or None for 0. The module is imported only when the verb is called.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _NEEDED = {
     "rclpy": "pip install 'mega_ros[ros]'",
     "export": "this verb needs a checkout: git clone mega_ros, then pip install --editable '.[export]'",
 }
-"""Package that may be absent -> what to do about it."""
+"""Optional package -> how to install it."""
 
 
 def run(verbs: Verbs, args: Sequence[str]) -> int:
-    """The verb that `args` begin with. Returns the exit code."""
+    """Run the verb at the beginning of `args`. Returns the exit code."""
     verb = max((v for v in verbs if [*args[: len(v.split())]] == v.split()), key=len, default=None)
     if verb is None:
         return _help(verbs, args)
-    sys.argv[0] = f"mega {verb}"  # what the verb's own help calls it
+    sys.argv[0] = f"mega {verb}"  # the name in the verb's help
     module, function = verbs[verb][0].split(":")
     return call(f"mega {verb}", lambda: getattr(import_module(module), function)([*args[len(verb.split()) :]]))
 
 
 def call(name: str, command: Callable[[], int | None]) -> int:
-    """The command's exit code; 1 and one line if it is the user who can help. Anything else is a bug, seen whole."""
+    """Run a command. Returns its exit code, or 1 after an InputError or for a missing package, printed as one line."""
     try:
         return command() or 0
     except ModuleNotFoundError as error:
@@ -58,14 +58,14 @@ def call(name: str, command: Callable[[], int | None]) -> int:
 
 
 def _help(verbs: Verbs, args: Sequence[str]) -> int:
-    """Lists the verbs, or those of a group (`mega train`). Exit code 2 if something else was asked for."""
+    """List the verbs, or those of a group (`mega train`). Exit code 2 for an unknown verb."""
     words = [word for word in args if word not in ("-h", "--help")]
     listed = {verb for verb in verbs if verb.split()[: len(words)] == words}
     stream = sys.stdout if (listed and len(words) < len(args)) or not args else sys.stderr
     if not listed:
         print(f"mega: there is no verb '{' '.join(words)}'", file=stream)
         listed = {*verbs}
-    print("usage: mega <verb> [options]      mega <verb> --help tells a verb's options\n", file=stream)
+    print("usage: mega <verb> [options]      mega <verb> --help shows a verb's options\n", file=stream)
     for verb in sorted(listed):
         print(f"  {verb:<22} {verbs[verb][1]}", file=stream)
     return 0 if stream is sys.stdout else 2

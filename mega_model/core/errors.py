@@ -1,5 +1,5 @@
-"""The one error that is the user's to mend: a command prints it as one line. Every other exception is a bug."""
+"""The error that a user can fix: a command prints it as one line. Any other exception is a bug."""
 
 
 class InputError(ValueError):
-    """A file, option or field that cannot be used. One line: which one, what is wrong, and what to do about it."""
+    """A file, option or field that cannot be used. One line: its name, the fault, and what to do."""

@@ -1,6 +1,6 @@
-"""Arrays in files of NumPy, read without running anything that is in them.
+"""Reads arrays from NumPy files without running code from them.
 
-What is wrong is one line that names the file and the field.
+Faults raise InputError with one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`value` as float32. Raises InputError if it is not finite numbers [shape], where None is any length."""
+    """`value` as float32. Raises InputError unless it holds finite numbers of this shape; None is any length."""
     array = np.asarray(value)
     wanted = ", ".join("any" if n is None else str(n) for n in shape)
     if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):

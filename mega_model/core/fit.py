@@ -1,8 +1,8 @@
-"""Pose and shape from landmarks: bodies are turned, placed and bent so that their joints fall on what was seen.
+"""Fits rotation, translation and shape of bodies to landmarks, so that projected joints fall on the landmarks.
 
-The model's own mesh, rotation and translation are the prior, the landmarks are the evidence. A mesh may change along
-its modes, the ways in which the model's meshes are usually wrong. Numpy only, and functions over any leading shape
-[...]: the arrays of one call may differ in it where numpy widens them.
+The model's mesh, rotation and translation are the prior, the landmarks are the measurements. A mesh can change along
+its modes, the principal components of the model's errors. Numpy only. Functions work on any leading shape [...], with
+broadcasting.
 
 Frame: the crop's virtual camera (x right, y down, z forward), metres. *Crop coordinates* run from -1 to 1, x right and
 y down. `focal` [...] is the camera's focal length in half crop sides: a point falls on focal * (x / z, y / z).
@@ -20,18 +20,18 @@ from mega_model.core.geometry import crop_translation
 LANDMARK_SIGMA = 0.07
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
 OUTLIER = 0.2
-"""Crop units: a landmark that is this far off pulls with a quarter of its weight; far beyond it, with none."""
+"""Crop units: a landmark with this residual has a quarter of its weight; with a much larger one, none."""
 LATERAL_PRIOR = 0.3
-"""Crop units: deviation of where the learned translation puts the body's origin in the crop."""
+"""Crop units: standard deviation of the predicted position of the body's origin in the crop."""
 NEAREST = 0.1
-"""Metres: joints nearer than this, or behind the camera, are projected as if they were this far away."""
+"""Metres: joints that are closer, or behind the camera, are projected with this depth."""
 
 OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
 OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
-"""The joints of SMPL that these are."""
+"""The SMPL joints of these landmarks."""
 
-# One step each, with OUTLIER times this: a body that starts beside its landmarks must not take all for outliers.
+# Factors on OUTLIER, one per step, so that a body which starts far from its landmarks does not treat all as outliers.
 _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
 
 _ONE = np.eye(3)
@@ -44,13 +44,13 @@ class Fit(NamedTuple):
     translation: np.ndarray
     """[..., 3], metres"""
     shape: np.ndarray
-    """[..., M]: how far along each mode, in its deviations"""
+    """[..., M]: coefficient of each mode, in standard deviations"""
 
 
 def principal_modes(errors: np.ndarray, count: int) -> np.ndarray:
     """Errors of meshes [n, V, 3] (true less predicted, canonical, metres) -> modes [count, V, 3], metres.
 
-    The principal components about the mean error, each one standard deviation long.
+    The principal components of the errors around their mean, each with the length of one standard deviation.
     """
     spread = (errors - errors.mean(axis=0)).reshape(len(errors), -1)
     _, length, modes = np.linalg.svd(spread, full_matrices=False)
@@ -69,18 +69,18 @@ def fit_pose(
     rotation_prior: float = 0.2,
     depth_prior: float = 0.2,
 ) -> Fit:
-    """The rotation update, translation and shape under which joints fall on their landmarks, in perspective.
+    """The rotation update, translation and shape that fit projected joints to their landmarks.
 
-    joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0:
-    the learned one. landmarks [..., K, 2], crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint
-    that each landmark observes; several may observe the same. modes [..., M, J, 3], metres, rotated like the joints:
-    each is one deviation long. rotation_prior, rad: deviation of the learned rotation about each axis. depth_prior:
-    deviation of the log of the learned depth.
+    joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0: as
+    predicted. landmarks [..., K, 2]: crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint of each
+    landmark; a joint may have several. modes [..., M, J, 3], metres: rotated like the joints, with the length of one
+    standard deviation. rotation_prior, rad: standard deviation of the predicted rotation about each axis. depth_prior:
+    standard deviation of the log of the predicted depth.
 
-    Returns the rotation to apply to joints + shape @ modes before the translation. Without any weight it is exactly
-    the identity, the translation the learned one, and the shape zero.
+    Returns the rotation to apply to joints + shape @ modes before the translation. If all weights are zero, it is the
+    identity, the translation is the predicted one, and the shape is zero.
 
-    Eight Gauss-Newton steps on a Geman-McClure loss, which pulls by the square of 1 / (1 + (distance / OUTLIER)^2).
+    Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
     """
     seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2).copy()  # [..., 3, K]
     bends = np.asarray(modes, np.float64)[..., index, :].swapaxes(-1, -2)  # [..., M, 3, K]
@@ -107,7 +107,7 @@ def fit_pose(
 
 def fit_people(
     vertices: np.ndarray,
-    rotation: np.ndarray,
+    body_to_crop: np.ndarray,
     camera: np.ndarray,
     focal: np.ndarray,
     landmarks: np.ndarray,
@@ -115,38 +115,38 @@ def fit_people(
     regressor: np.ndarray,
     modes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a model says of people in crops, tied to the BlazePose landmarks of the same crops.
+    """A model's predictions for people in crops, fitted to the BlazePose landmarks of the same crops.
 
-    vertices [..., V, 3]: canonical, metres; rotation [..., 3, 3] and camera [..., 3] (s, tx, ty) as the model predicts
-    them; focal [...] in half crop sides; landmarks [..., 39, 5] as of `blazepose.PoseFeatures`; keypoints [..., 12, 3]
-    of a detector, of the same joints in crop coordinates, with their scores; regressor [24, V] of SMPL's joints; modes
-    [M, V, 3] as of `principal_modes`. Returns vertices, rotations [..., 3, 3] from canonical to the crop's camera, and
-    translations [..., 3] in it.
+    vertices [..., V, 3]: canonical, metres. body_to_crop [..., 3, 3], a rotation, and camera [..., 3] (s, tx, ty): as
+    the model predicts them. focal [...]: in half crop sides. landmarks [..., 39, 5]: see `blazepose.PoseFeatures`.
+    keypoints [..., 12, 3]: a detector's, of the same joints, in crop coordinates, with scores. regressor [24, V]: of
+    SMPL's joints. modes [M, V, 3]: see `principal_modes`. Returns vertices, body_to_crop and the translation [..., 3]
+    in the crop's camera.
     """
-    turned = np.swapaxes(rotation, -1, -2)
+    crop_to_body = np.swapaxes(body_to_crop, -1, -2)
     limbs = landmarks[..., OBSERVED, :]
     seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
     if keypoints is not None:
         seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
         weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
     fit = fit_pose(
-        regressor @ vertices @ turned,
+        regressor @ vertices @ crop_to_body,
         crop_translation(camera, focal),
         focal,
         seen,
         weights,
         index,
-        regressor @ modes @ turned[..., None, :, :],
+        regressor @ modes @ crop_to_body[..., None, :, :],
     )
-    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ rotation, fit.translation
+    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop, fit.translation
 
 
-# A pose [..., 6 + M] is the change from what was learned, zero for none: the rotation's Cayley vector (its axis times
-# 2 tan(angle / 2), which is nearly its rotation vector), the shift of the body's origin in the crop (crop units), the
-# log of the depth over the learned one, and the shape. In these, landmarks move almost linearly. A step's first three
-# numbers are solved for as a further rotation vector and added to the Cayley vector, which is the same to first
-# order; where steps end, the two agree. The priors pull by pose / deviation^2, which for the rotation is the slope of
-# 4 log(1 + tan(angle / 2)^2): within 1 % the square of the angle up to half a radian.
+# A pose [..., 6 + M] is the change from the prediction; zero is no change. It holds the rotation's Cayley vector (its
+# axis times 2 tan(angle / 2), close to its rotation vector), the shift of the body's origin in the crop (crop units),
+# the log of the depth over the predicted one, and the shape. Landmarks are almost linear in these parameters. The first
+# three numbers of a step are a further rotation vector, added to the Cayley vector, which is correct to first order; at
+# convergence the two agree. The gradient of the prior is pose / deviation^2. For the rotation, this is the gradient of
+# 4 log(1 + tan(angle / 2)^2), which equals the squared angle within 1 % up to half a radian.
 
 
 def _rotation(pose: np.ndarray) -> np.ndarray:
@@ -157,14 +157,14 @@ def _rotation(pose: np.ndarray) -> np.ndarray:
 
 
 def _translation(pose: np.ndarray, learned: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """Metres [..., 3]."""
+    """The translation [..., 3], metres."""
     moved = np.zeros((*pose.shape[:-1], 3))
     moved[..., :2] = pose[..., 3:5] * (learned[..., 2] / focal)[..., None]
     return (learned + moved) * np.exp(pose[..., 5:6])
 
 
 def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """The slope [..., 3, 3] of a translation by the last three components of a step."""
+    """The Jacobian [..., 3, 3] of a translation by its three parameters in a step."""
     moves = np.zeros((*translation.shape, 3))
     moves[..., 0, 0] = moves[..., 1, 1] = translation[..., 2] / focal
     moves[..., 2, :] = translation
@@ -178,14 +178,14 @@ def _projected(placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How far points [..., 3, K] fall off landmarks [..., 2, K]: [..., 2, K], crop units."""
+    """Residuals [..., 2, K] of points [..., 3, K] to landmarks [..., 2, K], crop units."""
     return focal[..., None, None] * _projected(placed)[0] - target
 
 
 def _linearised(
     pose: np.ndarray, seen: np.ndarray, bends: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> how far joints fall off their landmarks [..., 2, K], crop units; its slope by a step [..., 6 + M, 2, K]."""
+    """-> residuals [..., 2, K], crop units, and their Jacobian by a step [..., 6 + M, 2, K]."""
     rotation, translation = _rotation(pose), _translation(pose, learned, focal)
     turned = rotation @ (seen + (pose[..., 6:, None, None] * bends).sum(-3))
     place, nearness = _projected(turned + translation[..., None])
@@ -199,19 +199,19 @@ def _linearised(
 
 
 def _pull(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
-    """What landmarks that are off [..., 2, K] weigh in the next step [..., K]."""
+    """Weights [..., K] of landmarks with residuals [..., 2, K] in the next step."""
     trust = 1 / (1 + (off * off).sum(-2) / outlier**2)
     return weights * trust * trust
 
 
 def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
-    """Geman-McClure's loss of landmarks that are off [..., 2, K], in squares of LANDMARK_SIGMA: [...]."""
+    """Geman-McClure loss [...] of residuals [..., 2, K], in units of LANDMARK_SIGMA^2."""
     square = (off * off).sum(-2)
     return (weights * square / (1 + square / outlier**2)).sum(-1) / LANDMARK_SIGMA**2
 
 
 def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-> matrix [..., 6 + M, 6 + M] and right side [..., 6 + M] of the landmarks' part of a step."""
+    """The landmarks' part of the normal equations: matrix [..., 6 + M, 6 + M] and right side [..., 6 + M]."""
     rows = *slope.shape[:-2], 2 * slope.shape[-1]
     weighted = (slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]).reshape(rows)
     right = weighted @ off.reshape(*rows[:-2], rows[-1], 1)
@@ -221,13 +221,13 @@ def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> t
 def _weak_perspective(
     seen: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The pose [..., 6] of the translation that least squares give in weak perspective; zero where they give none."""
+    """The pose [..., 6] of the least-squares translation in weak perspective; zero if there is none."""
     share = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9))[..., None, :]
     middle = (share * seen[..., :2, :]).sum(-1)
     spread = seen[..., :2, :] - middle[..., None]
     scale = (share * spread * target).sum((-1, -2)) / np.maximum((share * spread**2).sum((-1, -2)), 1e-9)
     before = focal / learned[..., 2]
-    good = scale > 0  # else no body that is turned so comes near, at any depth
+    good = scale > 0  # otherwise this rotation fits at no depth
     scale = np.where(good, scale, before)
     shift = (share * target).sum(-1) - scale[..., None] * middle - before[..., None] * learned[..., :2]
     pose = np.concatenate([np.zeros((*shift.shape[:-1], 3)), shift, np.log(before / scale)[..., None]], axis=-1)

@@ -1,8 +1,8 @@
 """Cameras and crops: pure functions, no state.
 
 Frames (metres, radians): *canonical* is SMPL's (x to the person's left, y up, z forward, vertex mean at the origin);
-*camera* is REP-103 optical (x right, y down, z forward). A crop is what a virtual pinhole camera at the same place
-sees when it looks straight at the centre of the box, so mapping it back to the full camera is one exact rotation.
+*camera* is REP-103 optical (x right, y down, z forward). A crop is the image of a virtual pinhole camera at the same
+position whose optical axis passes through the centre of the box, so one rotation maps it to the full camera exactly.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 
 def crop_translation(camera: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """Where a weak-perspective camera puts a body in the crop's own camera: metres [..., 3].
+    """The translation [..., 3] of a body in the crop's camera, metres, from a weak-perspective camera.
 
-    camera [..., 3] = (s, tx, ty); focal [...], of the crop's camera, in half crop sides.
+    camera [..., 3] = (s, tx, ty); focal [...]: of the crop's camera, in half crop sides.
     """
     return np.concatenate([camera[..., 1:], (focal / np.maximum(camera[..., 0], 1e-3))[..., None]], axis=-1)
 
@@ -24,23 +24,23 @@ def crop_translation(camera: np.ndarray, focal: np.ndarray) -> np.ndarray:
 def project(points: Any, intrinsics: Any) -> Any:
     """Perspective: points [..., V, 3] in the camera frame, intrinsics [..., 3, 3] -> pixels [..., V, 2].
 
-    Works alike on numpy arrays and torch tensors.
+    Works on numpy arrays and torch tensors.
     """
     focal = intrinsics[..., [0, 1], [0, 1]]
     return focal[..., None, :] * points[..., :2] / points[..., 2:] + intrinsics[..., None, :2, 2]
 
 
 def intrinsics_from_fov(width: int, height: int, fov: float) -> np.ndarray:
-    """K [3, 3] of a centred pinhole camera whose larger image side spans `fov` radians."""
+    """Intrinsics [3, 3] of a centred pinhole camera whose larger image side spans `fov` radians."""
     focal = max(width, height) / 2 / np.tan(fov / 2)
     return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
 
 
 def look_at(direction: np.ndarray) -> np.ndarray:
-    """Rotations [P, 3, 3] that turn camera directions [P, 3] onto +z, by the shortest way (no roll)."""
+    """The smallest rotations [P, 3, 3] that map camera directions [P, 3] to +z; they have no roll."""
     z = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
     x, y, w = z[:, 0], z[:, 1], z[:, 2]
-    k = 1 / (1 + w)  # w > 0: what a camera sees lies before it
+    k = 1 / (1 + w)  # w > 0, as visible points lie in front of the camera
     rows = [1 - k * x * x, -k * x * y, -x, -k * x * y, 1 - k * y * y, -y, x, y, w]
     return np.stack(rows, axis=-1).reshape(-1, 3, 3)
 
@@ -48,8 +48,8 @@ def look_at(direction: np.ndarray) -> np.ndarray:
 def crop_cameras(boxes: np.ndarray, intrinsics: np.ndarray, size: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Virtual cameras that look at boxes.
 
-    boxes [P, 4] (x0, y0, x1, y1, pixels) are widened to squares of `margin` times their larger side, seen by a camera
-    with `intrinsics` [3, 3]. Returns what `square_cameras` does.
+    boxes [P, 4]: x0, y0, x1, y1, pixels of a camera with `intrinsics` [3, 3]. The crop's square has `margin` times the
+    larger side of the box. Returns the same as `square_cameras`.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     side = margin * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
@@ -61,33 +61,33 @@ def square_cameras(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Virtual cameras that look at squares of an image, turned about the optical axis.
 
-    centre [P, 2] and side [P] (pixels) of the squares, roll [P] (radians): the crop's right is the direction
-    (cos roll, sin roll) of the image, so a roll is clockwise as one sees it. `intrinsics` [3, 3] are those of the
-    image's camera, or [P, 3, 3]. Returns the crops' intrinsics [P, 3, 3] (`size` pixels square, principal point in the
-    middle) and the rotations [P, 3, 3] from the full camera to each virtual camera.
+    centre [P, 2] and side [P]: of the squares, pixels. roll [P], radians: the crop's x axis is the direction
+    (cos roll, sin roll) of the image, so a positive roll is clockwise in the image. intrinsics [3, 3] or [P, 3, 3]: of
+    the image's camera. Returns `crop_intrinsics` [P, 3, 3] of crops of `size` pixels square, whose principal
+    point is the centre, and the rotations `crop_from_camera` [P, 3, 3] from the full camera to each virtual camera.
     """
     ray = np.concatenate([centre, np.ones((len(centre), 1))], axis=1)
     ray = np.einsum("...ij,...j->...i", np.linalg.inv(intrinsics), ray)
-    # off the axis a pixel spans a smaller angle: the square's focal length is that along its ray
+    # off the axis, a pixel spans a smaller angle, so take the focal length along the ray
     focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[..., 0, 0] * intrinsics[..., 1, 1]) / side
-    crop = np.zeros((len(ray), 3, 3))
-    crop[:, 0, 0] = crop[:, 1, 1] = focal
-    crop[:, :2, 2] = size / 2
-    crop[:, 2, 2] = 1
-    turn = np.zeros((len(ray), 3, 3))
-    turn[:, 0, 0] = turn[:, 1, 1] = np.cos(roll)
-    turn[:, 0, 1], turn[:, 1, 0], turn[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
-    return crop, turn @ look_at(ray)
+    crop_intrinsics = np.zeros((len(ray), 3, 3))
+    crop_intrinsics[:, 0, 0] = crop_intrinsics[:, 1, 1] = focal
+    crop_intrinsics[:, :2, 2] = size / 2
+    crop_intrinsics[:, 2, 2] = 1
+    rolled = np.zeros((len(ray), 3, 3))
+    rolled[:, 0, 0] = rolled[:, 1, 1] = np.cos(roll)
+    rolled[:, 0, 1], rolled[:, 1, 0], rolled[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
+    return crop_intrinsics, rolled @ look_at(ray)
 
 
 def crop_images(
-    image: np.ndarray, intrinsics: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+    image: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int
 ) -> np.ndarray:
-    """What the virtual cameras of `crop_cameras` see: image [H, W, C] -> uint8 [P, size, size, C], black outside."""
-    out = np.zeros((len(crops), size, size, image.shape[2]), np.uint8)
-    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV puts pixel centres at whole numbers, K at halves
-    for p, (crop, rotation) in enumerate(zip(crops, rotations)):
-        # shrink by averaging first: warping alone would alias
+    """The images of the virtual cameras: image [H, W, C] -> crops uint8 [P, size, size, C], black outside."""
+    out = np.zeros((len(crop_intrinsics), size, size, image.shape[2]), np.uint8)
+    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV has pixel centres at integers, K at half-integers
+    for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
+        # downscale by averaging first, because warping alone would alias
         shrink = max(1, int(np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / crop[0, 0]))
         source = image
         if shrink > 1:
@@ -99,11 +99,13 @@ def crop_images(
     return out
 
 
-def place(vertices: np.ndarray, rotation: np.ndarray, translation: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+def place(
+    vertices: np.ndarray, body_to_crop: np.ndarray, translation: np.ndarray, crop_from_camera: np.ndarray
+) -> np.ndarray:
     """Canonical points into the full camera.
 
-    vertices [P, V, 3] canonical; rotation [P, 3, 3] and translation [P, 3] from there into crops' cameras, to which
-    `rotations` [P, 3, 3] turn the full camera -> [P, V, 3] metres in the camera frame.
+    vertices [P, V, 3]: canonical. body_to_crop [P, 3, 3] and translation [P, 3]: from the canonical frame to the crop's
+    camera. crop_from_camera [P, 3, 3]: what `square_cameras` gives. Returns [P, V, 3], metres, camera frame.
     """
-    seen = np.einsum("pij,pvj->pvi", rotation, vertices) + translation[:, None]
-    return np.einsum("pji,pvj->pvi", rotations, seen)
+    in_crop = np.einsum("pij,pvj->pvi", body_to_crop, vertices) + translation[:, None]
+    return np.einsum("pji,pvj->pvi", crop_from_camera, in_crop)

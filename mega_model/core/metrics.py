@@ -1,7 +1,7 @@
-"""Errors of recovered people, of their uncertainty, and of sets of random bodies.
+"""Metrics of recovered people, of their uncertainty, and of sets of random bodies.
 
-Numpy arrays of any batch shape; metres in, metres out. scipy is imported where it is used: it is slow to load, and the
-runtime does without.
+Numpy arrays of any batch shape; metres in, metres out. scipy is imported inside functions, because it is slow to load
+and the runtime does not need it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 LEVELS = np.arange(1, 20) / 20
-"""Probabilities at which `calibration_error` compares promise and fact: 5 % to 95 %."""
+"""Probabilities at which `calibration_error` compares predicted and measured coverage: 5 % to 95 %."""
 REMOVED = np.arange(100) / 100
-"""Shares that `sparsification` takes away."""
+"""Shares of the elements that `sparsification` removes."""
 
 
 def distances(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -27,15 +27,15 @@ def mean_distance(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def centre(points: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Points [..., N, 3] moved so that their mean by the weights `origin` [N], whose sum is 1, lies at zero.
+    """Points [..., N, 3] translated so that their weighted mean is zero; the weights `origin` [N] sum to 1.
 
-    A row of a joint regressor puts that joint there: the pelvis, by the convention of the published tables.
+    With a row of a joint regressor, this joint is at zero: the pelvis, in published tables.
     """
     return points - origin[None] @ points
 
 
 def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`predicted` [..., N, 3] after the similarity (rotation, scale, translation) that fits it best to `truth`.
+    """`predicted` [..., N, 3] after the similarity transform (rotation, scale, translation) that best fits `truth`.
 
     Least squares by SVD (Umeyama 1991); never a reflection.
     """
@@ -46,7 +46,7 @@ def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     sign[..., 2] = np.sign(np.linalg.det(u @ vt))
     rotation = (u * sign[..., None, :]) @ vt
     spread = (x * x).sum(axis=(-1, -2))
-    scale = (s * sign).sum(axis=-1) / np.where(spread > 0, spread, 1)  # all points in one place: only move them
+    scale = (s * sign).sum(axis=-1) / np.where(spread > 0, spread, 1)  # if all points coincide, only translate
     return scale[..., None, None] * (x @ rotation) + truth_mean
 
 
@@ -58,8 +58,8 @@ def pa_mpjpe(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def pck(error: np.ndarray, length: np.ndarray, factor: float = 0.2) -> float:
     """Percentage of correct keypoints, 0 to 1: the share of errors that are at most `factor` lengths.
 
-    error [..., J] and length [...] in one unit, usually pixels. NaN is a joint that nobody annotated: it counts neither
-    way; infinity is a joint that was not found. NaN without any annotated joint.
+    error [..., J] and length [...] in one unit, usually pixels. NaN marks a joint without annotation, which is not
+    counted; infinity marks a joint that was not found. Returns NaN if no joint is annotated.
     """
     annotated = ~np.isnan(error)
     right = error <= factor * length[..., None]
@@ -72,7 +72,7 @@ def best_of(errors: np.ndarray, samples: int | None = None) -> np.ndarray:
 
 
 def improvement(first: float, last: float) -> float:
-    """By how many percent the error `last` lies below `first`: "Imp" of the paper's table 2."""
+    """Reduction of the error from `first` to `last`, percent: "Imp" in the paper's table 2."""
     return 100 * (1 - last / first)
 
 
@@ -82,7 +82,7 @@ def improvement(first: float, last: float) -> float:
 def spread(samples: Any) -> Any:
     """Sigma [..., V] of samples [..., Q, V, 3]: the root mean square distance from their mean, in metres.
 
-    Works alike on numpy arrays and torch tensors, so that evaluation and the exported graph have one formula.
+    Works on numpy arrays and torch tensors.
     """
     deviation = samples - samples.mean(axis=-3, keepdims=True)
     return (deviation * deviation).sum(axis=-1).mean(axis=-2) ** 0.5
@@ -101,7 +101,7 @@ def coverage(error: np.ndarray, sigma: np.ndarray, factor: float = 1.0) -> float
 
 
 def radius(level: np.ndarray | float) -> np.ndarray:
-    """How many sigma the distance from the mean stays within, with probability `level`, shape kept.
+    """The radius, in sigma, that contains the error with probability `level`; the shape is kept.
 
     The error model: an isotropic 3D Gaussian whose root mean square radius is sigma. Each axis then has the deviation
     sigma / sqrt(3), and distance * sqrt(3) / sigma follows the chi distribution of 3 degrees of freedom.
@@ -112,7 +112,7 @@ def radius(level: np.ndarray | float) -> np.ndarray:
 
 
 def quantiles(error: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """How many sigma hold each of the `LEVELS` of the errors, over all elements of two arrays of one shape -> [L]."""
+    """Radii [L], in sigma, that contain the shares `LEVELS` of all errors; two arrays of one shape."""
     return np.quantile(error / sigma, LEVELS)
 
 
@@ -126,20 +126,20 @@ def coverages(error: np.ndarray, sigma: np.ndarray) -> dict[str, dict[str, float
 
 
 def reliability(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Share of errors within so many sigma [L] -> [L]; equal to the `LEVELS` if radii and sigma tell the truth."""
+    """Shares [L] of the errors within radii [L], in sigma; equal to `LEVELS` if sigma is calibrated."""
     return np.array([coverage(error, sigma, factor) for factor in radii])
 
 
 def calibration_error(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> float:
-    """Expected calibration error: mean over `LEVELS` of |share of errors within the radius - level|. 0 is the best."""
+    """Expected calibration error: mean over `LEVELS` of |share of errors within the radius - level|. 0 is best."""
     return float(np.abs(reliability(error, sigma, radii) - LEVELS).mean())
 
 
 def sparsification(error: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean error of what is left after each share of `REMOVED` [L] is taken away, over the mean error of all.
+    """Mean error of the rest after removing each share of `REMOVED` [L], over the mean error of all.
 
-    Taken away are the elements of the largest sigma (first curve [L]), or of the largest error (second curve: the best
-    that any sigma can do). Both begin at 1. Elements of one sigma go in the order in which they stand.
+    The first curve [L] removes the elements with the largest sigma, the second those with the largest error, which is
+    optimal. Both start at 1. Elements with equal sigma are removed in array order.
     """
     error, sigma = np.ravel(error).astype(float), np.ravel(sigma)
     left = len(error) - np.floor(REMOVED * len(error)).astype(int)
@@ -153,7 +153,7 @@ def sparsification(error: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np
 def ause(error: np.ndarray, sigma: np.ndarray) -> float:
     """Area under the sparsification error: mean gap of the two curves of `sparsification`, in units of the mean error.
 
-    0 if sigma orders the errors as they are; the same for any monotone change of sigma (Ilg et al. 2018).
+    It is 0 if sigma sorts the errors correctly, and does not change with monotone changes of sigma (Ilg et al. 2018).
     """
     by_sigma, best = sparsification(error, sigma)
     return float((by_sigma - best).mean())
@@ -165,7 +165,7 @@ def ause(error: np.ndarray, sigma: np.ndarray) -> float:
 def apd(joints: np.ndarray) -> float:
     """Average pairwise distance: mean over all pairs of n bodies, and over joints, of the joints' distance.
 
-    joints [n, J, 3], brought together by the caller.
+    joints [n, J, 3], aligned by the caller.
     """
     from scipy.spatial.distance import pdist
 

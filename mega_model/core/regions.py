@@ -1,10 +1,10 @@
-"""Where to look for a person: the square that holds the whole body, turned so that the body stands upright in it.
+"""The region of a person's next crop: a square around the whole body, rolled so that the body is upright in it.
 
-From what a network has already seen of the person: BlazePose's landmarks or COCO keypoints, in any image coordinates
-(pixels, or a crop's own) with x right and y down. Functions over any leading shape [...].
+Regions are computed from BlazePose landmarks or COCO keypoints, in any image coordinates with x right and y down
+(pixels or crop coordinates). Functions work on any leading shape [...].
 
-A region is centre [..., 2], side [...] (in the units of what was given) and roll [...], radians: how far the body is
-turned clockwise from upright, -pi to pi.
+A region has a centre [..., 2], a side [...] (in the units of the input) and a roll [...], radians: the clockwise
+rotation of the body from upright, -pi to pi.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from mega_model.core.geometry import square_cameras
 
 MARGIN = 1.25
-"""Side of a region over the diameter of the circle about the body: BlazePose's own, which it was trained with."""
+"""Side of a region over the diameter of the circle around the body: the value that BlazePose was trained with."""
 SHOULDERS, HIPS = [5, 6], [11, 12]  # of the COCO keypoints
 
-# BlazePose's circle over the torso's length, upright, and over the distance of the farthest keypoint, where the torso
-# is foreshortened or the limbs reach out. Fitted to its own landmarks of 54 people in photographs, whose circles they
-# meet within 7 % on average.
+# The radius of BlazePose's circle over the torso's length for upright people, and over the distance of the farthest
+# keypoint for foreshortened torsos or extended limbs. Fitted to BlazePose's landmarks of 54 people in photographs; the
+# mean deviation from its circles is 7 %.
 _OVER_TORSO, _OVER_FARTHEST = 1.75, 1.1
 
 
 def region_of_interest(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The region that BlazePose would look at next: landmarks [..., 39, >= 2] -> centre, side, roll.
+    """BlazePose's next region: landmarks [..., 39, >= 2] -> centre, side, roll.
 
-    Landmark 33 is the middle of the hips; landmark 34, on the circle about it that holds the body, points to the head.
+    Landmark 33 is the midpoint of the hips. Landmark 34 lies on the circle around the body, towards the head.
     """
     landmarks = np.asarray(landmarks)[..., :2]
     return _region(landmarks[..., 33, :], landmarks[..., 34, :] - landmarks[..., 33, :])
@@ -37,7 +37,7 @@ def keypoint_region(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The same region from COCO's 17 keypoints [..., 17, 3] (x, y, score) -> centre, side, roll, found.
 
-    found: bool [...], False where a shoulder or a hip scores less than `threshold`; the region means nothing there.
+    found: bool [...], False if a shoulder or a hip scores less than `threshold`; then the region is not valid.
     """
     keypoints = np.asarray(keypoints)
     seen = keypoints[..., 2] >= threshold
@@ -51,21 +51,21 @@ def keypoint_region(
 
 
 def _region(centre: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the circle's centre and the vector [..., 2] from it to its top as the body sees it."""
+    """The region of a circle, from its centre and the vector [..., 2] to the circle in the body's upward direction."""
     return centre, 2 * MARGIN * np.linalg.norm(up, axis=-1), np.arctan2(up[..., 0], -up[..., 1])
 
 
 def next_cameras(
-    landmarks: np.ndarray, crops: np.ndarray, rotations: np.ndarray, size: int
+    landmarks: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The virtual cameras that look at the regions of interest which crops show.
+    """The virtual cameras of the next crops: they look at the regions of interest that the landmarks give.
 
-    landmarks [P, 39, >= 2] in the crops, -1 to 1; crops [P, 3, 3] and rotations [P, 3, 3] as `geometry.crop_cameras`
-    gives them, for `size` pixels. Returns the same of the next crops. A region is looked for near the crop: within a
-    quarter of its side beyond its edges, of half to 1.6 times its side.
+    landmarks [P, 39, >= 2]: in the crops, -1 to 1. crop_intrinsics and crop_from_camera [P, 3, 3]: what
+    `geometry.crop_cameras` gives for `size` pixels. Returns both for the next crops. The centre of a region is clipped
+    to a quarter of the crop's side beyond its edges, and its side to 0.5 to 1.6 times the crop's.
     """
     centre, side, roll = region_of_interest((np.asarray(landmarks, np.float64)[..., :2] + 1) * (size / 2))
-    next_crops, turns = square_cameras(
-        np.clip(centre, -size / 4, 1.25 * size), np.clip(side, 0.5 * size, 1.6 * size), roll, crops, size
+    next_intrinsics, next_from_crop = square_cameras(
+        np.clip(centre, -size / 4, 1.25 * size), np.clip(side, 0.5 * size, 1.6 * size), roll, crop_intrinsics, size
     )
-    return next_crops, turns @ rotations
+    return next_intrinsics, next_from_crop @ crop_from_camera

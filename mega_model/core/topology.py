@@ -1,4 +1,4 @@
-"""Topology: what is common to all meshes of one body model. Numpy only, one .npz file on disk."""
+"""Topology: the data common to all meshes of a body model. Numpy only; one .npz file on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMPL_JOINTS = (
     "neck left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
     "left_hand right_hand"
 ).split()
-"""The 24 joints of SMPL in their order: every topology's regressor gives these."""
+"""SMPL's 24 joints, in its order. Every topology's regressor gives these joints."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Topology:
 
     @classmethod
     def load(cls, path: Path | str) -> Topology:
-        """Raises InputError that names the file and what is wrong with it."""
+        """Raises InputError that names the file and the fault."""
         arrays = read_npz(Path(path), [f.name for f in fields(cls)])
         names = tuple(str(n) for n in arrays.pop("joint_names"))
         count = len(arrays["template"])

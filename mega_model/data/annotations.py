@@ -1,6 +1,6 @@
-"""Reads the labels of the public data sets, in the files that people have on disk: `read_people("KIND:PATH")`.
+"""Reads the labels of the public data sets in their usual file formats: `read_people("KIND:PATH")`.
 
-Nothing that is in a file is run. What is wrong is one line that names the file and the field.
+No code from a file is run. Faults raise InputError with one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mega_model.core.files import floats, npz_fields, read_npz
 from mega_model.core.geometry import project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_model.data.crops import PIXELS_PER_SCALE
-from mega_model.data.people import SPIN_JOINTS, People, join
+from mega_model.data.people import SPIN_JOINTS, LabelledPeople, join
 from mega_model.pickles import read_pickle
 
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
-"""Data sets that label SPIN's joints on pictures; the others label SMPL's."""
+"""Data sets with labels of SPIN's joints in images; the others have SMPL's joints."""
 
 KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
-"""What `images.open_set` opens; `read_people` all but the last two."""
+"""The kinds of `images.open_set`. `read_people` supports all but the last two."""
 
 MARGIN = 1.2
-"""A person's square is wider by this than the larger side of the box, as SPIN made it."""
+"""Side of a person's square over the larger side of the box, as in SPIN."""
 
 OCCLUDED_SCENES = (
     "courtyard_backpack courtyard_basketball courtyard_bodyScannerMotions courtyard_box courtyard_golf "
@@ -39,19 +39,19 @@ OCCLUDED_SCENES = (
 """3DPW-OCC: the scenes of 3DPW (all splits) in which objects hide people (Zhang et al. 2020)."""
 
 _SPIN_LABELS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 14, 16, 17]
-"""Of the 24 joints in SPIN's layout, those of `people.SPIN_JOINTS`."""
+"""Indices of `people.SPIN_JOINTS` among the 24 joints in SPIN's layout."""
 
 
-def read_people(name: str) -> People:
+def read_people(name: str) -> LabelledPeople:
     """The labels of a data set, "KIND:PATH":
 
     `coco:FILE.npz`, `mpii:`, `h36m:`, `mpi-inf-3dhp:`  in BEDLAM's or SPIN's layout
-    `3dpw:FOLDER`      3DPW itself: its test split; or one of the folders in its sequenceFiles
+    `3dpw:FOLDER`      3DPW's own files: the test split; or one of the folders in sequenceFiles
     `3dpw:FILE.npz`    the common 3dpw_test.npz, or the released code's 3DPW_test.npz
-    `3dpw-occ:FOLDER`  3DPW itself: the scenes of all splits in which objects hide people; or an .npz file of these
-    `emdb:FOLDER`      EMDB itself: the sequences of EMDB 1; or an .npz file
+    `3dpw-occ:FOLDER`  3DPW's own files: the scenes of all splits with occlusion by objects; or an .npz file of these
+    `emdb:FOLDER`      EMDB's own files: the sequences of EMDB 1; or an .npz file
 
-    An .npz file names its pictures from its own folder or one above it.
+    Image paths in an .npz file are relative to its folder or a parent of it.
     """
     kind, _, place = name.partition(":")
     path = Path(place)
@@ -61,7 +61,7 @@ def read_people(name: str) -> People:
     return replace(people, compared="smpl24") if kind == "emdb" else people
 
 
-def _read(kind: str, path: Path) -> People:
+def _read(kind: str, path: Path) -> LabelledPeople:
     if kind in SPIN_KINDS or path.suffix == ".npz":
         return read_npz_people(path, len(SPIN_JOINTS if kind in SPIN_KINDS else SMPL_JOINTS))
     if not path.is_dir():
@@ -74,12 +74,12 @@ def _read(kind: str, path: Path) -> People:
     return read_3dpw(split if split.is_dir() else path)
 
 
-def read_npz_people(path: Path, joints: int) -> People:
-    """imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape, and maybe part | j2d, gender.
+def read_npz_people(path: Path, joints: int) -> LabelledPeople:
+    """Fields: imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape; part | j2d, gender.
 
-    `joints` is 17 for files that label SPIN's joints, of which
-    `people.SPIN_JOINTS` are kept, and 24 for those that label SMPL's. Files with `root_orient` are the released code's
-    own: they hold 1 / scale, and the depth of a joint in place of a confidence (spec section 6).
+    `joints` is 17 for files with SPIN's joints, of which `people.SPIN_JOINTS` are kept, and 24 for SMPL's. Files with
+    `root_orient` are those of the released code: they hold 1 / scale, and a joint's depth instead of a confidence (spec
+    section 6).
     """
     has = npz_fields(path)
 
@@ -107,8 +107,8 @@ def read_npz_people(path: Path, joints: int) -> People:
             raise InputError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
         points = labels[:, _SPIN_LABELS] if joints == len(_SPIN_LABELS) else labels[:, :24]
         points[..., 2] = points[..., 2] > 0 if prepared else points[..., 2].clip(0, 1)
-    return People(
-        images=_find_pictures(path, names),
+    return LabelledPeople(
+        images=_find_images(path, names),
         centre=floats(path, "center", data["center"], (count, 2)),
         side=PIXELS_PER_SCALE * (1 / scale if prepared else scale),
         pose=_wide(path, " + ".join(pose_names), pose, count, 66)[:, :66],
@@ -118,11 +118,11 @@ def read_npz_people(path: Path, joints: int) -> People:
     )
 
 
-def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
-    """The sequences in `folder`, a split in 3DPW's `sequenceFiles`, or all below it, that begin with one of `scenes`.
+def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> LabelledPeople:
+    """The sequences in or below `folder`, such as a split in 3DPW's `sequenceFiles`, that start with one of `scenes`.
 
-    Only frames whose camera was aligned and in which joints were detected. The square is around these, as in SPIN's
-    3dpw_test.npz (the released code smooths it over time); joints2d are SMPL's, projected from the label.
+    Only frames with an aligned camera and detected joints. The square is around these joints, as in SPIN's
+    3dpw_test.npz (the released code smooths it over time). joints2d are SMPL's joints, projected from the label.
     """
     files = [p for p in _files(folder, "*.pkl") if p.name.startswith(tuple(scenes))]
     above = next((p for p in folder.resolve().parents if (p / "imageFiles").is_dir()), folder)
@@ -130,21 +130,21 @@ def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> People:
     return _some(parts, f"{folder}: no 3DPW sequence in it has a frame with a valid camera")
 
 
-def read_emdb(folder: Path) -> People:
-    """The sequences of EMDB 1, on which papers evaluate, below `folder`: the frames that EMDB calls good."""
+def read_emdb(folder: Path) -> LabelledPeople:
+    """The good frames of the sequences of EMDB 1, the usual test set, below `folder`."""
     parts = [_read_emdb_sequence(path) for path in _files(folder, "*_data.pkl")]
     return _some([p for p in parts if p is not None], f"{folder}: no sequence in it belongs to EMDB 1")
 
 
-def _read_3dpw_sequence(path: Path, pictures: Path) -> list[People]:
+def _read_3dpw_sequence(path: Path, images: Path) -> list[LabelledPeople]:
     data = read_pickle(path)
     intrinsics = floats(path, "cam_intrinsics", _field(path, data, "cam_intrinsics"), (3, 3))
-    folder = pictures / str(_field(path, data, "sequence"))
+    folder = images / str(_field(path, data, "sequence"))
     people = [_read_3dpw_person(path, data, k, folder, intrinsics) for k in range(len(_field(path, data, "poses")))]
     return [person for person in people if len(person)]
 
 
-def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: np.ndarray) -> People:
+def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: np.ndarray) -> LabelledPeople:
     def own(name: str) -> Any:
         values = _field(path, data, name)
         if len(values) <= k:
@@ -167,7 +167,7 @@ def _read_3dpw_person(path: Path, data: Any, k: int, folder: Path, intrinsics: n
     return _sequence(path, names, low, high, turn, pose[:, :66], own("betas"), own("genders"), points)
 
 
-def _read_emdb_sequence(path: Path) -> People | None:
+def _read_emdb_sequence(path: Path) -> LabelledPeople | None:
     data = read_pickle(path)
     if not _field(path, data, "emdb1"):
         return None
@@ -196,16 +196,16 @@ def _sequence(
     betas: Any,
     gender: Any,
     points: np.ndarray,
-) -> People:
+) -> LabelledPeople:
     """One person in n frames.
 
-    low, high [n, 2] are the corners of the boxes, turn [n, 3, 3] rotates from the world of the poses [n, 66] to the
-    camera, points [n, 24, 2] are SMPL's joints; betas [10 or more] and gender are the same in all.
+    low, high [n, 2]: corners of the boxes. turn [n, 3, 3]: rotation from the world of the poses [n, 66] to the camera.
+    points [n, 24, 2]: SMPL's joints. betas [10 or more] and gender are the same in all frames.
     """
     count = len(names)
     root = Rotation.from_matrix(turn) * Rotation.from_rotvec(pose[:, :3]) if count else Rotation.identity(0)
     shape = _wide(path, "betas", np.ravel(np.asarray(betas))[None], 1, 10)[:, :10]
-    return People(
+    return LabelledPeople(
         images=names,
         centre=(low + high) / 2,
         side=MARGIN * (high - low).max(axis=1).clip(1),
@@ -216,8 +216,8 @@ def _sequence(
     )
 
 
-def _find_pictures(path: Path, names: np.ndarray) -> np.ndarray:
-    """Full paths: in the file's folder, or in the first one above it that has the first picture."""
+def _find_images(path: Path, names: np.ndarray) -> np.ndarray:
+    """Full paths, in the file's folder, or in its first parent that contains the first image."""
     above = path.resolve().parents
     folder = next((p for p in above if (p / names[0]).is_file()), above[0])
     return np.array([str(folder / name) for name in names])
@@ -234,7 +234,7 @@ def _genders(path: Path, values: Any, count: int) -> np.ndarray:
 
 
 def _wide(path: Path, field: str, value: Any, count: int, least: int) -> np.ndarray:
-    """`value` as float32 [count, at least `least`]."""
+    """`value` as float32 [count, n], n >= `least`."""
     array = floats(path, field, value, (count, None))
     if array.shape[1] < least:
         raise InputError(
@@ -252,7 +252,7 @@ def _flags(path: Path, field: str, value: Any) -> np.ndarray:
 
 
 def _rows(path: Path, field: str, value: Any, keep: np.ndarray, *shape: int | None) -> np.ndarray:
-    """The frames `keep`, bool [n], of a `value` [n, *shape], as float32. The others may be anything."""
+    """The frames `keep`, bool [n], of a `value` [n, *shape], as float32. Other frames are not checked."""
     array = np.asarray(value)
     if array.shape[:1] != keep.shape:
         raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)}, but there are {len(keep)} frames")
@@ -274,7 +274,7 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _some(parts: list[People], message: str) -> People:
+def _some(parts: list[LabelledPeople], message: str) -> LabelledPeople:
     if not parts:
         raise InputError(message)
     return join(parts)

@@ -1,6 +1,6 @@
-"""What lies behind people: panoramas, photographs, and rooms and yards in true perspective. Linear light.
+"""Backgrounds: panoramas, photographs, and rooms and yards in correct perspective. Linear light.
 
-The photographs lie in the folder `backgrounds`, whose README.md names their authors and licences.
+The photographs are in the folder `backgrounds`, whose README.md lists their authors and licences.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LINEAR = (np.arange(256, dtype=np.float32) / 255) ** GAMMA
 
 @cache
 def photographs(kind: str) -> list[np.ndarray]:
-    """All of a kind, `panorama` (equirectangular), `photo` or `texture`: uint8 [H, W, 3] RGB."""
+    """All images of a kind: `panorama` (equirectangular), `photo` or `texture`: uint8 [H, W, 3] RGB."""
     return [read(file) for file in sorted(FOLDER.glob(f"{kind}_*.jpg"))]
 
 
 def draw(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float) -> np.ndarray:
     """A random background float32 [H, W, 3] for the pixels' rays [H, W, 3] in a level world (y up).
 
-    The camera is `eye` metres above the ground, the person stands `distance` metres away.
+    The camera is `eye` metres above the ground, the person is `distance` metres away.
     """
     kind = rng.random()
     if kind < 0.35:
@@ -53,7 +53,7 @@ def panorama(rng: np.random.Generator, rays: np.ndarray) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random part of a photograph, at least 0.6 times as wide as all of it: [height, width, 3]."""
+    """A random part of a photograph, at least 0.6 times as wide as the largest possible part: [height, width, 3]."""
     images = photographs("photo")
     image = images[rng.integers(len(images))]
     most = min(image.shape[0] / height, image.shape[1] / width)
@@ -65,7 +65,7 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float) -> np.ndarray:
-    """A rectangular room about camera and person, or a yard under the sky."""
+    """A rectangular room around camera and person, or a yard under the sky."""
     outside = rng.random() < 0.3
     turn = rng.uniform(-math.pi, math.pi)
     cos, sin = math.cos(turn), math.sin(turn)
@@ -82,14 +82,14 @@ def room(rng: np.random.Generator, rays: np.ndarray, eye: float, distance: float
     nearest = reach.argmin(axis=0)
     depth = np.minimum(reach.min(axis=0), 1e4)
     point = np.stack([x, y, z], axis=-1) * depth[..., None]
-    pixel = depth * np.float32(np.linalg.norm(rays[0, 1] - rays[0, 0]))  # metres that a pixel spans
+    pixel = depth * np.float32(np.linalg.norm(rays[0, 1] - rays[0, 0]))  # metres per pixel
     surface = 2 * nearest + (np.choose(nearest, [x, z, y]) > 0)
     image = np.zeros((*x.shape, 3), np.float32)
     painted: dict[str, np.ndarray] = {}
     height, width = x.shape
     for k in np.unique(surface):
         wall = k < 4
-        key = rng.random() < 0.6 and wall  # most walls are alike
+        key = rng.random() < 0.6 and wall  # most walls have the same texture
         tile = painted.get("wall") if key else None
         if tile is None:
             tile = texture(rng, ground=k == 4)

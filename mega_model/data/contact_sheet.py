@@ -1,4 +1,4 @@
-"""`python -m mega_model.data.contact_sheet` shows what rendered sets hold: a row of test images for each part."""
+"""`python -m mega_model.data.contact_sheet` draws a contact sheet of rendered sets: one row of test images per part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(
     topology: Path = Path("mega_ros/models/default/topology.npz"),
     seed: int = 0,
 ) -> None:
-    """Write the sheet to `out`: people of held-out clips, the same for a seed."""
+    """Write the contact sheet to `out`: people of held-out clips; equal seeds give equal sheets."""
     renderer = Renderer(Topology.load(topology), SIDE, SIDE)
     crops = draw_crops(
         np.random.default_rng(seed), BodySampler("test"), renderer, COLUMNS * len(PARTS), [1] * len(PARTS)

@@ -1,7 +1,7 @@
-"""`mega features`: what a frozen BlazePose gives for crops of rendered people, computed once, with the crops' labels.
+"""`mega features`: a frozen BlazePose's outputs for crops of rendered people, computed once, with labels.
 
-A person is looked at as at run time: a crop about the box, then crops about the region that the landmarks give. For
-training, both the first and the second crop of every scene are kept, and half of the scenes are mirrored.
+Crops are made as at run time: the first around the box, each further one around the region that the landmarks give. A
+training set keeps the first and the second crop of every scene and mirrors half of the scenes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
 
 CHUNK = 40
-"""Scenes that one random generator makes: a set is the same for any number of workers."""
+"""Scenes per random generator, so that a set does not depend on the number of workers."""
 PASSES = 3
-"""Crops of a person at run time; the last one counts."""
+"""Crops of a person at run time; the features of the last one are used."""
 _ACROSS = np.array([-1, 1, 1], np.float32)
 
 
@@ -45,9 +45,10 @@ class Extract:
     width: int = 144
     """Of the BlazePose, see `blazepose.VARIANTS`."""
     train: bool = False
-    """Two crops of every scene, moved about, half of them mirrored; else what the run time sees, one for each scene."""
+    """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
+    run time's last crop."""
     turned: bool = False
-    """The first crop is turned by anything from a quarter to three quarters: people upside down and on their sides."""
+    """Roll the first crop by 90 to 270 degrees: people are upside down or on their side."""
     seed: int = 0
     workers: int = 1
 
@@ -72,7 +73,7 @@ class FeatureSet:
 
     @torch.no_grad()
     def tokenise(self, tokenizer: MeshTokenizer) -> None:
-        """Tokens of all bodies and of their mirror images, once: batches then have a field `tokens` int64 [B, N]."""
+        """Tokenise all bodies and their mirror images once. Batches then have a field `tokens` int64 [B, N]."""
         vertices = self.scenes.fields["vertices"]
         mirror = twins(self.topology)
         parts = []
@@ -119,7 +120,7 @@ class FeatureSet:
 
 
 def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
-    """Of crops uint8 [P, 256, 256, 3]; on CPUs by onnxruntime: 4 times as fast as torch."""
+    """The backbone as a function of crops uint8 [P, 256, 256, 3]. On a CPU it runs in onnxruntime, 4 times as fast."""
     if torch.cuda.is_available():
         backbone = backbone.cuda()
 
@@ -152,8 +153,8 @@ def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
     return on_cpu
 
 
-class Camera:
-    """Looks at the people of rendered scenes."""
+class FeatureExtractor:
+    """Crops the people of rendered scenes and runs the backbone on the crops."""
 
     def __init__(self, config: Extract) -> None:
         torch.set_num_threads(1)
@@ -191,40 +192,42 @@ class Camera:
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
-        looks: list[dict[str, np.ndarray]] = []
-        crops, turns = square_cameras(centre, side, roll, intrinsics, self.size)
+        passes: list[dict[str, np.ndarray]] = []
+        crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:
-                crops, turns = next_cameras(looks[-1]["landmarks"], crops, turns, self.size)
-            seen = np.concatenate([
-                crop_images(image, k, crop[None], turn[None], self.size)
-                for image, k, crop, turn in zip(images, intrinsics, crops, turns)
+                crop_intrinsics, crop_from_camera = next_cameras(
+                    passes[-1]["landmarks"], crop_intrinsics, crop_from_camera, self.size
+                )
+            crops = np.concatenate([
+                crop_images(image, k, crop[None], rotation[None], self.size)
+                for image, k, crop, rotation in zip(images, intrinsics, crop_intrinsics, crop_from_camera)
             ])  # fmt: skip
-            turned, features = turns.astype(np.float32), self.backbone(seen)
-            looks.append({
+            crop_rotation, features = crop_from_camera.astype(np.float32), self.backbone(crops)
+            passes.append({
                 **{name: part.numpy() for name, part in features._asdict().items()},
                 "maps": features.maps.numpy().astype(np.float16),
                 "scene": index.astype(np.int32),
                 "mirrored": flip,
-                "rotation": turned @ rotation,
-                "translation": np.einsum("bij,bj->bi", turned, translation),
-                "focal": (2 / self.size * crops[:, 0, 0]).astype(np.float32),
+                "rotation": crop_rotation @ rotation,
+                "translation": np.einsum("bij,bj->bi", crop_rotation, translation),
+                "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
             })  # fmt: skip
         if not self.config.train:
-            return looks[-1]
-        return {name: np.stack([look[name] for look in looks], axis=1).reshape(2 * count, *looks[0][name].shape[1:])
-                for name in looks[0]}  # fmt: skip
+            return passes[-1]
+        both = {name: np.stack([fields[name] for fields in passes], axis=1) for name in passes[0]}
+        return {name: array.reshape(2 * count, *array.shape[2:]) for name, array in both.items()}
 
 
 def extract(config: Extract) -> None:
-    """A set that was begun goes on."""
+    """Compute and store the features; an interrupted run continues."""
     progress = config.out / "progress"
     count = len(SceneSet(config.scenes)) * (2 if config.train else 1)
     each = CHUNK * (2 if config.train else 1)
     if not progress.exists():
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "scenes.txt").write_text(str(config.scenes))
-        for name, array in Camera(config).draw(0).items():  # made before the workers write to their parts of it
+        for name, array in FeatureExtractor(config).draw(0).items():  # created before the workers write into it
             file = config.out / f"{name}.npy"
             np.lib.format.open_memmap(file, "w+", array.dtype, (count, *array.shape[1:]))[: len(array)] = array
         progress.mkdir()
@@ -238,13 +241,13 @@ def extract(config: Extract) -> None:
 def _run(config: Extract, chunks: Sequence[int]) -> None:
     if not chunks:
         return
-    camera = Camera(config)
+    extractor = FeatureExtractor(config)
     out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
     each = CHUNK * (2 if config.train else 1)
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
-        for name, array in camera.draw(chunk).items():
+        for name, array in extractor.draw(chunk).items():
             out[name][chunk * each : chunk * each + len(array)] = array
-        (config.out / "progress" / str(chunk)).touch()  # an extraction that is stopped goes on from here
+        (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
 
 
 def main(args: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Image sets: pictures of people with their meshes, one interface for all data sets, and mixtures of them.
+"""Image sets: images of people with meshes. One interface for all data sets, and mixtures of them.
 
-A set is opened by name, `open_set("KIND:PATH")`, and gives batches of the fields that `ImageSet.batch` lists.
+`open_set("KIND:PATH")` opens a set. Its batches have the fields that `ImageSet.batch` lists.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from mega_model.data.shards import ShardedPeople
 
 
 class ImageSet(Protocol):
-    """Pictures of people, cropped, with their meshes."""
+    """Crops of people with their meshes."""
 
     evaluation_regressor: np.ndarray | None
-    """float32 [J, V]: the joints that the set's evaluation protocol compares, where they are not the topology's."""
+    """float32 [J, V]: regressor of the joints of the set's evaluation protocol; None for the topology's joints."""
 
     @property
     def topology(self) -> Topology: ...
@@ -36,20 +36,20 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """The people `index` int [B], augmented if there is an `rng`.
+        """The people `index` int [B], augmented if `rng` is given.
 
         images uint8 [B, 3, H, W] RGB; vertices [B, V, 3] canonical, metres; rotation [B, 3, 3] canonical to camera;
         joints [B, 24, 3] canonical; joints2d [B, 24, 2] in the crop, -1 to 1; confidence [B, 24] of each joints2d, 0
-        where it is unknown. float32. Joints that a set lacks are zero. A set may add fields of its own.
+        if it is unknown. float32. Missing joints are zero. A set may have further fields.
         """
         ...
 
 
 class Mixture:
-    """Draws from several image sets, from each in its proportion."""
+    """Draws people from several image sets in given proportions."""
 
     def __init__(self, sets: Sequence[ImageSet], proportions: Sequence[float] = ()) -> None:
-        """`proportions` are relative; none: each set counts as often as it has people."""
+        """`proportions` are relative; by default proportional to the numbers of people."""
         self.sets = sets
         weights = np.array(proportions or [len(s) for s in sets], float)
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
@@ -66,12 +66,12 @@ class Mixture:
         return sum(len(s) for s in self.sets)
 
     def batch(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
-        """`count` random people, augmented: the fields that all the sets have."""
+        """`count` random people, augmented, with the fields common to all sets."""
         counts = rng.multinomial(count, self.proportions)
         parts = []
         for images, n in zip(self.sets, counts):
             if n:
-                # nobody twice, unless the set has too few; sorted, because disks read so
+                # without repetition, unless the set is too small; sorted for sequential reads
                 index = np.sort(rng.choice(len(images), n, replace=n > len(images)))
                 parts.append(images.batch(index, rng))
         return {name: torch.cat([part[name] for part in parts]) for name in self.names}
@@ -86,14 +86,14 @@ def open_set(
     """The image set "KIND:PATH" as crops of `size` (H, W), by default 224 x 224 (rendered ones 256 x 256).
 
     KIND:PATH is one of those that `annotations.read_people` lists, or
-    `rendered:FOLDER`  what `mega render` made
-    `features:FOLDER`  what `mega features` made of it
-    `shards:FOLDER`    or URL: what `mega shards` made
+    `rendered:FOLDER`  written by `mega render`
+    `features:FOLDER`  written by `mega features`
+    `shards:FOLDER`    or URL, written by `mega shards`
 
-    For all kinds but `rendered` and `features`, `body` is the SMPL model file, or a folder with one per gender (by
-    default the environment variable MEGA_SMPL). J_regressor_h36m.npy, Human3.6M's joints, lies with it: data sets that
-    label these on images need it, and so do the 14 joints that papers compare. `topology` is that of a rendered set, by
-    default in its folder. Raises InputError that names what is wrong with a file.
+    body: for all kinds except `rendered` and `features`, the SMPL model file, or a folder with one per gender (by
+    default the environment variable MEGA_SMPL). This folder holds J_regressor_h36m.npy, the regressor of Human3.6M's
+    joints. Data sets with labels of these joints need it, and so does the evaluation on 14 joints. topology: of a
+    rendered set, by default the one in its folder. Raises InputError that names the file and the fault.
     """
     kind, _, place = name.partition(":")
     if kind == "rendered":
@@ -107,5 +107,5 @@ def open_set(
     file = (folder if folder.is_dir() else folder.parent) / "J_regressor_h36m.npy"
     h36m = load_regressor(file, vertices) if file.exists() else None
     if h36m is None and source.joints == len(SPIN_JOINTS):
-        raise InputError(f"{file}: {name} labels Human3.6M's joints; SPIN's data have this file that finds them")
+        raise InputError(f"{file}: {name} labels Human3.6M's joints; this regressor of them is part of SPIN's data")
     return PeopleSet(source, bodies, h36m, size or (224, 224))

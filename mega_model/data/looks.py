@@ -1,4 +1,4 @@
-"""How people look: skin, hair, clothes (drawn looser than the body, which stays the label) and the light on them."""
+"""Appearance of people: skin, hair, clothes and light. Clothes are looser than the body, which is the label."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SKIN_TONES = np.array([[0.87, 0.67, 0.55], [0.78, 0.57, 0.44], [0.55, 0.36, 0.2
 
 @dataclass
 class Figure:
-    """Where clothes and hair go on the template of one topology: V vertices."""
+    """The regions of clothes and hair on the template of a topology with V vertices."""
 
     group: np.ndarray
     """int [V]: HEAD to FOOT"""
     place: np.ndarray
-    """float32 [V, 4]: the template, and how far along its limb: 0 at shoulder or hip, 1 at wrist or ankle"""
+    """float32 [V, 4]: the template, and the position along the limb: 0 at shoulder or hip, 1 at wrist or ankle"""
 
     @classmethod
     def of(cls, topology: Topology) -> Figure:
@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass
 class Look:
-    """What one person wears. Heights are the template's, lengths along limbs are from 0 to 1."""
+    """Appearance of one person. Heights refer to the template; lengths along limbs are 0 to 1."""
 
     colours: np.ndarray
     """[5, 2, 3]: the two colours of the patterns of SKIN to HAIR, linear light"""
@@ -50,18 +50,18 @@ class Look:
     """[5, 3]: the pattern's waves per metre along the template's axes"""
     sleeve: float
     hem: float
-    """How far the clothes reach down arms and legs."""
+    """Lengths of the clothes along arms and legs."""
     waist: float
     collar: float
     """Heights."""
     loose: tuple[float, float]
-    """Metres that clothes stand off trunk and legs."""
+    """Distance of the clothes from trunk and legs, metres."""
     hairline: float
-    """Height at the forehead; beyond the head: none."""
+    """Height at the forehead; above the head for no hair."""
     hair: float
-    """Height to which hair falls at the back."""
+    """Height of the lower end of the hair at the back."""
     volume: float
-    """Metres that hair stands off."""
+    """Distance of the hair from the head, metres."""
     beard: float
     """0 to 1"""
     folds: np.ndarray
@@ -101,7 +101,7 @@ class Look:
         )
 
     def standoff(self, figure: Figure) -> np.ndarray:
-        """How far in front of the body its surface is drawn, metres [V]: smooth over the template."""
+        """Distance of the drawn surface from the body [V], metres; smooth over the template."""
         _, y, _, along = figure.place.T
         group = figure.group
         off = np.zeros(len(group))
@@ -115,7 +115,7 @@ class Look:
         return np.maximum(off, self.volume * self.hairy(figure.place, group, 0.02))
 
     def hairy(self, place: np.ndarray, group: np.ndarray, soft: float = 1e-6) -> np.ndarray:
-        """0 to 1 for places [N, 4]: is there hair? Its edge is `soft` metres wide."""
+        """Hair at places [N, 4], 0 to 1. Its edge is `soft` metres wide."""
         x, y, z, _ = place.T
         if self.hairline > 0.7:
             return np.zeros(len(place))
@@ -127,7 +127,7 @@ class Look:
         return np.where(head, _ramp(y - back, soft), np.where(group == TRUNK, falls, 0))
 
     def paint(self, place: np.ndarray, group: np.ndarray) -> np.ndarray:
-        """Colours [N, 3] of places [N, 4] on the template (see `Figure`), which belong to groups [N]."""
+        """Colours [N, 3] of places [N, 4] on the template (see `Figure`), which are in groups [N]."""
         x, y, z, along = place.T
         region = np.where(y > self.waist, TOP, BOTTOM)
         region = np.where((y > self.collar + 0.8 * np.abs(x) - 0.02 * (z > -0.06)) & (group == TRUNK), SKIN, region)
@@ -158,7 +158,7 @@ class Look:
         return colour
 
     def _face(self, x: np.ndarray, y: np.ndarray, colour: np.ndarray) -> np.ndarray:
-        """Eyes, brows, mouth and beard: [N, 3]. They show which way the head is turned."""
+        """Eyes, brows, mouth and beard: [N, 3]. They show the direction of the head."""
         side = np.abs(x)
 
         def spot(u: np.ndarray, v: float, wide: float, high: float) -> np.ndarray:
@@ -181,7 +181,7 @@ def _ramp(x: np.ndarray, width: float) -> np.ndarray:
 
 @dataclass
 class Light:
-    """What shines on one scene: a sky of second-order spherical harmonics and a key light. World frame, y up."""
+    """Light of a scene: a sky of second-order spherical harmonics and a key light. World frame, y up."""
 
     constant: np.ndarray
     """[3]"""

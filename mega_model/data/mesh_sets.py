@@ -1,4 +1,4 @@
-"""Meshes to learn from without pictures: random Anny bodies, or the frames of motion files as SMPL bodies."""
+"""Meshes for training without images: random Anny bodies, or SMPL bodies from motion files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mega_model.core.files import floats, read_npz
 from mega_model.core.topology import Topology
 from mega_model.data.meshes import MOTION, BodySampler, Split
 
-_NO_MOTION = ("*shape.npz", "*stagei.npz")  # what AMASS puts beside its motions: one per person
+_NO_MOTION = ("*shape.npz", "*stagei.npz")  # further files of AMASS: one per person
 
 
 class MeshSet(Protocol):
     @property
     def made_of(self) -> Mapping[str, Any]:
-        """What it is, for the record of a training."""
+        """A description for training.json."""
         ...
 
     @property
@@ -43,9 +43,9 @@ class MeshOptions:
     """Which meshes to train on; by default random Anny bodies."""
 
     meshes: Path | None = None
-    """Folder with AMASS' or BEDLAM's motion files, for training on SMPL bodies."""
+    """Folder with motion files of AMASS or BEDLAM, for training on SMPL bodies."""
     smpl: Path | None = None
-    """Their model file, or a folder with one for each gender; by default the environment variable MEGA_SMPL."""
+    """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
 
     def open_meshes(self) -> MeshSet:
         return SmplMeshes(self.meshes, smpl.load_bodies(self.smpl), "train") if self.meshes else AnnyMeshes()
@@ -83,7 +83,7 @@ class Motion:
 def read_motion(file: Path) -> Motion:
     """An .npz file of AMASS (poses [T, 156] or [T, 165], betas [16]) or BEDLAM (poses [T, 72], betas [10] or [11]).
 
-    Both have the gender; what else they have is not read. The betas are taken as SMPL's, also where they are SMPL-X's.
+    The gender is read, too; other fields are not. Betas of SMPL-X are used as SMPL's.
     Raises InputError that names file and field.
     """
     data = read_npz(file, ("poses", "betas"))
@@ -101,10 +101,10 @@ def read_motion(file: Path) -> Motion:
 
 
 class SmplMeshes:
-    """Frames of all the motion files under a folder: every file as often as any other, and then any frame of it.
+    """Random frames of the motion files in a folder; all files have the same probability.
 
-    The files are split, never their frames: of ten, one is for calibration, one for tests (told by the path within the
-    folder, so that a file stays where it is when others come).
+    Splits consist of whole files: one in ten is for calibration, one in ten for tests. The split depends only on the
+    file's path within the folder, so it does not change when files are added.
     """
 
     def __init__(self, folder: Path, bodies: Mapping[str, smpl.SmplBody], split: Split) -> None:
@@ -125,9 +125,9 @@ class SmplMeshes:
             "meshes": f"SMPL bodies of {vertices} vertices",
             "motion": f"{folder.name}, {len(self.files)} files",
         }
-        # they are vertices of SMPL's surface, and say nothing of another one
+        # these are vertices of SMPL's mesh only
         self.seeds = smpl.HIERARCHY_SEEDS if vertices == 6890 else ()
-        # the same file is drawn again and again: keep some, never all
+        # files are drawn repeatedly: cache some of them
         self._read = lru_cache(maxsize=1000)(read_motion)
 
     def topology(self) -> Topology:

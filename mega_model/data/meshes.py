@@ -1,4 +1,4 @@
-"""Random bodies: motion-capture poses (split by clip) and the postures that they lack, on random phenotypes."""
+"""Random bodies: motion-capture poses (split by clip), further postures that these lack, and random phenotypes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mega_model.body.anny import AnnyBody
 
 POSES = Path(__file__).with_name("cmu_anny_poses.npz")
 MOTION = "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
-"""Where the poses come from, as whoever uses them is asked to say."""
+"""The acknowledgement that the authors of the poses request."""
 Split = Literal["train", "calibration", "test"]
 Kind = Literal["adult", "child", "low"]
 """Adults and children stand and move; `low` are adults who lie, sit, kneel or squat."""
 KINDS: tuple[Kind, ...] = ("adult", "child", "low")
 SHARES = (0.8, 0.1, 0.1)
-"""Of each kind where nothing else is asked for."""
+"""Default share of each kind."""
 
 _LEGS = ("upperleg01", "lowerleg01", "foot")
 _DEGREES = np.pi / 180
 
-# (joints at the ends, radius in metres at a height of 1.70 m): what must not pass through each other
+# (joints at the ends, radius in metres at a height of 1.70 m): these must not intersect
 _CAPSULES = {
     "trunk": ("root", "neck01", 0.08),
     "head": ("neck03", "head", 0.07),
@@ -33,7 +33,7 @@ _CAPSULES = {
     **{f"arm.{s}": (f"upperarm01.{s}", f"lowerarm01.{s}", 0.03) for s in "LR"},
     **{f"forearm.{s}": (f"lowerarm01.{s}", f"wrist.{s}", 0.02) for s in "LR"},
 }
-# neighbours always touch
+# adjacent parts always intersect
 _TOUCHING = {
     frozenset(pair)
     for s in "LR"
@@ -45,7 +45,7 @@ _TOUCHING = {
 
 
 class BodySampler:
-    """Draws canonical meshes of one split. Every tenth clip is for calibration, every tenth for tests."""
+    """Draws canonical meshes of one split. One in ten clips is for calibration, one in ten for tests."""
 
     def __init__(self, split: Split) -> None:
         self.body = AnnyBody()
@@ -55,7 +55,7 @@ class BodySampler:
             keep = {"test": clip % 10 == 0, "calibration": clip % 10 == 5, "train": clip % 5 != 0}[split]
             self.poses = data["pose"][keep].astype(np.float32)
             self.bones: list[str] = data["joints"].tolist()
-        # frames of long clips count less, or salsa would be half of everything
+        # frames of long clips count less, otherwise salsa would be half of all frames
         weight = 1 / np.sqrt(np.bincount(clip)[clip[keep]])
         self.probability = weight / weight.sum()
         sides = str.maketrans("LR", "RL")
@@ -63,7 +63,7 @@ class BodySampler:
         self.legs = np.flatnonzero([b.partition(".")[0] in _LEGS for b in self.bones])
 
     def draw_poses(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Rotation vectors [count, K, 3] in Anny's axes; the root faces -y up to a tilt and the training noise."""
+        """Rotation vectors [count, K, 3] in Anny's axes; the root faces -y, up to a tilt and training noise."""
         pick = rng.choice(len(self.poses), size=(2, count), p=self.probability)
         poses = self.poses[pick[0]]
         if self.augment:
@@ -90,7 +90,7 @@ class BodySampler:
     def draw(self, rng: np.random.Generator, count: int, kind: Kind | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Canonical vertices [count, V, 3] and root rotations [count, 3, 3] in a level world (canonical axes).
 
-        One kind of people, or all of them in their `SHARES`. Any heading; one in fifty is turned anyhow.
+        One kind of people, or all in their `SHARES`. Random heading; 1 in 50 has an arbitrary rotation.
         """
         return self._draw(rng, np.array([kind] * count) if kind else rng.choice(KINDS, size=count, p=SHARES))
 
@@ -124,7 +124,7 @@ class BodySampler:
         return vertices, turn
 
     def penetrates(self, heads: np.ndarray) -> np.ndarray:
-        """bool [B]: whether limbs, trunk or head pass through each other; bone heads [B, bones, 3] in metres."""
+        """bool [B]: whether limbs, trunk or head intersect; bone heads [B, bones, 3] in metres."""
         labels = self.body.model.bone_labels
         scale = np.linalg.norm(heads[:, labels.index("head")] - heads[:, labels.index("root")], axis=-1) / 0.58
         along = np.linspace(0, 1, 6)[:, None]

@@ -1,4 +1,4 @@
-"""People with SMPL labels on pictures, from whatever data set: a table of them, and the image set it makes."""
+"""People with SMPL labels in images of any data set: a table of them, and an image set on such a table."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from torch import Tensor
 from mega_model.body.smpl import H36M_14, SmplBody
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
-from mega_model.data.crops import Frame, affine_crop, columns, occlude, read, square_crop
+from mega_model.data.crops import Square, affine_crop, columns, occlude, read, square_crop
 
 SPIN_JOINTS = (
     "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow right_shoulder "
     "left_shoulder left_elbow left_wrist neck head pelvis spine jaw"
 ).split()
-"""The 17 joints, of the 24 that SPIN's layout labels on pictures, which Human3.6M's regressor finds on meshes."""
+"""The 17 of the 24 joints in SPIN's layout that Human3.6M's regressor finds on meshes."""
 
-_MOVED = SMPL_JOINTS[:22]  # the joints whose rotations `People.pose` holds
+_MOVED = SMPL_JOINTS[:22]  # the joints whose rotations `LabelledPeople.pose` holds
 
 Compared = Literal["h36m14", "smpl24"]
 """The joints that papers compare on a data set: 14 that Human3.6M's regressor finds, or SMPL's own."""
 
-Picture = Callable[[], np.ndarray]
-"""Reads a picture: uint8 [H, W, 3] RGB. InputError that names the file."""
+ImageReader = Callable[[], np.ndarray]
+"""Reads an image: uint8 [H, W, 3] RGB. Raises InputError that names the file."""
 
 
 @dataclass(frozen=True)
-class People:
-    """N people with J joints on pictures."""
+class LabelledPeople:
+    """N people in images, with J labelled joints."""
 
     images: np.ndarray
-    """str [N]: the picture files"""
+    """str [N]: the image files"""
     centre: np.ndarray
     """float32 [N, 2], pixels: of the square around the person"""
     side: np.ndarray
@@ -50,13 +50,13 @@ class People:
     gender: np.ndarray
     """str [N]: "neutral", "male" or "female" """
     joints2d: np.ndarray
-    """float32 [N, J, 3]: pixels of the picture, and a confidence from 0 (unknown) to 1"""
+    """float32 [N, J, 3]: pixels of the image, and a confidence from 0 (unknown) to 1"""
     compared: Compared = "h36m14"
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: np.ndarray | slice) -> People:
+    def __getitem__(self, index: np.ndarray | slice) -> LabelledPeople:
         return replace(self, **{name: getattr(self, name)[index] for name in COLUMNS})
 
     @property
@@ -64,24 +64,24 @@ class People:
         """J"""
         return self.joints2d.shape[1]
 
-    def fetch(self, index: np.ndarray) -> tuple[People, Sequence[Picture]]:
-        """The people `index`, and their pictures."""
+    def fetch(self, index: np.ndarray) -> tuple[LabelledPeople, Sequence[ImageReader]]:
+        """The people `index`, and readers of their images."""
         people = self[index]
         return people, [partial(read, name) for name in people.images]
 
 
-COLUMNS = tuple(f.name for f in fields(People) if f.name != "compared")
-"""The fields of `People` with a row for each person."""
+COLUMNS = tuple(f.name for f in fields(LabelledPeople) if f.name != "compared")
+"""The fields of `LabelledPeople` that have one row per person."""
 
 
-def join(parts: Sequence[People]) -> People:
+def join(parts: Sequence[LabelledPeople]) -> LabelledPeople:
     """All the people of parts of one data set."""
     columns: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in COLUMNS}
     return replace(parts[0], **columns)
 
 
-class Source(Protocol):
-    """Where an image set finds its people: in memory with files beside (`People`), or both in shards."""
+class PeopleSource(Protocol):
+    """The people of an image set: labels in memory and images in files (`LabelledPeople`), or both in shards."""
 
     @property
     def joints(self) -> int: ...
@@ -91,16 +91,16 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def fetch(self, index: np.ndarray) -> tuple[People, Sequence[Picture]]: ...
+    def fetch(self, index: np.ndarray) -> tuple[LabelledPeople, Sequence[ImageReader]]: ...
 
 
 class PeopleSet:
-    """An `images.ImageSet`: crops `size` (H, W) of the people of a source, with meshes by the body of their gender."""
+    """An `images.ImageSet`: crops of `size` (H, W) of a source's people, with meshes from the body of their gender."""
 
     def __init__(
-        self, source: Source, bodies: Mapping[str, SmplBody], h36m: np.ndarray | None, size: tuple[int, int]
+        self, source: PeopleSource, bodies: Mapping[str, SmplBody], h36m: np.ndarray | None, size: tuple[int, int]
     ) -> None:
-        """`h36m` [17, V] finds Human3.6M's joints on meshes; a source with SPIN's joints needs it."""
+        """`h36m` [17, V]: regressor of Human3.6M's joints. A source with SPIN's joints needs it."""
         self.source, self.bodies, self.size = source, bodies, size
         self.topology: Topology = next(iter(bodies.values())).topology()
         self.evaluation_regressor = h36m[[*H36M_14]] if h36m is not None and source.compared == "h36m14" else None
@@ -115,27 +115,27 @@ class PeopleSet:
         return len(self.source)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """With `rng`, each person is mirrored, turned, scaled and hidden in part as chance has it.
+        """With `rng`, people are randomly mirrored, rotated, scaled and partly occluded.
 
-        Colours are as in the picture: training varies them for all image sets alike.
+        Colours are not changed: training augments them for all image sets.
         """
-        people, pictures = self.source.fetch(index)
-        frames = [Frame(centre, float(side)) for centre, side in zip(people.centre, people.side)]
-        seeds = [None] * len(frames)
+        people, readers = self.source.fetch(index)
+        squares = [Square(centre, float(side)) for centre, side in zip(people.centre, people.side)]
+        seeds = [None] * len(squares)
         if rng:
-            frames = [frame.augmented(rng) for frame in frames]
-            seeds = list(rng.integers(2**63, size=len(frames)))
-        with ThreadPoolExecutor() as pool:  # OpenCV lets others run while it decodes
-            crops = list(pool.map(self._cut, pictures, frames, seeds))
+            squares = [square.augmented(rng) for square in squares]
+            seeds = list(rng.integers(2**63, size=len(squares)))
+        with ThreadPoolExecutor() as pool:  # OpenCV releases the GIL while it decodes
+            crops = list(pool.map(self._cut, readers, squares, seeds))
 
-        flip = np.array([frame.mirrored for frame in frames])
+        flip = np.array([square.mirrored for square in squares])
         across = np.array([-1, 1, 1], np.float32)
         pose = people.pose.reshape(-1, len(_MOVED), 3).copy()
-        turn = Rotation.from_rotvec([[0, 0, frame.turn] for frame in frames])
+        turn = Rotation.from_rotvec([[0, 0, square.turn] for square in squares])
         rotation = (turn * Rotation.from_rotvec(pose[:, 0])).as_matrix().astype(np.float32)
         rotation[flip] *= across * across[:, None]
         pose[flip] = pose[flip][:, mirrored(_MOVED)] * across * -1
-        points = np.stack([frame.points(xy) for frame, xy in zip(frames, people.joints2d[..., :2])])
+        points = np.stack([square.points(xy) for square, xy in zip(squares, people.joints2d[..., :2])])
         joints2d = np.concatenate([points, people.joints2d[..., 2:]], axis=2).astype(np.float32)
         joints2d[flip] = joints2d[flip][:, self.swap]
         joints2d[joints2d[..., 2] == 0] = 0
@@ -153,16 +153,16 @@ class PeopleSet:
         }
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
-    def _cut(self, picture: Picture, frame: Frame, seed: int | None) -> np.ndarray:
-        image = picture()
+    def _cut(self, read_image: ImageReader, square: Square, seed: int | None) -> np.ndarray:
+        image = read_image()
         height, width = self.size
         if seed is not None:
-            crop = affine_crop(image, frame, height)
+            crop = affine_crop(image, square, height)
             occlude(crop, np.random.default_rng(seed))
         elif height == width:
-            crop = square_crop(image, frame, height)
+            crop = square_crop(image, square, height)
         else:
-            crop = affine_crop(image, frame, height)
+            crop = affine_crop(image, square, height)
         return columns(crop, width)
 
     def _pose(self, pose: np.ndarray, betas: np.ndarray, gender: np.ndarray) -> np.ndarray:
@@ -176,7 +176,7 @@ class PeopleSet:
 
 
 def mirrored(names: Sequence[str]) -> list[int]:
-    """For each joint the one on the body's other side."""
+    """For each joint, the index of its mirror joint."""
     other = {"left": "right", "right": "left"}
     sides = ("_".join(other.get(word, word) for word in name.split("_")) for name in names)
     return [list(names).index(name) for name in sides]

@@ -1,6 +1,6 @@
-"""What a camera sees of meshes: a z-buffer in plain torch (CPU or GPU).
+"""Visibility of meshes in a camera: a z-buffer in plain torch (CPU or GPU).
 
-B pictures, P people each, V vertices, F faces, H x W pixels.
+B images, P people each, V vertices, F faces, H x W pixels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from mega_model.core.geometry import project
 
 NEAR = 0.1
-"""Metres: faces nearer to the camera than this are not drawn, so a body behind the camera is an absent one."""
+"""Metres: faces closer to the camera are not drawn, so a body behind the camera is invisible."""
 TOLERANCE = 0.05
-"""Metres: vertices this far behind the surface at their pixel still count as seen; at the silhouette it slopes away."""
+"""Metres: vertices this far behind the surface at their pixel count as visible, because it is steep at silhouettes."""
 
 
 class Rasteriser:
-    """The z-buffer of meshes with one set of faces, for pictures of one size."""
+    """The z-buffer of meshes with one set of faces, for images of one size."""
 
     def __init__(self, faces: np.ndarray, height: int, width: int, device: str = "cpu") -> None:
         self.height, self.width, self.device = height, width, torch.device(device)
@@ -28,7 +28,7 @@ class Rasteriser:
     def rasterise(self, vertices: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
         """Nearest front faces. vertices [B, P, V, 3] camera frame, intrinsics [B, 3, 3].
 
-        Returns the face [B, H W] (index into the P * F faces of a picture, -1: none) and its depth [B, H W] in metres.
+        Returns the face [B, H W] (index into the P * F faces of an image, -1: none) and its depth [B, H W] in metres.
         """
         batch, people, count = vertices.shape[:3]
         offsets = torch.arange(people, device=self.device)[:, None, None] * count
@@ -47,10 +47,10 @@ class Rasteriser:
         )
         extent = (last - first).amax(-1) + 1
         empty = torch.iinfo(torch.int64).max
-        # depth above, face below in one integer: one minimum finds the nearest face. Positive floats sort as integers.
+        # depth in the upper bits, face in the lower: the minimum is the nearest face. Positive floats sort as integers.
         buffer = torch.full((batch * self.height * self.width,), empty, device=self.device)
         smaller, limit = 0, 2
-        # faces of similar size together, or the largest would set the cost
+        # group faces of similar size, otherwise the largest one determines the cost
         while smaller < max(self.width, self.height):
             pick, face = (drawn & (extent > smaller) & (extent <= limit)).nonzero(as_tuple=True)
             smaller, limit = limit, limit * 2
@@ -86,7 +86,7 @@ class Rasteriser:
         buffer.scatter_reduce_(0, pixel, (depth.view(torch.int32).long() << 32) | face[n], "amin")
 
     def seen(self, vertices: Tensor, intrinsics: Tensor, depth: Tensor) -> Tensor:
-        """Vertices [B, P, V] in the picture, turned to the camera and behind no surface; depth as of `rasterise`."""
+        """bool [B, P, V]: vertices in the image that face the camera and are not occluded; depth: from `rasterise`."""
         column, row = project(vertices, intrinsics[:, None]).floor().long().unbind(-1)
         inside = (column >= 0) & (column < self.width) & (row >= 0) & (row < self.height)
         pixel = row.clamp(0, self.height - 1) * self.width + column.clamp(0, self.width - 1)
@@ -108,7 +108,7 @@ class Rasteriser:
 def facing(meshes: np.ndarray, faces: np.ndarray, device: str = "cpu") -> np.ndarray:
     """Vertices bool [B, V] of meshes [B, V, 3] (camera frame, metres) that are not hidden by their own body.
 
-    Looked at along z from far enough to be nearly orthographic, in a picture that the body fills.
+    The view is along z, nearly orthographic, in an image that the body fills.
     """
     side, distance = 256, 20.0  # pixels, metres
     points = torch.from_numpy(np.asarray(meshes, np.float32)).to(device)

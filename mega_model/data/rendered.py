@@ -25,7 +25,7 @@ from mega_model.data.scenes import MIXTURE, Crops, Renderer, draw_crops
 MARGIN = 1.2
 """A crop's side over the larger side of the person's box."""
 CHUNK = 40
-"""Scenes that one random generator makes: a set is the same for any number of workers."""
+"""Scenes per random generator, so that a set does not depend on the number of workers."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Render:
     out: Path
     topology: Path
     size: int = 320
-    """Pixels, of the images' sides."""
+    """Side of the images, pixels."""
     shares: tuple[float, float, float, float, float] = MIXTURE
-    """Of `scenes.PARTS`, relative. 1 1 1 1 1: as many of each, for tests."""
+    """Relative shares of `scenes.PARTS`. Use 1 1 1 1 1 for a test set: equally many of each."""
     seed: int = 0
     workers: int = 1
 
@@ -49,10 +49,10 @@ class SceneSet:
     evaluation_regressor: np.ndarray | None = None
 
     def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
-        """`topology` stands in for the folder's topology.npz, which sets of older versions lack.
+        """`topology` replaces the folder's topology.npz, which sets of older versions lack.
 
-        `size` (H, W) of the crops in batches, by default 256 x 256. Raises InputError that names
-        what is wrong with a file.
+        `size` (H, W): of the crops in batches, by default 256 x 256. Raises InputError that names the file and the
+        fault.
         """
         self.folder = folder
         self.fields = open_fields(folder, "no rendered scenes; make some with mega render")
@@ -73,12 +73,12 @@ class SceneSet:
         return twins(self.topology)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        """See `images.ImageSet`. Crops about the person's box, as at run time, seen by their own virtual cameras.
+        """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
 
-        With `rng` they are up to 20 % larger or smaller, up to 8 % of their side off, turned (15 degrees rms, at most
-        45), and half of them are mirrored. Beside the fields common to all sets: vertices2d [B, V, 2] (-1 to 1 in the
-        crop), visible bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal
-        [B] (half crop sides) of the crop's camera. Raises InputError if a field is missing.
+        With `rng`, crops are scaled by up to 20 %, shifted by up to 8 % of their side and rolled (15 degrees rms, at
+        most 45), and half of them are mirrored. Further fields: vertices2d [B, V, 2] (-1 to 1 in the crop), visible
+        bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop
+        sides) of the crop's camera. Raises InputError if a field is missing.
         """
         missing = [f.name for f in fields(Crops) if f.name not in self.fields]
         if missing:
@@ -96,15 +96,15 @@ class SceneSet:
         intrinsics = np.zeros((count, 3, 3))
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = scenes.focal * middle
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
-        crops, turns = square_cameras(centre, side, roll, intrinsics, height)
+        crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, height)
         images = np.concatenate([
             crop_images(image, k, crop[None], turn[None], height)
-            for image, k, crop, turn in zip(scenes.images, intrinsics, crops, turns)
+            for image, k, crop, turn in zip(scenes.images, intrinsics, crop_intrinsics, crop_from_camera)
         ])  # fmt: skip
-        turns = turns.astype(np.float32)
+        crop_from_camera = crop_from_camera.astype(np.float32)
         vertices, visible = scenes.vertices.astype(np.float32), scenes.visible
-        rotation = turns @ scenes.rotation
-        translation = np.einsum("bij,bj->bi", turns, scenes.translation)
+        rotation = crop_from_camera @ scenes.rotation
+        translation = np.einsum("bij,bj->bi", crop_from_camera, scenes.translation)
         if rng:
             flip = rng.random(count) < 0.5
             across = np.array([-1, 1, 1], np.float32)
@@ -113,7 +113,7 @@ class SceneSet:
             visible[flip] = visible[flip][:, self.twins]
             rotation[flip] *= across * across[:, None]
             translation[flip] *= across
-        focal = (2 / height * crops[:, 0, 0]).astype(np.float32)
+        focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
 
         def seen(points: np.ndarray) -> np.ndarray:
             x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
@@ -129,7 +129,7 @@ class SceneSet:
 
 
 def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
-    """The memory-mapped arrays of a folder by name. InputError that says `otherwise` if it has none."""
+    """The memory-mapped arrays of a folder, by name. InputError with the text `otherwise` if there are none."""
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(f"{folder}: {otherwise}")
@@ -148,7 +148,7 @@ def _map(file: Path) -> np.ndarray:
 
 
 def twins(topology: Topology) -> np.ndarray:
-    """int [V]: for each vertex the one on the body's other side. InputError if the topology is not symmetric."""
+    """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
     distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
     twin = distance.argmin(axis=1)
     if distance.min(axis=1).max() > 0.001 or (twin[twin] != np.arange(len(twin))).any():
@@ -163,7 +163,7 @@ def render(config: Render) -> None:
     if not progress.exists():
         config.out.mkdir(parents=True, exist_ok=True)
         Topology.load(config.topology).save(config.out / "topology.npz")
-        for name, array in _Worker(config).draw(0).items():  # made before the workers write to their parts of it
+        for name, array in _Worker(config).draw(0).items():  # created before the workers write into it
             file = config.out / f"{name}.npy"
             np.lib.format.open_memmap(file, "w+", array.dtype, (config.count, *array.shape[1:]))[:CHUNK] = array
         progress.mkdir()
@@ -197,7 +197,7 @@ def _run(config: Render, chunks: Sequence[int]) -> None:
     for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
         for name, array in worker.draw(chunk).items():
             out[name][chunk * CHUNK : (chunk + 1) * CHUNK] = array
-        (config.out / "progress" / str(chunk)).touch()  # a render that is stopped goes on from here
+        (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
 
 
 def main(args: list[str]) -> None:

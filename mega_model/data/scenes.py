@@ -1,8 +1,8 @@
 """Synthetic images of people, with exact labels: random scenes and the renderer that draws them.
 
-An image is made from back to front: a background with the shadows on its floor, bodies in clothes under one light,
-objects in front of them, then what a camera makes of it. B images, P people, V vertices, S pixels a side.
-docs/synthetic_data.md says what is random and how.
+An image is drawn from back to front: a background with shadows on the floor, clothed bodies under one light, objects in
+front of them, then the effects of the sensor. B images, P people, V vertices, S pixels per side. docs/synthetic_data.md
+describes what is random.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
 HIDDEN = (0.2, 0.6)
 """Share of the pixels of an occluded body that are hidden."""
 PLAN = 4
-"""Who hides how much is planned on images smaller by this factor."""
+"""Occlusion is planned on images smaller by this factor."""
 VIEW_AXES = np.diag([1.0, -1, -1])
 """The canonical axes of an upright person who faces the camera, in the camera frame."""
 
@@ -47,7 +47,7 @@ class Thing:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, centre: np.ndarray) -> Thing:
-        """A board, a post, a disc or an irregular thing about `centre` [2]."""
+        """A board, a post, a disc or an irregular shape around `centre` [2]."""
         kind = rng.choice(4, p=[0.45, 0.15, 0.2, 0.2])
         half = np.exp(rng.uniform(math.log(0.06), math.log(0.4), 2))
         if kind == 1:
@@ -68,14 +68,14 @@ class Thing:
         return cls(outline, (surface * fall[:, None, None] * rng.uniform(0.4, 1.2)).astype(np.float32))
 
     def cover(self, height: int, width: int) -> np.ndarray:
-        """bool [height, width]: the pixels that it covers."""
+        """bool [height, width]: the covered pixels."""
         mask = np.zeros((height, width), np.uint8)
         corners = np.rint((self.outline * [width, height] - 0.5) * 16).astype(np.int32)
         cv2.fillPoly(mask, [corners], 1, shift=4)
         return mask > 0
 
     def paint(self, image: np.ndarray) -> np.ndarray:
-        """Over the image [H, W, 3], in place. Returns the pixels that it covers."""
+        """Draw over the image [H, W, 3], in place. Returns the covered pixels."""
         covered = self.cover(*image.shape[:2])
         rows, columns = (np.flatnonzero(covered.any(axis=axis)) for axis in (1, 0))
         if len(rows):
@@ -87,7 +87,7 @@ class Thing:
 
 @dataclass
 class Scene:
-    """What one image shows."""
+    """The content of one image."""
 
     people: np.ndarray
     """[P, V, 3] camera frame, metres"""
@@ -96,7 +96,7 @@ class Scene:
     intrinsics: np.ndarray
     """[3, 3]"""
     view: np.ndarray
-    """[3, 3]: turns the light's world to the camera"""
+    """[3, 3]: rotation from the light's world to the camera"""
     light: Light
     background: np.ndarray
     """float32 [H, W, 3] linear light"""
@@ -115,9 +115,9 @@ class Renderer(Rasteriser):
 
     @torch.no_grad()
     def render(self, scenes: Sequence[Scene]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each scene the image float32 [H, W, 3] in linear light, visible bool [P, V] and who int [H, W].
+        """For each scene the image float32 [H, W, 3] in linear light, visible bool [P, V] and who int [H, W].
 
-        visible: the camera sees the vertex, clothed as it is; who: the person at each pixel, -1: nobody.
+        visible: the camera sees the (clothed) vertex. who: the person at each pixel, -1 for none.
         """
         counts = [len(scene.people) for scene in scenes]
         off = np.stack([look.standoff(self.figure) for scene in scenes for look in scene.looks])[:, None, :, None]
@@ -131,7 +131,7 @@ class Renderer(Rasteriser):
     def _compose(
         self, scene: Scene, bodies: Tensor, normals: Tensor, face: Tensor, depth: Tensor
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """bodies as drawn and their normals [P, 1, V, 3], each one's face and depth [P, H W] at the pixels."""
+        """bodies as drawn and their normals [P, 1, V, 3]; face and depth [P, H W] of each body at the pixels."""
         nearest, first = depth.min(dim=0)
         who = torch.where(nearest < torch.inf, first, -1).numpy().reshape(self.height, self.width)
         pixels = scene.background.reshape(-1, 3).copy()
@@ -156,7 +156,7 @@ class Renderer(Rasteriser):
         """Colours [N, 3] of one body's faces [N] at pixels [N]; vertices and their irradiance [V, 3]."""
         x = ((pixel % self.width + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]).astype(np.float32)
         y = ((pixel // self.width + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]).astype(np.float32)
-        # the ray's barycentric coordinates, in space rather than on the image
+        # barycentric coordinates of the ray, in space
         a, b, c = (v[self.triangles[:, i]] for i in range(3))
         weight = np.stack(
             [s[0] * x + s[1] * y + s[2] for s in (_cross(*e).T[:, face] for e in ((b, c), (c, a), (a, b)))]
@@ -170,16 +170,16 @@ class Renderer(Rasteriser):
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[N, 3]; numpy's own is many times slower."""
+    """Cross product [N, 3]; numpy's is many times slower."""
     return a[:, [1, 2, 0]] * b[:, [2, 0, 1]] - a[:, [2, 0, 1]] * b[:, [1, 2, 0]]
 
 
 @dataclass
 class Crops:
-    """Images of one person each and what surrounds them, seen by a virtual camera that looks at them, with labels."""
+    """Images of one person each, from a virtual camera that looks at the person, with labels."""
 
     images: np.ndarray
-    """uint8 [B, S, S, 3] RGB; black beyond the frame of the camera that took it"""
+    """uint8 [B, S, S, 3] RGB; black outside the image of the true camera"""
     vertices: np.ndarray
     """float16 [B, V, 3] canonical"""
     rotation: np.ndarray
@@ -191,7 +191,7 @@ class Crops:
     visible: np.ndarray
     """bool [B, V]"""
     box: np.ndarray
-    """float32 [B, 4] x0, y0, x1, y1 pixels: what is seen of the person, as an annotator boxes it"""
+    """float32 [B, 4] x0, y0, x1, y1 pixels: the visible part of the person"""
     kind: np.ndarray
     """int8 [B]: index into PARTS"""
 
@@ -229,7 +229,7 @@ class View:
             if distance < 0.5 or abs(rise) > distance * np.sin(np.radians(55)):
                 continue
             eye[2] += np.sqrt(distance**2 - rise**2)
-            # where in the frame the body's middle falls
+            # position of the body's centre in the frame
             across, down = (rng.uniform(-0.5, 0.5, 2) * (0.8 if cut else 1 - 0.8 * min(fill, 1)) * frame) / focal
             tilt = np.arctan(down) - np.arctan2(rise, eye[2] - middle[2])
             roll = _turn(2, rng.normal(0, np.radians(5)))
@@ -249,13 +249,16 @@ class View:
         """World points [..., 3] in the camera frame."""
         return (points - self.eye) @ self.rotation.T
 
-    def look(self, rng: np.random.Generator, body: np.ndarray, size: int) -> View:
+    def crop_view(self, rng: np.random.Generator, body: np.ndarray, size: int) -> View:
         """The virtual camera, `size` pixels square, in which the body's box spans 55 to 75 % of the side."""
         uv = project(self.camera(body), self.intrinsics)
         low, high = uv.min(axis=0).clip(0, self.frame), uv.max(axis=0).clip(0, self.frame)
         side = (high - low).max() / rng.uniform(0.55, 0.75)
-        crop, turn = square_cameras((low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size)
-        return View(self.eye, turn[0] @ self.rotation, crop[0], np.full(2, float(size)))
+        crop_intrinsics, crop_from_camera = square_cameras(
+            (low + high)[None] / 2, side.reshape(1), np.zeros(1), self.intrinsics, size
+        )
+        rotation = crop_from_camera[0] @ self.rotation
+        return View(self.eye, rotation, crop_intrinsics[0], np.full(2, float(size)))
 
     def rays(self, height: int, width: int) -> np.ndarray:
         """float32 [height, width, 3]: world directions of the pixels of this camera's image at any resolution."""
@@ -284,7 +287,7 @@ def _turn(axis: int, angle: float) -> np.ndarray:
 
 
 def draw_bodies(rng: np.random.Generator, bodies: BodySampler, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices [B, V, 3] and root rotations [B, 3, 3] of people as images of the parts [B] show."""
+    """Vertices [B, V, 3] and root rotations [B, 3, 3] of people for images of the parts [B]."""
     kinds: dict[str, Kind] = {"lying": "low", "children": "child"}
     drawn = {
         part: bodies.draw(rng, int((parts == part).sum()), kinds.get(PARTS[part], "adult"))
@@ -315,10 +318,10 @@ def draw_crops(
     parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
     vertices, root = draw_bodies(rng, bodies, parts)
     world = standing(vertices, root)
-    crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # every third image needs one
+    crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # a third of the images needs one
     drawer = _SceneDrawer(rng, renderer)
     real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
-    views = [camera.look(rng, body, renderer.width) for camera, body in zip(real, world)]
+    views = [camera.crop_view(rng, body, renderer.width) for camera, body in zip(real, world)]
     others, things = drawer.company(parts, world, real, views, crowd)
     scenes = [
         drawer.scene(np.stack([body, *beside]), view, front)
@@ -347,7 +350,7 @@ def draw_crops(
 
 
 class _SceneDrawer:
-    """Sets up scenes about bodies that stand in the world."""
+    """Composes scenes around bodies that stand in the world."""
 
     def __init__(self, rng: np.random.Generator, renderer: Renderer) -> None:
         self.rng, self.size = rng, renderer.width
@@ -371,7 +374,7 @@ class _SceneDrawer:
         views: Sequence[View],
         crowd: Iterator[np.ndarray],
     ) -> tuple[list[list[np.ndarray]], list[list[Thing]]]:
-        """For each body [B, V, 3] other bodies in the world, and things, to hide as much of it as its part asks."""
+        """For each body [B, V, 3] other bodies and objects, which occlude it as its part requires."""
         rng = self.rng
         others = []
         for part, body, view in zip(parts, world, views):
@@ -396,9 +399,9 @@ class _SceneDrawer:
         return others, things
 
     def _cover(self, target: np.ndarray, hidden: np.ndarray, least: float, most: float) -> list[Thing]:
-        """Things that make the hidden part of a target, both bool [h, w], `least` to `most` of it."""
+        """Objects with which the hidden share of a target, both bool [h, w], is between `least` and `most`."""
         rng = self.rng
-        enough = rng.uniform(least, most)  # any share is as likely as another
+        enough = rng.uniform(least, most)  # uniform over shares
         places = (np.argwhere(target)[:, ::-1] + 0.5) / len(target)
         things: list[Thing] = []
         for _ in range(100):
@@ -413,7 +416,7 @@ class _SceneDrawer:
 
     @torch.no_grad()
     def _depths(self, bodies: np.ndarray, views: Sequence[View]) -> np.ndarray:
-        """[N, h, w] metres: of bodies [N, V, 3] in the world in small images, infinite where they are not."""
+        """[N, h, w] metres: depth of bodies [N, V, 3] of the world in small images, infinite elsewhere."""
         points = np.stack([view.camera(body) for view, body in zip(views, bodies)])[:, None]
         intrinsics = np.stack([view.intrinsics / [[PLAN], [PLAN], [1]] for view in views])
         meshes, cameras = (torch.from_numpy(x.astype(np.float32)) for x in (points, intrinsics))
@@ -421,7 +424,7 @@ class _SceneDrawer:
 
 
 def _beside(rng: np.random.Generator, eye: np.ndarray, body: np.ndarray, other: np.ndarray, before: bool) -> np.ndarray:
-    """Another body of the world, set down `before` the first one as the camera sees them, or behind it."""
+    """Another body of the world, moved in front of the first one (`before`), or behind it."""
     away = body.mean(axis=0)[[0, 2]] - eye[[0, 2]]
     distance = np.linalg.norm(away)
     away = away / distance
@@ -434,7 +437,7 @@ def _beside(rng: np.random.Generator, eye: np.ndarray, body: np.ndarray, other: 
 
 
 def _shadows(people: np.ndarray, view: View, rays: np.ndarray) -> np.ndarray:
-    """How dark people [P, V, 3] of the world make the floor at rays [H, W, 3]: [H, W], 1 where they do not."""
+    """Shadows of people [P, V, 3] on the floor at rays [H, W, 3]: factors [H, W], 1 without shadow."""
     cells, cell = 128, 0.05  # metres
     first = people[0].mean(axis=0) - cells * cell / 2
     points = people.reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""What a camera does to an image: blur, resolution, exposure, white balance, noise and JPEG."""
+"""Camera effects: blur, resolution, exposure, white balance, noise and JPEG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def display(image: np.ndarray) -> np.ndarray:
 
 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Linear light float32 [H, W, 3] -> uint8 RGB, as a random camera of everyday quality stores it."""
+    """Linear light float32 [H, W, 3] -> uint8 RGB, as stored by a random consumer camera."""
     height, width = image.shape[:2]
     image = image * (rng.uniform(0.6, 1.5) * rng.uniform(0.88, 1.12, 3)).astype(np.float32)
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 0.9) if rng.random() < 0.75 else rng.uniform(0.9, 2.5))

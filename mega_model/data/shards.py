@@ -1,10 +1,10 @@
-r"""Data sets larger than a disk: WebDataset shards, tar files with a picture and a label per person, anywhere.
+r"""WebDataset shards: tar files with one image and one label per person, on a disk, a server or an object store.
 
 mega shards coco:data/coco/coco.npz --out shards/coco
 
-writes shard-000000.tar, shard-000001.tar, ... with NUMBER.jpg and NUMBER.json (the fields of `people.People`) for each
-person. index.npz says where in which file they begin, so that any of them is one range read from a disk or, through
-fsspec, from a server or an object store: `open_set("shards:s3://bucket/coco")` is an image set like any other.
+writes shard-000000.tar, shard-000001.tar, ... with NUMBER.jpg and NUMBER.json (the fields of `people.LabelledPeople`)
+for each person. index.npz holds the file, offset and size of each of them, so a person is one range read, through
+fsspec. `open_set("shards:s3://bucket/coco")` opens the shards as an image set.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tqdm import tqdm
 from mega_model.core.errors import InputError
 from mega_model.core.files import floats
 from mega_model.data.annotations import read_people
-from mega_model.data.crops import Frame, affine_crop, decode
-from mega_model.data.people import COLUMNS, Compared, People, Picture
+from mega_model.data.crops import Square, affine_crop, decode
+from mega_model.data.people import COLUMNS, Compared, ImageReader, LabelledPeople
 
 REACH = 1.8
-"""A shard's picture shows the person's square and around it: all that augmentation can ask for (1.25 times, turned)."""
+"""Side of a stored image over that of the person's square: enough for augmentation (1.25 times as large, turned)."""
 
 LARGEST = 448
-"""Pixels: persons whose square is larger are shrunk to this."""
+"""Pixels: a larger square is shrunk to this side."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Write:
     """Data set to convert, KIND:PATH."""
     out: Path
     per_shard: int = 1000
-    """People in a file."""
+    """People per file."""
 
 
 def write(config: Write) -> None:
@@ -54,10 +54,10 @@ def write(config: Write) -> None:
     with ThreadPoolExecutor() as pool:
         for shard, first in enumerate(tqdm(range(0, len(people), config.per_shard), desc=str(config.out))):
             rows = np.arange(first, min(first + config.per_shard, len(people)))
-            some, pictures = people.fetch(rows)
+            some, readers = people.fetch(rows)
             path = config.out / _name(shard)
             with tarfile.open(path, "w") as tar:
-                for row, files in zip(rows, pool.map(_sample, [some] * len(rows), range(len(rows)), pictures)):
+                for row, files in zip(rows, pool.map(_sample, [some] * len(rows), range(len(rows)), readers)):
                     for ending, data in files.items():
                         member = tarfile.TarInfo(f"{row:08d}.{ending}")
                         member.size = len(data)
@@ -69,7 +69,7 @@ def write(config: Write) -> None:
 
 
 class ShardedPeople:
-    """A `people.Source` in the shards of a folder or URL."""
+    """A `people.PeopleSource` in the shards of a folder or URL."""
 
     def __init__(self, place: str) -> None:
         """Raises InputError that names what is wrong with the index."""
@@ -92,7 +92,7 @@ class ShardedPeople:
     def __len__(self) -> int:
         return len(self.places)
 
-    def fetch(self, index: np.ndarray) -> tuple[People, Sequence[Picture]]:
+    def fetch(self, index: np.ndarray) -> tuple[LabelledPeople, Sequence[ImageReader]]:
         places = self.places[index]
         paths = [f"{self.folder}/{_name(shard)}" for shard in places[:, 0]]
         starts, sizes = places[:, [1, 3]].T.ravel(), places[:, [2, 4]].T.ravel()
@@ -101,22 +101,22 @@ class ShardedPeople:
         except FileNotFoundError as error:
             raise InputError(f"{error}: there is no such shard") from error
         names = [f"{path}, person {k}" for path, k in zip(paths, index)]
-        pictures, labels = data[: len(index)], data[len(index) :]
+        images, labels = data[: len(index)], data[len(index) :]
         people = [_read_label(name, label, self.joints) for name, label in zip(names, labels)]
         columns = {name: np.stack(values) for name, values in zip(COLUMNS, zip(*people))}
-        readers = [partial(decode, picture, name) for picture, name in zip(pictures, names)]
-        return People(**columns, compared=self.compared), readers
+        readers = [partial(decode, image, name) for image, name in zip(images, names)]
+        return LabelledPeople(**columns, compared=self.compared), readers
 
 
 def _name(shard: int) -> str:
     return f"shard-{shard:06d}.tar"
 
 
-def _sample(people: People, k: int, picture: Picture) -> dict[str, bytes]:
-    """The files of person k: the picture around its square, and its label there."""
-    frame = Frame(people.centre[k], REACH * float(people.side[k]))
+def _sample(people: LabelledPeople, k: int, read_image: ImageReader) -> dict[str, bytes]:
+    """The files of person k: the image around the square, and the label in this image."""
+    square = Square(people.centre[k], REACH * float(people.side[k]))
     pixels = max(1, round(REACH * min(float(people.side[k]), LARGEST)))
-    crop = cv2.cvtColor(affine_crop(picture(), frame, pixels, smooth=True), cv2.COLOR_RGB2BGR)
+    crop = cv2.cvtColor(affine_crop(read_image(), square, pixels, smooth=True), cv2.COLOR_RGB2BGR)
     xy, confidence = people.joints2d[k, :, :2], people.joints2d[k, :, 2:]
     label = {
         "centre": [pixels / 2, pixels / 2],
@@ -124,14 +124,14 @@ def _sample(people: People, k: int, picture: Picture) -> dict[str, bytes]:
         "pose": people.pose[k].tolist(),
         "betas": people.betas[k].tolist(),
         "gender": str(people.gender[k]),
-        "joints2d": np.concatenate([(frame.points(xy) + 1) * pixels / 2, confidence], axis=1).tolist(),
+        "joints2d": np.concatenate([(square.points(xy) + 1) * pixels / 2, confidence], axis=1).tolist(),
     }
     jpg = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     return {"jpg": jpg, "json": json.dumps(label).encode()}
 
 
 def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
-    """The columns of `People`, of one person."""
+    """The fields `COLUMNS` of `LabelledPeople` for one person."""
     path = Path(name)
     try:
         label = json.loads(data)

@@ -1,5 +1,5 @@
-"""Scores: one module per table of the paper, and what they share.
+"""Evaluation: one module per table of the paper, and shared modules.
 
-`predict` runs a model once over an image set, `protocols` turns meshes into errors, `report` makes the table, the JSON
-and the page, `draw` the pictures.
+`predict` runs a model on an image set, `protocols` computes errors of meshes, `report` writes tables, JSON and HTML,
+`draw` draws the figures.
 """

@@ -1,8 +1,7 @@
-"""`mega bench`: what generation costs, beside a straightforward loop over samples and steps with the same weights.
+"""`mega bench`: time of generation, compared with a plain loop over samples and steps with the same weights.
 
-Both start from image features. The loop runs encoder and decoder for every sample and step, as one would write it
-down from the paper. `generate` folds the encoder of no token, shares the first step among the samples, and takes all
-samples of a step together.
+Both start from image features. The loop runs encoder and decoder for every sample and step, as the paper describes it.
+`generate` caches the encoder's output for no tokens, shares the first step among the samples, and batches the samples.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class Bench:
     samples: int = 25
     steps: int = 5
     repeats: int = 3
-    """Runs of each; the medians are shown."""
+    """Number of runs; the table shows medians."""
 
 
 def random_features(config: MegaConfig) -> Any:
-    """Noise of the shape of what the model's backbone gives for one crop; the backbone computes nothing."""
+    """Random features with the shape of the backbone's output for one crop. The backbone does not run."""
     with torch.device("meta"):
         backbone = BACKBONES[config.backbone](config.backbone_width)
         found = backbone(torch.empty(1, 3, config.image_size, config.image_size))
@@ -45,7 +44,7 @@ def random_features(config: MegaConfig) -> Any:
 
 
 def loop_deterministic(model: Mega, people: Sequence[Any]) -> Tensor:
-    """What `generate.deterministic` gives for the features of several people, each a batch of one."""
+    """The result of `generate.deterministic` for several people, one at a time."""
     nothing = torch.zeros(1, model.config.tokens, dtype=torch.long)
     return torch.cat([model(features, nothing, nothing.bool()).logits.argmax(dim=-1) for features in people])
 
@@ -53,7 +52,7 @@ def loop_deterministic(model: Mega, people: Sequence[Any]) -> Tensor:
 def loop_stochastic(
     model: Mega, people: Sequence[Any], samples: int, steps: int, temperature: float, seed: int
 ) -> Tensor:
-    """What `generate.stochastic` gives, person by person, sample by sample and step by step."""
+    """The result of `generate.stochastic`, person by person, sample by sample and step by step."""
     length = model.config.tokens
     uniforms = generate.uniforms((len(people), samples, steps, length, 2), seed)
     counts, noise = generate.visible_counts(length, steps), generate.temperatures(steps, temperature)
@@ -71,7 +70,7 @@ def loop_stochastic(
 
 
 def seconds(run: Callable[[], Tensor], repeats: int) -> float:
-    """Median wall time, after one run that is not counted."""
+    """Median wall time, after one warm-up run."""
     times = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
@@ -86,7 +85,7 @@ def main(args: list[str]) -> None:
     torch.manual_seed(0)
     preset = PRESETS[config.preset]
     features = random_features(preset)
-    if isinstance(features, Tensor):  # the paper's backbones are large, and not needed
+    if isinstance(features, Tensor):  # leave out the paper's backbones, which are large and not needed
         preset = replace(preset, backbone="given", backbone_width=features.shape[1])
     model = Mega(preset).eval()
     how = (config.samples, config.steps, 1.0, 0)

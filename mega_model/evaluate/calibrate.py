@@ -16,13 +16,13 @@ from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import Pictures, Sampling, collect, predict
+from mega_model.evaluate.predict import ImageSelection, SamplingOptions, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.uncertainty import vertex_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrate(Pictures, Sampling):
+class Calibrate(ImageSelection, SamplingOptions):
     checkpoint: Path = Path("runs/recover")
     set: Path = Path("runs/features/calibration")
     """Rendered people that the model has not seen, or their features."""

@@ -1,4 +1,4 @@
-"""`mega evaluate deterministic`: tables 1 and 3 of the paper, one mesh per picture."""
+"""`mega evaluate deterministic`: tables 1 and 3 of the paper, one mesh per image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(config: Deterministic) -> Report:
         "Deterministic mode (tables 1 and 3)",
         config.facts(protocol.name, len(images)),
         {"Errors, mm": {config.images: {metric: 1000 * float(errors[metric].mean()) for metric in METRICS}}},
-        {"Share of the pictures whose error is below a bound": distribution(errors)},
+        {"Cumulative distribution of the errors": distribution(errors)},
     )
 
 
@@ -39,7 +39,7 @@ def distribution(errors: dict[str, np.ndarray]) -> Figure:
     share = np.arange(1, len(errors["PVE"]) + 1) / len(errors["PVE"])
     for metric in METRICS:
         axes.plot(1000 * np.sort(errors[metric]), share, label=metric)
-    axes.set(xlabel="error, mm", ylabel="share of the pictures", xlim=(0, None))
+    axes.set(xlabel="error, mm", ylabel="share of the images", xlim=(0, None))
     axes.legend()
     return figure
 

@@ -1,6 +1,6 @@
-"""Meshes on matplotlib axes: seen from far away, lit from the camera, coloured by face or by a number per vertex.
+"""Draws meshes on matplotlib axes: orthographic, lit from the camera, in one colour or coloured by vertex values.
 
-Points are in the camera's axes (x right, y down, z away), in any unit that the axes' limits have.
+Points are in the camera's axes (x right, y down, z away), in the units of the axes' limits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 BODY = np.array([0.47, 0.62, 0.83])
-"""Colour of a mesh that shows no number."""
+"""Colour of a mesh without vertex values."""
 SCALE = colormaps["coolwarm"]
-"""Blue: certain or right; red: uncertain or wrong."""
+"""Blue: small sigma or error; red: large."""
 UPRIGHT = np.diag([1.0, -1.0, -1.0])
-"""Canonical axes as a camera sees an upright person who faces it."""
+"""From canonical axes to those of a camera that an upright person faces."""
 SIDE = np.array([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]])
-"""From the camera's axes to those of a second camera, which stands to the left and looks along the first one's x."""
+"""From the camera's axes to those of a second camera on the left, which looks along the first one's x axis."""
 
 
 def grid(rows: int, columns: int, headings: list[str], side: float = 2.0) -> tuple[Figure, np.ndarray]:
@@ -36,13 +36,13 @@ def grid(rows: int, columns: int, headings: list[str], side: float = 2.0) -> tup
     return figure, axes
 
 
-def image(axes: Axes, picture: np.ndarray) -> None:
+def image(axes: Axes, crop: np.ndarray) -> None:
     """A square crop uint8 [3, H, H], in its coordinates -1 to 1."""
-    axes.imshow(picture.transpose(1, 2, 0), extent=(-1, 1, 1, -1))
+    axes.imshow(crop.transpose(1, 2, 0), extent=(-1, 1, 1, -1))
 
 
 def body(axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None, limit: float = 1) -> None:
-    """A mesh [V, 3]; values [V] colour it from 0 (blue) to `limit` (red). What faces away is not drawn."""
+    """A mesh [V, 3]; values [V] colour it from 0 (blue) to `limit` (red). Back faces are not drawn."""
     corners = points[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     shine = -normals[:, 2] / (np.linalg.norm(normals, axis=1) + 1e-12)
@@ -58,20 +58,20 @@ def body(axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray |
 def alone(
     axes: Axes, points: np.ndarray, faces: np.ndarray, values: np.ndarray | None = None, limit: float = 1
 ) -> None:
-    """A mesh [V, 3] in the middle of empty axes, as large as fits."""
+    """A mesh [V, 3] centred in empty axes, scaled to fit."""
     low, high = points.min(axis=0), points.max(axis=0)
     body(axes, (points - (low + high) / 2) / (0.52 * (high - low)[:2].max()), faces, values, limit)
     axes.set(xlim=(-1, 1), ylim=(1, -1), aspect="equal")
 
 
-def over(axes: Axes, picture: np.ndarray, points: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> None:
+def over(axes: Axes, crop: np.ndarray, points: np.ndarray, camera: np.ndarray, faces: np.ndarray) -> None:
     """A mesh [V, 3] over its crop, by the weak perspective camera (s, tx, ty)."""
-    image(axes, picture)
+    image(axes, crop)
     scale, tx, ty = camera
     body(axes, scale * (points + [tx, ty, 0]), faces)
     axes.set(xlim=(-1, 1), ylim=(1, -1))
 
 
 def scale_bar(figure: Figure, axes: Any, limit: float, label: str) -> None:
-    """The colours' meaning, from 0 to `limit` metres in millimetres, beside some axes."""
+    """The colour bar from 0 to `limit` metres, in millimetres, beside some axes."""
     figure.colorbar(ScalarMappable(Normalize(0, 1000 * limit), SCALE), ax=axes, label=label, shrink=0.8)

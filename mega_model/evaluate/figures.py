@@ -1,4 +1,4 @@
-"""`mega evaluate figures`: figures 4 to 7 and 9 of the paper, on the first of the drawn pictures, not on chosen ones.
+"""`mega evaluate figures`: figures 4 to 7 and 9 of the paper, on the first images of a random draw.
 
 Figure 3 comes with `mega evaluate random`; figure 6 also with the table it belongs to, by `mega evaluate mean`.
 """
@@ -19,30 +19,30 @@ from mega_model import checkpoint, generate
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
-from mega_model.evaluate.predict import Prediction, Sampling, Subject, predict
+from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
 SHOWN_STEPS = (1, 5, 9, 13, 16, 20)
-"""Steps of a random generation that figure 7 shows."""
+"""Steps of unconditional generation that figure 7 shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures(Subject, Sampling, Conventions):
+class Figures(Subject, SamplingOptions, Conventions):
     count: int | None = 100
-    """Pictures that figure 6 counts, drawn at random."""
+    """Number of images of figure 6, drawn at random."""
     rows: int = 4
-    """Pictures that the other figures show."""
+    """Number of images in each of the other figures."""
     pretrained: Path | None = None
-    """Checkpoint of the pre-training, for the random bodies of figure 7."""
+    """Pre-training checkpoint, for the random bodies of figure 7."""
 
 
-class Person(NamedTuple):
-    """One picture of a `Prediction`."""
+class ShownPerson(NamedTuple):
+    """One image of a `Prediction`, and the predictions for it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     """uint8 [3, H, W]"""
     truth: np.ndarray
     single: np.ndarray
@@ -55,17 +55,17 @@ class Person(NamedTuple):
     """[V] spread of the samples, metres"""
 
 
-def people(p: Prediction, protocol: Protocol) -> list[Person]:
+def people(p: Prediction, protocol: Protocol) -> list[ShownPerson]:
     error, sigma = protocol.vertex_errors(p.single, p.truth), metrics.spread(p.samples)
-    pictures = p.batch["images"].numpy()
-    return [*map(Person, pictures, p.truth, p.single, p.samples, p.rotation, p.camera, error, sigma)]
+    images = p.batch["images"].numpy()
+    return [*map(ShownPerson, images, p.truth, p.single, p.samples, p.rotation, p.camera, error, sigma)]
 
 
 def evaluate(config: Figures) -> Report:
     model, tokenizer, images = config.open()
     protocol = Protocol.of(images, config)
     faces = images.topology.faces
-    shown: list[Person] = []
+    shown: list[ShownPerson] = []
 
     def noted(p: Prediction) -> Prediction:
         if len(shown) < config.rows:
@@ -76,12 +76,12 @@ def evaluate(config: Figures) -> Report:
     shown = shown[: config.rows]
     figures = {
         "Figure 4: error of the deterministic mesh, and uncertainty": errors_and_sigma(shown, faces),
-        "Figure 5: samples of one picture, from the camera and from the side": several_samples(shown, faces),
+        "Figure 5: samples of one image, from the camera and from the side": several_samples(shown, faces),
         "Figure 6: distribution of the errors": error_distribution(errors),
-        "Figure 7: meshes after each step; tokens still masked are shown as code 0": steps_of_pictures(
+        "Figure 7: meshes after each step; tokens still masked are shown as code 0": steps_of_images(
             model, tokenizer, shown, faces, config
         ),
-        "Figure 9: truth, picture, deterministic mesh, uncertainty": qualitative(shown, faces),
+        "Figure 9: truth, image, deterministic mesh, uncertainty": qualitative(shown, faces),
     }
     if config.pretrained:
         random = steps_of_random_bodies(config.pretrained, faces, config)
@@ -91,11 +91,11 @@ def evaluate(config: Figures) -> Report:
 
 
 def colour_limit(values: list[np.ndarray]) -> float:
-    """Upper end of a colour scale, metres: all but the largest 2 % of the values are below it."""
+    """Upper limit of a colour scale, metres: the 98th percentile of the values."""
     return float(np.quantile(values, 0.98))
 
 
-def errors_and_sigma(shown: list[Person], faces: np.ndarray) -> Figure:
+def errors_and_sigma(shown: list[ShownPerson], faces: np.ndarray) -> Figure:
     """Figure 4."""
     figure, axes = draw.grid(len(shown), 3, ["image", "error", "uncertainty"])
     for column, label, values in (
@@ -107,31 +107,31 @@ def errors_and_sigma(shown: list[Person], faces: np.ndarray) -> Figure:
             draw.alone(axes[row, column], p.single, faces, value, limit)
         draw.scale_bar(figure, axes[:, column], limit, label)
     for row, p in enumerate(shown):
-        draw.image(axes[row, 0], p.picture)
+        draw.image(axes[row, 0], p.image)
     return figure
 
 
-def several_samples(shown: list[Person], faces: np.ndarray, columns: int = 5) -> Figure:
-    """Figure 5: two rows per picture."""
+def several_samples(shown: list[ShownPerson], faces: np.ndarray, columns: int = 5) -> Figure:
+    """Figure 5: two rows per image."""
     headings = ["image", *(f"sample {q + 1}" for q in range(columns))]
     figure, axes = draw.grid(2 * len(shown), 1 + columns, headings)
     for row, p in enumerate(shown):
-        draw.image(axes[2 * row, 0], p.picture)
+        draw.image(axes[2 * row, 0], p.image)
         for column, sample in enumerate(p.samples[:columns], start=1):
-            draw.over(axes[2 * row, column], p.picture, sample, p.camera, faces)
+            draw.over(axes[2 * row, column], p.image, sample, p.camera, faces)
             draw.alone(axes[2 * row + 1, column], sample @ draw.SIDE.T, faces)
     return figure
 
 
-def qualitative(shown: list[Person], faces: np.ndarray) -> Figure:
+def qualitative(shown: list[ShownPerson], faces: np.ndarray) -> Figure:
     """Figure 9."""
     headings = ["ground truth", "image", "deterministic", "uncertainty", "uncertainty, canonical"]
     figure, axes = draw.grid(len(shown), len(headings), headings)
     limit = colour_limit([p.sigma for p in shown])
     for row, p in zip(axes, shown):
         draw.alone(row[0], p.truth, faces)
-        draw.image(row[1], p.picture)
-        draw.over(row[2], p.picture, p.single, p.camera, faces)
+        draw.image(row[1], p.image)
+        draw.over(row[2], p.image, p.single, p.camera, faces)
         draw.alone(row[3], p.single, faces, p.sigma, limit)
         draw.alone(row[4], p.single @ p.rotation @ draw.UPRIGHT, faces, p.sigma, limit)
     draw.scale_bar(figure, axes[:, -1], limit, "standard deviation, mm")
@@ -139,12 +139,12 @@ def qualitative(shown: list[Person], faces: np.ndarray) -> Figure:
 
 
 @torch.no_grad()
-def steps_of_pictures(
-    model: Mega, tokenizer: MeshTokenizer, shown: list[Person], faces: np.ndarray, config: Figures
+def steps_of_images(
+    model: Mega, tokenizer: MeshTokenizer, shown: list[ShownPerson], faces: np.ndarray, config: Figures
 ) -> Figure:
-    """Figure 7, upper part: a row per picture."""
-    pictures = torch.from_numpy(np.stack([p.picture for p in shown])).to(config.device)
-    seen = model.see(model.backbone(model.normalise(pictures.float() / 255)))
+    """Figure 7, upper part: a row per image."""
+    images = torch.from_numpy(np.stack([p.image for p in shown])).to(config.device)
+    seen = model.encode_image(model.backbone(model.normalise(images.float() / 255)))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
     noise = generate.temperatures(config.steps, config.temperature)
     logits = generate.first_logits(model, seen.image)
@@ -153,7 +153,7 @@ def steps_of_pictures(
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
     figure, axes = draw.grid(len(shown), len(headings), headings)
     for i, (row, p) in enumerate(zip(axes, shown)):
-        draw.image(row[0], p.picture)
+        draw.image(row[0], p.image)
         for ax, after in zip(row[1:], meshes):
             draw.alone(ax, after[i] @ p.rotation.T, faces)
     return figure
@@ -174,7 +174,7 @@ def steps_of_random_bodies(pretrained: Path, faces: np.ndarray, config: Figures,
 
 
 def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.ndarray:
-    """Meshes [B, V, 3] of tokens [B, N] of which only those at index [B, M] are kept: all others are code 0."""
+    """Meshes [B, V, 3] of tokens [B, N], where all tokens except those at index [B, M] are replaced by code 0."""
     kept = torch.zeros_like(tokens).scatter(1, index, tokens.gather(1, index))
     return tokenizer.decode(kept).cpu().numpy()
 

@@ -1,6 +1,6 @@
-"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, part by part.
+"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, for each kind of image.
 
-Errors are those of meshes oriented as in the camera, both centred on the pelvis; metres inside, millimetres printed.
+Errors are computed in the camera's orientation, with both meshes centred at the pelvis, and printed in millimetres.
 Writes scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`.
 The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
 """
@@ -23,7 +23,7 @@ from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import Pictures, Prediction, Sampling, collect, predict
+from mega_model.evaluate.predict import ImageSelection, Prediction, SamplingOptions, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, saved_calibration, vertex_fields
@@ -31,23 +31,23 @@ from mega_model.tokenizer import MeshTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Pictures, Sampling):
+class Evaluate(ImageSelection, SamplingOptions):
     checkpoint: Path = Path("runs/recover")
     test: Path = Path("runs/features/test")
-    """A rendered set, or its features."""
+    """Folder of a rendered set, or of its features."""
     samples: int = 25
     """Q, meshes per image."""
     steps: int = 3
-    """T, as the export's."""
+    """T, as in the export."""
 
 
-Found = dict[str, np.ndarray]
-"""What `compare` gives, of all images."""
+Comparison = dict[str, np.ndarray]
+"""The results of `compare` for all images."""
 
 
 @torch.no_grad()
-def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Found:
-    """Errors of B images in metres: per image [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
+def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Comparison:
+    """Errors for B images in metres: per image [B], per sample [B, Q], per vertex [B, V]; and the true bodies."""
     vertices = p.batch["vertices"]
     again = tokenizer.decode(tokenizer.encode(vertices.to(tokenizer.template.device))).cpu()
     mean = p.samples.mean(axis=1) if p.samples.shape[1] else p.single
@@ -70,59 +70,59 @@ def open_people(folder: Path, topology: Topology) -> ImageSet:
     return FeatureSet(folder, topology) if (folder / "maps.npy").exists() else SceneSet(folder, topology)
 
 
-def constant_answer(found: Found, protocol: Protocol) -> np.ndarray:
-    """Vertex errors [n, V] of the best constant answer: the mean canonical mesh under the mean rotation."""
-    vertices, rotation = found["vertices"], found["rotation"]
+def constant_answer(compared: Comparison, protocol: Protocol) -> np.ndarray:
+    """Vertex errors [n, V] of the best constant prediction: the mean canonical mesh with the mean rotation."""
+    vertices, rotation = compared["vertices"], compared["rotation"]
     u, _, vt = np.linalg.svd(rotation.mean(axis=0))
     turn = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
     truth = np.einsum("nij,nvj->nvi", rotation, vertices)
     return protocol.vertex_errors(vertices.mean(axis=0) @ turn.T, truth)
 
 
-def error_scores(found: Found, constant: np.ndarray) -> dict[str, float]:
+def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]:
     """Millimetres, degrees and percents."""
     metres = {
-        "PVE": found["PVE"],
-        "MPJPE": found["MPJPE"],
-        "PA-MPJPE": found["PA-MPJPE"],
-        "PVE visible": found["error"][found["visible"]],
-        "PVE hidden": found["error"][~found["visible"]],
-        "PVE of the tokenizer alone": found["tokenizer"],
+        "PVE": compared["PVE"],
+        "MPJPE": compared["MPJPE"],
+        "PA-MPJPE": compared["PA-MPJPE"],
+        "PVE visible": compared["error"][compared["visible"]],
+        "PVE hidden": compared["error"][~compared["visible"]],
+        "PVE of the tokenizer alone": compared["tokenizer"],
         "PVE constant answer": constant,
-        "PVE one sample": found["samples"],
-        "PVE mean of samples": found["mean"],
+        "PVE one sample": compared["samples"],
+        "PVE mean of samples": compared["mean"],
     }
-    counts = [q for q in (5, 10, 25) if q <= found["samples"].shape[1]]
-    metres |= {f"PVE best of {q}": metrics.best_of(found["samples"], q) for q in counts}
+    counts = [q for q in (5, 10, 25) if q <= compared["samples"].shape[1]]
+    metres |= {f"PVE best of {q}": metrics.best_of(compared["samples"], q) for q in counts}
     scores = {name: 1000 * float(value.mean()) for name, value in metres.items() if value.size}
     return scores | {
-        "rotation off, median, degrees": float(np.median(found["apart"])),
-        "rotation off by over 90 degrees, %": 100 * float((found["apart"] > 90).mean()),
-        "images": len(found["PVE"]),
+        "rotation off, median, degrees": float(np.median(compared["apart"])),
+        "rotation off by over 90 degrees, %": 100 * float((compared["apart"] > 90).mean()),
+        "images": len(compared["PVE"]),
     }
 
 
 def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
-    """The report, and what scores.json holds."""
+    """The report, and the contents of scores.json."""
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     errors = checkpoint.load_errors(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)
     test = open_people(config.test, topology)
     protocol = Protocol.of(test, Conventions())
 
-    def run(people: ImageSet, how: Evaluate) -> Found:
+    def run(people: ImageSet, how: Evaluate) -> Comparison:
         predictions = predict(model, tokenizer, people, how, how, errors)
         return collect(compare(p, tokenizer, protocol) for p in predictions)
 
-    found = run(test, config)
+    compared = run(test, config)
     scale = saved_calibration(config.checkpoint).get("scale", 1.0)
-    error, sigma = found["error"], scale * found["sigma"]
-    constant = constant_answer(found, protocol)
-    parts = {"all": error_scores(found, constant)}
+    error, sigma = compared["error"], scale * compared["sigma"]
+    constant = constant_answer(compared, protocol)
+    parts = {"all": error_scores(compared, constant)}
     for number, part in enumerate(PARTS):
-        of = found["part"] == number
+        of = compared["part"] == number
         if of.any():
-            parts[part] = error_scores({name: array[of] for name, array in found.items()}, constant[of])
+            parts[part] = error_scores({name: array[of] for name, array in compared.items()}, constant[of])
     others = {
         "most likely tokens": replace(config, decode="argmax", samples=0),
         "not tied to the landmarks": replace(config, fit=False, samples=0),
@@ -131,7 +131,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     ways |= {name: error_scores(run(test, how), constant) for name, how in others.items()}
     ways = {name: {key: scores[key] for key in ("PVE", "MPJPE", "PA-MPJPE")} for name, scores in ways.items()}
     radii, model_of_errors = error_model(config.checkpoint)
-    groups = by_visibility(error, sigma, found["visible"], radii)
+    groups = by_visibility(error, sigma, compared["visible"], radii)
     within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
     scores = {"parts": parts, "ways": ways, "sigma": groups, "coverage": within, "samples": config.samples}
     source = "the error head" if errors else f"{scale:g} times the spread of {config.describe()}"

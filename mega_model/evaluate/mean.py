@@ -10,7 +10,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from mega_model.core import metrics
-from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
+from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
 from mega_model.evaluate.report import Report, Rows
 
@@ -18,9 +18,9 @@ DISTANCE, DEVIATION, SINGLE = "Dist. to det.", "SD", "deterministic"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(Subject, Sampling, Conventions):
+class Mean(Subject, SamplingOptions, Conventions):
     samples: int = 100
-    """Q, meshes per picture: the table goes up to it."""
+    """Q, meshes per image: the largest Q in the table."""
 
 
 def evaluate(config: Mean) -> Report:
@@ -41,7 +41,7 @@ Errors = dict[tuple[str, str], np.ndarray]
 
 
 def errors_by_mode(predictions: Iterable[Prediction], protocol: Protocol) -> Errors:
-    """Errors of the single mesh, and of the mean and the best of the paper's Q samples; and what table 4 adds."""
+    """Errors of the single mesh, of the mean and of the best of the paper's Q samples, and table 4's further rows."""
 
     def of(p: Prediction) -> Errors:
         out = {(SINGLE, metric): e for metric, e in protocol.errors(p.single, p.truth).items()}
@@ -59,7 +59,7 @@ def errors_by_mode(predictions: Iterable[Prediction], protocol: Protocol) -> Err
 
 
 def mean_table(errors: Errors, counts: list[int]) -> Rows:
-    """Rows and columns as in table 4; one sample has no deviation."""
+    """Rows and columns as in table 4; a single sample has no deviation."""
     table: dict[str, dict[str, float | None]] = {}
     for row in (*METRICS, DISTANCE, DEVIATION):
         values = {f"Q = {q}": 1000 * float(errors[f"mean of {q}", row].mean()) for q in counts}

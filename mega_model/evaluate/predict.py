@@ -1,4 +1,4 @@
-"""A model run once over an image set, batch by batch: what every table and figure is made from."""
+"""Predictions of a model for an image set, batch by batch: the input of every table and figure."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
-K = TypeVar("K")
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Which pictures a model is run on, and where."""
+class ImageSelection:
+    """Which images are evaluated, and on which device."""
 
     count: int | None = None
-    """Pictures of the set, drawn at random; all of them if this is not given."""
+    """Number of images, drawn at random; by default all."""
     seed: int = 0
     batch: int = 20
-    """Pictures at once."""
+    """Images per batch."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     decode: Literal["expected", "argmax"] = "expected"
-    """The deterministic mesh: of the expected codes, as published, or of the most likely ones, as in the paper."""
+    """Decode the deterministic mesh from the expected codes, as at run time, or from the most likely ones, as in the
+    paper."""
     fit: bool = True
-    """Tie meshes to the landmarks, as the run time does, where there is an error head and the set has focal lengths."""
+    """Fit meshes to the landmarks as the run time does, if there is an error head and the set has focal lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """The stochastic mode: HRNet as in the paper. Its ResNet-50 takes 2 steps at temperature 10 (appendix C)."""
+class SamplingOptions:
+    """The stochastic mode; defaults are the paper's for HRNet. For ResNet-50 it takes 2 steps at temperature 10."""
 
     samples: int = 25
-    """Q, meshes per picture."""
+    """Q, meshes per image."""
     steps: int = 5
     """T"""
     temperature: float = 1.0
-    """Noise of the first step."""
+    """Temperature of the first step."""
 
     def describe(self) -> str:
         return f"{self.samples} in {self.steps} steps, temperature {self.temperature:g}"
@@ -62,12 +63,12 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Which model, and where its report goes."""
+    """The model, and the folder of its report."""
 
     checkpoint: Path
     """Folder of a trained or imported model."""
     out: Path | None = None
-    """Folder of the report; the checkpoint's folder `evaluation` if this is not given."""
+    """Folder of the report; by default the checkpoint's folder `evaluation`."""
 
     @property
     def folder(self) -> Path:
@@ -75,8 +76,8 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject(Trained, Pictures):
-    """What is evaluated: a model on an image set."""
+class Subject(Trained, ImageSelection):
+    """A model on an image set."""
 
     images: Annotated[str, tyro.conf.arg(name="set")]
     """KIND:PATH of an image set, for example rendered:runs/crops/test or 3dpw:/data/3DPW."""
@@ -85,16 +86,16 @@ class Subject(Trained, Pictures):
     MEGA_SMPL. A rendered set needs none."""
 
     def publish(self, table: str, report: Report) -> None:
-        """Sets, their parts and protocols may share a folder: the report's file is called by all of them."""
+        """Write the report. Its file name holds table, set and protocol, so that reports can share a folder."""
         kind, _, place = self.images.partition(":")
         words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
         publish(report, self.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
 
     def facts(self, protocol: str, total: int) -> dict[str, str]:
-        """What a report says of the model, the pictures that were looked at out of `total`, and the protocol."""
-        count = len(pictures(total, self))
+        """The report's entries on the model, the evaluated images out of `total`, and the protocol."""
+        count = len(image_indices(total, self))
         drawn = f"{count}, drawn at random with seed {self.seed}" if count < total else f"{count}, the whole set"
-        return {"model": str(self.checkpoint), "set": self.images, "pictures": drawn, "protocol": protocol}
+        return {"model": str(self.checkpoint), "set": self.images, "images": drawn, "protocol": protocol}
 
     def open(self) -> tuple[Mega, MeshTokenizer, ImageSet]:
         """Raises InputError if model and set are of different bodies."""
@@ -109,26 +110,26 @@ class Subject(Trained, Pictures):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about B pictures. Meshes are turned as the camera sees them; metres."""
+    """A model's predictions for B images. Meshes are rotated into the camera's axes; metres."""
 
     batch: Mapping[str, Tensor]
-    """What the image set gave."""
+    """The image set's batch."""
     truth: np.ndarray
     """[B, V, 3]"""
     single: np.ndarray
     """[B, V, 3] deterministic"""
     samples: np.ndarray
-    """[B, Q, V, 3]; Q is 0 where none were asked for"""
+    """[B, Q, V, 3]; Q is 0 if none were requested"""
     sigma: np.ndarray
-    """[B, V]: of the deterministic mesh, by the error head, or else the spread of the samples, not yet calibrated"""
+    """[B, V]: from the error head, or else the samples' spread, not calibrated"""
     rotation: np.ndarray
     """[B, 3, 3] predicted: canonical to camera"""
     camera: np.ndarray
     """[B, 3] (s, tx, ty) predicted"""
 
 
-def pictures(total: int, config: Pictures) -> np.ndarray:
-    """The pictures out of `total` that are looked at, int [n], ascending."""
+def image_indices(total: int, config: ImageSelection) -> np.ndarray:
+    """Indices of the evaluated images out of `total`: int [n], ascending."""
     count = min(config.count or total, total)
     return np.sort(np.random.default_rng(config.seed).permutation(total)[:count])
 
@@ -138,17 +139,20 @@ def predict(
     model: Mega,
     tokenizer: MeshTokenizer,
     images: ImageSet,
-    config: Pictures,
-    sampling: Sampling | None = None,
+    config: ImageSelection,
+    sampling: SamplingOptions | None = None,
     errors: ErrorHead | None = None,
 ) -> Iterator[Prediction]:
-    """One after the other, for a large set's samples fit no memory. Without `sampling`: deterministic mode alone."""
-    picked, regressor = pictures(len(images), config), images.topology.joint_regressor
+    """Predictions one batch at a time, because a large set's samples do not fit into memory.
+
+    Without `sampling`, only the deterministic mode runs.
+    """
+    picked, regressor = image_indices(len(images), config), images.topology.joint_regressor
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
         features = features_of(model, batch, config.device)
-        seen = model.see(features)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
         if config.decode == "argmax":
@@ -158,12 +162,14 @@ def predict(
         rotation = rot6d_to_matrix(seen.rot6d).cpu()
         published = single
         if config.fit and errors is not None and isinstance(features, PoseFeatures) and "focal" in batch:
-            published, rotation = tied(single, rotation, seen.camera, batch, features, regressor, errors.modes)
+            published, rotation = fit_to_landmarks(
+                single, rotation, seen.camera, batch, features, regressor, errors.modes
+            )
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
             tokens = generate.sample(model, seen.image, logits, random, sampling.temperature)
-            meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all at once takes gigabytes
+            meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
         yield Prediction(
@@ -178,13 +184,13 @@ def predict(
 
 
 def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
-    """What the backbone gives for a batch of an image set, or of a set of stored features."""
+    """The backbone's output for a batch of images, or the stored features of a batch."""
     if "maps" in batch:
         return PoseFeatures(*(batch[name].to(device) for name in PoseFeatures._fields))
     return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
 
 
-def tied(
+def fit_to_landmarks(
     vertices: Tensor,
     rotation: Tensor,
     camera: Tensor,
@@ -193,7 +199,7 @@ def tied(
     regressor: np.ndarray,
     modes: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Vertices [B, V, 3] and rotations [B, 3, 3] of people, tied to their landmarks; see `fit_people`."""
+    """Vertices [B, V, 3] and rotations [B, 3, 3], fitted to the landmarks; see `fit_people`."""
     mesh, turned, _ = fit_people(
         vertices.cpu().numpy(),
         rotation.cpu().numpy(),
@@ -207,14 +213,14 @@ def tied(
     return torch.from_numpy(mesh.astype(np.float32)), torch.from_numpy(turned.astype(np.float32))
 
 
-def uniforms(index: np.ndarray, sampling: Sampling, length: int, seed: int) -> Tensor:
-    """[B, Q, T, N, 2] for the pictures `index` int [B]: each has its own, whichever others share its batch."""
+def uniforms(index: np.ndarray, sampling: SamplingOptions, length: int, seed: int) -> Tensor:
+    """[B, Q, T, N, 2] for the images `index` int [B]. Those of an image do not depend on the rest of the batch."""
     shape = (sampling.samples, sampling.steps, length, 2)
     seeds = (np.random.SeedSequence((seed, k)).generate_state(1, np.uint64)[0] for k in index.tolist())
     return torch.stack([generate.uniforms(shape, int(own)) for own in seeds])
 
 
-def collect(parts: Iterable[Mapping[K, np.ndarray]]) -> dict[K, np.ndarray]:
+def collect(parts: Iterable[Mapping[Name, np.ndarray]]) -> dict[Name, np.ndarray]:
     """Arrays of batches, joined name by name along the first axis."""
     joined = list(parts)
     return {name: np.concatenate([part[name] for part in joined]) for name in joined[0]}

@@ -1,4 +1,4 @@
-"""From meshes to errors, by the conventions that published tables follow. Where they split, each has a name."""
+"""Errors of meshes, by the conventions of published tables. Where conventions differ, each has a name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HIPS = [2, 3]
 
 @dataclass(frozen=True, kw_only=True)
 class Conventions:
-    """Where the literature splits."""
+    """Conventions that differ in the literature."""
 
     joints: Joints | None = None
-    """Joints that are regressed from both meshes: 14 of Human3.6M's, or SMPL's 24. If not given: h36m14 on sets that
-    bring its regressor, as tables on 3DPW do, else smpl24."""
+    """Joints that are regressed from both meshes: 14 of Human3.6M's, or SMPL's 24. By default h36m14 if the set has its
+    regressor, as in tables on 3DPW, else smpl24."""
     align: Align = "pelvis"
-    """Where predicted and true body are brought together: at the pelvis, as published tables are, or at the mean of
-    the vertices, as the released code does."""
+    """Point at which predicted and true body are aligned: the pelvis, as in published tables, or the mean of the
+    vertices, as in the released code."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Protocol:
     regressor: np.ndarray
     """[J, V]"""
     origin: np.ndarray
-    """[V]: weights of the vertices whose sum is brought to zero"""
+    """[V]: weights of the vertices, whose weighted mean is moved to zero"""
 
     @classmethod
     def of(cls, images: ImageSet, chosen: Conventions) -> Protocol:
-        """Raises InputError if the set lacks the regressor of the joints that are asked for."""
+        """Raises InputError if the set lacks the regressor of the requested joints."""
         regressor = images.evaluation_regressor
         joints = chosen.joints or ("smpl24" if regressor is None else "h36m14")
         if joints == "smpl24":

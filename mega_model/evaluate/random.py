@@ -1,8 +1,7 @@
 """`mega evaluate random`: random bodies of a pre-trained model, their diversity and plausibility (paper 4.4, figure 3).
 
-They are compared with the meshes that pre-training learns from. APD is taken of the topology's joints in canonical
-bodies, pelvises brought together. FID compares the latents of a mesh autoencoder, so its numbers mean something only
-beside others of the same autoencoder.
+They are compared with the meshes of the pre-training. APD uses the joints of canonical bodies, aligned at the pelvis.
+FID compares the latents of a mesh autoencoder, so only FIDs of the same autoencoder can be compared.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from mega_model.tokenizer import MeshTokenizer
 @dataclass(frozen=True, kw_only=True)
 class Random(MeshOptions, Trained):
     count: int = 500
-    """Random bodies."""
+    """Number of random bodies."""
     compared: int = 5000
-    """Bodies of the mesh set that they are compared with."""
+    """Number of bodies of the mesh set to compare with."""
     steps: int = 20
     temperature: float = 1.2
-    """Noise of the first step."""
+    """Temperature of the first step."""
     autoencoder: Path | None = None
-    """Tokenizer checkpoint whose latents, before they are quantised, the FID compares; the model's own if this is not
-    given. The paper's has 7 x 9 numbers: a tokenizer with one level of channels more than SMPL's."""
+    """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
+    paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
     batch: int = 50
-    """Bodies at once."""
+    """Bodies per batch."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -47,14 +46,16 @@ class Random(MeshOptions, Trained):
 def evaluate(config: Random) -> Report:
     model, tokenizer, known = checkpoint.load_mega(config.checkpoint)
     model, tokenizer = model.to(config.device), tokenizer.to(config.device)
-    judge = checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
+    autoencoder = (
+        checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
+    )
     meshes = config.open_meshes()
     topology = meshes.topology()
     here, there = len(known.template), len(topology.template)
     if here != there:
         raise InputError(f"the mesh set has {there} vertices, the model of {config.checkpoint} {here}: give --meshes")
     rng = np.random.default_rng(config.seed)
-    reference = latents(judge, draw_bodies(meshes, rng, config.compared, config.batch), config)
+    reference = latents(autoencoder, draw_bodies(meshes, rng, config.compared, config.batch), config)
     bodies = {
         "random bodies": random_bodies(model, tokenizer, config),
         "as many of the mesh set": draw_bodies(meshes, rng, config.count, config.batch),
@@ -62,7 +63,7 @@ def evaluate(config: Random) -> Report:
     table = {}
     for name, vertices in bodies.items():
         joints = topology.joints(vertices)
-        fid = metrics.fid(latents(judge, vertices, config), reference)
+        fid = metrics.fid(latents(autoencoder, vertices, config), reference)
         table[name] = {"APD, cm": 100 * metrics.apd(joints - joints[:, :1]), "FID": fid}
     whose = config.autoencoder or "the model's own tokenizer"
     facts = {
@@ -78,7 +79,7 @@ def evaluate(config: Random) -> Report:
 
 @torch.no_grad()
 def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
-    """[count, V, 3] canonical, metres. Each has its own random numbers, whichever others share its batch."""
+    """[count, V, 3] canonical, metres. The random numbers of a body do not depend on its batch."""
     parts = []
     for uniforms in generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed).split(
         config.batch
@@ -94,10 +95,10 @@ def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: in
 
 
 @torch.no_grad()
-def latents(judge: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
+def latents(autoencoder: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
     """[n, V, 3] -> float64 [n, D]"""
     parts = torch.from_numpy(vertices).split(config.batch)
-    return torch.cat([judge.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
+    return torch.cat([autoencoder.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
 
 
 def gallery(bodies: np.ndarray, faces: np.ndarray, rows: int = 3, columns: int = 8) -> Figure:

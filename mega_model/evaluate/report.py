@@ -1,4 +1,4 @@
-"""What a table looks like: on the screen, as JSON, and as one HTML page that needs nothing else."""
+"""Writes reports: tables on the screen, a JSON file, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 
 Rows = Mapping[str, Mapping[str, float | None]]
-"""Row -> column -> value; None: there is none."""
+"""Row -> column -> value, or None."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #2c3440; max-width: 70em; margin: 2em auto; padding: 0 1em }
@@ -30,7 +30,7 @@ th:first-child { text-align: left } dt { font-weight: 600 } dd { margin: 0 0 .4e
 class Report:
     title: str
     facts: Mapping[str, str]
-    """How the numbers were made: model, set, protocol, ..."""
+    """The conditions of the evaluation: model, set, protocol, ..."""
     tables: Mapping[str, Rows]
     """By caption, which names the unit."""
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def page(report: Report) -> str:
 
 
 def columns(rows: Rows) -> list[str]:
-    """All columns that any row has, in the order of their first appearance."""
+    """The columns of all rows, in order of first appearance."""
     return list(dict.fromkeys(column for values in rows.values() for column in values))
 
 

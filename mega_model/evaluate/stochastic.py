@@ -1,4 +1,4 @@
-"""`mega evaluate stochastic`: table 2 of the paper, the best of Q meshes per picture."""
+"""`mega evaluate stochastic`: table 2 of the paper, the best of Q meshes per image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from mega_model.core import metrics
-from mega_model.evaluate.predict import Sampling, Subject, collect, predict
+from mega_model.evaluate.predict import SamplingOptions, Subject, collect, predict
 from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
 from mega_model.evaluate.report import Report
 
@@ -18,10 +18,10 @@ Best = Literal["metric", "sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stochastic(Subject, Sampling, Conventions):
+class Stochastic(Subject, SamplingOptions, Conventions):
     best: Best = "metric"
-    """`metric`: each error is the smallest that any sample has, as in published tables. `sample`: all errors are those
-    of one sample, the one of the smallest PVE."""
+    """`metric`: the smallest error of all samples for each metric, as in published tables. `sample`: all metrics of the
+    sample with the smallest PVE."""
 
 
 def evaluate(config: Stochastic) -> Report:
@@ -43,7 +43,7 @@ def evaluate(config: Stochastic) -> Report:
 def best_of_table(
     single: dict[str, np.ndarray], samples: dict[str, np.ndarray], best: Best
 ) -> dict[str, dict[str, float]]:
-    """From errors of the deterministic mesh [n] and of the samples [n, Q] by metric, metres."""
+    """Table 2 from errors of the deterministic mesh [n] and of the samples [n, Q], by metric, metres."""
     table = {}
     for metric in METRICS:
         row = {}

@@ -1,8 +1,8 @@
-"""`mega evaluate uncertainty`: does sigma say how wrong each vertex is? The paper only shows it (figure 4).
+"""`mega evaluate uncertainty`: how well does sigma predict the error of each vertex? (The paper: figure 4.)
 
-Sigma is what the checkpoint's error head expects, or else the samples' spread times the calibration; the error is that
-of the deterministic mesh. See `core.metrics` for each number's definition, and `metrics.radius` for the error model
-behind coverage.
+Sigma comes from the checkpoint's error head. Without one, it is the samples' spread times the calibration factor. The
+error is that of the deterministic mesh. `core.metrics` defines each number, `metrics.radius` the error model behind
+coverage.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from mega_model.core import metrics
 from mega_model.data.features import FeatureSet
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet
-from mega_model.evaluate.predict import Prediction, Sampling, Subject, collect, predict
+from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, collect, predict
 from mega_model.evaluate.protocols import Conventions, Protocol
 from mega_model.evaluate.report import Report
 
 GAUSSIAN = (
-    "errors are isotropic 3D Gaussians of root mean square radius sigma, "
-    "so the radius that holds a share of them follows from the chi distribution of 3 degrees of freedom"
+    "the error is an isotropic 3D Gaussian whose root mean square radius is sigma, "
+    "so the radius that contains a share of the errors follows from the chi distribution with 3 degrees of freedom"
 )
-MEASURED = "the radius that holds a share of the errors is so many sigma as it was on the calibration people"
+MEASURED = "the radius that contains a given share of the errors was measured, in sigma, on the calibration people"
 
-BY_ITSELF = "what the person's own body does not hide; of other things, this set does not say what they hide"
+BY_ITSELF = "not occluded by the person's own body; this set has no labels of other occlusion"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uncertainty(Subject, Sampling, Conventions):
+class Uncertainty(Subject, SamplingOptions, Conventions):
     scale: float | None = None
-    """Factor on the samples' spread; the one in the checkpoint's calibration.json if this is not given."""
+    """Factor on the samples' spread; by default the one in the checkpoint's calibration.json."""
 
 
 def evaluate(config: Uncertainty) -> Report:
@@ -59,7 +59,7 @@ def evaluate(config: Uncertainty) -> Report:
     facts = config.facts(protocol.name, len(images))
     radii, model_of_errors = error_model(config.checkpoint)
     facts |= {"sigma": source, "error model": model_of_errors}
-    facts["visible"] = "what the camera sees" if rendered else BY_ITSELF
+    facts["visible"] = "visible to the camera" if rendered else BY_ITSELF
     return Report(
         "Uncertainty per vertex",
         facts,
@@ -69,13 +69,13 @@ def evaluate(config: Uncertainty) -> Report:
 
 
 def saved_calibration(checkpoint: Path) -> dict[str, Any]:
-    """What `mega evaluate` or `mega train errors` measured; nothing for a checkpoint that they have not seen."""
+    """What `mega evaluate` or `mega train errors` measured; empty for a checkpoint that was not calibrated."""
     file = checkpoint / "calibration.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def error_model(checkpoint: Path) -> tuple[np.ndarray, str]:
-    """How many sigma hold each of `metrics.LEVELS` of the errors [L], and where that is from."""
+    """Radii in sigma [L] that contain the shares `metrics.LEVELS` of the errors, and the source of these radii."""
     known = saved_calibration(checkpoint).get("quantiles")
     return (np.array([*known.values()]), MEASURED) if known else (metrics.radius(metrics.LEVELS), GAUSSIAN)
 
@@ -88,15 +88,15 @@ def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
 def by_visibility(
     error: np.ndarray, sigma: np.ndarray, visible: np.ndarray, radii: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """`measure` of all vertices [n, V], of the visible ones and of the occluded ones, by bool [n, V]."""
+    """`measure` for all vertices [n, V], for the visible ones and for the occluded ones."""
     groups = {"all": np.ones(error.shape, bool), "visible": visible, "occluded": ~visible}
     return {group: measure(error[pick], sigma[pick], radii) for group, pick in groups.items() if pick.any()}
 
 
 def measure(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> dict[str, float]:
-    """All numbers on error and sigma of one shape, metres; the means in millimetres.
+    """The scores of sigma; error and sigma have one shape and are in metres. The two means are in millimetres.
 
-    radii [L]: how many sigma are to hold each of the `metrics.LEVELS`. `within`: share of the errors that they hold.
+    radii [L]: see `error_model`. `within`: share of the errors inside the radius.
     """
     half, most = np.interp([0.5, 0.9], metrics.LEVELS, radii)
     return {

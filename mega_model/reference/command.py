@@ -1,4 +1,4 @@
-"""`mega import-reference`: a pair of released files as a checkpoint of this project, to train, evaluate and export."""
+"""`mega import-reference`: converts a pair of released files to a checkpoint of this project."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class ImportReference:
     out: Path
     """folder of the checkpoint"""
     smpl_model: Path | None = None
-    """SMPL model file: the checkpoint then knows template, faces and joints, which the export puts into a bundle"""
+    """SMPL model file: gives the checkpoint template, faces and joints, which the export needs"""
     smpl_faces: Path | None = None
-    """file with SMPL's faces (.npy, .npz or .obj), for who has no model file; they must give the same connections"""
+    """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
     preset: Preset = "hrnet"
-    """whose untrained backbone mega_pretrained gets"""
+    """preset of the untrained backbone for mega_pretrained"""
 
 
 def import_reference(config: ImportReference) -> Mega:
-    """Write the checkpoint. Raises InputError that says which file is wrong and how."""
+    """Write the checkpoint. Raises InputError that names the file and the fault."""
     model = load_mega(config.mega, config.preset)
     tokenizer = load_tokenizer(config.mesh_vqvae, config.connections)
     has, needs = (tokenizer.length, tokenizer.config.codes), (model.config.tokens, model.config.codes)

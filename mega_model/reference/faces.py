@@ -1,4 +1,4 @@
-"""The faces of SMPL from a file, and whether they are those of a folder of connections."""
+"""Reads SMPL's faces from a file, and compares them with a folder of connections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_faces(path: Path) -> np.ndarray:
 
 
 def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]) -> None:
-    """Raises InputError unless the faces [F, 3] of a file give just these levels."""
+    """Raises InputError unless the faces [F, 3] of a file give exactly these levels."""
     vertices = len(levels[0].centres)
     if faces.min() < 0 or faces.max() >= vertices:
         raise InputError(f"{path}: faces of vertex {faces.max()}, but the connections are those of {vertices} vertices")

@@ -1,4 +1,4 @@
-"""Reads files that torch wrote, and checks their keys and shapes. No code that is in them is run."""
+"""Reads torch files and checks their keys and shapes, without running code from them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mega_model.reference.keys import UNUSED, released_shape
 
 
 def read_torch(path: Path | str) -> Any:
-    """What torch saved in a file. Raises InputError if torch would have to run code of it."""
+    """The content of a torch file. Raises InputError if reading it would run code."""
     must_exist(Path(path))
     try:
-        # mapped, because the optimizer's state, which is not needed, is twice as large
+        # memory-mapped, because the unused optimizer state is twice as large
         return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
@@ -53,7 +53,7 @@ def get(path: Path | str, weights: Mapping[str, Tensor], key: str) -> Tensor:
 def matched(
     path: Path | str, model: nn.Module, names: Mapping[str, str], weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A state dict for `model`, whose keys are called in the file as `names` says."""
+    """A state dict for `model`. `names`: our key -> key in the file."""
     own = {key: value for key, value in model.state_dict().items() if key in names}
     shapes = {names[key]: released_shape(names[key], value.shape) for key, value in own.items()}
     problems = [f"{name} is missing" for name in shapes if name not in weights]

@@ -1,4 +1,4 @@
-"""What the released files call the weights of our models, and the shapes they give them."""
+"""Names and shapes of our models' weights in the released files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNUSED: dict[type[nn.Module], dict[str, str]] = {
         r"decoder\.model\..*": "the tokenizer's layers a second time; they must equal those under encoder.model"
     },
 }
-"""Model -> pattern of keys of its file that are known and not read -> what they are."""
+"""Model -> pattern of known keys in its file that are not read -> their meaning."""
 
 IMAGE_PART = ("backbone.", "image_embed.", "pose_head.", "rotation_head.", "camera_head.", "lifter.", "error_head.")
-"""What the pre-training model does not have."""
+"""Parts that the pre-training model does not have."""
 
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
 
@@ -33,7 +33,7 @@ def _layer(match: re.Match[str]) -> str:
 
 
 def _plus(more: int, text: str) -> Callable[[re.Match[str]], str]:
-    """The number that was found, with `more` added, in the place of # in the text."""
+    """Replaces # in the text by the matched number plus `more`."""
     return lambda match: text.replace("#", str(int(match[1]) + more))
 
 
@@ -53,7 +53,7 @@ _RULES: Rules = [
     (r"^rotation_head\.", "decoder.rot_predictor."),
     (r"^camera_head\.", "decoder.cam_predictor."),
 ]
-"""What of our keys becomes what of the released ones, one after the other."""
+"""Substitutions from our keys to the released ones, applied in order."""
 
 _BLOCKS: Rules = [(r"residual\.(\d)", _layer), (r"shortcut\.", "downsample.")]
 
@@ -82,14 +82,14 @@ _BACKBONE_RULES: dict[str, Rules] = {
 
 
 def released_name(key: str, config: MegaConfig) -> str:
-    """What the released model calls one of our keys."""
+    """The released name of one of our keys."""
     for pattern, to in chain(_BACKBONE_RULES.get(config.backbone, []), _RULES):
         key = re.sub(pattern, to, key)
     return key
 
 
 def tokenizer_names(tokenizer: MeshTokenizer) -> dict[str, str]:
-    """Our key -> the released one, where a layer's number comes last."""
+    """Our key -> the released one, which ends with the layer's number."""
     names = {
         "quantizer.codebook": "vq_vae._embedding.weight",
         "quantizer.total": "vq_vae._ema_w",
@@ -114,7 +114,7 @@ def tokenizer_names(tokenizer: MeshTokenizer) -> dict[str, str]:
 
 
 def released_shape(name: str, own: torch.Size) -> torch.Size:
-    """Where the released model's shape is another than ours."""
+    """The released shape of a weight, which may differ from ours."""
     if name in ("encoder.cls_token", "decoder.mask_token"):
         return torch.Size([1, 1, *own])
     if name in ("encoder.pos_embedding", "decoder.pos_embedding"):

@@ -1,4 +1,4 @@
-"""The loaders: a released file becomes a model of this project, whose sizes its keys and shapes tell."""
+"""Loads released files as models of this project. Keys and shapes give the sizes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mega_model.reference.keys import IMAGE_PART, released_name, tokenizer_names
 from mega_model.tokenizer import Layer, MeshTokenizer, TokenizerConfig
 
 _FAMILIES = {"hrnet": ("backbone.stage4.", 15), "resnet": ("backbone.7.", 32), "vit": ("backbone.blocks.", 1)}
-"""Preset -> how some of its backbone's keys begin, and the channels that come out over its width."""
+"""Preset -> prefix of some of its backbone's keys, and the output channels over the width."""
 
 
 def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
-    """A released MEGA, of whichever backbone; or the pre-training checkpoint, which knows no images.
+    """A released MEGA with any backbone, or the pre-training checkpoint, which has no image part.
 
     The latter gets the untrained backbone and heads of `preset`. A file with image heads but no backbone gives a model
     that takes feature maps for images. The weights stay on disk until they are used. Raises InputError
@@ -33,13 +33,13 @@ def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
     """
     weights = read_weights(path)
     config = _mega_config(path, weights, preset)
-    with torch.device("meta"):  # what is in the file needs no start
+    with torch.device("meta"):  # the file's weights need no initialisation
         model = Mega(config)
     names = {key: released_name(key, config) for key in model.state_dict()}
     image = {key: name for key, name in names.items() if key.startswith(IMAGE_PART)}
     if weights.keys().isdisjoint(image.values()):  # pre-trained
         with torch.random.fork_rng():
-            torch.manual_seed(0)  # what the file does not have starts the same every time
+            torch.manual_seed(0)  # reproducible initialisation of what the file lacks
             model = Mega(config)
         names = {key: name for key, name in names.items() if key not in image}
     model.load_state_dict(matched(path, model, names, weights), strict=False, assign=True)
@@ -69,7 +69,7 @@ def load_tokenizer(path: Path | str, connections: Path | str, residual: Sequence
 
 
 def unknown_body(vertices: int, faces: np.ndarray | None = None) -> Topology:
-    """A topology of which only the number of vertices is known, and maybe the faces [F, 3]: its template is zero."""
+    """A topology with only the number of vertices, and perhaps the faces [F, 3], known. Its template is zero."""
     return Topology(
         template=np.zeros((vertices, 3), np.float32),
         faces=np.zeros((0, 3), np.int32) if faces is None else faces,
@@ -80,7 +80,7 @@ def unknown_body(vertices: int, faces: np.ndarray | None = None) -> Topology:
 
 
 def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -> MegaConfig:
-    """All sizes, by the shapes."""
+    """All sizes, from the shapes."""
     codes, width = get(path, weights, "encoder.proj.weight").shape
 
     def blocks(part: str) -> int:
@@ -111,7 +111,7 @@ def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -
 
 
 def _check_twins(path: Path | str, weights: Mapping[str, Tensor]) -> None:
-    """The whole network is in the file as encoder.model and once more as decoder.model."""
+    """Check that the two copies of the network in the file, encoder.model and decoder.model, are equal."""
     ours = {key.partition(".")[2]: value for key, value in weights.items() if key.startswith("encoder.model.")}
     twins = {key.partition(".")[2]: value for key, value in weights.items() if key.startswith("decoder.model.")}
     for key in ours.keys() | twins.keys():
@@ -123,7 +123,7 @@ def _check_twins(path: Path | str, weights: Mapping[str, Tensor]) -> None:
 
 
 def _layers(path: Path | str, weights: Mapping[str, Tensor], residual: Sequence[float]) -> tuple[Layer, ...]:
-    """What the keys and shapes say of the layers."""
+    """The layers, from keys and shapes."""
     numbers = [int(match[1]) for key in weights if (match := re.fullmatch(r"encoder\.model\.\D+(\d+)", key))]
     if not numbers:
         raise InputError(f"{path}: not a Mesh-VQ-VAE, encoder.model is missing")

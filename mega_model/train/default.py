@@ -1,7 +1,7 @@
-"""`mega train default`: the default model from nothing, stage by stage. A stage that is done is passed over.
+"""`mega train default`: trains the default model from scratch, stage by stage. Completed stages are skipped.
 
-Every stage is a command of its own and resumes by itself, so the same command goes on after an interruption. The times
-are those of two CPU cores.
+Every stage is also a separate command and can resume, so after an interruption, run the same command again. The times
+are for two CPU cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mega_model.evaluate import held_out
 from mega_model.train import errors, lift, pretrain, recover, tokenizer
 
 Shares = tuple[float, float, float, float, float]
-"""Of `scenes.PARTS`."""
+"""Shares of `scenes.PARTS`."""
 SETTINGS = Path(__file__).parents[2] / "config" / "train"
 EXPORT = Path(__file__).parents[2] / "export" / "to_onnx.py"
 
@@ -36,7 +36,7 @@ class Default:
     detector: Path | None = None
     """See `mega import-detector`; without it the bundle has no detector."""
     bundle: Path | None = None
-    """Where the bundle goes; by default into `out`."""
+    """Folder of the bundle; by default inside `out`."""
     workers: int = 2
 
 
@@ -45,12 +45,12 @@ class Stage:
     what: str
     minutes: int
     made: Path
-    """What it leaves last."""
+    """The last file that the stage writes."""
     run: Callable[[], object]
 
 
 def stages(c: Default) -> list[Stage]:
-    """In the order in which they need each other."""
+    """All stages, in the order in which they run."""
     runs = c.out
 
     def render(part: str, split: Split, count: int, shares: Shares = rendered.MIXTURE) -> Callable[[], None]:

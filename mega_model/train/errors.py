@@ -1,8 +1,8 @@
-"""After stage 3: the error head learns how wrong the published mesh is, on people that the model was not trained on.
+"""After stage 3: trains the error head to predict the errors of the published mesh, on held-out people.
 
-First come the modes, in which the model's meshes are usually wrong and along which they are tied to the landmarks. The
-errors that sigma is learned from are those of the tied mesh, as at run time, about the pelvis. Beside people there are
-crops that show nobody; whatever mesh the model makes of them is taken to be a metre off.
+First, the modes are computed: the principal components of the model's errors, along which meshes are fitted to the
+landmarks. The head learns the errors of the fitted mesh, as at run time, relative to the pelvis. It also learns from
+crops without a person, whose error is set to one metre.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.settings import parse
 
 MODES = 20
-"""They hold 98 % of the variance of the default model's errors; more change nothing."""
+"""Number of modes: they contain 98 % of the variance of the default model's errors; more have no effect."""
 NOBODY = 1.0
-"""Metres: the error of a person who is not there."""
+"""Metres: the error for a crop without a person."""
 
 
 @dataclass(frozen=True)
 class ErrorTraining:
     checkpoint: Path
-    """What `mega train recover` wrote; the head is added to it."""
+    """Folder that `mega train recover` wrote; the head is added to it."""
     sets: tuple[str, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
-    """Folders of features of held-out people."""
+    """Folders with features of held-out people."""
     steps: int = 3000
     batch: int = 128
     lr: float = 0.001
     nobody: int = 600
-    """Crops that show nobody."""
+    """Number of crops without a person."""
     held_out: float = 0.3
-    """Share of each set, its last scenes, that only calibrates."""
+    """Share of each set, its last scenes, that is used for calibration only."""
     scale: float = 1.0
     """Factor on sigma, for images on which the model errs more than on renders."""
     seed: int = 0
@@ -58,7 +58,7 @@ class ErrorTraining:
 
 @dataclass(frozen=True)
 class Known:
-    """What the head learns from: n crops."""
+    """Training data of the head: n crops."""
 
     states: Tensor
     """[n, N, D]"""
@@ -86,7 +86,7 @@ def join(parts: list[Known]) -> Known:
 
 
 class Predicted(NamedTuple):
-    """What the model says of the n people of a set, and the truth."""
+    """The model's predictions for the n people of a set, and the ground truth."""
 
     states: Tensor
     """[n, N, D]"""
@@ -110,7 +110,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
     for start in tqdm(range(0, len(people), 50), desc="meshes", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
-        seen = model.see(features)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
@@ -121,7 +121,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
 
 
 def of_people(found: Predicted, regressor: np.ndarray, modes: np.ndarray) -> Known:
-    """The errors of the published meshes, which are tied to the landmarks."""
+    """The errors of the published meshes, which are fitted to the landmarks."""
     mesh, turn, place = fit_people(
         found.vertices.numpy(),
         found.rotation.numpy(),
@@ -142,7 +142,7 @@ def of_people(found: Predicted, regressor: np.ndarray, modes: np.ndarray) -> Kno
 
 @torch.no_grad()
 def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
-    """Crops without people, and the error that stands for that: photographs, noise, and plain colours."""
+    """Crops without people (photographs, noise and plain colours), with the error `NOBODY`."""
     rng = np.random.default_rng(seed)
     images = [read(file) for file in sorted(FOLDER.glob("*.jpg"))]
     size, crops = BlazePose.SIDE, np.empty((count, BlazePose.SIDE, BlazePose.SIDE, 3), np.uint8)
@@ -161,14 +161,14 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
-        states = generate.first_states(model, model.see(features).image)
+        states = generate.first_states(model, model.encode_image(features).image)
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         parts.append(Known(states, features, off, joints_off, torch.full((len(part),), torch.nan)))
     return join(parts)
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
-    """Of exponentially distributed errors with the expected ones: less ruled by outliers than that of Gaussians."""
+    """Negative log-likelihood of exponentially distributed errors: less sensitive to outliers than a Gaussian one."""
     vertices, joints, _ = head.log_errors(known.states, known.features)
     both = (vertices, known.vertices), (joints, known.joints)
     return torch.stack([(log + error * torch.exp(-log)).mean() for log, error in both]).sum()
@@ -176,9 +176,9 @@ def loss(head: ErrorHead, known: Known) -> Tensor:
 
 @torch.no_grad()
 def calibrate(head: ErrorHead, known: Known) -> None:
-    """Offset and slope that make sigma the root mean square error, for small and for large ones alike.
+    """Set the offset and slope with which sigma is the root mean square error, for small and large errors.
 
-    Ten groups of equally many points by their expected error; a line through the logs of their errors.
+    Points are sorted into ten equal groups by expected error; a line is fitted to the logs of the groups' errors.
     """
     found = head.log_errors(known.states, known.features)
     for row, (log, error) in enumerate(((found[0], known.vertices), (found[1], known.joints))):

@@ -1,6 +1,6 @@
-"""Before stage 3, for BlazePose: the lifter alone learns latents, rotation and camera. Ours, not the paper's.
+"""Before stage 3, for BlazePose: trains only the lifter, on latents, rotation and camera. Not part of the paper.
 
-It is a small network, so a step costs a tenth of one of stage 3, which then begins with useful image tokens.
+The lifter is small, so a step costs a tenth of a step of stage 3, which then starts with useful image tokens.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.images import ImageTraining, encode_images, latent_losses, pose_losses, run
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
-from mega_model.train.pictures import ImageTraining, latent_losses, pose_losses, run, see
 from mega_model.train.settings import parse
 
 
@@ -22,17 +22,15 @@ class LiftObjective(Objective):
     ) -> None:
         super().__init__(model)
         if model.lifter is None or linear is None:
-            raise InputError(
-                f"{config.pretrained}: its model has no lifter, only one with BlazePose has; use train recover"
-            )
+            raise InputError(f"{config.pretrained}: its model has no lifter, which needs BlazePose; use train recover")
         model.requires_grad_(False)
         model.lifter.requires_grad_(True)
         self.linear = linear
-        self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
+        self.frozen = (tokenizer,)  # in a tuple, so that torch neither trains nor saves it
         self.config = config
 
     def forward(self, batch: Batch) -> Losses:
-        seen = see(self.model, batch)
+        seen = encode_images(self.model, batch)
         assert seen.latents is not None
         tokenizer = self.frozen[0].to(seen.camera.device)
         tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])

@@ -1,4 +1,4 @@
-"""The tokenizer's decoder as a linear map, for losses on the meshes of every batch."""
+"""A linear approximation of the tokenizer's decoder, for losses on meshes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mega_model.core.topology import Topology
 from mega_model.geometry import project_weak, rot6d_to_matrix
-from mega_model.seen import Seen
+from mega_model.image_encoding import ImageEncoding
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.loop import Batch, Losses
 
@@ -15,11 +15,11 @@ from mega_model.train.loop import Batch, Losses
 class LinearDecoder(nn.Module):
     """The tokenizer's decoder as a linear map from latents to some vertices and the joints, by least squares.
 
-    It is off by a centimetre, and so cheap that every mesh of a batch can be compared with the true one.
+    Its error is a centimetre. It is fast enough to compare every mesh of a batch with the true one.
     """
 
     def __init__(self, tokenizer: MeshTokenizer, topology: Topology, bodies: Tensor, vertices: int = 300) -> None:
-        """bodies [n, V, 3]: as many as there are latents in a mesh, or more."""
+        """bodies [n, V, 3]: at least as many as a mesh has latent numbers."""
         super().__init__()
         with torch.no_grad():
             latents, meshes = [], []
@@ -32,12 +32,12 @@ class LinearDecoder(nn.Module):
             joints = torch.from_numpy(topology.joint_regressor) @ mesh
             points = torch.cat([mesh[:, some], joints], dim=1).flatten(1)
             centre, middle = z.mean(dim=0), points.mean(dim=0)
-            # a little ridge, for directions in which few bodies vary
+            # ridge regression, for directions in which bodies hardly vary
             ridge = 0.3 * z.std() * torch.eye(z.shape[1])
             left = torch.cat([z - centre, ridge])
             right = torch.cat([points - middle, points.new_zeros(z.shape[1], points.shape[1])])
             weight = torch.linalg.lstsq(left, right).solution
-        self.joints = len(topology.joint_regressor)  # an imported tokenizer may know no joints
+        self.joints = len(topology.joint_regressor)  # an imported tokenizer may have no joints
         for name, value in {"some": some, "weight": weight, "bias": middle - centre @ weight}.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -45,8 +45,8 @@ class LinearDecoder(nn.Module):
         """[B, N, latent] -> points [B, vertices + joints, 3]"""
         return (latents.flatten(1) @ self.get_buffer("weight") + self.get_buffer("bias")).unflatten(1, (-1, 3))
 
-    def losses(self, latents: Tensor, seen: Seen, batch: Batch) -> Losses:
-        """Of the meshes of latents: as they are, and turned, decimetres apart; and of their joints in the crop."""
+    def losses(self, latents: Tensor, seen: ImageEncoding, batch: Batch) -> Losses:
+        """Losses on the meshes of latents: canonical, rotated into the camera, and their joints in the crop."""
         points = self(latents)
         joints = batch["joints"][:, : self.joints]
         truth = torch.cat([batch["vertices"][:, self.get_buffer("some")], joints], dim=1)

@@ -1,11 +1,11 @@
 """The loop that all training stages share: AdamW, warm-up and cosine, progress, TensorBoard, resumable checkpoints.
 
-A run is a folder: a checkpoint (see mega_model.checkpoint), `training.json` (what it was made of), TensorBoard's
-events, and `state.pt`, from which it goes on where it stopped.
+A run is a folder: a checkpoint (see mega_model.checkpoint), `training.json` (data and settings), TensorBoard's events,
+and `state.pt`, from which the run resumes.
 
-A step's batch is a row of micro-batches, shared evenly by the processes. Everything random about a micro-batch (data,
-augmentation, masks, dropout) is a function of (seed, step, its place in the row). So a resumed run sees what the
-uninterrupted one would have seen, and the same micro-batches give the same curve on any number of processes.
+A step's batch is a list of micro-batches, divided evenly among the processes. Everything random about a micro-batch
+(data, augmentation, masks, dropout) is a function of (seed, step, index in the list). So a resumed run equals an
+uninterrupted one, and equal micro-batches give equal losses on any number of processes.
 """
 
 from __future__ import annotations
@@ -39,39 +39,39 @@ from mega_model.core.errors import InputError
 @dataclass(frozen=True)
 class LoopConfig:
     out: Path
-    """Folder of the run; one that holds a checkpoint is resumed."""
+    """Folder of the run. If it holds a checkpoint, the run resumes."""
     steps: int
     batch: int
-    """Examples of one step, over all processes."""
+    """Examples per step, over all processes."""
     lr: float
     micro_batch: int | None = None
-    """Examples that a process takes at once: fewer need less memory, and several of them make a step. By default a
-    process takes its whole share of the batch."""
+    """Examples that a process computes at once; smaller ones need less memory, and their gradients are accumulated. By
+    default the process's share of the batch."""
     warmup: int = 200
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     """Largest gradient norm."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of the computation; weights and data always have 32 bits."""
+    """Of the computation; weights and data have 32 bits."""
     seed: int = 0
     save_every: int = 200
     loaders: int = 1
-    """Threads of each process that make micro-batches ahead of their use."""
+    """Threads per process that prefetch micro-batches."""
 
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]
 Batches = Callable[[np.random.Generator, int], Batch]
-"""(rng, count) -> `count` examples; random by `rng` alone, and called from several threads."""
+"""(rng, count) -> `count` examples. It may use no other randomness than `rng`; several threads call it."""
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class Objective(nn.Module):
-    """A model and how it is trained: forward(batch) -> losses.
+    """A model and its losses: forward(batch) -> losses.
 
-    Their sum is minimised; those whose names start with "_" are only shown.
+    The sum of the losses is minimised. Values whose names start with "_" are only logged.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,14 +79,14 @@ class Objective(nn.Module):
         self.model = model
 
     def before_step(self, step: int) -> None:
-        """Called before each step, outside of the gradient."""
+        """Called before each step, without gradient."""
 
 
 def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:
-    """Train `objective.model` in place, and leave its weights and the state of the run in `config.out`.
+    """Train `objective.model` in place, and save its weights and the state of the run in `config.out`.
 
-    `data` says in training.json what the batches are made of. SIGTERM saves and raises SystemExit. Raises InputError if
-    the processes cannot share the batch, or if `config.out` holds a run of something else.
+    data: entries on the training data for training.json. After SIGTERM, saves and raises SystemExit. Raises InputError
+    if the batch cannot be divided among the processes, or if `config.out` holds another run.
     """
     fabric = _fabric(config)
     fabric.launch()
@@ -118,7 +118,7 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
         mininterval=5,
         disable=not fabric.is_global_zero,
     )
-    with _sigterm() as came, closing(_ahead(draw, places, config.loaders)) as drawn:
+    with _sigterm() as came, closing(_prefetch(draw, places, config.loaders)) as drawn:
         for step in bar:
             torch.manual_seed(config.seed + step)
             objective.before_step(step)
@@ -146,19 +146,19 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
                     }
                     _save(config.out, objective, optimizer, made)
                     fabric.logger.save()
-                fabric.barrier()  # a process that ended would have torchrun end this one
+                fabric.barrier()  # torchrun would kill this process if another one ended first
             if stop:
                 raise SystemExit(128 + signal.SIGTERM)
 
 
 def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], share: int, mixed: bool) -> Losses:
-    """Leave the gradient of a step's `share` of micro-batches. Returns the means of their losses."""
+    """Accumulate the gradients of a step's `share` of micro-batches. Returns the means of their losses."""
     means: Losses = {}
     for k in range(share):
         seed, batch = next(drawn)
         torch.manual_seed(seed)  # masks, dropout, augmentation
         with fabric.no_backward_sync(trained, enabled=k + 1 < share):
-            # not by Fabric, which would round the data, too
+            # not by Fabric, which would also round the data
             with torch.autocast(fabric.device.type, torch.bfloat16, enabled=mixed):
                 losses = trained(fabric.to_device(dict(batch)))
             losses = {name: v.float() / share for name, v in losses.items()}
@@ -168,7 +168,7 @@ def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], 
 
 
 def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float], bool]:
-    """The losses' means over all processes, and whether any of them is to stop."""
+    """The losses' means over all processes, and whether any process must stop."""
     values = torch.stack([*losses.values()])
     all_values = fabric.all_reduce(torch.cat([values, values.new_tensor([stop])]))
     assert isinstance(all_values, Tensor)
@@ -177,11 +177,11 @@ def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float]
 
 
 def _fabric(config: LoopConfig) -> Fabric:
-    """One process, or as many as torchrun started."""
-    many: dict[str, Any] = {"devices": 1}  # of a machine with more, Fabric would take all
+    """One process, or those that torchrun started."""
+    many: dict[str, Any] = {"devices": 1}  # by default, Fabric takes all devices
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        # a stage may leave parts of the model alone
+        # a stage may not use all parameters
         many = {"strategy": "ddp_find_unused_parameters_true", "devices": local, "num_nodes": world // local}
     logger = TensorBoardLogger(config.out.parent, config.out.name, version="")
     return Fabric(loggers=logger, **many)
@@ -205,8 +205,8 @@ def _schedule(step: int, config: LoopConfig) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (step - config.warmup) / max(1, config.steps - config.warmup))
 
 
-def _ahead(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator[B, None, None]:
-    """make(job) of each job, in their order, made by threads as far ahead as there are threads."""
+def _prefetch(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator[B, None, None]:
+    """make(job) for each job, in order, computed in advance by `threads` threads."""
     left = iter(jobs)
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque(pool.submit(make, job) for job in islice(left, threads))
@@ -218,7 +218,7 @@ def _ahead(make: Callable[[A], B], jobs: Iterable[A], threads: int) -> Generator
 
 @contextmanager
 def _sigterm() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM does not end the process; the function says whether it came."""
+    """Catches SIGTERM inside the context. The function returns whether it was received."""
     came = False
 
     def note(*_: Any) -> None:
@@ -233,12 +233,12 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def _rest(objective: Objective) -> dict[str, Tensor]:
-    """What an objective learns beside its model."""
+    """The objective's own parameters, without those of its model."""
     return {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
 
 
 def _save(folder: Path, objective: Objective, optimizer: Optimizer, made: Mapping[str, Any]) -> None:
-    """Writes everything, and only then puts it in the place of what was there."""
+    """Write all files, then replace the old ones."""
     new = folder / "unfinished"
     new.mkdir(exist_ok=True)
     step = made["steps"]
@@ -250,7 +250,7 @@ def _save(folder: Path, objective: Objective, optimizer: Optimizer, made: Mappin
 
 
 def _put_in_place(folder: Path) -> None:
-    """Move the files of a save that is complete; the next start does it for one that was cut short here."""
+    """Move the files of a complete save into place. The next start does this if it was interrupted."""
     finished = folder / "finished"
     if finished.exists():
         for file in finished.iterdir():
@@ -259,7 +259,7 @@ def _put_in_place(folder: Path) -> None:
 
 
 def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
-    """Load what `_save` left, if anything. Returns the steps that are done."""
+    """Load the last save, if there is one. Returns the number of completed steps."""
     file = folder / "state.pt"
     if not file.exists():
         return 0

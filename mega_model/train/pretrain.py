@@ -1,4 +1,4 @@
-"""Stage 2: MEGA learns bodies without images: cross-entropy of randomly masked mesh tokens (paper 3.3)."""
+"""Stage 2: MEGA learns masked mesh tokens without images, with cross-entropy as the loss (paper 3.3)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from mega_model.train.settings import parse
 @dataclass(frozen=True)
 class PretrainTraining(MeshOptions, LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
-    """Size of the model and its backbone, which this stage leaves alone."""
+    """Size of the model, and its backbone, which this stage does not train."""
     tokenizer: Path = Path("runs/tokenizer")
     bodies: int = 20000
-    """Random bodies that are tokenised once, before the training."""
+    """Number of random bodies, tokenised once before training."""
 
 
 class PretrainObjective(Objective):
@@ -39,7 +39,7 @@ class PretrainObjective(Objective):
 
 @torch.no_grad()
 def tokenise(tokenizer: MeshTokenizer, meshes: MeshSet, count: int, seed: int) -> Tensor:
-    """Random meshes as tokens: int64 [count, N]. Every process makes all of them, on the GPU that torchrun gave it."""
+    """Random meshes as tokens: int64 [count, N]. Every process computes all of them, on its own GPU."""
     gpu = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
     tokenizer.to(device)

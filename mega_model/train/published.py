@@ -1,4 +1,4 @@
-"""Backbones that others have published, as the start of a training on images (paper 3.2)."""
+"""Published backbone weights, from which training on images starts (paper 3.2)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from mega_model.mega import Mega
 from mega_model.reference.files import are_tensors, read_torch
 from mega_model.reference.keys import released_name
 
-_UNREAD = r"(fc|final_layer|keypoint_head)\..*"
-"""Heads of the backbones' own tasks."""
-_BEGUN = r"downsample_stage_\d\..*|stage4\.2\.fuse_layers\.[123]\..*|.*\.num_batches_tracked"
-"""What no file needs to have: what MEGA puts behind HRNet, what only that hears (a pose network ends in its finest
-branch), and a count that evaluation does not use, which old files lack."""
+_UNUSED = r"(fc|final_layer|keypoint_head)\..*"
+"""Keys that are not read: the heads of the backbones' own tasks."""
+_NOT_PUBLISHED = r"downsample_stage_\d\..*|stage4\.2\.fuse_layers\.[123]\..*|.*\.num_batches_tracked"
+"""Keys that a file may lack: the layers that MEGA adds after HRNet; the last fusion into HRNet's coarse branches, which
+pose networks do not use; and a count of batches that evaluation does not use."""
 
 
 def load_backbone(path: Path, model: Mega) -> None:
-    """Put the weights of a published file into `model.backbone`, all but HRNet's way down to stride 32 and the last
-    exchange of its coarse branches.
+    """Load published weights into `model.backbone`.
 
-    The file is HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50; a folder is what
-    `mega import-backbone` wrote. Raises InputError that names the file and what is missing,
-    unexpected or of another shape in it.
+    path: HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50; or a folder that `mega
+    import-backbone` wrote. HRNet's layers of `_NOT_PUBLISHED` keep their weights. Raises InputError that names the file
+    and the keys that are missing, unexpected or of another shape.
     """
     if path.is_dir():
         load_imported(path, model.backbone)
@@ -36,8 +35,10 @@ def load_backbone(path: Path, model: Mega) -> None:
     own = {key: v for key, v in model.state_dict().items() if key.startswith("backbone.")}
     names = {_published(released_name(key, model.config)): key for key in own}
     weights = _read(path)
-    problems = [f"{name} is missing" for name in names if name not in weights and not re.fullmatch(_BEGUN, name)]
-    problems += [f"{name} is unexpected" for name in weights if name not in names and not re.fullmatch(_UNREAD, name)]
+    problems = [
+        f"{name} is missing" for name in names if name not in weights and not re.fullmatch(_NOT_PUBLISHED, name)
+    ]
+    problems += [f"{name} is unexpected" for name in weights if name not in names and not re.fullmatch(_UNUSED, name)]
     found = {names[name]: value for name, value in weights.items() if name in names}
     for key, value in found.items():
         # position codes have a batch of one in front
@@ -50,9 +51,9 @@ def load_backbone(path: Path, model: Mega) -> None:
 
 
 def load_imported(folder: Path, backbone: Backbone) -> None:
-    """Put what `mega import-backbone` wrote into `backbone`.
+    """Load the weights that `mega import-backbone` wrote into `backbone`.
 
-    Raises InputError that names the folder if the backbone is another.
+    Raises InputError that names the folder if they are those of another backbone.
     """
     try:
         load_weights(backbone, folder)
@@ -71,7 +72,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _published(name: str) -> str:
-    """What a key of the released MEGA is called where its backbone comes from."""
+    """The name, in the backbone's own published file, of a key of the released MEGA."""
     name = name.removeprefix("backbone.")
     # the released ResNet is torchvision's in a Sequential
     name = re.sub(r"^([01])\.", lambda m: ("conv1.", "bn1.")[int(m[1])], name)

@@ -1,7 +1,7 @@
-"""Stage 3: MEGA learns to see: masked mesh tokens, rotation and camera from images (paper 3.3).
+"""Stage 3: MEGA learns masked mesh tokens, rotation and camera from images (paper 3.3).
 
-With BlazePose's features there are further losses, which are ours: on the lifter's latents, and on meshes in metres,
-through the frozen decoder of the tokenizer.
+With BlazePose there are two further losses that the paper does not have: on the lifter's latents, and on meshes in
+metres, through the tokenizer's frozen decoder.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mega_model.core.errors import InputError
 from mega_model.generate import first_logits
 from mega_model.mega import Mega, token_loss
 from mega_model.tokenizer import MeshTokenizer
+from mega_model.train.images import ImageTraining, encode_images, full_precision, latent_losses, pose_losses, run
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
-from mega_model.train.pictures import ImageTraining, full_precision, latent_losses, pose_losses, run, see
 from mega_model.train.settings import parse
 
 
 @dataclass(frozen=True)
 class RecoverTraining(ImageTraining):
     trained_blocks: int | None = None
-    """Blocks of the backbone, from its last, that learn; 0: it is frozen. By default all of it learns."""
+    """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained."""
 
 
 class RecoverObjective(Objective):
@@ -35,7 +35,7 @@ class RecoverObjective(Objective):
     ) -> None:
         super().__init__(model)
         self.linear = linear
-        self.frozen = (tokenizer,)  # in a tuple, so that it is not trained, not saved, and never in training mode
+        self.frozen = (tokenizer,)  # in a tuple, so that torch neither trains nor saves it
         self.config = config
         if config.trained_blocks is not None:
             freeze(model.backbone, config.trained_blocks)
@@ -43,11 +43,11 @@ class RecoverObjective(Objective):
     def train(self, mode: bool = True) -> RecoverObjective:
         super().train(mode)
         if self.config.trained_blocks is not None:
-            self.model.backbone.eval()  # what does not learn keeps the statistics of its batch norms
+            self.model.backbone.eval()  # frozen layers keep their batch norm statistics
         return self
 
     def forward(self, batch: Batch) -> Losses:
-        seen = see(self.model, batch)
+        seen = encode_images(self.model, batch)
         tokenizer = self.frozen[0].to(seen.camera.device)
         with torch.no_grad(), full_precision(seen.camera):
             tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
@@ -64,13 +64,11 @@ class RecoverObjective(Objective):
 
 
 def freeze(backbone: Backbone, trained_blocks: int) -> None:
-    """Only the last blocks and the norm behind them go on learning. InputError if the backbone has no such blocks."""
+    """Freeze all but the last blocks and the norm after them. InputError if the backbone has no such blocks."""
     backbone.requires_grad_(False)
     if trained_blocks:
         if not isinstance(backbone, ViT) or trained_blocks > len(backbone.blocks):
-            raise InputError(
-                f"trained_blocks {trained_blocks}: only the ViT has blocks that can learn alone, at most 32"
-            )
+            raise InputError(f"trained_blocks {trained_blocks}: only the ViT can train some of its blocks, at most 32")
         for module in (*backbone.blocks[-trained_blocks:], backbone.norm):
             module.requires_grad_(True)
 

@@ -26,7 +26,7 @@ def parse(config: type[C], args: list[str]) -> C:
 
 
 def _read(config: type[Any], file: Path) -> dict[str, Any]:
-    """The values in the file, as the config's fields have them."""
+    """The values in the file, converted to the types of the config's fields."""
     must_exist(file)
     try:
         values = yaml.safe_load(file.read_text())
@@ -41,7 +41,7 @@ def _read(config: type[Any], file: Path) -> dict[str, Any]:
         if name not in types:
             raise InputError(f"{file}: {key} is no option; there are {', '.join(types)}")
         try:
-            # not strict, because YAML takes 1e-3 for text
+            # not strict, because YAML reads 1e-3 as text
             read[name] = msgspec.convert(value, types[name], strict=False, dec_hook=_path)
         except msgspec.ValidationError as error:
             raise InputError(f"{file}: {key} is {value!r}: {error}") from error
@@ -49,7 +49,7 @@ def _read(config: type[Any], file: Path) -> dict[str, Any]:
 
 
 def _path(kind: type[Any], value: Any) -> Path:
-    """What msgspec does not know itself."""
+    """Conversion of types that msgspec does not support."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise ValueError(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")

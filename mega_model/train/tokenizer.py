@@ -21,15 +21,15 @@ PRESETS = {
     "paper": TokenizerConfig(channels=(32, 64, 128), from_template=False),
     "autoencoder": TokenizerConfig(channels=(32, 64, 128, 64), from_template=False),
 }
-"""For the default bodies' 1229 vertices, and for SMPL's 6890 as in the paper (spec section 1.1): 54 tokens both. The
-last one gives SMPL bodies 7 latents: unquantised, they are what FID compares (section 4.3)."""
+"""`default` is for the default body's 1229 vertices, `paper` for SMPL's 6890 (spec section 1.1); both give 54 tokens.
+`autoencoder` gives SMPL bodies 7 latents, which FID compares without quantisation (section 4.3)."""
 
 
 @dataclass(frozen=True)
 class TokenizerTraining(MeshOptions, LoopConfig):
     preset: Literal["default", "paper", "autoencoder"] = "default"
     quantize_from: int = 500
-    """Step at which the codebook starts, by k-means over the latents of the step's bodies and of some more."""
+    """Step at which k-means on the latents of random bodies initialises the codebook."""
 
 
 class TokenizerObjective(Objective):

@@ -1,4 +1,4 @@
-"""Images from files and bags, what the product makes of them, and how good that is.
+"""Replays images from files and bags, and evaluates the result.
 
 Only `live`, which plays to the node over DDS, needs rclpy.
 """

@@ -1,4 +1,4 @@
-"""Messages with the time at which they are due, as they lie in a bag."""
+"""Serialised messages with their times, as in a bag."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
 MESSAGES = get_typestore(Stores.ROS2_JAZZY)
-"""The types of ROS's standard messages, without ROS."""
+"""ROS's standard message types, without a ROS installation."""
 
 
 class Message(NamedTuple):
-    """A message and when it is due."""
+    """A message and its time."""
 
     time: int
-    """nanoseconds, on any clock: only differences matter."""
+    """nanoseconds on any clock; only differences matter."""
     topic: str
     type: str
     """e.g. "sensor_msgs/msg/CompressedImage"."""
     data: bytes
-    """CDR, as it lies in a bag and goes over DDS."""
+    """CDR, as in bags and over DDS."""
 
     def read(self) -> Any:
-        """The message as rosbags has it."""
+        """The deserialised message, of rosbags."""
         return MESSAGES.deserialize_cdr(self.data, self.type)
 
 

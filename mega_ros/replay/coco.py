@@ -1,9 +1,9 @@
 """Reads annotated photographs in COCO's keypoint format: "coco-keypoints:FILE.json".
 
-COCO's own fields are enough. Beyond them, an image may have `group` (its scores get a row of their own), `ignore`
-(regions [x0, y0, x1, y1], pixels, with people who are not annotated) and `all_people_marked` (false: a person who is
-found beyond the annotated ones is no false alarm); an annotation may have `joints3d` (the joints of `LIMBS`, metres,
-camera frame). What is wrong is an InputError of one line that names the file and the field.
+COCO's own fields are sufficient. In addition, an image may have `group` (with its own row of scores), `ignore`
+(regions [x0, y0, x1, y1], pixels, with people who are not annotated) and `all_people_marked` (false if unmatched
+detections may be correct). An annotation may have `joints3d` (the joints of `LIMBS`, metres, camera frame). Faults
+raise InputError with one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LIMBS = (
     "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
     "left_hip right_hip left_knee right_knee left_ankle right_ankle"
 ).split()
-"""The 12 joints of arms and legs, which COCO and SMPL call by the same names. COCO's order; L below."""
+"""The 12 joints of arms and legs, which have the same names in COCO and SMPL, in COCO's order; L in shapes."""
 SMALLEST = 60
-"""Pixels of height from which on a person counts."""
+"""Pixels: smaller heights of a box are not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,27 @@ class Person:
 
     @property
     def counts(self) -> bool:
-        """Whether the person is to be found: no crowd, and not smaller than `SMALLEST`."""
+        """Whether the person must be detected: no crowd, and not smaller than `SMALLEST`."""
         return not self.crowd and self.box[3] - self.box[1] >= SMALLEST
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image and all that is annotated in it."""
+    """One image and its annotations."""
 
     path: Path
     width: int
     height: int
     group: str
-    """"" without one."""
+    """Empty if there is none."""
     people: list[Person]
     ignore: np.ndarray
-    """float64 [R, 4]: x0, y0, x1, y1, pixels: the regions to ignore and the crowds."""
+    """float64 [R, 4]: x0, y0, x1, y1, pixels: ignored regions, and crowds."""
     all_marked: bool
-    """Whether a detection of nobody annotated is wrong."""
+    """Whether all people are annotated, so that an unmatched detection is wrong."""
 
     def load(self) -> np.ndarray:
-        """uint8 [H, W, 3] BGR: the stored pixels, to which annotations refer, not turned by EXIF. Raises InputError."""
+        """uint8 [H, W, 3] BGR: the stored pixels, without EXIF rotation. Raises InputError."""
         image = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if image is None:
             raise InputError(f"{self.path}: not an image that OpenCV can read")
@@ -76,7 +76,7 @@ class Photograph:
 
 
 def read(name: str, folder: Path | None = None) -> list[Photograph]:
-    """The photographs of the set "coco-keypoints:FILE.json", which lie in `folder`, by default `images` beside it.
+    """The photographs of the set "coco-keypoints:FILE.json", in `folder`, by default `images` beside the file.
 
     People are the annotations of the first category. Its `keypoints` name the joints: any number, in any order.
     """
@@ -143,7 +143,7 @@ def _photograph(image: _Record, folder: Path, people: list[Person]) -> Photograp
 
 
 class _Record:
-    """An object of the file, whose errors name the file and the field."""
+    """A JSON object. Its errors name the file and the field."""
 
     def __init__(self, path: Path, where: str, fields: Any) -> None:
         self._path, self._where = path, where
@@ -165,7 +165,7 @@ class _Record:
         return self._fields[name]
 
     def numbers(self, name: str, *shape: int) -> np.ndarray:
-        """float64 of the shape, finite."""
+        """A finite float64 array of this shape."""
         value = self.get(name, list)
         try:
             array = np.array(value, np.float64)

@@ -1,6 +1,6 @@
-"""`mega demo`: images played to the node over DDS, and what came back.
+"""`mega demo`: plays images to the node over DDS and records its output.
 
-Ends with a table, report.json, an overlay video and a contact sheet.
+The result is a table, report.json, an overlay video and a contact sheet.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from mega_model.core.topology import Topology
 from ..bundle import TOPOLOGY, Bundle, BundleError
 from ..environment import share
 from . import sources
+from .drawings import write_drawings
 from .live.node_process import ProcessError
-from .pictures import write_pictures
 from .report import summarise, table
 from .sources import Source, SourceError
 
 
 @dataclass(frozen=True)
-class Options:
-    """Play images to the node as a camera would, and show what it makes of them.
+class DemoOptions:
+    """Play images to the node as a camera would, and report the result.
 
-    Without an input it plays the embedded clip, which comes with ground truth.
+    By default it plays the embedded clip, which has ground truth.
     """
 
     image: Path | None = None
@@ -39,22 +39,22 @@ class Options:
     video: Path | None = None
     """A video file."""
     camera: int | None = None
-    """A camera of this machine, by number; until Ctrl-C or --seconds."""
+    """Number of a camera of this machine; runs until Ctrl-C or --seconds."""
     out: Path = Path("mega_out")
     """Folder for the results."""
     seconds: float = 60.0
-    """Longest time to play."""
+    """Maximum playing time."""
     fov: float = 60.0
-    """Field of view of your own camera over the larger image side, degrees."""
+    """Field of view of your camera over the larger image side, degrees."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
 
 
 def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
-    options = tyro.cli(Options, args=args, prog="mega demo")
+    options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    from .live.play import play  # needs rclpy, which other readers of this module may not have
+    from .live.play import play  # needs rclpy, which is optional for other users of this module
 
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -66,7 +66,7 @@ def main(args: list[str]) -> int:
             raise SourceError(f"{source.name}: no images in it")
         report = summarise(source, recording, topology)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        written = write_pictures(recording, topology, options.out, console)
+        written = write_drawings(recording, topology, options.out, console)
     except (SourceError, ProcessError, BundleError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
@@ -87,7 +87,7 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _source(options: Options) -> Source:
+def _source(options: DemoOptions) -> Source:
     if sum(given is not None for given in (options.image, options.video, options.camera)) > 1:
         raise SourceError("--image, --video and --camera exclude each other")
     if not 1 <= options.fov <= 170:

@@ -1,8 +1,8 @@
-"""`mega evaluate keypoints`: a bundle on anybody's annotated photographs, through the product itself.
+"""`mega evaluate keypoints`: evaluates a bundle on annotated photographs, with the same code as at run time.
 
-Everybody is recovered twice: in the annotated box, and end to end in the box of the bundle's own detector. The camera
-counts as unknown: the product assumes its default field of view. SMPL's joints stand for the annotated ones, though its
-hips lie a few centimetres inside and below those that people mark.
+Each person is recovered twice: from the annotated box, and end to end from the box of the bundle's detector. The camera
+is treated as unknown, so the default field of view is assumed. Annotated joints are compared with SMPL's joints, whose
+hips lie a few centimetres inside and below the annotated ones.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ..recovery import FOV_DEFAULT, Recovery
 from .coco import LIMBS, SMALLEST, Person, Photograph, read
 
 ENOUGH = 0.5
-"""Intersection over union of boxes from which on a detection finds a person."""
+"""Smallest intersection over union with which a detection matches a person."""
 FEWEST = 4
-"""Annotated joints from which on a person's joints are scored."""
+"""Smallest number of annotated joints with which a person is scored."""
 IN_IMAGE = np.sqrt(2 / 3)
-"""Root mean square of an isotropic error's two directions in the image, over that of all three."""
+"""Root mean square of an isotropic error in the two directions of the image, over that in all three."""
 PARTS = {
     f"{part}s": [k for k, limb in enumerate(LIMBS) if part in limb]
     for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
@@ -45,7 +45,7 @@ Row = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True)
-class Options:
+class KeypointOptions:
     set: str
     """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
     bundle: str = "default"
@@ -53,30 +53,30 @@ class Options:
     images: Path | None = None
     """Folder of the images, by default `images` beside the file."""
     without: tuple[str, ...] = ()
-    """Groups that a further row leaves out."""
+    """Groups to exclude in an additional row."""
     out: Path = Path("mega_out")
     """Folder for the report."""
 
 
 @dataclass(frozen=True)
-class Detections:
-    """What the detector found in one image."""
+class DetectionCounts:
+    """Counts of detections in one image."""
 
     group: str
     people: int
-    """that are to be found."""
+    """who must be detected."""
     found: int
-    """of these."""
+    """of these people."""
     wrong: int
-    """detections of nobody."""
+    """detections without a person."""
     all_marked: bool
-    """Whether these can be judged."""
+    """Whether all people are annotated, so that wrong detections can be counted."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One annotated person; L joints of `LIMBS`. A joint that is not annotated has the error NaN, one of a person whom
-    the product does not give has infinity; without joints in 3D, what compares them is NaN."""
+    """One annotated person; L joints of `LIMBS`. Errors of joints without annotation are NaN, those of people who were
+    not recovered are infinite. Without annotated 3D joints, the 3D errors are NaN."""
 
     group: str
     torso: float
@@ -107,14 +107,14 @@ class Limbs:
 
 
 NOBODY = Limbs(np.full((len(LIMBS), 3), np.nan), np.full(len(LIMBS), np.nan))
-"""Whom the product did not find."""
+"""The joints of a person who was not recovered."""
 
 
 def torso(person: Person) -> float:
-    """The length, in pixels, that PCK is measured by.
+    """The reference length of PCK, pixels.
 
-    The mean of the two diagonals from shoulder to hip, or of the annotated one; without any 0.35 of the larger side of
-    the box. Never less than 0.2 of that side, as a torso seen from above or below is short.
+    The mean of the annotated diagonals from shoulder to hip; without any, 0.35 of the larger side of the box. At least
+    0.2 of that side, because a torso seen from above or below is short.
     """
     shoulders, hips = PARTS["shoulders"], PARTS["hips"]
     diagonals = [
@@ -127,7 +127,7 @@ def torso(person: Person) -> float:
 
 
 def rest_pose(topology: Topology, box: np.ndarray) -> np.ndarray:
-    """What knows nothing of the image: the template, upright and frontal, as high as the box and in its middle.
+    """A baseline that does not use the image: the template, upright and frontal, scaled to the box and centred in it.
 
     box [4] (x0, y0, x1, y1, pixels) -> [L, 2] pixels.
     """
@@ -138,11 +138,11 @@ def rest_pose(topology: Topology, box: np.ndarray) -> np.ndarray:
 
 
 def find(boxes: np.ndarray, scores: np.ndarray, photograph: Photograph) -> tuple[np.ndarray, np.ndarray]:
-    """Who is found by detections [D, 4] with scores [D], and which of them are wrong -> int [D], -1 nobody; bool [D].
+    """Match detections [D, 4] with scores [D] to people -> index of the person int [D], -1 for none; wrong bool [D].
 
-    The best score first, each takes the person not taken yet with whom its intersection over union is largest, and at
-    least `ENOUGH`; people who count before those who do not (`Person.counts`). A detection of nobody is wrong,
-    unless it is lower than `SMALLEST` pixels or more than half of it lies in a region to ignore, a crowd among them.
+    In order of decreasing score, each detection takes the free person with the largest intersection over union, which
+    must be at least `ENOUGH`. People who count (`Person.counts`) take precedence. An unmatched detection is wrong,
+    unless it is lower than `SMALLEST` pixels or more than half of it lies in an ignored region or a crowd.
     """
     people = photograph.people
     overlap = intersection_over_union(boxes, np.array([p.box for p in people]).reshape(-1, 4))
@@ -164,8 +164,9 @@ def inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     return (high - low).clip(min=0).prod(axis=2) / area[:, None]
 
 
-def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | None, list[Scored]]:
-    """One photograph: what the detector found (None without one), and everybody with `FEWEST` joints who counts."""
+def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCounts | None, list[Scored]]:
+    """One photograph: counts of the detector (None without one), and all people to score, who count and have at least
+    `FEWEST` annotated joints."""
     image = photograph.load()
     people = {n: p for n, p in enumerate(photograph.people) if p.counts and p.seen.sum() >= FEWEST}
     answers = recover(recovery, image, {n: p.box for n, p in people.items()})
@@ -175,7 +176,7 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | N
         who, wrong = find(boxes, scores, photograph)
         end_to_end = recover(recovery, image, {int(who[d]): boxes[d] for d in np.flatnonzero(who >= 0)})
         counts = np.array([p.counts for p in photograph.people], bool)
-        detections = Detections(
+        detections = DetectionCounts(
             group=photograph.group,
             people=int(counts.sum()),
             found=int(counts[who[who >= 0]].sum()),
@@ -190,7 +191,7 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[Detections | N
 
 
 def recover(recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarray]) -> dict[int, Limbs]:
-    """Whoever the product gives for boxes [4], by the same keys."""
+    """The recovered people for boxes [4], by the same keys. People may be missing."""
     if not boxes:
         return {}
     people = recovery.run(image, boxes=np.stack(list(boxes.values())))
@@ -201,8 +202,8 @@ def recover(recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarra
 
 
 def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Limbs, topology: Topology) -> Scored:
-    """One person: what was recovered in the annotated box and in the detector's."""
-    K = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
+    """Score one person, recovered from the annotated box and from the detector's."""
+    intrinsics = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
 
     def pixels(points: np.ndarray) -> np.ndarray:
         error = np.linalg.norm(points - person.keypoints, axis=-1)
@@ -213,14 +214,14 @@ def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Lim
             return np.nan
         return float(metrics.pa_mpjpe(joints, person.joints3d))
 
-    error = pixels(project(answer.joints, K))
+    error = pixels(project(answer.joints, intrinsics))
     return Scored(
         group=photograph.group,
         torso=torso(person),
         error=error,
-        error_end_to_end=pixels(project(end_to_end.joints, K)),
+        error_end_to_end=pixels(project(end_to_end.joints, intrinsics)),
         error_constant=pixels(rest_pose(topology, person.box)),
-        error_metres=error * answer.joints[:, 2] / K[0, 0],
+        error_metres=error * answer.joints[:, 2] / intrinsics[0, 0],
         sigma=answer.sigma,
         pa_mpjpe=in_space(answer.joints),
         pa_mpjpe_end_to_end=in_space(end_to_end.joints),
@@ -232,18 +233,18 @@ def _columns(topology: Topology) -> list[int]:
     return [topology.joint_names.index(limb) for limb in LIMBS]
 
 
-def summary(detections: Sequence[Detections], scored: Sequence[Scored]) -> Row:
-    """The numbers of some images and people; None where there is nothing to tell. Metres, shares from 0 to 1.
+def summary(detections: Sequence[DetectionCounts], scored: Sequence[Scored]) -> Row:
+    """The numbers for some images and people; None if a number is not defined. Metres; shares from 0 to 1.
 
-    recall: people found over people who count. wrong: detections of nobody, in images where everybody is marked.
-    precision: people found in these images over the same and the wrong detections.
-    pck: `metrics.pck` of `torso`. pa_mpjpe: the mean over people. constant: `rest_pose`.
-    spearman, within_1_sigma, within_2_sigma: of a joint's sigma and its error in the image, metres at the predicted
-    depth. Of an isotropic error, whose root mean square is sigma, two of three directions lie in the image.
+    recall: detected people over people who count. wrong: unmatched detections in images where all people are annotated.
+    precision: detected people in these images over detected people and wrong detections.
+    pck: `metrics.pck` with the length `torso`. pa_mpjpe: mean over people. constant: `rest_pose`.
+    spearman, within_1_sigma, within_2_sigma: compare a joint's sigma with its error in the image, in metres at the
+    predicted depth. The image shows two of the three directions of an isotropic error with root mean square sigma.
     """
     count, found = sum(d.people for d in detections), sum(d.found for d in detections)
-    judged = [d for d in detections if d.all_marked]
-    right, wrong = sum(d.found for d in judged), sum(d.wrong for d in judged)
+    complete = [d for d in detections if d.all_marked]
+    right, wrong = sum(d.found for d in complete), sum(d.wrong for d in complete)
 
     def stack(name: str) -> np.ndarray:
         return np.array([getattr(person, name) for person in scored])
@@ -279,8 +280,10 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def rows(detections: Sequence[Detections], scored: Sequence[Scored], without: Sequence[str] = ()) -> dict[str, Row]:
-    """`summary` of each group, of all, and of all but the groups in `without`."""
+def rows(
+    detections: Sequence[DetectionCounts], scored: Sequence[Scored], without: Sequence[str] = ()
+) -> dict[str, Row]:
+    """`summary` for each group, for all, and for all except the groups in `without`."""
     groups = dict.fromkeys([d.group for d in detections] + [p.group for p in scored])
     chosen = {group: [group] for group in groups if group} | {"all": list(groups)}
     if without:
@@ -300,12 +303,12 @@ TABLES = {
         "spearman within_1_sigma within_2_sigma median_sigma median_error"
     ),
 }
-"""Caption -> its numbers of `summary`."""
+"""Caption -> names of numbers of `summary`."""
 MILLIMETRES = ("pa_mpjpe", "median")
 
 
 def table(caption: str, numbers: Mapping[str, Row]) -> Table:
-    """One of `TABLES` for the screen, without the rows that have no score."""
+    """One of `TABLES` for the screen, without rows that have no score."""
     names = TABLES[caption].split()
 
     def text(name: str, value: float | int | None) -> str:
@@ -324,7 +327,7 @@ def table(caption: str, numbers: Mapping[str, Row]) -> Table:
 
 
 def main(args: list[str]) -> None:
-    options = tyro.cli(Options, args=args, prog="mega evaluate keypoints", description=__doc__)
+    options = tyro.cli(KeypointOptions, args=args, prog="mega evaluate keypoints", description=__doc__)
     photographs = read(options.set, options.images)
     for group in options.without:
         if group not in (photograph.group for photograph in photographs):

@@ -1,4 +1,4 @@
-"""Pages of drawings: image, mesh and uncertainty side by side, with captions and a colour scale.
+"""Page layout: image, mesh and uncertainty side by side, with captions and a colour scale.
 
 Images are uint8 BGR. Vertices are metres in the camera frame (x right, y down, z forward).
 """
@@ -17,7 +17,7 @@ INK = (64, 52, 44)
 
 
 def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
-    """Write onto `image`, in place; `at` is the left end of the base line."""
+    """Write text on `image`, in place; `at` is the left end of the base line."""
     cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, size, tuple(colour), 1, cv2.LINE_AA)
 
 
@@ -35,13 +35,13 @@ def legend(width: int, limit: float) -> np.ndarray:
 
 
 def nice_limit(sigmas: Sequence[np.ndarray]) -> float:
-    """An upper end for the colour scale, metres: the 98th percentile of all sigma, rounded up to 2 cm."""
+    """Upper limit of the colour scale, metres: the 98th percentile of all sigma, rounded up to 2 cm."""
     values = np.concatenate([np.ravel(s)[np.isfinite(np.ravel(s))] for s in sigmas] or [np.zeros(0)])
     return float(max(0.02, np.ceil(50 * np.quantile(values, 0.98)) / 50)) if len(values) else 0.1
 
 
 def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """`image` shrunk or enlarged into `size` (width, height), on paper; and the [3, 3] map of its pixels."""
+    """`image` scaled to fit `size` (width, height), on the background colour, and the [3, 3] map of its pixels."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     inner = (round(width * scale), round(height * scale))
@@ -53,7 +53,7 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class Frame:
-    """One image and the people in it: what a row of the contact sheet and a frame of the video show."""
+    """One image and its people: a row of the contact sheet, or a frame of the video."""
 
     image: np.ndarray
     """uint8 BGR [H, W, 3]."""
@@ -81,7 +81,7 @@ def video_frame(frame: Frame, faces: np.ndarray, limit: float, largest: int = 64
     """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `largest` pixels."""
     height, width = frame.image.shape[:2]
     scale = largest / max(height, width) / 2
-    size = (2 * round(width * scale), 2 * round(height * scale))  # video wants even numbers
+    size = (2 * round(width * scale), 2 * round(height * scale))  # video needs even numbers
     image, moved = fit(frame.image, size)
     paper = np.full_like(image, PAPER)
     if len(frame.vertices):
@@ -94,7 +94,7 @@ def video_frame(frame: Frame, faces: np.ndarray, limit: float, largest: int = 64
 
 
 def _caption(image: np.ndarray, words: str) -> None:
-    """White with a dark edge, at the lower left: readable on any image."""
+    """White text with a dark edge at the lower left, readable on any image."""
     text(image, words, (9, image.shape[0] - 9), 0.45, (20, 20, 20))
     text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
 

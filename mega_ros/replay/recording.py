@@ -1,4 +1,4 @@
-"""A recording of a replay: images sent to the node, and the meshes that came back."""
+"""A recording of a replay: images sent to the node, and meshes received."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .sources import COMPRESSED, INFO
 
 @dataclass
 class Recording:
-    """What was sent and what came back, by stamp (ns)."""
+    """Sent and received messages by stamp (ns)."""
 
     images: dict[int, Any] = field(default_factory=dict)
     """CompressedImage"""
     infos: dict[int, Any] = field(default_factory=dict)
     """CameraInfo"""
     sent: dict[int, float] = field(default_factory=dict)
-    """time.monotonic() when the image went out."""
+    """time.monotonic() when the image was sent."""
     arrived: dict[int, float] = field(default_factory=dict)
     clouds: dict[int, np.ndarray] = field(default_factory=dict)
     """of `read_cloud`."""
 
     def sending(self, message: Message) -> None:
-        """Takes note of a message that goes out now."""
+        """Record a message that is being sent."""
         if message.topic == INFO:
             info = message.read()
             self.infos[read_stamp(info)] = info
@@ -39,7 +39,7 @@ class Recording:
             self.sent[read_stamp(image)] = time.monotonic()
 
     def receiving(self, message: Any) -> None:
-        """Takes note of a mesh, a PointCloud2 of rclpy or of rosbags."""
+        """Record a received mesh, a PointCloud2 of rclpy or of rosbags."""
         now = time.monotonic()
         self.arrived[read_stamp(message)] = now
         self.clouds[read_stamp(message)] = read_cloud(message)

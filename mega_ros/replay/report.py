@@ -1,4 +1,4 @@
-"""What a recording comes to: counts, latencies and, where the truth is known, errors."""
+"""The report of a recording: counts, latencies and, with ground truth, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sources import Source, SourceError
 
 
 def summarise(source: Source, recording: Recording, topology: Topology) -> dict[str, Any]:
-    """The report: counts, seconds, metres. Raises SourceError where the ground truth is of another body."""
+    """The report: counts, seconds, metres. Raises SourceError if the ground truth has another body."""
     latencies = recording.latencies()
     report: dict[str, Any] = {
         "source": source.name,
@@ -38,7 +38,7 @@ def summarise(source: Source, recording: Recording, topology: Topology) -> dict[
 
 
 def table(report: dict[str, Any]) -> Table:
-    """The report for people to read: milliseconds and millimetres."""
+    """The report as a table in milliseconds and millimetres."""
 
     def milli(value: float | None, unit: str) -> str:
         return "-" if value is None else f"{1000 * value:.0f} {unit}"

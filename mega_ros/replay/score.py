@@ -1,4 +1,4 @@
-"""Recovered people against ground truth, frame by frame. Camera frame, metres."""
+"""Compares recovered people with ground truth, frame by frame. Camera frame, metres."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mega_model.core.topology import Topology
 from ..ros.read import positions
 
 MINIMUM_OVERLAP = 0.3
-"""Intersection over union of image boxes from which a recovered person counts as a true one."""
+"""Smallest intersection over union of image boxes with which a recovered person matches a true one."""
 MINIMUM_VISIBLE = 0.05
-"""A person of whom the camera sees a smaller share of the vertices need not be found."""
+"""A person with a smaller share of visible vertices need not be found."""
 
 
 def boxes_of(vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -35,22 +35,22 @@ def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> l
 
 @dataclass
 class Score:
-    """Errors summed up over frames."""
+    """Counts and errors over all frames."""
 
     topology: Topology
     frames: int = 0
     wanted: int = 0
-    """true people that should be found."""
+    """true people who must be found."""
     missed: int = 0
     invented: int = 0
-    """recovered people where none is."""
+    """recovered people without a match."""
     errors: dict[str, list[float]] = field(default_factory=dict)
     """one number per matched person, metres."""
 
     def add(self, predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> None:
         """One frame: two clouds of `read_cloud`, the true one with a field `visible`.
 
-        Who is hidden or out of the picture may be found or not: that counts neither way.
+        People who are occluded or outside the image are not counted, whether they are found or not.
         """
         vertices, true_vertices, visible = positions(predicted), positions(truth), truth["visible"] > 0.5
         pairs = match(vertices, true_vertices, intrinsics)

@@ -1,6 +1,6 @@
-"""What the demo plays: the embedded clip, or a user's photograph, video or camera as a stream of images.
+"""Sources of the demo: the embedded clip, or a user's photograph, video or camera.
 
-Every source gives JPEG images and the camera's intrinsics as ROS messages, as a camera driver would.
+Every source yields JPEG images and the camera's intrinsics as ROS messages, as a camera driver does.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ GROUND_TRUTH = "/mega/ground_truth"
 TOPICS = {COMPRESSED: "sensor_msgs/msg/CompressedImage", INFO: "sensor_msgs/msg/CameraInfo"}
 
 FRAME = "camera_optical_frame"
-LARGEST = 1280  # pixels: larger images of the user's are shrunk to this
-IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # the walk over a photograph
-CLOSEST = 0.75  # the share of the photograph in its closest view
+LARGEST = 1280  # pixels: larger images of the user are shrunk to this size
+IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # pan and zoom over a photograph
+CLOSEST = 0.75  # smallest visible share of the photograph
 
 
 class SourceError(InputError):
-    """An input that cannot be played, in one line."""
+    """An input that cannot be played. The message has one line."""
 
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keeps quiet what OpenCV's video library prints beside our own message."""
+    """Suppress what OpenCV's video library prints."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -54,14 +54,14 @@ def without_stderr() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Source:
-    """A stream to play and, where it is known, what there is to see in it."""
+    """A stream of messages and, if known, its ground truth."""
 
     name: str
     messages: Iterator[Message]
     truth: dict[int, np.ndarray]
     """stamp (ns) -> cloud of `read_cloud` with a field `visible`."""
     live: bool = False
-    """ends only when the user ends it."""
+    """whether it runs until the user stops it."""
 
 
 def clip(path: Path) -> Source:
@@ -82,7 +82,7 @@ def photograph(path: Path, fov: float) -> Source:
 
 
 def video(path: Path, fov: float) -> Source:
-    """A video file at its own rate."""
+    """A video file at its frame rate."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     with without_stderr():
@@ -121,10 +121,10 @@ def _at_rate(images: Iterable[np.ndarray], rate: float) -> Iterator[tuple[int, n
 
 
 def _walk_over(image: np.ndarray) -> Iterator[np.ndarray]:
-    """A window that breathes between all and three quarters of the image and wanders from side to side."""
+    """Views of a window that zooms between all and three quarters of the image and pans from side to side."""
     scale = min(1.0, 640 / max(image.shape[:2]))
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    # warping does not average: shrink first, to what the closest view needs
+    # warping does not average, so shrink first, to the resolution of the closest view
     shrink = min(1.0, scale / CLOSEST)
     image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""All that knows ROS: the node, its parameters and diagnostics, and messages to arrays and back.
+"""Everything that depends on ROS: the node, its parameters and diagnostics, and conversion of messages.
 
-`images` and `read` also take the messages of rosbags, so they import no ROS.
+`images` and `read` also accept messages of rosbags, so they do not import ROS.
 """

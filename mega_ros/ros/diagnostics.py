@@ -1,4 +1,4 @@
-"""What the node reports about itself on /diagnostics."""
+"""The node's status on /diagnostics."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 WINDOW = 10.0
-"""Seconds that rate and latency are taken over."""
+"""Seconds over which rate and latency are computed."""
 RECENT = 5.0
-"""Seconds for which a problem counts as present, and between two log lines about one problem."""
+"""Seconds for which a problem is reported, and between two log lines about the same problem."""
 
 
 class Health:
-    """Counts what happens to frames. Used by several threads."""
+    """Frame statistics, for use by several threads."""
 
     def __init__(self, facts: dict[str, str]) -> None:
-        """facts: what does not change while the node runs, for people to read."""
+        """facts: values that do not change while the node runs."""
         self._facts = facts
         self._lock = threading.Lock()
         self._done: deque[tuple[float, float]] = deque()  # when, latency: seconds
@@ -50,7 +50,7 @@ class Health:
             self._rejected += 1
 
     def problem(self, topic: str, reason: str) -> bool:
-        """Notes a bad input; True if it is time to log it (again)."""
+        """Record a bad input. Returns whether to log it now."""
         with self._lock:
             now = time.monotonic()
             self._bad_input, self._bad_input_at = f"{topic}: {reason}", now
@@ -62,7 +62,7 @@ class Health:
         return time.monotonic() - self._last if self._first else np.inf
 
     def status(self, name: str, dropped: int, silence: str) -> DiagnosticStatus:
-        """name: the node's. dropped: frames that a newer one replaced. silence: why no images come, or empty."""
+        """name: the node's. dropped: number of dropped frames. silence: why no images arrive, or empty."""
         with self._lock:
             now = time.monotonic()
             while self._done and now - self._done[0][0] > WINDOW:

@@ -1,4 +1,4 @@
-"""What Fast DDS needs to know before ROS starts."""
+"""Configuration of Fast DDS, set before ROS starts."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ..environment import share
 
 
 def use_large_messages() -> None:
-    """Let Fast DDS carry camera images in shared memory; call it before `rclpy.init`. A user's own profile stays."""
+    """Give Fast DDS enough shared memory for images. Call it before `rclpy.init`; it keeps a user's own profile."""
     os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(share() / "config" / "fastdds.xml"))

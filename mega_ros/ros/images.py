@@ -1,7 +1,7 @@
-"""ROS images to arrays. An image that cannot be converted is refused with a reason (ImageError), never guessed.
+"""ROS images to arrays. An unsupported image raises ImageError with the reason.
 
-Only 8-bit encodings are taken, so `is_bigendian` never matters: the others are depth maps, or sensor data of an
-unknown range. An image made from these would give wrong bodies without a warning.
+Only 8-bit encodings are supported, so `is_bigendian` does not matter. Other encodings hold depth, or sensor data of
+unknown range, which would give wrong bodies without a warning.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 def _installed_cv_bridge() -> Any:
     """The CvBridge of a ROS installation, or None.
 
-    PyPI's cv-bridge is a port of ROS 1's that loses bits and knows no YUV; it stands in no ament index.
+    PyPI's cv-bridge is a port of the one of ROS 1: it loses bits, lacks YUV, and is in no ament index.
     """
     try:
         importlib.import_module("ament_index_python").get_package_prefix("cv_bridge")
         return importlib.import_module("cv_bridge").CvBridge()
-    except (ImportError, LookupError, OSError, AttributeError):  # AttributeError: it was built for another numpy
+    except (ImportError, LookupError, OSError, AttributeError):  # AttributeError: built for another numpy
         return None
 
 
@@ -72,7 +72,7 @@ def _convert(message: Any) -> np.ndarray:
     data = np.frombuffer(message.data, np.uint8)
     if step < row:
         raise ImageError(f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
-    # the padding of the last row may be left out
+    # the last row may lack its padding
     if len(data) < step * (rows - 1) + row:
         raise ImageError(f"the data are cut off: {len(data)} bytes, {rows} rows of {step} bytes are {rows * step}")
     if _bridge is not None and not planar and len(data) == step * rows:
@@ -83,17 +83,17 @@ def _convert(message: Any) -> np.ndarray:
 
 
 def _decode(message: Any) -> np.ndarray:
-    """JPEG, PNG and whatever else OpenCV reads."""
+    """JPEG, PNG, and any other format that OpenCV reads."""
     data = np.frombuffer(message.data, np.uint8)
     if not len(data):
         raise ImageError("the compressed image has no data")
     if "bayer" in message.format and "bgr8" not in message.format:
         raise ImageError(_refusal(message.format))
-    # libjpeg fills up what is missing with grey and only warns; its end marker stands last, but for some padding
+    # libjpeg fills missing data with grey and only warns, so look for the end marker; padding may follow it
     if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
         raise ImageError(f"the JPEG data are cut off after {len(data)} bytes")
     try:
-        # turning by EXIF would part the image from its camera_info
+        # rotation by EXIF would make the image inconsistent with its camera_info
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise ImageError(f"{len(data)} bytes of format '{message.format}' do not decode ({error.err})") from None

@@ -36,12 +36,12 @@ def point_cloud(header: Any, points: np.ndarray, sigma: np.ndarray, ids: np.ndar
         row_step=POINT.itemsize * columns,
         is_dense=True,
     )
-    message.data.frombytes(cloud.tobytes())  # rclpy takes anything else number by number
+    message.data.frombytes(cloud.tobytes())  # rclpy converts other types element by element
     return message
 
 
 def mesh(topology: Topology) -> Mesh:
-    """The triangles, whose vertices are numbered as the columns of `~/mesh`, and the template."""
+    """The triangles, whose indices are columns of `~/mesh`, and the template."""
     return Mesh(
         triangles=[MeshTriangle(vertex_indices=face) for face in topology.faces.astype(np.uint32)],
         vertices=[Point(x=x, y=y, z=z) for x, y, z in topology.template.tolist()],

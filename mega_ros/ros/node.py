@@ -1,7 +1,7 @@
-"""The ROS 2 node `mega`: camera images in, a mesh with sigma per person out. What it computes is `Stream.process`.
+"""The ROS 2 node `mega`: camera images in, a mesh with sigma per person out, by `Stream.process`.
 
-The executor's thread only receives; a worker thread recovers people and publishes, so that neither camera_info nor
-diagnostics wait for it. Between the two is room for one frame, the newest: what it pushes out is a dropped frame.
+The executor's thread receives messages; a worker thread recovers people and publishes, so that camera_info and
+diagnostics do not wait for it. The queue between them holds one frame; replacing it by a newer one counts as a drop.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AnyImage: TypeAlias = "Image | CompressedImage"
 
 
 class Newest:
-    """Room for one image between two threads. Putting replaces what is still there, and counts that."""
+    """A queue of length one between two threads. `put` replaces an image that was not taken, and counts it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -65,7 +65,7 @@ class Newest:
             self._changed.notify()
 
     def take(self) -> tuple[AnyImage, float] | None:
-        """Waits for an image; gives it and when it was put. None once the room is closed."""
+        """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._closed)
             item, self._item = self._item, None
@@ -101,7 +101,7 @@ class MegaNode(Node):
         kind = CompressedImage if compressed else Image
         self._images = self.create_subscription(kind, topic, self._on_image, NEWEST)
         self._infos = self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, NEWEST)
-        # on its own clock: diagnostics go on when a bag that drives /clock pauses
+        # a steady clock, so that diagnostics continue when a bag that drives /clock pauses
         self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
         self._newest = Newest()
@@ -109,7 +109,7 @@ class MegaNode(Node):
         self._worker.start()
 
     def close(self) -> None:
-        """Ends the worker, which publishes, so before the node goes."""
+        """Stop the worker. Call it before the node is destroyed, because the worker publishes."""
         self._newest.close()
         self._worker.join()
 
@@ -117,7 +117,7 @@ class MegaNode(Node):
         return self.get_parameter(parameter).value
 
     def _settings(self) -> StreamSettings:
-        """As the parameters are now."""
+        """The current parameters."""
         return StreamSettings(
             boxes=self._get("boxes"),
             fixed_box=tuple(self._get("fixed_box")),
@@ -161,14 +161,14 @@ class MegaNode(Node):
             try:
                 people = self._recover(image)
                 self._health.processed(time.monotonic() - arrived, people)
-            except InputError as error:  # an image that cannot be read, or an argument that Recovery.run refuses
+            except InputError as error:  # an invalid image or argument
                 self._reject(str(error))
-            except Exception as error:  # the next frame may fare better, and a robot needs its node
+            except Exception as error:  # keep running: the next frame may succeed
                 self._reject(f"{type(error).__name__}: {error}")
                 self.get_logger().debug(traceback.format_exc())
 
     def _recover(self, message: AnyImage) -> int:
-        """One frame, from message to messages. Returns how many people it shows."""
+        """Process one image message and publish the result. Returns the number of people."""
         image = to_bgr(message)
         header, topic = message.header, self._infos.topic_name
         intrinsics, unknown = self._intrinsics(width=image.shape[1], height=image.shape[0])
@@ -180,23 +180,23 @@ class MegaNode(Node):
             self._warn(topic, f"{stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
         if stream.left_out.any():
             count = f"{stream.left_out.sum()} of {len(stream.left_out)} boxes"
-            self._warn(self._images.topic_name, f"{count} are left out: the image shows nothing of them")
+            self._warn(self._images.topic_name, f"{count} are left out: they lie outside the image")
         self._mesh.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
         self._joints.publish(messages.point_cloud(header, people.joints, people.joints_sigma, people.ids))
         return len(people)
 
     def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
-        """K [3, 3] of the last camera_info for an image of this size, or None and why there is none."""
+        """Intrinsics [3, 3] of the last camera_info for an image of this size, or None and the reason."""
         info = self._info
         if info is None:
             return None, "no camera_info has come"
         try:
-            K = read_intrinsics(info)
+            intrinsics = read_intrinsics(info)
         except InputError as error:
             return None, str(error)
         if (info.width, info.height) != (width, height):
             return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-        return K, ""
+        return intrinsics, ""
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()
@@ -220,7 +220,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
 def options() -> None:
     """The ROS 2 node: subscribes to `image` and `camera_info`, publishes `~/mesh`, `~/joints` and `~/topology`.
 
-    Topics and parameters are set the ROS way, and `config/mega.yaml` lists the parameters:
+    Topics and parameters are set as ROS arguments. `config/mega.yaml` lists the parameters.
 
     mega node --ros-args -r image:=/camera/image_raw -r camera_info:=/camera/camera_info -p fov:=1.2
     """

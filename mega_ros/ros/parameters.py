@@ -1,4 +1,4 @@
-"""The node's parameters: defaults, ranges, and what they must not be. config/mega.yaml shows the same to users."""
+"""The node's parameters: defaults, ranges and checks. config/mega.yaml documents them for users."""
 
 from __future__ import annotations
 
@@ -20,33 +20,35 @@ CHOICES = {
 def declare(node: Node) -> None:
     """Declares every parameter; raises rclpy's ParameterException for a value that is not allowed.
 
-    What is not read-only may change while the node runs, and counts from the next frame on.
+    Parameters that are not read-only can be changed while the node runs; changes apply from the next frame on.
     """
     node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
-    # the box first: the check of `boxes` looks at it
+    # fixed_box first: the check of `boxes` reads it
     for name, default, descriptor in (
-        ("bundle", "default", _text("the model: 'default' or the folder of a bundle", read_only=True)),
+        ("bundle", "default", _text("the model: 'default', or the folder of a bundle", read_only=True)),
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
         (
             "image_transport",
             "raw",
-            _choice("image_transport", "type of `image`; compressed listens to <image>/compressed", read_only=True),
+            _choice("image_transport", "type of `image`; compressed subscribes to <image>/compressed", read_only=True),
         ),
         (
             "samples",
             -1,
-            _integer(
-                "samples per person, for a bundle that cannot give sigma without; -1: as the bundle says", -1, 100
-            ),
+            _integer("samples per person, for bundles without an error head; -1: the bundle's number", -1, 100),
         ),
-        ("seed", 0, _integer("of the samples' noise, with the person's id", 0, 2**31 - 1)),
-        ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: where the person is if boxes is fixed")),
-        ("boxes", "detector", _choice("boxes", "where people are")),
-        ("score_threshold", 0.5, _real("detections with a lower score are left out", 0.0, 1.0)),
+        ("seed", 0, _integer("seed of the samples' noise, together with the person's id", 0, 2**31 - 1)),
+        ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
+        ("boxes", "detector", _choice("boxes", "source of the person boxes")),
+        ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
         (
             "fov",
             float(FOV_DEFAULT),
-            _real("radians over the larger image side, assumed while camera_info gives no intrinsics", 0.1, 3.0),
+            _real(
+                "field of view over the larger image side, radians; used without camera_info",
+                0.1,
+                3.0,
+            ),
         ),
     ):
         node.declare_parameter(name, default, descriptor)
@@ -64,7 +66,7 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
         if change.name in ("boxes", "fixed_box") and node.has_parameter("fixed_box") and value("boxes") == "fixed":
             box = list(value("fixed_box"))
             if not (len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
-                reason = f"fixed_box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 where boxes is fixed, not {box}"
+                reason = f"fixed_box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 if boxes is fixed, not {box}"
                 return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
 

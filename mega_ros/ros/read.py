@@ -1,4 +1,4 @@
-"""Messages to arrays, of rclpy or of rosbags alike: PointCloud2 and CameraInfo. `images` does the same for images."""
+"""PointCloud2 and CameraInfo messages, of rclpy or of rosbags, to arrays. `images` does the same for images."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def read_cloud(message: Any) -> np.ndarray:
 
 
 def positions(cloud: np.ndarray) -> np.ndarray:
-    """What `read_cloud` gives -> float32 [P, V, 3], metres."""
+    """A cloud of `read_cloud` -> float32 [P, V, 3], metres."""
     return np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float32)
 
 
 def read_intrinsics(info: Any) -> np.ndarray:
-    """CameraInfo -> K [3, 3] in pixels. Raises InputError with the reason why it cannot be used."""
-    K = np.asarray(info.k, np.float64).reshape(3, 3)
-    if not np.isfinite(K).all():
-        raise InputError(f"K is not finite: {K.ravel().tolist()}")
-    if not K.any():
+    """CameraInfo -> intrinsics [3, 3], pixels. Raises InputError with the reason why it cannot be used."""
+    intrinsics = np.asarray(info.k, np.float64).reshape(3, 3)
+    if not np.isfinite(intrinsics).all():
+        raise InputError(f"K is not finite: {intrinsics.ravel().tolist()}")
+    if not intrinsics.any():
         raise InputError("K is all zero: the camera is not calibrated")
-    if K[0, 0] < 1 or K[1, 1] < 1 or not np.array_equal(K[2], [0, 0, 1]):
-        raise InputError(f"K is no camera matrix in pixels: {K.ravel().tolist()}")
-    return K
+    if intrinsics[0, 0] < 1 or intrinsics[1, 1] < 1 or not np.array_equal(intrinsics[2], [0, 0, 1]):
+        raise InputError(f"K is no camera matrix in pixels: {intrinsics.ravel().tolist()}")
+    return intrinsics

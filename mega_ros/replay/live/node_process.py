@@ -1,4 +1,4 @@
-"""The node in a process of its own."""
+"""The node in a separate process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..sources import IMAGE, INFO
 
 
 class ProcessError(Exception):
-    """The node has ended when it should not, in one line."""
+    """The node ended unexpectedly. The message has one line."""
 
 
 class NodeProcess:
-    """A running node, with its output in a file."""
+    """A running node, whose output goes to a file."""
 
     def __init__(self, bundle: str, log: Path) -> None:
         remap = {"image": IMAGE, "camera_info": INFO}
@@ -25,21 +25,21 @@ class NodeProcess:
         command += itertools.chain(*(["-p", f"{a}:={b}"] for a, b in parameters.items()))
         self.log = log
         with log.open("w") as output:
-            # a session of its own: Ctrl-C reaches only this process, which then ends the node in good order
+            # a new session, so that Ctrl-C reaches only this process, which then stops the node
             self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
 
     def check(self) -> None:
-        """Raises ProcessError when the node has ended by itself."""
+        """Raises ProcessError if the node has ended."""
         if self._process.poll() is not None:
             raise ProcessError(f"the node ended with code {self._process.returncode}: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line of its output."""
+        """The last line of the node's output."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed nothing"
 
     def stop(self) -> int:
-        """Ends the node and gives its exit code."""
+        """Stop the node. Returns its exit code."""
         self._process.terminate()
         try:
             return self._process.wait(timeout=15)

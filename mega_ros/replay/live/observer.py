@@ -1,4 +1,4 @@
-"""Our side of DDS: publishers of what is played, subscriptions to what the node publishes."""
+"""The demo's ROS node: publishes the played messages and subscribes to the mega node's output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .player import Player
 
 
 class Observer:
-    """The player's publishers, and subscriptions to what the node publishes.
+    """The player's publishers, and subscriptions to the mega node's output.
 
-    Messages are received in a thread, so that their times of arrival do not depend on the player's.
+    A thread receives the messages, so that arrival times do not depend on the player.
     """
 
     def __init__(self, recording: Recording) -> None:
@@ -43,11 +43,11 @@ class Observer:
             self._executor.spin_once(timeout_sec=0.1)
 
     def ready(self) -> bool:
-        """The node has published its topology, listens to our topics, and we are connected to its meshes."""
+        """Whether the topology has arrived, and all publishers and subscriptions are connected."""
         return self._topology.is_set() and self.player.subscribed() and self._meshes.get_publisher_count() > 0
 
     def close(self) -> None:
-        """The order in which rclpy always ends cleanly: first the thread, then what it used."""
+        """Stop the thread first, then the objects that it used; in other orders, rclpy may fail."""
         self._stop.set()
         self._thread.join()
         self._executor.shutdown()

@@ -1,4 +1,4 @@
-"""A source, played to a node that lives only for this."""
+"""Plays a source to a node that is started for this purpose."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ READY_SECONDS = 120.0
 
 
 def play(source: Source, bundle: str, seconds: float, log: Path, console: Console) -> tuple[Recording, bool]:
-    """Plays at most `seconds` of `source` to a node with `bundle`, whose output goes to the file `log`.
+    """Play at most `seconds` of `source` to a node with `bundle`. The node's output goes to the file `log`.
 
-    Also returns whether the user ended it early (Ctrl-C). Raises ProcessError when the node does not run.
+    Returns the recording, and whether the user stopped early (Ctrl-C). Raises ProcessError if the node fails.
     """
     _use_own_domain()
     recording, interrupted = Recording(), False
@@ -40,7 +40,7 @@ def play(source: Source, bundle: str, seconds: float, log: Path, console: Consol
             try:
                 with console.status(f"playing {source.name}" + (", Ctrl-C ends it" if source.live else "")):
                     observer.player.play(_at_most(source.messages, seconds), recording.sending)
-                    # frames on their way: wait for the last one, but not for those that the node has skipped
+                    # wait for the last frame; dropped ones never arrive
                     _wait(lambda: max(recording.sent, default=0) in recording.arrived, 5.0, node)
             except KeyboardInterrupt:
                 if not recording.sent:
@@ -58,7 +58,7 @@ def play(source: Source, bundle: str, seconds: float, log: Path, console: Consol
 
 
 def _use_own_domain() -> None:
-    """A random domain on this machine only: no other robot receives these messages, or sends some."""
+    """Use a random ROS domain on this machine only, so that other robots neither receive nor send messages."""
     os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     use_large_messages()
@@ -66,7 +66,7 @@ def _use_own_domain() -> None:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ignores Ctrl-C: a second one must not leave the node running."""
+    """Ignore Ctrl-C and SIGTERM while the node is stopped."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

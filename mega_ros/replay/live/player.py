@@ -1,4 +1,4 @@
-"""Publishes messages in real time: a bag's, or any others."""
+"""Publishes messages in real time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def message_class(name: str) -> Any:
 
 
 class Player:
-    """Publishes messages when they are due. It never waits for a subscriber: a slow one misses messages."""
+    """Publishes messages at their times. It does not wait for subscribers: slow ones miss messages."""
 
     def __init__(self, node: Node, topics: dict[str, str]) -> None:
-        """`topics`: name -> type, advertised at once so that subscribers are found before the first message."""
-        # reliable fits subscribers of both kinds
+        """`topics`: name -> type. They are advertised here, so that subscribers connect before the first message."""
+        # reliable publishers match reliable and best-effort subscribers
         self._publishers: dict[str, Publisher] = {
             topic: node.create_publisher(message_class(kind), topic, 10) for topic, kind in topics.items()
         }
@@ -34,7 +34,7 @@ class Player:
         return all(p.get_subscription_count() > 0 for p in self._publishers.values())
 
     def play(self, messages: Iterable[Message], sending: Callable[[Message], None]) -> None:
-        """Publish in real time. `sending` is called with each message just before it goes out."""
+        """Publish in real time. `sending` is called with each message just before it is published."""
         start: float | None = None
         for message in messages:
             due = message.time / 1e9

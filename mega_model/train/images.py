@@ -1,4 +1,4 @@
-"""What the stages that learn from images share: their options, their batches, their losses, and how they begin."""
+"""Shared by the training stages on images: options, batches, losses and initialisation."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
+from mega_model.image_encoding import ImageEncoding
 from mega_model.mega import PRESETS, Mega
 from mega_model.reference.keys import IMAGE_PART
-from mega_model.seen import Seen
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
 BACKBONE_FIELDS = ("backbone", "backbone_width", "image_size", "head_dropout")
-"""Of a `MegaConfig`: what a preset's backbone brings with it."""
+"""Fields of `MegaConfig` that depend on the backbone."""
 C = TypeVar("C", bound="ImageTraining")
 
 
@@ -41,30 +41,30 @@ class ImageTraining(LoopConfig):
     sets: tuple[str, ...] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     proportions: tuple[float, ...] = ()
-    """Of each set in a batch. By default, sets count as often as they have people."""
+    """Share of each set in a batch. By default proportional to the number of people."""
     body: Path | None = None
-    """SMPL model that makes the meshes of sets which have none; see `images.open_set`."""
+    """SMPL model for sets without meshes, see `images.open_set`."""
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
-    """Take this preset's backbone in place of that of `pretrained`, from which only the transformer comes then."""
+    """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
     backbone: Path | None = None
-    """What the backbone starts from: published weights, see `published.load_backbone`."""
+    """Published weights that the backbone starts from, see `published.load_backbone`."""
     pixels: int | None = None
-    """Side of the crops, by default the model's: steps on small ones are cheap."""
+    """Side of the crops, by default the model's. Smaller crops are faster."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
-    """What the rotation loss compares. The released code compares matrices. A network that is unsure can answer small
-    numbers, but not a small matrix, and so learns sooner."""
+    """What the rotation loss compares. The released code compares matrices. With rot6d, an uncertain network can output
+    small numbers, and learns faster."""
 
 
-def see(model: Mega, batch: Batch) -> Seen:
-    """What the model reads off images, which are augmented first, or off the features that a set holds."""
+def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
+    """The image encoding of a batch of images, which are augmented first, or of stored features."""
     if "maps" in batch:
-        return model.see(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
+        return model.encode_image(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
     images = model.normalise(augment(batch["images"]))
-    return model.see(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # CPUs convolve faster so
+    return model.encode_image(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # faster on CPUs
 
 
-def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
-    """Of the lifter's latents, in units of the codes' deviation."""
+def latent_losses(seen: ImageEncoding, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
+    """Loss on the lifter's latents, in units of the codes' standard deviation."""
     assert seen.latents is not None
     codes = tokenizer.quantizer.codebook
     unit = codes.std(dim=0)
@@ -72,7 +72,7 @@ def latent_losses(seen: Seen, tokens: Tensor, tokenizer: MeshTokenizer) -> Losse
 
 
 def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["rot6d", "matrix"]) -> Losses:
-    """Of the rotation [B, 6], and of rotation and camera [B, 3] on the image."""
+    """The rotation loss of rot6d [B, 6], and the reprojection loss of rotation and camera [B, 3]."""
     with full_precision(rot6d):
         rot6d, camera = rot6d.float(), camera.float()
         rotation = rot6d_to_matrix(rot6d)
@@ -80,7 +80,7 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
             rotation_loss = F.mse_loss(rotation, batch["rotation"])
         else:
             rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
-        # tokens pass no gradient, so the true body stands in for the predicted one
+        # tokens pass no gradient, so project the true body
         points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
         confidence = batch["confidence"][..., None].expand_as(points)
         distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
@@ -88,12 +88,12 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
 
 
 def full_precision(x: Tensor) -> torch.autocast:
-    """A context without mixed precision on the device of x, for what must be exact."""
+    """A context that disables mixed precision on the device of x."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def augment(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float in 0..1: contrast, brightness, colour cast, blur, noise, and frames' black edges."""
+    """uint8 [B, 3, H, W] -> float in 0..1: contrast, brightness, colour cast, blur, noise, and black image edges."""
     batch, _, height, width = images.shape
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
@@ -103,7 +103,7 @@ def augment(images: Tensor) -> Tensor:
     x = (x * uniform(0.6, 1.4) * uniform(0.9, 1.1, 3) + uniform(-0.15, 0.15)).clamp(0, 1)
     x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1), uniform(0, 1).square())
     x = (x + torch.randn_like(x) * uniform(0, 0.06)).clamp(0, 1)
-    # a crop that reaches over the frame's edge is black there
+    # a crop is black outside the image
     edge = torch.where(uniform(0, 1) < 0.15, uniform(0, 0.3), 0)
     side = torch.randint(4, (batch, 1, 1, 1), device=images.device)
     column = torch.linspace(0, 1, width, device=images.device)[None, None, None]
@@ -113,7 +113,7 @@ def augment(images: Tensor) -> Tensor:
 
 
 def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None], Objective]) -> None:
-    """Train a copy of the `pretrained` checkpoint on images, with the objective that `begin` makes.
+    """Train a copy of the `pretrained` checkpoint on images, with the objective that `begin` creates.
 
     Raises InputError if a set's bodies are not the model's.
     """
@@ -138,7 +138,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     if config.backbone:
         load_backbone(config.backbone, model)
     if model.lifter is not None:
-        model.lifter.know(tokenizer.quantizer.codebook)
+        model.lifter.set_codebook(tokenizer.quantizer.codebook)
     for images in sets:
         if isinstance(images, FeatureSet):
             images.tokenise(tokenizer)
@@ -150,7 +150,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
 
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
-    """What training.json says of the images, and of what was learned before them."""
+    """Entries of training.json on the images and on the previous stages."""
     about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
         origin = config.backbone / "origin.json"

@@ -1,4 +1,4 @@
-"""A recording drawn: a video of all images, and a contact sheet."""
+"""Draws a recording: a video of all images, and a contact sheet."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .sources import without_stderr
 SHEET_ROWS = 4
 
 
-def write_pictures(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
-    """Writes the overlay video and, when anybody was found, the contact sheet."""
+def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
+    """Write the overlay video and, if there are people, the contact sheet."""
     stamps = sorted(recording.sent)
     limit = pages.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
     seconds = (stamps[-1] - stamps[0]) / 1e9
@@ -43,12 +43,12 @@ def write_pictures(recording: Recording, topology: Topology, out: Path, console:
 
 @contextmanager
 def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """A VP8 file, which browsers play and every build of OpenCV writes. Gives a function that appends an image."""
+    """A VP8 file, which browsers can play and every build of OpenCV can write. Yields a function that adds an image."""
     writer = cv2.VideoWriter()
 
     def write(image: np.ndarray) -> None:
         if not writer.isOpened():
-            with without_stderr():  # OpenCV's complaint about the tag of VP8 in WebM means nothing
+            with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
                 writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
         writer.write(image)
 
@@ -59,7 +59,7 @@ def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def _frame(recording: Recording, stamp: int, shown: int | None) -> pages.Frame:
-    """The image of `stamp` with the people of the frame `shown`: the same, or an earlier one if it was dropped."""
+    """The image at `stamp` with the people of the frame `shown`, which is an earlier one if this frame was dropped."""
     begin = min(recording.sent)
     caption = f"{(stamp - begin) / 1e9:.2f} s"
     image, intrinsics = recording.image(stamp), recording.intrinsics(stamp)

@@ -1,4 +1,4 @@
-"""What MEGA reads off an image, once per person: what its image parts hand to its transformer.
+"""The image's part of MEGA, computed once per person: the input of the transformer, rotation and camera.
 
 B images, L image tokens, D width, N mesh tokens, S codes.
 """
@@ -15,18 +15,18 @@ class ImageTokens(NamedTuple):
     tokens: Tensor
     """[B, L, D], with their positions"""
     prior: Tensor | None = None
-    """[B, N, S]: what a first guess says of the codes; it is added to the logits of every pass"""
+    """[B, N, S]: prior on the codes; it is added to the logits of every pass"""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ImageTokens:
-        """Both parts changed alike."""
+        """Apply `change` to both parts."""
         return ImageTokens(change(self.tokens), None if self.prior is None else change(self.prior))
 
 
-class Seen(NamedTuple):
+class ImageEncoding(NamedTuple):
     image: ImageTokens
     rot6d: Tensor
     """[B, 6]: rotation from canonical to the crop's camera"""
     camera: Tensor
     """[B, 3] = (s, tx, ty), see `MegaOutput`"""
     latents: Tensor | None = None
-    """[B, N, latent]: a first guess of the mesh tokens' latents, where the model's image part makes one"""
+    """[B, N, latent]: the lifter's prediction of the mesh tokens' latents; None without a lifter"""
