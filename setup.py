@@ -35,6 +35,7 @@ IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 SMPL = ["smplx>=0.1.28"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
+    "filelock>=3.12",
     "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2.3",

@@ -23,7 +23,6 @@ from mega_ros.bundle import DEFAULT, Body, Bundle
 STEPS = 3
 DETECTOR = DEFAULT / "detector.onnx"
 CONFIG = Config(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
-pytestmark = pytest.mark.timeout(900)  # the exporter takes its time, more so on a busy machine
 
 
 def torus(around: int = 16, across: int = 8) -> Topology:

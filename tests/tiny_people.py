@@ -1,4 +1,4 @@
-"""Rendered people, a tokenizer that does not know them, and a tiny BlazePose: made once per session."""
+"""Rendered people, a tokenizer that does not know them, and a tiny BlazePose: made once per run of the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 16
 UPRIGHT = {"left_shoulder": (0.2, -0.5), "right_shoulder": (-0.2, -0.5), "left_hip": (0.1, 0), "right_hip": (-0.1, 0)}
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path) -> None:
     """`topology.npz`; `tokenizer`, whose meshes look like bodies; `scenes`, 40 people, eight of each part; `blazepose`.
 
     And what that sees of the people: `features/train`, `features/test` and `features/turned`.
@@ -42,7 +42,6 @@ def make(folder: Path) -> Path:
             how = {"train": name == "train", "turned": name == "turned"}
             out = folder / "features" / name
             features.extract(features.Extract(scenes, out, folder / "blazepose", WIDTH, **how))
-    return folder
 
 
 def in_torch(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
