@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -100,11 +101,13 @@ def clip_frames(root: Path) -> list[Frame]:
     images, K, frames = {}, np.eye(3), []
     with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
         for connection, stamp, raw in bag.messages():
-            message = bag.deserialize(raw, connection.msgtype)
+            message: Any = bag.deserialize(raw, connection.msgtype)
             if connection.topic == "/camera/camera_info":
                 K = message.k.reshape(3, 3)
             elif connection.topic == "/camera/image_raw/compressed":
-                images[stamp] = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+                image = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+                assert image is not None
+                images[stamp] = image
             else:
                 columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
                 frames.append(Frame(images[stamp], K, columns[..., :3].copy()))

@@ -77,10 +77,13 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
 class NoiseMeshes:
     """What the codebook starts from."""
 
-    def __init__(self, topology: Topology) -> None:
-        self.template = topology.template
+    def __init__(self) -> None:
+        self.template = sphere().template
         self.made_of = {"meshes": "noise"}
         self.seeds = (0,)
+
+    def topology(self) -> Topology:
+        return sphere()
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         return self.template + 0.3 * rng.normal(size=(count, *self.template.shape)).astype(np.float32)
@@ -89,9 +92,8 @@ class NoiseMeshes:
 def train_tokenizer(out: Path) -> None:
     """Each process takes its share of every step's 2 * PER_PROCESS meshes. Codes die fast, and start again."""
     torch.manual_seed(0)
-    topology = sphere()
-    meshes, rank, steps = NoiseMeshes(topology), int(os.environ.get("RANK", 0)), count()
-    tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=64))
+    meshes, rank, steps = NoiseMeshes(), int(os.environ.get("RANK", 0)), count()
+    tokenizer = MeshTokenizer(meshes.topology(), TokenizerConfig(channels=(4,), latent=3, codes=64))
     tokenizer.quantizer.decay = 0.5
 
     def share(_: np.random.Generator, size: int) -> Batch:

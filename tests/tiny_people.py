@@ -64,13 +64,15 @@ def blazepose(folder: Path) -> None:
     network.landmarks.weight.mul_(0.3)
     network.world.weight.mul_(0.01)
     network.presence.weight.mul_(0.3)
-    places = network.landmarks.bias.view(len(LANDMARKS), 5)
+    landmarks, where, present = network.landmarks.bias, network.world.bias, network.presence.bias
+    assert landmarks is not None and where is not None and present is not None
+    places = landmarks.view(len(LANDMARKS), 5)
     places[:] = torch.tensor([128.0, 128, 0, 2, 2])
     places[LANDMARKS.index("body_circle"), 1] = 28
-    world = network.world.bias.view(len(LANDMARKS), 3)
+    world = where.view(len(LANDMARKS), 3)
     for name, (x, y) in UPRIGHT.items():
         world[LANDMARKS.index(name)] = torch.tensor([x, y, 0.0])
-    network.presence.bias.fill_(2)
+    present.fill_(2)
     folder.mkdir()
     checkpoint.save_weights(network, folder)
     (folder / "origin.json").write_text(json.dumps({"model": "little", "license": "CC0"}))
