@@ -1,18 +1,24 @@
 # make run    set up .venv, then the demo: a clip is played to the node, and its people are scored and drawn
 #             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 do the same for your own input
-# make test   set up .venv, then lint, types and tests
+# make test   set up .venv, then lint, types, tests and their coverage
+# make mutants    set up .venv, then break the product line by line, and say which changes no test notices: hours
+#                 make mutants ONLY='mega_ros.track*' breaks one module
 PYTHON ?= python3
 # without byte code: most of what is installed is never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: run test
+.PHONY: run test mutants
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
 test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
+	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
+
+mutants: .venv/development
+	.venv/bin/mutmut run $(if $(ONLY),"$(ONLY)")
+	.venv/bin/mutmut results
 
 # No torch here: the runtime does not need it.
 .venv/runtime: setup.py pyproject.toml | .venv/created

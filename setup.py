@@ -38,6 +38,7 @@ TEST = [
     "filelock>=3.12",
     "hypothesis>=6",
     "pytest>=8",
+    "pytest-cov>=5",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "pyyaml>=6",
@@ -45,7 +46,7 @@ TEST = [
     "setuptools>=69",
     "wheel",
 ]
-DEV = [*TEST, *IMPORT, *SMPL, "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
+DEV = [*TEST, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
