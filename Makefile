@@ -1,18 +1,24 @@
-# make run    set up .venv, then run the demo: play a clip to the node, score and draw the result
-#             make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 use your own input
-# make test   set up .venv, then run lint, type checks and tests
+# make run      set up .venv, then run the demo: play a clip to the node, score and draw the result
+#               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 use your own input
+# make test     set up .venv, then run lint, type checks and tests, and print their coverage
+# make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
+#               make mutants ONLY='mega_ros.track*' changes one module
 PYTHON ?= python3
 # no byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: run test
+.PHONY: run test mutants
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
 test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
+	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
+
+mutants: .venv/development
+	.venv/bin/mutmut run $(if $(ONLY),"$(ONLY)")
+	.venv/bin/mutmut results | grep -v "not checked" || echo "No survivors"
 
 # No torch here: the runtime does not need it.
 .venv/runtime: setup.py pyproject.toml | .venv/created

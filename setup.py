@@ -35,8 +35,10 @@ IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 SMPL = ["smplx>=0.1.28"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
+    "filelock>=3.12",
     "hypothesis>=6",
     "pytest>=8",
+    "pytest-cov>=5",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
     "pyyaml>=6",
@@ -44,7 +46,7 @@ TEST = [
     "setuptools>=69",
     "wheel",
 ]
-DEV = [*TEST, *IMPORT, *SMPL, "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
+DEV = [*TEST, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from mega_model.core import hierarchy
 from mega_model.core.topology import Topology
@@ -159,7 +159,10 @@ def mesh_layer(table: hierarchy.Table, inputs: int, layer: Layer, last: bool) ->
 
 
 class Quantizer(nn.Module):
-    """Nearest code. Codes are exponential moving averages of their members; unused ones are reset."""
+    """Nearest code. Codes are exponential moving averages of their members; unused ones are reset.
+
+    Members are those of all processes of torch.distributed, so all of them have the same codes.
+    """
 
     def __init__(self, codes: int, width: int, decay: float = 0.99) -> None:
         super().__init__()
@@ -185,7 +188,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def start(self, z: Tensor, rounds: int = 10) -> None:
-        """Initialise the codes by k-means on latents [..., width], at least as many as codes."""
+        """Initialise the codes by k-means on latents [..., width], at least as many, the same in all processes."""
         flat = z.reshape(-1, z.shape[-1])
         self.codebook.copy_(flat[torch.randperm(len(flat), device=flat.device)[: len(self.codebook)]])
         for _ in range(rounds):
@@ -196,14 +199,17 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor) -> None:
-        """One step of the moving averages. Codes with less than a tenth of the mean number of members are reset."""
+        """One step of the moving averages. Codes with less than a tenth of the mean number of members are reset.
+
+        All processes give the same number of latents.
+        """
         flat = z.reshape(-1, z.shape[-1])
-        count, total = self._members(flat, tokens)
+        count, total = (_sum(part) for part in self._members(flat, tokens))
         self.size.lerp_(count, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
         mean = self.size.mean()
         dead = self.size < 0.1 * mean
-        fresh = flat[torch.randint(len(flat), (len(self.size),), device=flat.device)]
+        fresh = _draw(flat, len(self.size))
         self.size[dead] = mean
         self.total[dead] = mean * fresh[dead]
         self.codebook.copy_(self.total / self.size[:, None])
@@ -212,6 +218,28 @@ class Quantizer(nn.Module):
         index = tokens.reshape(-1)
         count = torch.bincount(index, minlength=len(self.codebook)).to(flat.dtype)
         return count, torch.zeros_like(self.codebook).index_add_(0, index, flat)
+
+
+def _many() -> bool:
+    """Whether several processes train."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _sum(x: Tensor) -> Tensor:
+    """The sum of the `x` of all processes."""
+    if _many():
+        distributed.all_reduce(x)
+    return x
+
+
+def _draw(rows: Tensor, count: int) -> Tensor:
+    """`count` random rows out of those of all processes: the same ones in each."""
+    if not _many():
+        return rows[torch.randint(len(rows), (count,), device=rows.device)]
+    index = torch.randint(distributed.get_world_size() * len(rows), (count,), device=rows.device)
+    distributed.broadcast(index, 0)
+    mine = index // len(rows) == distributed.get_rank()
+    return _sum(torch.where(mine[:, None], rows[index % len(rows)], 0))
 
 
 class MeshTokenizer(nn.Module):

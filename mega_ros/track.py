@@ -6,6 +6,7 @@ The trackers on PyPI require an older numpy, or a second OpenCV that conflicts w
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from mega_model.core.boxes import intersection_over_union
@@ -27,7 +28,7 @@ class Tracker:
         )  # velocity of the box's centre, pixels per frame: occlusion changes the box's size
         self._unseen = np.zeros(0, np.int64)  # frames
 
-    def update(self, boxes: np.ndarray) -> np.ndarray:
+    def update(self, boxes: ArrayLike) -> np.ndarray:
         """boxes [P, 4] (x0, y0, x1, y1, pixels) of the next frame -> ids int64 [P]."""
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         expected = self._boxes + self._drift

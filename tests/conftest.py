@@ -6,14 +6,17 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import re
-from collections.abc import Generator
+import shutil
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
@@ -54,10 +57,25 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `tiny_people.make` makes. Only to be read."""
+    """The folder that `tiny_people.make` fills. Only to be read."""
     from tiny_people import make  # needs torch
 
-    return make(tmp_path_factory.mktemp("people"))
+    return made_once(tmp_path_factory, "people", make)
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that `make` fills, once per run: the processes of pytest-xdist share it."""
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    folder, finished = run / name, run / f"{name}.finished"
+    with FileLock(run / f"{name}.lock"):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+            folder.mkdir()
+            make(folder)
+            finished.touch()
+    return folder
 
 
 @dataclass(frozen=True)
@@ -83,11 +101,13 @@ def clip_frames(root: Path) -> list[Frame]:
     images, K, frames = {}, np.eye(3), []
     with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
         for connection, stamp, raw in bag.messages():
-            message = bag.deserialize(raw, connection.msgtype)
+            message: Any = bag.deserialize(raw, connection.msgtype)
             if connection.topic == "/camera/camera_info":
                 K = message.k.reshape(3, 3)
             elif connection.topic == "/camera/image_raw/compressed":
-                images[stamp] = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+                image = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+                assert image is not None
+                images[stamp] = image
             else:
                 columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
                 frames.append(Frame(images[stamp], K, columns[..., :3].copy()))

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model.core.topology import SMPL_JOINTS, Topology
-from mega_ros.bundle import TOPOLOGY, Body, Bundle, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
+from mega_ros.bundle import TOPOLOGY, Body, Bundle, Calibration, Crop, Graph, Graphs, Sampling, Tensor, write_bundle
 
 SIZE = 32
 MARGIN = 1.5
@@ -27,8 +27,8 @@ FLOAT = "float32"
 def little_bundle(folder: Path, *, errors: bool = True, scale: float = 1.0, samples: int = 0) -> Bundle:
     """errors: whether the deterministic graph gives sigma, joints_sigma and distance."""
     regressor = np.random.default_rng(1).dirichlet(np.ones(VERTICES), JOINTS).astype(np.float32)
-    Topology(TEMPLATE, np.int32([[0, 1, 2]]), regressor, np.zeros(VERTICES, np.int32)).save(folder / TOPOLOGY)
-    graphs = {
+    Topology(TEMPLATE, np.array([[0, 1, 2]], np.int32), regressor, np.zeros(VERTICES, np.int32)).save(folder / TOPOLOGY)
+    graphs: Graphs = {
         "backbone": _backbone(folder),
         "deterministic": _deterministic(folder, errors),
         "sampler": _sampler(folder),
@@ -109,8 +109,8 @@ def _deterministic(folder: Path, errors: bool) -> Graph:
         "row": np.array([-1, 1]),
         "flat": np.array([-1]),
         "template": TEMPLATE,
-        "upright": np.diag(np.float32([1, -1, -1])),
-        "weak": np.float32([CAMERA]),
+        "upright": np.diag(np.array([1, -1, -1], np.float32)),
+        "weak": np.array([CAMERA], np.float32),
         "no_tokens": np.zeros((1, TOKENS), np.int64),
         "no_vertices": np.zeros((1, VERTICES), np.float32),
         "joint_errors": np.arange(JOINTS, dtype=np.float32)[None],

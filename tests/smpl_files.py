@@ -30,7 +30,7 @@ _JOINTS = np.array([
 _PARENTS = [-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21]
 
 
-def smpl_arrays(vertices: int = 162, joints: int = 24, seed: int = 0) -> dict[str, np.ndarray]:
+def smpl_arrays(vertices: int = 162, joints: int = 24, seed: int = 0) -> dict[str, Any]:
     """The arrays of a model file: an ellipsoid of `vertices` and SMPL's 24 or SMPL-H's 52 joints, dense, float64."""
     rng = np.random.default_rng(seed)
     template, faces = _ellipsoid(vertices)
@@ -113,10 +113,10 @@ class _Python2Pickler(pickle._Pickler):
 
     def _save_string(self, value: str | bytes) -> None:
         data = value if isinstance(value, bytes) else value.encode("latin1")
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(value)
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)  # type: ignore[attr-defined]  # typeshed knows the C pickler
+        self.memoize(value)  # type: ignore[attr-defined]
 
-    dispatch: ClassVar = {**pickle._Pickler.dispatch, str: _save_string, bytes: _save_string}
+    dispatch: ClassVar = {**pickle._Pickler.dispatch, str: _save_string, bytes: _save_string}  # type: ignore[dict-item]
 
 
 def _as_released(arrays: dict[str, np.ndarray]) -> dict[str, Any]:

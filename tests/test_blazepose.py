@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -53,7 +54,9 @@ class TfliteFile:
     def shape(self, tensor: int) -> tuple[int, ...]:
         return self.tensors[tensor][0]
 
-    def add_operator(self, name: str, inputs: list[int], shape: tuple[int, ...], compute, options=None, kind=0) -> int:
+    def add_operator(
+        self, name: str, inputs: list[int], shape: tuple[int, ...], compute: Any, options: Any = None, kind: int = 0
+    ) -> int:
         output = self.tensor(shape)
         self.operators.append((getattr(tflite.BuiltinOperator, name), inputs, output, options, kind))
         self.makers[output] = inputs, compute
@@ -75,10 +78,11 @@ class TfliteFile:
         """Without `outputs`, one of each channel by itself."""
         _, height, width, inputs = self.shape(x)
         each = outputs is None
-        shape = (1, kernel, kernel, inputs) if each else (outputs, kernel, kernel, inputs)
+        channels = inputs if outputs is None else outputs
+        shape = (1, kernel, kernel, inputs) if each else (channels, kernel, kernel, inputs)
         fan_in = kernel * kernel * (1 if each else inputs)
         weight = self.constant(self.random.normal(size=shape) * np.sqrt(2 / fan_in))
-        bias = self.constant(self.random.normal(size=inputs if each else outputs) * 0.1)
+        bias = self.constant(self.random.normal(size=channels) * 0.1)
         if padding == SAME:
             size = (-(-height // stride), -(-width // stride))
         else:
@@ -107,7 +111,6 @@ class TfliteFile:
             return make["End"](b)
 
         name = "DEPTHWISE_CONV_2D" if each else "CONV_2D"
-        channels = inputs if each else outputs
         return self.add_operator(
             name, [x, weight, bias], (1, *size, channels), compute, options, getattr(tflite.BuiltinOptions, prefix)
         )
@@ -273,7 +276,9 @@ def pose_file(v: Variant, stem: int = 24, stem_act: int = RELU6, logistic: str =
 
     x = f.convolution(f.pad(f.image, 1), stem, 3, 2, VALID, stem_act)
     x = f.convolution(f.convolution(x, None, 3), v.stem, act=NONE)
-    up, across, beside = v.up or 32, [], []
+    up = v.up or 32
+    across: list[Any] = []
+    beside: list[Any] = []
     for stage, (outputs, blocks) in enumerate(v.trunk):
         kernel = (3, 5, 3, 5, 5)[stage]
         if stage == 3:
@@ -342,7 +347,7 @@ def test_an_imported_file_computes_what_its_operators_do(tmp_path: Path, width: 
         load_backbone(folder, other)
 
 
-def _damaged(change: Callable[[Path], None]) -> Callable[[Path], None]:
+def _damaged(change: Callable[[Path], object]) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         pose_file(VARIANTS[16]).write(path)
         change(path)
@@ -481,7 +486,7 @@ def test_the_exported_graph_computes_the_same_for_any_number_of_crops() -> None:
     batch = torch.export.Dim("people", min=1, max=64)
     example = (torch.rand(2, 3, 256, 256),)
     exported = torch.export.export(backbone, example, dynamic_shapes=({0: batch},), strict=True)
-    program = torch.onnx.export(exported, dynamo=True, optimize=False)  # which would take as long again
+    program: Any = torch.onnx.export(exported, dynamo=True, optimize=False)  # which would take as long again
     content = io.BytesIO()
     program.save(content)
     session = onnxruntime.InferenceSession(content.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_fields_of_an_archive(tmp_path: Path) -> None:
 
 def test_pickles_run_nothing(tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self) -> tuple:
+        def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "sprung"),)
 
     file = tmp_path / "trap.pkl"

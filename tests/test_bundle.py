@@ -10,13 +10,25 @@ from typing import Any
 import pytest
 
 from mega_model.core.errors import InputError
-from mega_ros.bundle import DEFAULT, Body, Bundle, BundleError, Calibration, Crop, Graph, Sampling, Tensor, write_bundle
+from mega_ros.bundle import (
+    DEFAULT,
+    Body,
+    Bundle,
+    BundleError,
+    Calibration,
+    Crop,
+    Graph,
+    Graphs,
+    Sampling,
+    Tensor,
+    write_bundle,
+)
 
 FEATURES = {"features": Tensor("float32", ("P", 4, 1, 1))}
 LANDMARKS = {"landmarks": Tensor("float32", ("P", 39, 5))}
 TOKENS = Tensor("int64", ("P", 6))
 SEEN = {"image": Tensor("float32", ("P", 7, 8)), "logits": Tensor("float32", ("P", 6, 9))}
-GRAPHS = {
+GRAPHS: Graphs = {
     "backbone": Graph({"crops": Tensor("uint8", ("P", 32, 32, 3))}, FEATURES | LANDMARKS),
     "deterministic": Graph(
         FEATURES,
@@ -182,7 +194,7 @@ TENSOR = {"dtype": "float32", "shape": ["P"]}
 )
 def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, names: list[str]) -> None:
     change(folder, lambda m: m["graphs"][graph][kind].update(dict.fromkeys(names, TENSOR)))
-    assert {*names} <= {*getattr(Bundle.load(folder).graphs[graph], kind)}
+    assert {*names} <= {*getattr(dict(Bundle.load(folder).graphs)[graph], kind)}
     change(folder, lambda m: m["graphs"][graph][kind].update(more=TENSOR))
     assert f"graphs.{graph}.{kind} are " in error(folder)
 

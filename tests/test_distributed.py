@@ -5,10 +5,12 @@ Started by torchrun or python, this file is the training that its tests look at.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,26 @@ from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.train.loop import Batch, LoopConfig, fit
 from mega_model.train.pretrain import PretrainObjective
 from mega_model.train.recover import RecoverObjective, RecoverTraining
+from mega_model.train.tokenizer import TokenizerObjective, TokenizerTraining
 
 STEPS, PER_PROCESS = 12, 3
 STAGES = ("pretrain", "recover")
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+def sphere() -> Topology:
+    """The faces of a sphere, and vertices anywhere."""
+    faces, size = icosphere(2)
+    template = np.random.default_rng(0).normal(size=(size, 3)).astype(np.float32)
+    regressor = np.full((24, size), 1 / size, np.float32)
+    return Topology(template, faces.astype(np.int32), regressor, np.zeros(size, np.int32))
+
+
 def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None:
     """Both stages of MEGA, tiny, on noise. A step takes PER_PROCESS examples for each of `processes`."""
     torch.manual_seed(0)
-    faces, count = icosphere(2)
-    template = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
-    regressor = np.full((24, count), 1 / count, np.float32)
-    topology = Topology(template, faces.astype(np.int32), regressor, np.zeros(count, np.int32))
+    topology = sphere()
+    template = topology.template
     tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16))
     model = Mega(MegaConfig(tokenizer.length, 16, 32, 1, 1, 2, "resnet18", backbone_width=8, image_size=32))
 
@@ -65,6 +74,37 @@ def train(out: Path, processes: int, pause: float = 0.0, **options: Any) -> None
     fit(recover, RecoverObjective(model, tokenizer, recover), images, {})
 
 
+class NoiseMeshes:
+    """What the codebook starts from."""
+
+    def __init__(self) -> None:
+        self.template = sphere().template
+        self.made_of = {"meshes": "noise"}
+        self.seeds = (0,)
+
+    def topology(self) -> Topology:
+        return sphere()
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        return self.template + 0.3 * rng.normal(size=(count, *self.template.shape)).astype(np.float32)
+
+
+def train_tokenizer(out: Path) -> None:
+    """Each process takes its share of every step's 2 * PER_PROCESS meshes. Codes die fast, and start again."""
+    torch.manual_seed(0)
+    meshes, rank, steps = NoiseMeshes(), int(os.environ.get("RANK", 0)), count()
+    tokenizer = MeshTokenizer(meshes.topology(), TokenizerConfig(channels=(4,), latent=3, codes=64))
+    tokenizer.quantizer.decay = 0.5
+
+    def share(_: np.random.Generator, size: int) -> Batch:
+        whole = meshes.draw(np.random.default_rng(next(steps)), 2 * PER_PROCESS)
+        return {"vertices": torch.from_numpy(whole[rank * size : (rank + 1) * size])}
+
+    sizes: dict[str, Any] = {"steps": STEPS, "batch": 2 * PER_PROCESS, "lr": 0.003, "warmup": 2}
+    config = TokenizerTraining(out=out / "tokenizer", **sizes, quantize_from=2)
+    fit(config, TokenizerObjective(tokenizer, config, meshes), share, meshes.made_of)
+
+
 def curves(out: Path, stage: str) -> dict[str, list[float]]:
     """Every loss at every step, as TensorBoard shows them."""
     events = EventAccumulator(str(out / stage), {"scalars": 0}).Reload()
@@ -73,13 +113,14 @@ def curves(out: Path, stage: str) -> dict[str, list[float]]:
     return {name: [e.value for e in events] for name, events in scalars.items()}
 
 
-def start(launcher: list[str], out: Path, pause: float = 0.0) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, *launcher, __file__, str(out), str(pause)])
+def start(launcher: list[str], out: Path, what: str = "0") -> subprocess.Popen[bytes]:
+    """what: "tokenizer", or MEGA's pause before each batch, seconds."""
+    return subprocess.Popen([sys.executable, *launcher, __file__, str(out), what])
 
 
 def terminate(launcher: list[str], out: Path) -> int:
     """Start the training, send SIGTERM in the middle of the second stage, and return the exit code."""
-    process = start(launcher, out, pause=0.5)
+    process = start(launcher, out, "0.5")
     while not list((out / "recover").glob("events*")):
         assert process.poll() is None, "it ended before it was told to"
         time.sleep(0.05)
@@ -120,6 +161,19 @@ def test_two_processes_learn_what_one_does_with_the_double_batch(one: Path, two:
             torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_two_processes_learn_the_codebook_of_one_with_the_double_batch(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    train_tokenizer(one)
+    assert start(TORCHRUN, two, "tokenizer").wait() == 0
+    expected, found = curves(one, "tokenizer"), curves(two, "tokenizer")
+    for name in ("v2v", "commitment"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3), name
+    weights, others = (load_file(out / "tokenizer" / "model.safetensors") for out in (one, two))
+    assert (weights["quantizer.size"] > 0).all()
+    for name in weights:
+        torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_sigterm_saves_and_the_next_start_goes_on(one: Path, tmp_path: Path) -> None:
     assert terminate([], tmp_path) == 128 + signal.SIGTERM
     train(tmp_path, processes=2)
@@ -140,4 +194,7 @@ def test_mixed_precision_computes_about_the_same(one: Path, tmp_path: Path) -> N
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), 2, float(sys.argv[2]))
+    if sys.argv[2] == "tokenizer":
+        train_tokenizer(Path(sys.argv[1]))
+    else:
+        train(Path(sys.argv[1]), 2, float(sys.argv[2]))

@@ -28,32 +28,34 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("place", [(0, 0, 3), (0.8, -0.5, 3), (-0.6, 0.4, 2)])
-def test_a_surface_is_drawn_where_its_points_project_to(image, place):
+def test_a_surface_is_drawn_where_its_points_project_to(image: np.ndarray, place: tuple[float, float, float]) -> None:
     drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, K))
     corners = project(people(place)[0], K)
     np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
     np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
 
 
-def test_nobody_leaves_the_image_as_it_is(image):
+def test_nobody_leaves_the_image_as_it_is(image: np.ndarray) -> None:
     nobody = np.zeros((0, 6, 3), np.float32)
     np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, K), image)
 
 
 @pytest.mark.parametrize("place", [(0, 0, -3), (0, 0, 0), (9, 0, 3)])
-def test_what_lies_behind_or_beside_the_camera_is_not_drawn(image, place):
+def test_what_lies_behind_or_beside_the_camera_is_not_drawn(
+    image: np.ndarray, place: tuple[float, float, float]
+) -> None:
     np.testing.assert_array_equal(draw.overlay(image, people(place), np.array([0]), FACES, K), image)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_the_nearer_person_hides_the_other(image, order):
+def test_the_nearer_person_hides_the_other(image: np.ndarray, order: tuple[int, int]) -> None:
     places = np.array([(0, 0, 2), (0, 0, 4)])
     both = draw.overlay(image, people(*places[list(order)]), np.array(order), FACES, K)
     alone = draw.overlay(image, people((0, 0, 2)), np.array([0]), FACES, K)
     np.testing.assert_allclose(both[120, 160].astype(int), alone[120, 160], atol=2)
 
 
-def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey():
+def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey() -> None:
     low, middle, high, above, unknown = draw.sigma_colours(np.array([0, 0.05, 0.1, 0.5, np.nan]), 0.1)
     assert low[0] > 2 * low[2]
     assert high[2] > 2 * high[0]
@@ -62,7 +64,7 @@ def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey():
     assert np.ptp(unknown) == 0
 
 
-def test_sigma_views_show_sigma(image):
+def test_sigma_views_show_sigma(image: np.ndarray) -> None:
     sigma = 0.05 + BALL[None, :, 0] / 6  # 0 to 0.1 m, uncertain to the right
     front, _ = draw.sigma_views(people((0, 0, 3)), sigma, FACES, K, (320, 240), 0.1)
     left, right = front[120, 140].astype(int), front[120, 180].astype(int)
@@ -70,7 +72,7 @@ def test_sigma_views_show_sigma(image):
     assert right[2] > right[0]
 
 
-def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view():
+def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view() -> None:
     vertices = people((0, 0, 3), (0.2, 0.1, 6))
     turned, intrinsics = draw.from_the_side(vertices, (320, 240))
     pixels = project(turned.reshape(-1, 3), intrinsics)

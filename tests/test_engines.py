@@ -29,13 +29,14 @@ def test_outputs_are_those_of_the_manifest_for_any_number_of_people(bundle: Bund
         crops = np.random.default_rng(0).integers(0, 256, (people, size, size, 3), np.uint8)
         shape = [int(n) for n in bundle.graphs["sampler"].inputs["uniforms"].shape[2:]]
         known = {"crops": crops, "uniforms": np.full((people, samples, *shape), 0.5, np.float32)}
+        sizes: dict[int | str, int | str] = {"P": people, "Q": samples}
         for name, engine in engines.items():
-            graph = bundle.graphs[name]
+            graph: Graph = bundle.graphs[name]  # type: ignore[literal-required]
             outputs = engine.run(**{key: known[key] for key in graph.inputs})
             known |= outputs
             assert set(outputs) == set(graph.outputs)
             for key, value in outputs.items():
-                expected = tuple({"P": people, "Q": samples}.get(n, n) for n in graph.outputs[key].shape)
+                expected = tuple(sizes.get(n, n) for n in graph.outputs[key].shape)
                 assert (value.shape, value.dtype.name) == (expected, graph.outputs[key].dtype), key
                 assert np.isfinite(value).all(), key
 

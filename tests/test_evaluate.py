@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def crops(folder: Path) -> ImageSet:
     return open_set(f"rendered:{folder / 'crops'}")
 
 
-def evaluate(folder: Path, table: str, *options: str) -> tuple[dict, str]:
+def evaluate(folder: Path, table: str, *options: str) -> tuple[dict[str, Any], str]:
     """The JSON and the HTML that `mega evaluate <table>` leaves, run on eight images."""
     shared = ["--checkpoint", folder / "model", "--set", f"rendered:{folder / 'crops'}", "--out", folder / table]
     assert cli.main(["evaluate", table, *map(str, shared), "--count", "8", "--batch", "5", *options]) == 0
@@ -83,7 +84,7 @@ def evaluate(folder: Path, table: str, *options: str) -> tuple[dict, str]:
     return json.loads(file.read_text()), file.with_suffix(".html").read_text()
 
 
-def only_table(content: dict) -> dict:
+def only_table(content: dict[str, Any]) -> dict[str, Any]:
     (table,) = content["tables"].values()
     return table
 
@@ -97,13 +98,12 @@ def test_alignment_is_what_its_name_says(crops: ImageSet) -> None:
     wrong = truth.copy()
     wrong[:, crops.topology.joint_regressor[0] > 0] += 0.05  # the pelvis alone
     for align in ("pelvis", "mean"):
-        protocol = Protocol.of(crops, Conventions(align=align))  # type: ignore[arg-type]
+        protocol = Protocol.of(crops, Conventions(align=align))
         assert align in protocol.name and "smpl24" in protocol.name
         for error in protocol.errors(moved, truth).values():
             np.testing.assert_allclose(error, 0, atol=1e-5)
     by_pelvis, by_mean = (
-        Protocol.of(crops, Conventions(align=align)).errors(wrong, truth)["PVE"]  # type: ignore[arg-type]
-        for align in ("pelvis", "mean")
+        Protocol.of(crops, Conventions(align=align)).errors(wrong, truth)["PVE"] for align in ("pelvis", "mean")
     )
     assert (by_pelvis > 3 * by_mean).all(), "one wrong pelvis moves every vertex, but hardly their mean"
 
@@ -138,7 +138,7 @@ def test_best_by_metric_and_best_by_sample_differ() -> None:
     samples = {"PVE": np.array([[0.10, 0.08, 1, 1, 1]]), "MPJPE": np.array([[0.05, 0.07, 1, 1, 1]])}
     samples["PA-MPJPE"] = np.array([[0.04, 0.06, 1, 1, 1]])
     single = {metric: np.array([0.09]) for metric in METRICS}
-    by_metric, by_sample = (best_of_table(single, samples, best) for best in ("metric", "sample"))  # type: ignore[arg-type]
+    by_metric, by_sample = (best_of_table(single, samples, best) for best in ("metric", "sample"))
     assert [by_metric[m]["Q = 5"] for m in METRICS] == pytest.approx([80, 50, 40])
     assert [by_sample[m]["Q = 5"] for m in METRICS] == pytest.approx([80, 70, 60])
     assert by_metric["PVE"] == pytest.approx({"Q = 1": 100, "Q = 5": 80, "Imp, %": 20, "deterministic": 90})
@@ -284,7 +284,7 @@ def test_figures(folder: Path) -> None:
     assert [caption[:8] for caption in captions] == [f"Figure {n}" for n in (4, 5, 6, 7, 9, 7)]
 
 
-def score(model: Path, *options: str | Path) -> tuple[dict, dict]:
+def score(model: Path, *options: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """scores.json and the report of `mega evaluate`."""
     command = ["evaluate", "--checkpoint", model, "--steps", "2", "--samples", "5", *options]
     assert cli.main([*map(str, command)]) == 0

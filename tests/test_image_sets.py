@@ -244,11 +244,16 @@ def test_3dpw_splits_and_the_occluded_scenes(tmp_path: Path, body: Path) -> None
 def test_3dpw_npz_of_spin_and_of_the_released_code(tmp_path: Path, body: Path) -> None:
     people = read_people(f"3dpw:{write_3dpw(tmp_path, body)}")
     names = [str(Path(name).relative_to(tmp_path)) for name in people.images]
-    shared = {"imgname": names, "center": people.centre, "gender": ["m", "m", "f", "f"]}
+    shared: dict[str, Any] = {"imgname": names, "center": people.centre, "gender": ["m", "m", "f", "f"]}
     pose = np.pad(people.pose, ((0, 0), (0, 6)))
     np.savez(tmp_path / "3dpw_test.npz", **shared, scale=people.side / 200, pose=pose, shape=people.betas)
     depth = people.joints2d + np.array([0, 0, 3], np.float32)
-    released = {"scale": 200 / people.side, "root_orient": pose[:, :3], "pose_body": pose[:, 3:66], "j2d": depth}
+    released: dict[str, Any] = {
+        "scale": 200 / people.side,
+        "root_orient": pose[:, :3],
+        "pose_body": pose[:, 3:66],
+        "j2d": depth,
+    }
     np.savez(tmp_path / "3DPW_occ.npz", **shared, **released, betas=people.betas)
     want = whole(open_set(f"3dpw:{tmp_path}", body=body))
     spin = whole(open_set(f"3dpw:{tmp_path / '3dpw_test.npz'}", body=body))

@@ -38,7 +38,7 @@ def test_packed_colours(bgr: np.ndarray, encoding: str, padding: int) -> None:
         "rgba8": cv2.COLOR_BGR2RGBA,
         "mono8": cv2.COLOR_BGR2GRAY,
     }
-    pixels = bgr if codes[encoding] is None else cv2.cvtColor(bgr, codes[encoding])
+    pixels = bgr if (code := codes[encoding]) is None else cv2.cvtColor(bgr, code)
     image = to_bgr(message(pixels, encoding, padding))
     expected = np.repeat(pixels[..., None], 3, axis=2) if encoding == "mono8" else bgr
     assert image.dtype == np.uint8
@@ -80,7 +80,7 @@ def test_agrees_with_rosbags_image(encoding: str) -> None:
 def test_yuv_422(encoding: str, padding: int) -> None:
     """Luma 81, colour 90 / 240 is pure red in the studio range; left and right neighbours share their colours."""
     pair = [90, 81, 240, 81] if encoding in ("uyvy", "yuv422") else [81, 90, 81, 240]
-    pixels = np.tile(np.uint8(pair), (HEIGHT, WIDTH // 2)).reshape(HEIGHT, WIDTH, 2)
+    pixels = np.tile(np.array(pair, np.uint8), (HEIGHT, WIDTH // 2)).reshape(HEIGHT, WIDTH, 2)
     image = to_bgr(message(pixels, encoding, padding)).astype(int)
     assert np.abs(image - [0, 0, 255]).max() <= 2
 
@@ -89,7 +89,9 @@ def test_yuv_422(encoding: str, padding: int) -> None:
 @pytest.mark.parametrize("encoding", ["nv12", "nv21"])
 def test_yuv_420(encoding: str, padding: int) -> None:
     pixels = np.full((HEIGHT * 3 // 2, WIDTH), 81, np.uint8)
-    pixels[HEIGHT:] = np.tile(np.uint8([90, 240] if encoding == "nv12" else [240, 90]), (HEIGHT // 2, WIDTH // 2))
+    pixels[HEIGHT:] = np.tile(
+        np.array([90, 240] if encoding == "nv12" else [240, 90], np.uint8), (HEIGHT // 2, WIDTH // 2)
+    )
     image = to_bgr(message(pixels, encoding, padding, height=HEIGHT)).astype(int)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(image - [0, 0, 255]).max() <= 2
@@ -148,7 +150,7 @@ def test_png_is_exact(bgr: np.ndarray) -> None:
 
 
 def test_jpeg_is_close() -> None:
-    ramp = np.repeat(np.arange(0, 256, 2, np.uint8)[None], 64, axis=0)
+    ramp = np.repeat(np.arange(0, 256, 2, dtype=np.uint8)[None], 64, axis=0)
     pixels = np.stack([ramp, 255 - ramp, ramp // 2], axis=-1)
     image = to_bgr(compressed(encoded(".jpg", pixels)))
     assert image.shape == pixels.shape

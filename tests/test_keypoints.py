@@ -59,9 +59,8 @@ def write_set(folder: Path, images: list[np.ndarray], annotations: list[dict[str
 
 def person(box: Any = (0, 0, 100, 200), points: Any = None, **fields: Any) -> Person:
     points = np.zeros((12, 2)) if points is None else points
-    return Person(
-        np.asarray(box, float), points, **{"seen": np.ones(12, bool), "crowd": False, "joints3d": None} | fields
-    )
+    fields = dict[str, Any](seen=np.ones(12, bool), crowd=False, joints3d=None) | fields
+    return Person(np.asarray(box, float), points, **fields)
 
 
 def photograph(*people: Person, ignore: Any = (), all_marked: bool = True, group: str = "") -> Photograph:
@@ -76,7 +75,7 @@ def points(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(10, 200, (12, 2))
 
 
-def test_joints_are_found_by_name_whatever_their_order(tmp_path):
+def test_joints_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     labels = points()
     path = write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], [annotation((10, 20, 110, 220), labels)])
     data = json.loads(path.read_text())
@@ -96,7 +95,7 @@ def test_joints_are_found_by_name_whatever_their_order(tmp_path):
     assert one.all_marked and one.group == "" and one.ignore.shape == (0, 4)
 
 
-def test_crowds_regions_and_joints_in_space_are_read(tmp_path):
+def test_crowds_regions_and_joints_in_space_are_read(tmp_path: Path) -> None:
     joints = np.random.default_rng(0).normal(size=(12, 3))
     people = [
         annotation((0, 0, 100, 200), points(), iscrowd=1),
@@ -110,7 +109,7 @@ def test_crowds_regions_and_joints_in_space_are_read(tmp_path):
     np.testing.assert_array_equal(one.people[1].joints3d, joints)
 
 
-def test_the_orientation_tag_is_ignored(tmp_path):
+def test_the_orientation_tag_is_ignored(tmp_path: Path) -> None:
     """Annotations refer to the stored pixels."""
     path = write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], [])
     stored = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
@@ -147,7 +146,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("message", BROKEN)
-def test_what_is_wrong_with_a_file_is_one_line(message, tmp_path, capsys):
+def test_what_is_wrong_with_a_file_is_one_line(
+    message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], [annotation((10, 20, 110, 220), points())])
     data = json.loads(path.read_text())
     BROKEN[message](data)
@@ -169,7 +170,13 @@ def test_what_is_wrong_with_a_file_is_one_line(message, tmp_path, capsys):
         (("--set", "coco-keypoints:broken.json"), "0.png: not an image"),
     ],
 )
-def test_what_is_wrong_with_the_arguments_is_one_line(arguments, message, tmp_path, monkeypatch, capfd):
+def test_what_is_wrong_with_the_arguments_is_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], [])
     if "broken" in arguments[1]:
@@ -183,14 +190,14 @@ def test_what_is_wrong_with_the_arguments_is_one_line(arguments, message, tmp_pa
 # ----------------------------------------------------------------------------------------------------- the definitions
 
 
-def test_pck_counts_annotated_joints_by_the_length_of_their_person():
+def test_pck_counts_annotated_joints_by_the_length_of_their_person() -> None:
     error = np.array([[2.0, 2.1, np.nan, np.inf], [4.0, 4.1, np.nan, np.nan]])
     assert metrics.pck(error, np.array([10.0, 20.0])) == pytest.approx(2 / 5)
     assert metrics.pck(error, np.array([10.0, 20.0]), factor=0.3) == pytest.approx(4 / 5)
     assert np.isnan(metrics.pck(error[:, 2:3], np.array([10.0, 20.0])))
 
 
-def test_the_torso_is_the_mean_of_the_diagonals():
+def test_the_torso_is_the_mean_of_the_diagonals() -> None:
     labels = np.zeros((12, 2))
     labels[LIMBS.index("left_shoulder")] = [30, 40]
     labels[LIMBS.index("right_hip")] = [0, 0]
@@ -203,7 +210,7 @@ def test_the_torso_is_the_mean_of_the_diagonals():
     assert torso(person((0, 0, 300, 400), labels, seen=np.zeros(12, bool))) == pytest.approx(0.35 * 400)
 
 
-def test_every_limb_joint_belongs_to_a_part():
+def test_every_limb_joint_belongs_to_a_part() -> None:
     assert sorted(k for columns in PARTS.values() for k in columns) == [*range(12)]
 
 
@@ -213,7 +220,7 @@ def found(one: Photograph, *boxes: Any, scores: Any = None) -> tuple[list[int], 
     return who.tolist(), wrong.tolist()
 
 
-def test_each_person_is_found_once_by_the_best_score():
+def test_each_person_is_found_once_by_the_best_score() -> None:
     one = photograph(person((0, 0, 100, 200)), person((200, 0, 300, 200)))
     assert found(one, (0, 0, 100, 190), (0, 0, 100, 200), (200, 0, 300, 210)) == ([0, -1, 1], [False, True, False])
     assert found(one, (0, 0, 100, 190), (0, 0, 100, 200), scores=(0.6, 0.7)) == ([-1, 0], [True, False])
@@ -222,12 +229,12 @@ def test_each_person_is_found_once_by_the_best_score():
     assert found(one) == ([], [])
 
 
-def test_of_two_people_the_one_who_counts_is_found_first():
+def test_of_two_people_the_one_who_counts_is_found_first() -> None:
     one = photograph(person((0, 0, 100, 200), crowd=True), person((0, 0, 100, 150)))
     assert found(one, (0, 0, 100, 200), (0, 0, 100, 200)) == ([1, 0], [False, False])
 
 
-def test_what_counts_neither_way():
+def test_what_counts_neither_way() -> None:
     """Small people, small detections, and whatever lies in a region to ignore or in a crowd."""
     one = photograph(person((0, 0, 30, 59)), person((100, 0, 200, 200), crowd=True), ignore=[(200, 100, 320, 240)])
     assert not any(somebody.counts for somebody in one.people)
@@ -242,7 +249,7 @@ def recovery() -> Recovery:
     return Recovery.load("default")
 
 
-def test_the_rest_pose_stands_upright_in_the_box_and_faces_the_camera(recovery):
+def test_the_rest_pose_stands_upright_in_the_box_and_faces_the_camera(recovery: Recovery) -> None:
     pose = dict(zip(LIMBS, rest_pose(recovery.topology, np.array([100.0, 50, 160, 450]))))
     assert pose["left_shoulder"][0] > 130 > pose["right_shoulder"][0]
     heights = [pose[f"left_{part}"][1] for part in ("shoulder", "hip", "knee", "ankle")]
@@ -262,7 +269,7 @@ def annotated(answer: Limbs, shift: float = 0.0) -> Person:
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # spearman of errors that are all 0
-def test_a_perfect_answer_and_a_missing_one(recovery):
+def test_a_perfect_answer_and_a_missing_one(recovery: Recovery) -> None:
     one, answer = photograph(), limbs(0)
     perfect = score(one, annotated(answer), answer, answer, recovery.topology)
     missed = score(one, annotated(answer), answer, NOBODY, recovery.topology)
@@ -271,7 +278,7 @@ def test_a_perfect_answer_and_a_missing_one(recovery):
     assert numbers["pck_end_to_end"] == numbers["recall"] == 0.5  # whoever is missed has no joint right
     assert numbers["pa_mpjpe"] == pytest.approx(0, abs=1e-9)
     assert numbers["pa_mpjpe_end_to_end"] == pytest.approx(0, abs=1e-9)  # of those who were found
-    assert numbers["pa_mpjpe_constant"] > 0.1
+    assert numbers["pa_mpjpe_constant"] is not None and numbers["pa_mpjpe_constant"] > 0.1
     assert (numbers["scored"], numbers["joints"], numbers["people_3d"]) == (2, 24, 2)
     nothing = score(one, annotated(answer), NOBODY, NOBODY, recovery.topology)
     numbers = summary([], [nothing])
@@ -280,7 +287,7 @@ def test_a_perfect_answer_and_a_missing_one(recovery):
         assert numbers[name] is None
 
 
-def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery):
+def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery: Recovery) -> None:
     answer = limbs(1)
     focal = intrinsics_from_fov(WIDTH, HEIGHT, FOV_DEFAULT)[0, 0]
     metres = 5 * answer.joints[:, 2] / focal
@@ -296,14 +303,14 @@ def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery
     assert summary([], [in_order])["spearman"] == pytest.approx(1)
 
 
-def test_precision_is_over_images_where_everybody_is_marked():
+def test_precision_is_over_images_where_everybody_is_marked() -> None:
     numbers = summary([DetectionCounts("", 4, 3, 1, True), DetectionCounts("", 4, 4, 2, False)], [])
     assert numbers["recall"] == pytest.approx(7 / 8)
     assert numbers["precision"] == pytest.approx(3 / 4)
     assert (numbers["found"], numbers["wrong"]) == (7, 1)
 
 
-def test_rows_of_groups():
+def test_rows_of_groups() -> None:
     numbers = rows([DetectionCounts(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
     assert {name: row["people"] for name, row in numbers.items()} == {"a": 1, "b": 2, "all": 7, "all but b": 5}
 
@@ -325,13 +332,14 @@ def frames(clip_frames: list[Any]) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # spearman of errors that are all 0
-def test_the_products_own_answer_is_perfect(tmp_path, frames, recovery):
+def test_the_products_own_answer_is_perfect(tmp_path: Path, frames: list[Any], recovery: Recovery) -> None:
     """Annotated with what the bundle finds, every number says so."""
     columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
     annotations = []
+    assert recovery.detector is not None
     for n, image in enumerate(frame.image for frame in frames):
         people = recovery.run(image, boxes=recovery.detector(image)[0])  # as the verb does, without keypoints
-        pixels = project(people.joints[:, columns], intrinsics_from_fov(*image.shape[1::-1], FOV_DEFAULT))
+        pixels = project(people.joints[:, columns], intrinsics_from_fov(image.shape[1], image.shape[0], FOV_DEFAULT))
         annotations += [
             annotation(box, labels, n, joints3d=joints.astype(float).tolist())
             for box, labels, joints in zip(people.boxes, pixels, people.joints[:, columns])
@@ -346,7 +354,9 @@ def test_the_products_own_answer_is_perfect(tmp_path, frames, recovery):
     assert numbers["pck_constant"] < 1
 
 
-def test_the_truth_of_the_clip(tmp_path, frames, recovery, capsys):
+def test_the_truth_of_the_clip(
+    tmp_path: Path, frames: list[Any], recovery: Recovery, capsys: pytest.CaptureFixture[str]
+) -> None:
     columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
     annotations = []
     for n, frame in enumerate(frames):
@@ -369,7 +379,9 @@ def test_the_truth_of_the_clip(tmp_path, frames, recovery, capsys):
         assert text in shown
 
 
-def test_numbers_agree_with_the_reference_script(tmp_path, shared, capsys):
+def test_numbers_agree_with_the_reference_script(
+    tmp_path: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """On a few of the project's photographs: one with 3D joints, with ignored regions, with people not annotated."""
     folder = shared / "real_dev"
     chosen = ("h36m", "coco", "aic", "ochuman", "lspet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def bedlam(seed: int, frames: int = 5) -> dict[str, np.ndarray]:
     }
 
 
-def write(file: Path, fields: dict[str, np.ndarray]) -> Path:
+def write(file: Path, fields: dict[str, Any]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez(file, **fields)
     return file

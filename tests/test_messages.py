@@ -92,8 +92,8 @@ def test_cut_off_cloud() -> None:
 
 def test_topology_message() -> None:
     topology = Topology(
-        template=np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]),
-        faces=np.int32([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]]),
+        template=np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32),
+        faces=np.array([[0, 2, 1], [0, 1, 3], [1, 2, 3], [0, 3, 2]], np.int32),
         joint_regressor=np.full((24, 4), 0.25, np.float32),
         parts=np.zeros(4, np.int32),
     )

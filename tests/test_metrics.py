@@ -21,7 +21,7 @@ def points(seed: int, shape: tuple[int, ...], count: int = 24) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(*shape, count, 3))
 
 
-def test_a_shift_is_an_error_until_both_are_centred():
+def test_a_shift_is_an_error_until_both_are_centred() -> None:
     truth = points(0, (4,))
     moved = truth + [0.3, 0.0, 0.4]
     np.testing.assert_allclose(metrics.mean_distance(moved, truth), 0.5)
@@ -31,7 +31,7 @@ def test_a_shift_is_an_error_until_both_are_centred():
     )
 
 
-def test_one_wrong_vertex():
+def test_one_wrong_vertex() -> None:
     truth = points(1, ())
     wrong = truth.copy()
     wrong[5, 2] += 0.24
@@ -42,7 +42,7 @@ def test_one_wrong_vertex():
     assert off == pytest.approx((23 * 0.01 + 0.23) / 24)
 
 
-def test_a_wrong_origin_counts_for_every_other_point():
+def test_a_wrong_origin_counts_for_every_other_point() -> None:
     truth = points(3, (2,))
     wrong = truth.copy()
     wrong[:, 7] += [0.24, 0, 0]
@@ -53,7 +53,7 @@ def test_a_wrong_origin_counts_for_every_other_point():
 
 
 @given(seeds, batch_shapes)
-def test_procrustes_undoes_every_similarity(seed, shape):
+def test_procrustes_undoes_every_similarity(seed: int, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(seed)
     truth = points(seed, shape)
     rotation = Rotation.random(random_state=seed).as_matrix()
@@ -63,7 +63,7 @@ def test_procrustes_undoes_every_similarity(seed, shape):
 
 
 @given(seeds)
-def test_procrustes_is_the_least_squares_similarity(seed):
+def test_procrustes_is_the_least_squares_similarity(seed: int) -> None:
     rng = np.random.default_rng(seed)
     predicted, truth = points(seed, (), 6), points(seed + 1, (), 6)
     best = np.sum((metrics.procrustes(predicted, truth) - truth) ** 2)
@@ -73,13 +73,13 @@ def test_procrustes_is_the_least_squares_similarity(seed):
         assert best <= np.sum((other - truth) ** 2) + 1e-9
 
 
-def test_procrustes_never_mirrors():
+def test_procrustes_never_mirrors() -> None:
     truth = points(4, ())
     mirrored = truth * [-1, 1, 1]
     assert metrics.pa_mpjpe(mirrored, truth) > 0.1
 
 
-def test_procrustes_of_points_in_one_place_is_finite():
+def test_procrustes_of_points_in_one_place_is_finite() -> None:
     truth = points(5, (2,))
     np.testing.assert_allclose(
         metrics.procrustes(np.zeros_like(truth), truth), truth.mean(1, keepdims=True) + 0 * truth
@@ -87,7 +87,7 @@ def test_procrustes_of_points_in_one_place_is_finite():
 
 
 @given(seeds, batch_shapes)
-def test_batches_are_the_same_as_one_by_one(seed, shape):
+def test_batches_are_the_same_as_one_by_one(seed: int, shape: tuple[int, ...]) -> None:
     predicted, truth = points(seed, shape), points(seed + 1, shape)
     for metric in (metrics.mean_distance, metrics.pa_mpjpe):
         together = metric(predicted, truth)
@@ -96,31 +96,31 @@ def test_batches_are_the_same_as_one_by_one(seed, shape):
             assert together[i] == pytest.approx(metric(predicted[i], truth[i]))
 
 
-def test_best_of():
+def test_best_of() -> None:
     errors = np.array([[3.0, 1.0, 2.0], [0.5, 4.0, 0.1]])
     np.testing.assert_array_equal(metrics.best_of(errors), [1.0, 0.1])
     np.testing.assert_array_equal(metrics.best_of(errors, 1), [3.0, 0.5])
 
 
 @given(seeds)
-def test_spearman_sees_only_the_order(seed):
+def test_spearman_sees_only_the_order(seed: int) -> None:
     sigma = np.random.default_rng(seed).uniform(0.1, 1, (3, 7))
     assert metrics.spearman(sigma, np.exp(5 * sigma)) == pytest.approx(1)
     assert metrics.spearman(sigma, -(sigma**3)) == pytest.approx(-1)
 
 
-def test_coverage_of_a_half_normal_error():
+def test_coverage_of_a_half_normal_error() -> None:
     error = np.abs(np.random.default_rng(0).normal(size=200_000)) * 0.02
     sigma = np.full_like(error, 0.02)
     assert metrics.coverage(error, sigma) == pytest.approx(0.683, abs=0.005)
     assert metrics.coverage(error, sigma, 2) == pytest.approx(0.954, abs=0.005)
 
 
-def test_improvement_is_that_of_the_papers_table():
+def test_improvement_is_that_of_the_papers_table() -> None:
     assert metrics.improvement(101.6, 87.5) == pytest.approx(13.9, abs=0.05)
 
 
-def test_spread_is_the_root_mean_square_distance_from_the_mean():
+def test_spread_is_the_root_mean_square_distance_from_the_mean() -> None:
     samples = np.zeros((2, 4, 5, 3))
     samples[1, :, 2] = [[3, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]]
     expected = np.zeros((2, 5))
@@ -128,7 +128,7 @@ def test_spread_is_the_root_mean_square_distance_from_the_mean():
     np.testing.assert_allclose(metrics.spread(samples + 7), expected, atol=1e-12)
 
 
-def test_spread_is_one_formula_for_arrays_and_tensors():
+def test_spread_is_one_formula_for_arrays_and_tensors() -> None:
     torch = pytest.importorskip("torch")
     samples = points(0, (2, 5))
     np.testing.assert_allclose(metrics.spread(torch.from_numpy(samples)).numpy(), metrics.spread(samples))
@@ -141,13 +141,13 @@ def gaussian_errors(seed: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.n
     return np.linalg.norm(rng.normal(size=(*shape, 3)) * sigma[..., None] / np.sqrt(3), axis=-1), sigma
 
 
-def test_radius_of_a_gaussian_in_space():
+def test_radius_of_a_gaussian_in_space() -> None:
     # the median of chi with 3 degrees of freedom is 1.5382, its 90 % quantile 2.5003; sigma is sqrt(3) of its units
     np.testing.assert_allclose(metrics.radius(np.array([0.5, 0.9])) * np.sqrt(3), [1.5382, 2.5003], atol=1e-4)
     assert metrics.radius(0) == 0
 
 
-def test_true_sigma_is_calibrated_at_every_level():
+def test_true_sigma_is_calibrated_at_every_level() -> None:
     error, sigma = gaussian_errors(0, (200, 1000))
     np.testing.assert_allclose(metrics.reliability(error, sigma, CHI), metrics.LEVELS, atol=0.004)
     assert metrics.coverage(error, sigma, float(metrics.radius(0.9))) == pytest.approx(0.9, abs=0.003)
@@ -163,19 +163,19 @@ def test_measured_quantiles_hold_their_share_of_any_errors() -> None:
     assert metrics.calibration_error(error[1], sigma[1], radii) < 0.01 < metrics.calibration_error(error, sigma, CHI)
 
 
-def test_a_sigma_of_no_use_has_the_largest_calibration_error():
+def test_a_sigma_of_no_use_has_the_largest_calibration_error() -> None:
     error = np.ones(10)
     assert metrics.calibration_error(error, np.zeros(10), CHI) == pytest.approx(0.5)  # nothing is ever covered
     assert metrics.calibration_error(error, np.full(10, 1e9), CHI) == pytest.approx(0.5)  # everything is
 
 
-def test_too_small_a_sigma_covers_too_little():
+def test_too_small_a_sigma_covers_too_little() -> None:
     error, sigma = gaussian_errors(1, (100, 1000))
     assert (metrics.reliability(error, sigma / 2, CHI) < metrics.LEVELS).all()
     assert (metrics.reliability(error, sigma * 2, CHI) > metrics.LEVELS).all()
 
 
-def test_ause_of_perfect_useless_and_wrong_orders():
+def test_ause_of_perfect_useless_and_wrong_orders() -> None:
     """Errors uniform in 0..1: what is left of the best order has the mean (1 - f) / 2, of no order 1/2, and of the
     reversed one (1 + f) / 2. Over the mean 1/2 and integrated, the gaps are 0, 1/2 and 1."""
     error = np.random.default_rng(0).uniform(size=200_000)
@@ -185,7 +185,7 @@ def test_ause_of_perfect_useless_and_wrong_orders():
     assert metrics.ause(error, -error) == pytest.approx(1, abs=0.011)
 
 
-def test_sparsification_begins_at_one_and_is_the_same_in_any_unit():
+def test_sparsification_begins_at_one_and_is_the_same_in_any_unit() -> None:
     error, sigma = gaussian_errors(2, (40, 50))
     curve, best = metrics.sparsification(error, sigma)
     assert curve[0] == pytest.approx(1) and best[0] == pytest.approx(1)
@@ -193,19 +193,19 @@ def test_sparsification_begins_at_one_and_is_the_same_in_any_unit():
     np.testing.assert_allclose(metrics.sparsification(1000 * error, 3 * sigma)[0], curve)
 
 
-def test_apd_of_known_points():
+def test_apd_of_known_points() -> None:
     joints = np.zeros((3, 2, 3))
     joints[1, 0, 0], joints[2, 0, 1] = 3, 4  # pairs of the first joint: 3, 4 and 5; the second never moves
     assert metrics.apd(joints) == pytest.approx((3 + 4 + 5) / 3 / 2)
 
 
-def test_apd_of_gaussians():
+def test_apd_of_gaussians() -> None:
     # the difference of two has the deviation sqrt(2) on each axis, and the mean length of chi_3, sqrt(8 / pi), times it
     assert metrics.apd(points(0, (1500,), 4)) == pytest.approx(np.sqrt(2) * np.sqrt(8 / np.pi), rel=0.02)
 
 
 @given(seeds)
-def test_fid_of_two_gaussians(seed):
+def test_fid_of_two_gaussians(seed: int) -> None:
     """Samples whitened to exact moments, so that the closed form of commuting covariances holds to rounding."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(60, 4))
@@ -216,6 +216,6 @@ def test_fid_of_two_gaussians(seed):
     assert metrics.fid(x * first @ turn, x * second @ turn + shift) == pytest.approx(expected, rel=1e-6)
 
 
-def test_fid_of_a_set_and_itself_is_zero():
+def test_fid_of_a_set_and_itself_is_zero() -> None:
     x = np.random.default_rng(3).normal(size=(30, 50))  # fewer samples than dimensions, too
     assert metrics.fid(x, x[::-1]) == pytest.approx(0, abs=1e-6)

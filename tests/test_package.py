@@ -145,7 +145,7 @@ def test_package_xml_is_one_that_colcon_takes() -> None:
     assert package.get("format") == "3"
     assert package.findtext("name") == "mega_ros"
     assert package.findtext("export/build_type") == "ament_python"
-    assert re.fullmatch(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", package.find("maintainer").get("email"))  # type: ignore[union-attr]
+    assert re.fullmatch(r"[\w.+-]+@[\w-]+(\.[\w-]+)+", package.find("maintainer").get("email"))  # type: ignore[union-attr, arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from mega_ros.replay import pages
 
 K = intrinsics_from_fov(320, 240, 1.0)
 # one person, an octahedron of 30 cm at 3 m
-BALL = np.float32([[[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]]) * 0.3 + np.float32([0, 0, 3])
+BALL = np.array([[[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]], np.float32) * 0.3 + np.array(
+    [0, 0, 3], np.float32
+)
 FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
 
 
@@ -17,7 +19,7 @@ def image() -> np.ndarray:
     return np.full((240, 320, 3), 128, np.uint8)
 
 
-def test_fit_says_where_pixels_go():
+def test_fit_says_where_pixels_go() -> None:
     image = np.zeros((100, 400, 3), np.uint8)
     image[40:60, 300:320] = 255
     page, moved = pages.fit(image, (200, 150))
@@ -26,7 +28,7 @@ def test_fit_says_where_pixels_go():
     assert (page[int(y), int(x)] > 250).all()
 
 
-def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image):
+def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) -> None:
     sigma = np.full((1, 6), 0.03)
     somebody = pages.Frame(image, K, BALL, sigma, np.array([4]), "0.00 s")
     nobody = pages.Frame(image, K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
@@ -36,7 +38,7 @@ def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image):
     assert two.shape[1:] == one.shape[1:]
 
 
-def test_video_frames_have_even_sides_and_one_size(image):
+def test_video_frames_have_even_sides_and_one_size(image: np.ndarray) -> None:
     nobody = pages.Frame(image[:239, :319], K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
     somebody = pages.Frame(image[:239, :319], K, BALL, np.full((1, 6), np.nan), np.array([0]))
     shapes = {pages.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}

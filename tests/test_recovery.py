@@ -125,7 +125,7 @@ def test_joints_are_the_regressors_and_sigma_is_above_zero(recovery: Recovery, p
 
 @pytest.mark.parametrize("more", [{"samples": 0}, {"samples": 3}, {"seed": 1}])
 def test_neither_samples_nor_seed_change_mesh_or_sigma(
-    recovery: Recovery, frame: Any, people: People, more: dict[str, int]
+    recovery: Recovery, frame: Any, people: People, more: dict[str, Any]
 ) -> None:
     again = recovery.run(frame.image, frame.K, frame.boxes, ids=np.array([7, 3]), **more)
     for name in ("vertices", "sigma", "joints_sigma", "distance"):
@@ -195,7 +195,7 @@ def test_bad_input_is_named(recovery: Recovery, image: np.ndarray, change: dict[
 
 
 def test_a_box_that_shows_little_of_a_person_is_taken(recovery: Recovery, image: np.ndarray) -> None:
-    boxes = np.float32([[-200, 20, 5, 220], [310, 200, 600, 900]])
+    boxes = np.array([[-200, 20, 5, 220], [310, 200, 600, 900]], np.float32)
     assert in_image(boxes, WIDTH, HEIGHT).all()
     people = recovery.run(image, K, boxes)
     assert np.isfinite(people.vertices).all() and set(people.ids) <= {0, 1}
@@ -204,7 +204,7 @@ def test_a_box_that_shows_little_of_a_person_is_taken(recovery: Recovery, image:
 def test_nobody_is_behind_the_camera(recovery: Recovery) -> None:
     """A camera of 174 degrees, which puts a person who fills the image at its lens."""
     wide = np.array([[15.0, 0, 320], [0, 15.0, 240], [0, 0, 1]])
-    people = recovery.run(np.full((480, 640, 3), 90, np.uint8), wide, np.float32([[0, 0, 640, 480]]))
+    people = recovery.run(np.full((480, 640, 3), 90, np.uint8), wide, np.array([[0, 0, 640, 480]], np.float32))
     assert (people.vertices[..., 2] > 0).all()
 
 
@@ -218,7 +218,7 @@ def test_detector_answers_in_image_pixels(recovery: Recovery, frame: Any) -> Non
     finally:
         recovery.detector.threshold = 0.5
     assert boxes.shape == (len(scores), 4)
-    truth = np.concatenate([frame.boxes, frame.boxes + np.float32([width, 0, width, 0])])
+    truth = np.concatenate([frame.boxes, frame.boxes + np.array([width, 0, width, 0], np.float32)])
     assert (intersection_over_union(boxes, truth).max(axis=0) > 0.5).all()
     assert (boxes >= 0).all() and (boxes <= [2 * width, height, 2 * width, height]).all()
     assert in_image(boxes, 2 * width, height).all(), "what it finds, Recovery takes"
@@ -262,7 +262,7 @@ def test_bundle_without_detector_needs_boxes(tmp_path: Path, image: np.ndarray) 
 # ---------------------------------------------------------------- known graphs, see little_bundle.py
 
 GREEN = (0, 255, 0)
-MIDDLE = np.float32([[110, 70, 210, 170]])  # its crop is in the image, too
+MIDDLE = np.array([[110, 70, 210, 170]], np.float32)  # its crop is in the image, too
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def test_who_is_not_finite_is_left_out_and_the_others_stay(
     """In the crop of one of three people, the graph's vertices or sigma are NaN."""
     image = painted(*GREEN)
     image[:, 100:220] = lost
-    boxes = np.float32([[20, 60, 80, 120], [140, 60, 180, 100], [240, 60, 300, 120]])
+    boxes = np.array([[20, 60, 80, 120], [140, 60, 180, 100], [240, 60, 300, 120]], np.float32)
     people = little().run(image, K, boxes, ids=np.array([5, 6, 7]))
     assert people.ids.tolist() == [5, 7]
     assert (people.boxes == boxes[[0, 2]]).all()

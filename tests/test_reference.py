@@ -29,6 +29,7 @@ from mega_model.generate import temperatures
 from mega_model.geometry import project_weak, rot6d_to_matrix
 from mega_model.mega import PRESETS, MegaConfig
 from mega_model.reference.faces import check_faces, read_faces
+from mega_model.tokenizer import MeshConv
 from mega_ros.cli import main as mega
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -444,7 +445,8 @@ def test_imported_checkpoint_is_like_any_other(
     model = checkpoint.begin_mega(tmp_path / "next", tmp_path / "out" / "tokenizer", MegaConfig(tokens=10))
     checkpoint.save_weights(model, tmp_path / "next")
     _, copied, _ = checkpoint.load_mega(tmp_path / "next")
-    assert torch.equal(copied.decoder[0].mixing, tokenizer.decoder[0].mixing)
+    first, second = copied.decoder[0], tokenizer.decoder[0]
+    assert isinstance(first, MeshConv) and isinstance(second, MeshConv) and torch.equal(first.mixing, second.mixing)
     with torch.no_grad():
         before = reference.load_mega(tmp_path / "mega_tiny")
         after, *_ = checkpoint.load_mega(tmp_path / "out")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,18 +48,18 @@ def cloud(*places: tuple[float, float, float], sigma: float = 0.0) -> np.ndarray
 def truth(*places: tuple[float, float, float], visible: float = 1.0) -> np.ndarray:
     seen = cloud(*places)
     out = np.zeros(seen.shape, np.dtype([*seen.dtype.descr, ("visible", "<f4")]))
-    for name in seen.dtype.names:
+    for name in seen.dtype.names or ():
         out[name] = seen[name]
     out["visible"] = np.arange(len(BODY)) < visible * len(BODY)
     return out
 
 
-def test_people_are_matched_by_where_they_are_not_by_their_order():
+def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
     vertices = np.array([(-1, 0, 4), (1, 0, 5)])[:, None] + BODY
     assert sorted(match(vertices, vertices[::-1], K)) == [(0, 1), (1, 0)]
 
 
-def test_a_perfect_answer_has_no_error(topology):
+def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
     score = Score(topology)
     score.add(cloud((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5), K)
     summary = score.summary()
@@ -67,7 +68,7 @@ def test_a_perfect_answer_has_no_error(topology):
     assert summary["sigma_visible"] == summary["sigma_hidden"] == pytest.approx(0.03)
 
 
-def test_a_shifted_person_is_off_in_position_only(topology):
+def test_a_shifted_person_is_off_in_position_only(topology: Topology) -> None:
     score = Score(topology)
     score.add(cloud((0.06, 0, 4.08)), truth((0, 0, 4)), K)
     summary = score.summary()
@@ -75,7 +76,7 @@ def test_a_shifted_person_is_off_in_position_only(topology):
     assert summary["pve"] == pytest.approx(0, abs=1e-5)
 
 
-def test_misses_and_inventions_are_counted(topology):
+def test_misses_and_inventions_are_counted(topology: Topology) -> None:
     score = Score(topology)
     score.add(cloud((-1, 0, 4)), truth((1, 0, 5)), K)
     score.add(cloud(), truth((1, 0, 5)), K)
@@ -85,7 +86,7 @@ def test_misses_and_inventions_are_counted(topology):
     assert "pve" not in summary
 
 
-def test_a_hidden_person_may_be_found_or_not(topology):
+def test_a_hidden_person_may_be_found_or_not(topology: Topology) -> None:
     for answer in (cloud(), cloud((0, 0, 4))):
         score = Score(topology)
         score.add(answer, truth((0, 0, 4), visible=0.0), K)
@@ -95,7 +96,7 @@ def test_a_hidden_person_may_be_found_or_not(topology):
 
 
 @pytest.mark.parametrize("storage", StoragePlugin)
-def test_a_bag_is_read_in_time_order_with_the_wanted_topics_only(tmp_path, storage):
+def test_a_bag_is_read_in_time_order_with_the_wanted_topics_only(tmp_path: Path, storage: StoragePlugin) -> None:
     store = get_typestore(Stores.ROS2_JAZZY)
     text = store.types["std_msgs/msg/String"]
     with Writer(tmp_path / "bag", version=9, storage_plugin=storage) as writer:
@@ -107,10 +108,11 @@ def test_a_bag_is_read_in_time_order_with_the_wanted_topics_only(tmp_path, stora
     messages = list(read_bag(tmp_path / "bag", ["/a", "/c"]))
     assert [m.time for m in messages] == [10, 10, 20, 20, 30, 30]
     assert {m.topic for m in messages} == {"/a", "/c"}
-    assert store.deserialize_cdr(messages[0].data, messages[0].type).data == f"{messages[0].topic} 10"
+    first: Any = store.deserialize_cdr(messages[0].data, messages[0].type)
+    assert first.data == f"{messages[0].topic} 10"
 
 
-def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path):
+def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "photo.png"), np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8))
     messages = list(sources.photograph(tmp_path / "photo.png", 1.0).messages)
     images = [m for m in messages if m.topic == sources.COMPRESSED]
@@ -124,7 +126,7 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path):
     assert to_bgr(image).shape == (300, 400, 3) and (info.height, info.width) == (300, 400)
 
 
-def test_the_embedded_clip(root):
+def test_the_embedded_clip(root: Path) -> None:
     folder = root / "demo" / "clip"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
     source = sources.clip(folder)
@@ -146,7 +148,7 @@ def test_the_embedded_clip(root):
     assert np.min(shares) < 0.15 < 0.45 < np.max(shares)  # half of a body faces the camera; one passes behind something
 
 
-def test_the_embedded_clip_shows_what_its_script_makes(root):
+def test_the_embedded_clip_shows_what_its_script_makes(root: Path) -> None:
     pytest.importorskip("anny", reason="bodies need the extra train")
     from export.clip import camera, scene
     from mega_model.body.anny import AnnyBody
@@ -157,7 +159,7 @@ def test_the_embedded_clip_shows_what_its_script_makes(root):
 
 
 @pytest.fixture
-def environment(root) -> dict[str, str]:
+def environment(root: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 
@@ -165,9 +167,9 @@ def demo(*args: str) -> list[str]:
     return [sys.executable, "-m", "mega_ros.cli", "demo", *args]
 
 
-def test_demo_on_the_embedded_clip(tmp_path, environment):
+def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        demo("--seconds", "2", "--out", str(tmp_path)), env=environment, capture_output=True, text=True, timeout=240
+        demo("--seconds", "2", "--out", str(tmp_path)), env=environment, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
@@ -200,7 +202,7 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c_ends_demo_and_node(tmp_path, environment):
+def test_ctrl_c_ends_demo_and_node(tmp_path: Path, environment: dict[str, str]) -> None:
     process = subprocess.Popen(
         demo("--out", str(tmp_path)),
         env=environment,
@@ -214,7 +216,7 @@ def test_ctrl_c_ends_demo_and_node(tmp_path, environment):
     time.sleep(0.5)
     assert all(alive(pid) for pid in node)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=600) == 130
     assert not any(alive(pid) for pid in node)
 
 
@@ -230,7 +232,9 @@ def test_ctrl_c_ends_demo_and_node(tmp_path, environment):
         ("--fov", "180"),
     ],
 )
-def test_what_cannot_be_played_is_one_line_and_code_1(args, tmp_path, monkeypatch, capfd):
+def test_what_cannot_be_played_is_one_line_and_code_1(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     from mega_ros.replay.demo import main
 
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,7 @@ def topology(bodies: BodySampler) -> Topology:
 
 
 def test_splits_share_no_clip() -> None:
-    sizes = [len(BodySampler(split).poses) for split in ("train", "calibration", "test")]  # type: ignore[arg-type]
+    sizes = [len(BodySampler(split).poses) for split in ("train", "calibration", "test")]
     assert sum(sizes) == 28070 and min(sizes) > 1000
 
 

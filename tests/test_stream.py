@@ -84,7 +84,7 @@ def test_people_are_those_of_recovery(recovery: Callable[..., Recovery]) -> None
     origins = people.vertices[0] - (1 + 204 / 255) * little_bundle.TEMPLATE * [1, -1, -1]
     assert np.ptp(origins, axis=0).max() < 1e-4
     np.testing.assert_allclose(people.sigma, 2.5 * (0.1 + 51 / 255), atol=1e-5)
-    expected = made.run(image, K, np.float32([FIXED.fixed_box]))
+    expected = made.run(image, K, np.array([FIXED.fixed_box], np.float32))
     for name in ("vertices", "sigma", "joints", "joints_sigma", "ids", "boxes", "scores", "distance"):
         np.testing.assert_array_equal(getattr(people, name), getattr(expected, name))
 
@@ -96,8 +96,8 @@ def test_full_frame_is_one_person_who_fills_the_image(recovery: Callable[..., Re
 
 def test_detections_have_the_threshold_and_their_scores(walkers: tuple[Recovery, Walkers]) -> None:
     made, detector = walkers
-    detector.boxes = np.float32([box(20), box(120), box(220)])
-    detector.scores = np.float32([0.9, 0.3, 0.6])
+    detector.boxes = np.array([box(20), box(120), box(220)], np.float32)
+    detector.scores = np.array([0.9, 0.3, 0.6], np.float32)
     strict, lenient = (Stream(made, StreamSettings(score_threshold=threshold)) for threshold in (0.5, 0.2))
     assert strict.process(GREEN, K, 0).scores.tolist() == pytest.approx([0.9, 0.6])
     assert lenient.process(GREEN, K, 0).scores.tolist() == pytest.approx([0.9, 0.3, 0.6])
@@ -142,13 +142,13 @@ def test_bad_input_is_named(
 def test_boxes_beside_the_image_are_left_out_and_reported(walkers: tuple[Recovery, Walkers]) -> None:
     made, detector = walkers
     stream = Stream(made)
-    detector.boxes = np.float32([box(20), box(2 * WIDTH), box(200)])
+    detector.boxes = np.array([box(20), box(2 * WIDTH), box(200)], np.float32)
     people = stream.process(GREEN, K, 0)
     np.testing.assert_array_equal(people.boxes, detector.boxes[[0, 2]])
     assert people.ids.tolist() == [0, 1]
     np.testing.assert_array_equal(stream.boxes, detector.boxes)
     assert stream.left_out.tolist() == [False, True, False]
-    detector.boxes = np.float32([box(20)])
+    detector.boxes = np.array([box(20)], np.float32)
     stream.process(GREEN, K, 1)
     assert stream.left_out.tolist() == [False]
 
@@ -195,7 +195,7 @@ def test_a_hidden_walker_comes_back_with_the_same_id(walkers: tuple[Recovery, Wa
     for k in range(40):
         hidden = 20 <= k < 32
         walker, standing, late = box(4 * k), box(20, 5), box(250)
-        detector.boxes = np.float32([standing, *([] if hidden else [walker]), *([late] if k >= 25 else [])])
+        detector.boxes = np.array([standing, *([] if hidden else [walker]), *([late] if k >= 25 else [])], np.float32)
         people = stream.process(GREEN, K, k * SECOND // 15)
         expected = [0, *([] if hidden else [1]), *([2] if k >= 25 else [])]
         assert people.ids.tolist() == expected, k
@@ -203,7 +203,7 @@ def test_a_hidden_walker_comes_back_with_the_same_id(walkers: tuple[Recovery, Wa
 
 def test_a_track_keeps_its_noise_and_others_have_their_own(walkers: tuple[Recovery, Walkers]) -> None:
     made, detector = walkers
-    detector.boxes = np.float32([box(60), box(200)])
+    detector.boxes = np.array([box(60), box(200)], np.float32)
     stream = Stream(made, StreamSettings(seed=3))
     first, later = (stream.process(GREEN, K, stamp) for stamp in (0, 5 * SECOND))
     np.testing.assert_array_equal(first.sigma, later.sigma)
@@ -214,7 +214,7 @@ def test_a_track_keeps_its_noise_and_others_have_their_own(walkers: tuple[Recove
 
 def test_samples_are_the_bundles_unless_set(walkers: tuple[Recovery, Walkers]) -> None:
     made, detector = walkers
-    detector.boxes = np.float32([box(60)])
+    detector.boxes = np.array([box(60)], np.float32)
     usual, four, three = (Stream(made, StreamSettings(samples=n)).process(GREEN, K, 0).sigma for n in (None, 4, 3))
     np.testing.assert_array_equal(usual, four)
     assert (usual != three).all()
@@ -227,7 +227,7 @@ def test_a_recording_that_starts_again_gives_the_same_people(walkers: tuple[Reco
     def play() -> list[People]:
         people = []
         for k, x in enumerate([20] + 32 * [180]):  # at 180 it is somebody else, for longer than a track is remembered
-            detector.boxes = np.float32([box(x)])
+            detector.boxes = np.array([box(x)], np.float32)
             people.append(stream.process(GREEN, K, (100 + k) * SECOND))
         return people
 
@@ -240,7 +240,7 @@ def test_images_out_of_order_do_not_end_tracks(walkers: tuple[Recovery, Walkers]
     made, detector = walkers
     stream = Stream(made)
     for stamp, x in ((0, 20), (SECOND, 200), (SECOND // 2, 200), (2 * SECOND, 200)):
-        detector.boxes = np.float32([box(x)])
+        detector.boxes = np.array([box(x)], np.float32)
         people = stream.process(GREEN, K, stamp)
     assert people.ids.tolist() == [1]
 
@@ -249,6 +249,6 @@ def test_cameras_share_a_recovery_but_not_their_tracks(walkers: tuple[Recovery, 
     made, detector = walkers
     left, right = Stream(made), Stream(made)
     for x, expected in ((20, 0), (200, 1)):
-        detector.boxes = np.float32([box(x)])
+        detector.boxes = np.array([box(x)], np.float32)
         assert left.process(GREEN, K, 0).ids.tolist() == [expected]
     assert right.process(GREEN, K, 0).ids.tolist() == [0]

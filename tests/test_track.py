@@ -43,3 +43,25 @@ def test_trembling_boxes_keep_their_ids() -> None:
     for _ in range(200):
         boxes = np.array([box(0), box(60), box(140)]) + random.normal(scale=4, size=(3, 4))
         assert tracker.update(boxes).tolist() == [0, 1, 2]
+
+
+def test_a_fast_walker_comes_back() -> None:
+    tracker = Tracker()
+    for k in [*range(20), *range(28, 30)]:
+        assert tracker.update([box(12 * k)]).tolist() == [0]
+        if k == 19:
+            for _ in range(8):
+                tracker.update([])
+
+
+def test_patience_counts_from_the_last_sighting() -> None:
+    tracker = Tracker()
+    for unseen, expected in ((0, 0), (0, 0), (30, 0), (31, 1)):
+        for _ in range(unseen):
+            tracker.update([])
+        assert tracker.update([box(0)]).tolist() == [expected]
+
+
+def test_the_least_overlap_is_enough() -> None:
+    tracker = Tracker(overlap=1 / 3)
+    assert [tracker.update([box(x)]).tolist() for x in (0, 25)] == [[0], [0]]

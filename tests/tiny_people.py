@@ -1,4 +1,4 @@
-"""Rendered people, a tokenizer that does not know them, and a tiny BlazePose: made once per session."""
+"""Rendered people, a tokenizer that does not know them, and a tiny BlazePose: made once per run of the tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH = 16
 UPRIGHT = {"left_shoulder": (0.2, -0.5), "right_shoulder": (-0.2, -0.5), "left_hip": (0.1, 0), "right_hip": (-0.1, 0)}
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path) -> None:
     """`topology.npz`; `tokenizer`, whose meshes look like bodies; `scenes`, 40 people, eight of each part; `blazepose`.
 
     And what that sees of the people: `features/train`, `features/test` and `features/turned`.
@@ -42,7 +42,6 @@ def make(folder: Path) -> Path:
             how = {"train": name == "train", "turned": name == "turned"}
             out = folder / "features" / name
             features.extract(features.Extract(scenes, out, folder / "blazepose", WIDTH, **how))
-    return folder
 
 
 def in_torch(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
@@ -65,13 +64,15 @@ def blazepose(folder: Path) -> None:
     network.landmarks.weight.mul_(0.3)
     network.world.weight.mul_(0.01)
     network.presence.weight.mul_(0.3)
-    places = network.landmarks.bias.view(len(LANDMARKS), 5)
+    landmarks, where, present = network.landmarks.bias, network.world.bias, network.presence.bias
+    assert landmarks is not None and where is not None and present is not None
+    places = landmarks.view(len(LANDMARKS), 5)
     places[:] = torch.tensor([128.0, 128, 0, 2, 2])
     places[LANDMARKS.index("body_circle"), 1] = 28
-    world = network.world.bias.view(len(LANDMARKS), 3)
+    world = where.view(len(LANDMARKS), 3)
     for name, (x, y) in UPRIGHT.items():
         world[LANDMARKS.index(name)] = torch.tensor([x, y, 0.0])
-    network.presence.bias.fill_(2)
+    present.fill_(2)
     folder.mkdir()
     checkpoint.save_weights(network, folder)
     (folder / "origin.json").write_text(json.dumps({"model": "little", "license": "CC0"}))

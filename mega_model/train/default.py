@@ -18,6 +18,7 @@ from mega_model import import_backbone
 from mega_model.checkpoint import ERRORS
 from mega_model.data import features, rendered
 from mega_model.data.meshes import Split
+from mega_model.data.scenes import MIXTURE
 from mega_model.evaluate import held_out
 from mega_model.train import errors, lift, pretrain, recover, tokenizer
 
@@ -53,7 +54,7 @@ def stages(c: Default) -> list[Stage]:
     """All stages, in the order in which they run."""
     runs = c.out
 
-    def render(part: str, split: Split, count: int, shares: Shares = rendered.MIXTURE) -> Callable[[], None]:
+    def render(part: str, split: Split, count: int, shares: Shares = MIXTURE) -> Callable[[], None]:
         config = rendered.Render(
             split, count, runs / "scenes" / part, runs / "tokenizer" / "topology.npz", shares=shares, workers=c.workers
         )

@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm

@@ -77,7 +77,7 @@ class Newest:
             self._changed.notify()
 
 
-class MegaNode(Node):
+class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
     """Raises InputError or rclpy's ParameterException if it cannot start, each with one clear line."""
 
     def __init__(self) -> None:
