@@ -51,8 +51,6 @@ class ErrorTraining:
     """Number of crops without a person."""
     held_out: float = 0.3
     """Share of each set, its last scenes, that is used for calibration only."""
-    scale: float = 1.0
-    """Factor on sigma, for images on which the model errs more than on renders."""
     seed: int = 0
 
 
@@ -229,12 +227,13 @@ def main(args: list[str]) -> None:
     expected, error = sigma.sigma.numpy(), held_out.vertices.numpy()
     depth = np.quantile(held_out.depth.numpy(), [0.5, 0.9])
     calibration = {
-        "scale": config.scale,
-        "how": f"sigma is {config.scale:g} times the expected root mean square distance of a vertex of the published "
+        "scale": 1.0,
+        "how": "sigma is the expected root mean square distance of a vertex of the published "
         "mesh from the true one, both relative to the pelvis and as the camera sees them, on rendered people of "
-        "held-out clips, one in four of them upside down or on the side; where the pelvis is in the camera frame is less sure: its distance is off by "
+        "held-out clips, one in four of them upside down or on the side; where the pelvis is in the camera frame is "
+        "less sure: its distance is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
-        **metrics.coverages(error, config.scale * expected),
+        **metrics.coverages(error, expected),
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
     scores: dict[str, float | dict[str, float]] = {
