@@ -13,6 +13,7 @@ from ..recovery import FOV_DEFAULT
 CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
     "image_transport": ("raw", "compressed"),
+    "image_reliability": ("auto", "reliable", "best_effort"),
     "boxes": ("detector", "full_frame", "fixed"),
 }
 
@@ -32,6 +33,14 @@ def declare(node: Node) -> None:
             "raw",
             _choice("image_transport", "type of `image`; compressed listens to <image>/compressed", read_only=True),
         ),
+        (
+            "image_reliability",
+            "auto",
+            _choice(
+                "image_reliability", "of the subscription to `image`; auto: as the publishers offer", read_only=True
+            ),
+        ),
+        ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
         (
             "samples",
             -1,
