@@ -3,9 +3,9 @@
 camera_info is looked for beside the image unless it is given; params:=FILE sets the node's parameters.
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -50,13 +50,9 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    profile = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
-    variable = "FASTDDS_DEFAULT_PROFILES_FILE"
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(k, default_value=v, description=text) for k, (v, text) in ARGUMENTS.items()),
-            # camera images do not fit the shared memory that Fast DDS takes by itself; a user's own profile stays
-            SetEnvironmentVariable(variable, EnvironmentVariable(variable, default_value=profile)),
             OpaqueFunction(function=nodes),
         ]
     )

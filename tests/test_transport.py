@@ -164,3 +164,7 @@ def test_one_kind_of_problem_is_not_logged_for_every_frame(peer: Peer) -> None:
     peer.wait(lambda: any("cut off" in line for line in lines), again)
     values = peer.status(lambda s, v: int(v["frames_rejected"]) > rejected + 40, again)
     assert len([line for line in lines if "cut off" in line]) < (int(values["frames_rejected"]) - rejected) / 4
+
+
+def test_diagnostics_say_what_carries_messages(peer: Peer) -> None:
+    assert "shared memory with a segment of" in peer.status(lambda s, v: True)["transport"]

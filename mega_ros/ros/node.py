@@ -36,7 +36,7 @@ from ..recovery import Recovery
 from ..stream import Stream, StreamSettings
 from . import messages, parameters
 from .diagnostics import Health
-from .environment import use_large_messages
+from .environment import HELP, transport, use_large_messages
 from .images import to_bgr
 from .read import read_intrinsics, read_stamp
 from .transport import OVERRIDABLE, MatchedSubscription, type_name
@@ -83,7 +83,11 @@ class MegaNode(Node):
         parameters.declare(self)
         recovery = Recovery.load(self._get("bundle"), provider=self._get("provider"))
         self._stream = Stream(recovery, self._settings())
-        self._health = Health({"backend": recovery.backend, **_facts(recovery.bundle)})
+        carrier, self._advice = transport()
+        if self._advice:
+            self.get_logger().warning(self._advice)
+        facts = {"backend": recovery.backend, "transport": carrier, **_facts(recovery.bundle)}
+        self._health = Health(facts)
         self._info: CameraInfo | None = None
 
         self._mesh = self._publisher(PointCloud2, "~/mesh")
@@ -173,7 +177,10 @@ class MegaNode(Node):
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
-        return f"{self._images.topic}: {losses}" if losses else ""
+        return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _remedy(self) -> str:
+        return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
 
     def _why_silent(self) -> str:
         if self._health.silence() < self._get("timeout"):
@@ -183,7 +190,9 @@ class MegaNode(Node):
         wanted = type_name(self._images.kind)
         if kinds - {wanted}:
             return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
-        return f"{topic}: no images, {'though somebody' if kinds else 'nobody'} publishes it"
+        if not kinds:
+            return f"{topic}: no images, nobody publishes it"
+        return f"{topic}: no images, though somebody publishes it; if they are large, {self._remedy()}"
 
     # ---------------------------------------------------------------------------------------------- the worker's thread
 
