@@ -15,7 +15,7 @@ SHARE = FindPackageShare("mega_ros")
 ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's calibration; empty: beside the images"),
-    "image_transport": ("", "raw or compressed; empty: as the parameter file says"),
+    "image_transport": ("", "auto, raw or compressed; empty: as the parameter file says"),
     "bundle": ("", "'default' or the folder of a bundle; empty: as the parameter file says"),
     "namespace": ("", "of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
@@ -25,7 +25,9 @@ ARGUMENTS = {
 
 def nodes(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    camera_info = given["camera_info"] or given["image"].rpartition("/")[0] + "/camera_info"
+    # beside the base topic, as image_transport has it; a relative name stays relative
+    beside, slash, _ = given["image"].removesuffix("/compressed").rpartition("/")
+    camera_info = given["camera_info"] or f"{beside}{slash}camera_info"
     return [
         Node(
             package="mega_ros",

@@ -1,18 +1,25 @@
 """How images reach the node over DDS: QoS, what never arrived, cameras that die, and two nodes of one name."""
 
+import array
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import Log
+from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
-from test_node import GREY, PATIENCE, Peer, command, image, running
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from test_node import GREY, PATIENCE, K, Peer, command, image, running
 
-from mega_ros.ros.transport import Losses
+from mega_ros.ros.transport import Losses, camera_info_topic, image_sources
 
 ONE_PERSON = ("-p", "boxes:=full_frame", "-p", "provider:=cpu")
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
@@ -112,6 +119,8 @@ def test_gaps_in_stamps_are_lost_frames() -> None:
         kept = rng.random(300) > share
         kept[[0, -1]] = True
         assert lost([*stamps[kept]]) == 300 - kept.sum()
+    every = [stamps[k] for k in range(300) if k % 30 in (0, 2, 5, 9, 12)]  # never two that follow each other
+    assert lost(every) == 283 - len(every), "17 more after the last one that came"
     assert lost([*stamps + rng.uniform(-0.004, 0.004, 300)]) == 0, "jitter"
     assert lost([*stamps, *stamps, *stamps + 100]) == 0, "a recording that starts again, a camera that stood still"
     assert lost([0.0] * 300) == 0, "a driver that sets no stamps"
@@ -164,6 +173,75 @@ def test_one_kind_of_problem_is_not_logged_for_every_frame(peer: Peer) -> None:
     peer.wait(lambda: any("cut off" in line for line in lines), again)
     values = peer.status(lambda s, v: int(v["frames_rejected"]) > rejected + 40, again)
     assert len([line for line in lines if "cut off" in line]) < (int(values["frames_rejected"]) - rejected) / 4
+
+
+def test_auto_takes_what_is_there_and_a_latched_camera_info() -> None:
+    """The camera is in the node's namespace, by a relative name, and first offers only compressed images."""
+    topic = "camera/image_raw"
+    arguments = (*ONE_PERSON, "-r", f"image:={topic}")
+    started = running(*arguments, image_type=CompressedImage, image_topic=f"{topic}/compressed", namespace="/robot")
+    with started as (peer, _):
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        info = CameraInfo(width=GREY.shape[1], height=GREY.shape[0], k=K)
+        peer.create_publisher(CameraInfo, "camera/camera_info", latched).publish(info)
+        jpeg = CompressedImage(format="jpeg", data=array.array("B", cv2.imencode(".jpg", GREY)[1].tobytes()))
+        values = peer.status(lambda s, v: v["intrinsics"] == "camera_info", lambda: peer.send(jpeg))
+        assert values["image_topic"] == f"/robot/{topic}/compressed"
+        assert values["image_type"] == "sensor_msgs/msg/CompressedImage"
+        raw = peer.create_publisher(Image, topic, 1)
+        peer.status(lambda s, v: v["image_topic"] == f"/robot/{topic}", lambda: raw.publish(image(GREY)))
+        peer.destroy_publisher(raw)
+        peer.status(lambda s, v: v["image_topic"] == f"/robot/{topic}/compressed", lambda: peer.send(jpeg))
+        assert peer.ask(jpeg)[0].height == 1
+
+
+@pytest.mark.parametrize(
+    ("namespace", "remaps", "infos"),
+    [
+        ("/", [], "/camera_info"),
+        ("/front", [], "/front/camera_info"),
+        ("/front", ["image:=image_raw"], "/front/camera_info"),
+        ("/front", ["image:=camera/image_raw"], "/front/camera/camera_info"),
+        ("/front", ["image:=/camera/image_raw"], "/camera/camera_info"),
+        ("/", ["image:=/image_raw"], "/camera_info"),
+        ("/", ["image:=/camera/image_raw/compressed"], "/camera/camera_info"),
+        ("/front", ["image:=/camera/image_raw", "camera_info:=calibration"], "/front/calibration"),
+    ],
+)
+def test_camera_info_is_beside_the_image(namespace: str, remaps: list[str], infos: str) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=os.getpid() % 200 + 1)
+    arguments = ["--ros-args", *(text for remap in remaps for text in ("-r", remap))]
+    node = Node("mega", context=context, namespace=namespace, cli_args=arguments if remaps else None)
+    try:
+        assert camera_info_topic(node, node.resolve_topic_name("image")) == infos
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_the_launch_file_follows(shared: Path, root: Path) -> None:
+    case = shared / "cases" / "05_launch_relative_camera_info" / "repro.py"
+    end = subprocess.run([sys.executable, case, root], capture_output=True, text=True)
+    assert end.returncode == 0, end.stdout + end.stderr
+
+
+@pytest.mark.parametrize(
+    ("topic", "image_transport", "sources"),
+    [
+        ("/c/image", "raw", [("/c/image", Image)]),
+        ("/c/image", "compressed", [("/c/image/compressed", CompressedImage)]),
+        ("/c/image/compressed", "compressed", [("/c/image/compressed", CompressedImage)]),
+        ("/c/image/compressed", "auto", [("/c/image/compressed", CompressedImage)]),
+        (
+            "/c/image",
+            "auto",
+            [("/c/image", Image), ("/c/image/compressed", CompressedImage), ("/c/image", CompressedImage)],
+        ),
+    ],
+)
+def test_sources_of_images(topic: str, image_transport: str, sources: list[tuple[str, type]]) -> None:
+    assert image_sources(topic, image_transport) == sources
 
 
 def test_diagnostics_say_what_carries_messages(peer: Peer) -> None:

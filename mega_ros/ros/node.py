@@ -39,7 +39,7 @@ from .diagnostics import Health
 from .environment import HELP, transport, use_large_messages
 from .images import to_bgr
 from .read import read_intrinsics, read_stamp
-from .transport import OVERRIDABLE, MatchedSubscription, type_name
+from .transport import OVERRIDABLE, MatchedSubscription, camera_info_topic, image_sources, type_name
 
 FOLLOW = 0.5
 """Seconds between two looks at what publishers offer."""
@@ -96,14 +96,11 @@ class MegaNode(Node):
         self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics", depth=10)
         self._topology.publish(messages.mesh(recovery.topology))
 
-        compressed = self._get("image_transport") == "compressed"
         topic = self.resolve_topic_name("image")
-        if compressed and not topic.endswith("/compressed"):
-            topic += "/compressed"
-        kind = CompressedImage if compressed else Image
-        self._images = MatchedSubscription(self, [(topic, kind)], self._on_image, self._get("image_reliability"))
-        info_topic = self.resolve_topic_name("camera_info")
-        self._infos = MatchedSubscription(self, [(info_topic, CameraInfo)], self._on_camera_info)
+        sources = image_sources(topic, self._get("image_transport"))
+        self._images = MatchedSubscription(self, sources, self._on_image, self._get("image_reliability"))
+        infos = [(camera_info_topic(self, topic), CameraInfo)]
+        self._infos = MatchedSubscription(self, infos, self._on_camera_info)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(FOLLOW, self._follow, clock=steady)
         # on its own clock: diagnostics go on when a bag that drives /clock pauses
@@ -191,7 +188,7 @@ class MegaNode(Node):
         if kinds - {wanted}:
             return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
         if not kinds:
-            return f"{topic}: no images, nobody publishes it"
+            return f"{topic}: no images, nobody publishes {' or '.join(self._images.topics)}"
         return f"{topic}: no images, though somebody publishes it; if they are large, {self._remedy()}"
 
     # ---------------------------------------------------------------------------------------------- the worker's thread

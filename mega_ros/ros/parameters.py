@@ -12,7 +12,7 @@ from ..recovery import FOV_DEFAULT
 
 CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
-    "image_transport": ("raw", "compressed"),
+    "image_transport": ("auto", "raw", "compressed"),
     "image_reliability": ("auto", "reliable", "best_effort"),
     "boxes": ("detector", "full_frame", "fixed"),
 }
@@ -30,8 +30,12 @@ def declare(node: Node) -> None:
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
         (
             "image_transport",
-            "raw",
-            _choice("image_transport", "type of `image`; compressed listens to <image>/compressed", read_only=True),
+            "auto",
+            _choice(
+                "image_transport",
+                "type of `image`; compressed listens to <image>/compressed, auto to what is published",
+                read_only=True,
+            ),
         ),
         (
             "image_reliability",

@@ -11,6 +11,7 @@ from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
 
 from mega_model.core.errors import InputError
 
@@ -34,6 +35,31 @@ def type_name(kind: Any) -> str:
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
 
+def image_sources(topic: str, image_transport: str) -> list[Source]:
+    """Where the images of the resolved topic `image` may come from, best first.
+
+    image_transport: auto, raw or compressed.
+    """
+    if image_transport == "raw":
+        return [(topic, Image)]
+    base = topic.removesuffix("/compressed")
+    compressed = (f"{base}/compressed", CompressedImage)
+    if image_transport == "compressed" or base != topic:
+        return [compressed]
+    return [(topic, Image), compressed, (topic, CompressedImage)]
+
+
+def camera_info_topic(node: Node, image: str) -> str:
+    """The full name of `camera_info`: what it is remapped to, or else beside the resolved topic `image`.
+
+    The second is the rule of image_transport: the last part of the base topic is replaced.
+    """
+    given = node.resolve_topic_name("camera_info")
+    if given != node.resolve_topic_name("camera_info", only_expand=True):
+        return given
+    return f"{image.removesuffix('/compressed').rpartition('/')[0]}/camera_info"
+
+
 class MatchedSubscription:
     """A subscription to the first of several sources that somebody publishes.
 
@@ -54,6 +80,11 @@ class MatchedSubscription:
         self.topic, self.kind = sources[0]
         """What is subscribed to now: the topic and the class of its messages. Any thread may read them."""
         self.follow()
+
+    @property
+    def topics(self) -> list[str]:
+        """Where messages may come from."""
+        return list(dict.fromkeys(topic for topic, _ in self._sources))
 
     @property
     def reliable(self) -> bool:
@@ -142,9 +173,18 @@ class Losses:
         self._waiting.append(interval)
         if len(self._intervals) < self.ENOUGH:
             return 0
-        intervals = np.array(self._intervals)
-        single = intervals[intervals < 1.5 * np.quantile(intervals, 0.1)]  # those without a loss, with some jitter
-        self.period = float(np.median(single))
+        self.period = self._period()
         lost = sum(max(0, round(interval / self.period) - 1) for interval in self._waiting)
         self._waiting.clear()
         return lost
+
+    def _period(self) -> float:
+        """The longest one of which all intervals are multiples, but for some jitter."""
+        intervals = np.array(self._intervals)
+        shortest = float(np.median(intervals[intervals < 1.5 * np.quantile(intervals, 0.1)]))
+        # where so much is lost that no two frames follow each other, the shortest interval has several periods
+        for periods in range(1, 7):
+            multiples = intervals * periods / shortest
+            if np.abs(multiples - multiples.round()).mean() < 0.1:  # by chance: 0.25
+                return shortest / periods
+        return shortest
