@@ -3,9 +3,9 @@
 By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters.
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -15,7 +15,7 @@ SHARE = FindPackageShare("mega_ros")
 ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
-    "image_transport": ("", "raw or compressed; empty: as in the parameter file"),
+    "image_transport": ("", "auto, raw or compressed; empty: as in the parameter file"),
     "bundle": ("", "'default', or the folder of a bundle; empty: as in the parameter file"),
     "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
@@ -25,7 +25,9 @@ ARGUMENTS = {
 
 def nodes(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    camera_info = given["camera_info"] or given["image"].rpartition("/")[0] + "/camera_info"
+    # beside the base topic, as image_transport has it; a relative name stays relative
+    beside, slash, _ = given["image"].removesuffix("/compressed").rpartition("/")
+    camera_info = given["camera_info"] or f"{beside}{slash}camera_info"
     return [
         Node(
             package="mega_ros",
@@ -50,13 +52,9 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    profile = PathJoinSubstitution([SHARE, "config", "fastdds.xml"])
-    variable = "FASTDDS_DEFAULT_PROFILES_FILE"
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(k, default_value=v, description=text) for k, (v, text) in ARGUMENTS.items()),
-            # Fast DDS' default shared memory is too small for camera images; keep a user's own profile
-            SetEnvironmentVariable(variable, EnvironmentVariable(variable, default_value=profile)),
             OpaqueFunction(function=nodes),
         ]
     )

@@ -388,7 +388,7 @@ def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path
         mesh, _ = peer.ask(CompressedImage(format="jpeg", data=array.array("B", jpeg)))
         assert mesh.height == 1
         values = peer.status(lambda s, v: "no camera_info has come" in s.message)
-        assert values["intrinsics"] == "assumed: /robot/camera_info: no camera_info has come"
+        assert values["intrinsics"] == "assumed: /camera/camera_info: no camera_info has come"
         reason = "the JPEG data are cut off"
         cut = CompressedImage(format="jpeg", data=array.array("B", jpeg[: len(jpeg) // 2]))
         values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(cut))
@@ -407,7 +407,7 @@ def test_large_images_arrive_best_effort() -> None:
 
 def test_wrong_type_is_named() -> None:
     """A camera that publishes CompressedImage where Image is awaited."""
-    with running(image_type=CompressedImage) as (peer, _):
+    with running("-p", "image_transport:=raw", image_type=CompressedImage) as (peer, _):
         values = peer.status(lambda s, v: "CompressedImage" in s.message)
         assert "/image: carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in values["message"]
 

@@ -208,7 +208,7 @@ def test_launch_file() -> None:
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     assert {"image", "camera_info", "node"} <= texts
     assert (ROOT / "scripts" / "node").stat().st_mode & 0o111
-    for folder, suffix in (("config", ".yaml"), ("config", ".xml"), ("rviz", ".rviz")):
+    for folder, suffix in (("config", ".yaml"), ("rviz", ".rviz")):
         named = [text for text in texts if text.endswith(suffix)]
         assert named and all((ROOT / folder / name).is_file() for name in named)
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from .transport import Losses
+
 WINDOW = 10.0
 """Seconds over which rate and latency are computed."""
 RECENT = 5.0
-"""Seconds for which a problem is reported, and between two log lines about the same problem."""
+"""Seconds for which a problem is reported, and between two log lines about problems of one kind."""
+LOSSY = 0.05
+"""Share of lost frames from which on it is reported as a problem."""
+
+
+def kind_of(problem: str) -> str:
+    """A problem's text without its numbers and quoted names, which differ from frame to frame."""
+    return re.sub(r"'[^']*'|[\d.]+", "*", problem)
 
 
 class Health:
@@ -23,7 +34,10 @@ class Health:
         self._facts = facts
         self._lock = threading.Lock()
         self._done: deque[tuple[float, float]] = deque()  # when, latency: seconds
-        self._problems: dict[str, float] = {}  # text -> when it was logged last
+        self._problems: dict[str, float] = {}  # kind -> when one was logged last
+        self._losses = Losses()
+        self._arrived: deque[tuple[float, int]] = deque()  # when, and how many were found missing: seconds
+        self._lost = 0
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._people = 0
@@ -32,11 +46,24 @@ class Health:
         self.assumed = ""
         """Why the intrinsics are assumed; empty if they come from camera_info."""
 
-    def received(self) -> None:
+    def received(self, stamp: int) -> None:
+        """stamp: the frame's, nanoseconds."""
         with self._lock:
             self._last = time.monotonic()
             self._first = self._first or self._last
             self._received += 1
+            lost = self._losses.add(stamp)
+            self._lost += lost
+            self._arrived.append((self._last, lost))
+            while self._last - self._arrived[0][0] > WINDOW:
+                self._arrived.popleft()
+
+    def losses(self) -> str:
+        """How many frames of late never arrived, if they are many; else nothing."""
+        with self._lock:
+            lost = sum(lost for _, lost in self._arrived)
+            sent = lost + len(self._arrived)
+        return f"{lost} of the last {sent} frames never arrived" if lost > LOSSY * sent else ""
 
     def processed(self, latency: float, people: int) -> None:
         """latency: seconds from arrival to publication."""
@@ -52,17 +79,28 @@ class Health:
     def problem(self, topic: str, reason: str) -> bool:
         """Record a bad input. Returns whether to log it now."""
         with self._lock:
+            self._bad_input, self._bad_input_at = f"{topic}: {reason}", time.monotonic()
+        return self.is_due(self._bad_input)
+
+    def is_due(self, problem: str) -> bool:
+        """Whether it is time to log a problem (again): one of its kind was not logged a moment ago."""
+        with self._lock:
             now = time.monotonic()
-            self._bad_input, self._bad_input_at = f"{topic}: {reason}", now
-            self._problems = {text: at for text, at in self._problems.items() if now - at < RECENT}
-            return self._problems.setdefault(self._bad_input, now) == now
+            self._problems = {kind: at for kind, at in self._problems.items() if now - at < RECENT}
+            return self._problems.setdefault(kind_of(problem), now) == now
 
     def silence(self) -> float:
         """Seconds since the last image, infinite before the first."""
         return time.monotonic() - self._last if self._first else np.inf
 
-    def status(self, name: str, dropped: int, silence: str) -> DiagnosticStatus:
-        """name: the node's. dropped: number of dropped frames. silence: why no images arrive, or empty."""
+    def status(
+        self, name: str, dropped: int, silence: str, warnings: Sequence[str], facts: dict[str, str]
+    ) -> DiagnosticStatus:
+        """The node's state now, for /diagnostics.
+
+        name: the node's. dropped: number of dropped frames. silence: why no images arrive, or empty; it is an error
+        once some have arrived. warnings: other problems. facts: further values to report.
+        """
         with self._lock:
             now = time.monotonic()
             while self._done and now - self._done[0][0] > WINDOW:
@@ -72,7 +110,9 @@ class Health:
             rate = len(latencies) / min(max(now - self._first, 1.0), WINDOW)
             assumed = f"intrinsics are assumed: {self.assumed}" if self.assumed else ""
             recent = self._bad_input if now - self._bad_input_at < RECENT else ""
-            warnings = [text for text in (recent, silence, assumed) if text]
+            texts = [text for text in (silence, recent, assumed, *warnings) if text]
+            died = silence and self._first
+            warning = DiagnosticStatus.WARN if texts else DiagnosticStatus.OK
             values = {
                 "rate_hz": f"{rate:.2f}",
                 "latency_p50_s": f"{p50:.4f}",
@@ -80,16 +120,19 @@ class Health:
                 "frames_received": str(self._received),
                 "frames_processed": str(self._processed),
                 "frames_dropped": str(dropped),
+                "frames_lost": str(self._lost),
+                "camera_rate_hz": f"{1 / self._losses.period:.2f}",
                 "frames_rejected": str(self._rejected),
                 "people": str(self._people),
                 "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
                 "last_bad_input": self._bad_input or "none",
                 **self._facts,
+                **facts,
             }
         return DiagnosticStatus(
-            level=DiagnosticStatus.WARN if warnings else DiagnosticStatus.OK,
+            level=DiagnosticStatus.ERROR if died else warning,
             name=name,
-            message="; ".join(warnings) or f"{rate:.1f} frames per second",
+            message="; ".join(texts) or f"{rate:.1f} frames per second",
             hardware_id=name,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )

@@ -23,7 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
@@ -36,15 +36,13 @@ from ..recovery import Recovery
 from ..stream import Stream, StreamSettings
 from . import messages, parameters
 from .diagnostics import Health
-from .environment import use_large_messages
+from .environment import HELP, transport, use_large_messages
 from .images import to_bgr
 from .read import read_intrinsics, read_stamp
+from .transport import OVERRIDABLE, MatchedSubscription, camera_info_topic, image_sources, type_name
 
-NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-RELIABLE = QoSProfile(depth=1)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-SILENCE = 3.0
-"""Seconds without an image after which diagnostics say so."""
+FOLLOW = 0.5
+"""Seconds between two looks at what publishers offer."""
 
 AnyImage: TypeAlias = "Image | CompressedImage"
 
@@ -85,24 +83,28 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
         parameters.declare(self)
         recovery = Recovery.load(self._get("bundle"), provider=self._get("provider"))
         self._stream = Stream(recovery, self._settings())
-        self._health = Health({"backend": recovery.backend, **_facts(recovery.bundle)})
+        carrier, self._advice = transport()
+        if self._advice:
+            self.get_logger().warning(self._advice)
+        facts = {"backend": recovery.backend, "transport": carrier, **_facts(recovery.bundle)}
+        self._health = Health(facts)
         self._info: CameraInfo | None = None
 
-        self._mesh = self.create_publisher(PointCloud2, "~/mesh", RELIABLE)
-        self._joints = self.create_publisher(PointCloud2, "~/joints", RELIABLE)
-        self._topology = self.create_publisher(Mesh, "~/topology", LATCHED)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._mesh = self._publisher(PointCloud2, "~/mesh")
+        self._joints = self._publisher(PointCloud2, "~/joints")
+        self._topology = self._publisher(Mesh, "~/topology", durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._diagnostics = self._publisher(DiagnosticArray, "/diagnostics", depth=10)
         self._topology.publish(messages.mesh(recovery.topology))
 
-        compressed = self._get("image_transport") == "compressed"
         topic = self.resolve_topic_name("image")
-        if compressed and not topic.endswith("/compressed"):
-            topic += "/compressed"
-        kind = CompressedImage if compressed else Image
-        self._images = self.create_subscription(kind, topic, self._on_image, NEWEST)
-        self._infos = self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, NEWEST)
-        # a steady clock, so that diagnostics continue when a bag that drives /clock pauses
-        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        sources = image_sources(topic, self._get("image_transport"))
+        self._images = MatchedSubscription(self, sources, self._on_image, self._get("image_reliability"))
+        infos = [(camera_info_topic(self, topic), CameraInfo)]
+        self._infos = MatchedSubscription(self, infos, self._on_camera_info)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(FOLLOW, self._follow, clock=steady)
+        # on its own clock: diagnostics go on when a bag that drives /clock pauses
+        self.create_timer(1.0, self._diagnose, clock=steady)
 
         self._newest = Newest()
         self._worker = threading.Thread(target=self._work, name="recovery")
@@ -112,6 +114,10 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
         """Stop the worker. Call it before the node is destroyed, because the worker publishes."""
         self._newest.close()
         self._worker.join()
+
+    def _publisher(self, kind: Any, topic: str, **qos: Any) -> Any:
+        """Reliable, with room for the newest message, where `qos_overrides` say nothing else."""
+        return self.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
     def _get(self, parameter: str) -> Any:
         return self.get_parameter(parameter).value
@@ -130,28 +136,60 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
     # ------------------------------------------------------------------------------------------- the executor's thread
 
     def _on_image(self, image: AnyImage) -> None:
-        self._health.received()
+        self._health.received(read_stamp(image))
         self._newest.put(image)
 
     def _on_camera_info(self, info: CameraInfo) -> None:
         self._info = info
 
+    def _follow(self) -> None:
+        self._images.follow()
+        self._infos.follow()
+
     def _diagnose(self) -> None:
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        message.status = [self._health.status(name, self._newest.replaced, self._why_silent())]
+        warnings = [self._namesakes(), self._why_lossy()]
+        facts = {
+            "image_topic": self._images.topic,
+            "image_type": type_name(self._images.kind),
+            "image_reliability": "reliable" if self._images.reliable else "best_effort",
+        }
+        status = self._health.status(name, self._newest.replaced, self._why_silent(), warnings, facts)
+        for text in warnings:
+            if text and self._health.is_due(text):
+                self.get_logger().warning(text)
+        message.status = [status]
         self._diagnostics.publish(message)
 
-    def _why_silent(self) -> str:
-        if self._health.silence() < SILENCE:
+    def _namesakes(self) -> str:
+        names = self.get_node_names_and_namespaces()
+        same = names.count((self.get_name(), self.get_namespace()))
+        if same < 2:
             return ""
-        topic = self._images.topic_name
+        # DDS misses a killed node only when its lease ends
+        own = self.get_fully_qualified_name()
+        return f"{same} nodes are named {own}: rename one (__node:=...); a killed one still counts for 20 s"
+
+    def _why_lossy(self) -> str:
+        losses = self._health.losses()
+        return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _remedy(self) -> str:
+        return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
+
+    def _why_silent(self) -> str:
+        if self._health.silence() < self._get("timeout"):
+            return ""
+        topic = self._images.topic
         kinds = {publisher.topic_type for publisher in self.get_publishers_info_by_topic(topic)}
-        wanted = f"sensor_msgs/msg/{self._images.msg_type.__name__}"
+        wanted = type_name(self._images.kind)
         if kinds - {wanted}:
             return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
-        return f"{topic}: no images, {'though somebody' if kinds else 'nobody'} publishes it"
+        if not kinds:
+            return f"{topic}: no images, nobody publishes {' or '.join(self._images.topics)}"
+        return f"{topic}: no images, though somebody publishes it; if they are large, {self._remedy()}"
 
     # ---------------------------------------------------------------------------------------------- the worker's thread
 
@@ -170,7 +208,7 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
     def _recover(self, message: AnyImage) -> int:
         """Process one image message and publish the result. Returns the number of people."""
         image = to_bgr(message)
-        header, topic = message.header, self._infos.topic_name
+        header, topic = message.header, self._infos.topic
         intrinsics, unknown = self._intrinsics(width=image.shape[1], height=image.shape[0])
         stream = self._stream
         stream.settings = self._settings()
@@ -180,7 +218,7 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
             self._warn(topic, f"{stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
         if stream.left_out.any():
             count = f"{stream.left_out.sum()} of {len(stream.left_out)} boxes"
-            self._warn(self._images.topic_name, f"{count} are left out: they lie outside the image")
+            self._warn(self._images.topic, f"{count} are left out: they lie outside the image")
         self._mesh.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
         self._joints.publish(messages.point_cloud(header, people.joints, people.joints_sigma, people.ids))
         return len(people)
@@ -200,7 +238,7 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()
-        self._warn(self._images.topic_name, reason)
+        self._warn(self._images.topic, reason)
 
     def _warn(self, topic: str, reason: str) -> None:
         if self._health.problem(topic, reason):

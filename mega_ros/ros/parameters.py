@@ -12,7 +12,8 @@ from ..recovery import FOV_DEFAULT
 
 CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
-    "image_transport": ("raw", "compressed"),
+    "image_transport": ("auto", "raw", "compressed"),
+    "image_reliability": ("auto", "reliable", "best_effort"),
     "boxes": ("detector", "full_frame", "fixed"),
 }
 
@@ -29,9 +30,21 @@ def declare(node: Node) -> None:
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
         (
             "image_transport",
-            "raw",
-            _choice("image_transport", "type of `image`; compressed subscribes to <image>/compressed", read_only=True),
+            "auto",
+            _choice(
+                "image_transport",
+                "type of `image`; compressed subscribes to <image>/compressed, auto to what is published",
+                read_only=True,
+            ),
         ),
+        (
+            "image_reliability",
+            "auto",
+            _choice(
+                "image_reliability", "of the subscription to `image`; auto: as the publishers offer", read_only=True
+            ),
+        ),
+        ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
         (
             "samples",
             -1,

@@ -1,0 +1,190 @@
+"""How images and camera_info come in: topics, types and QoS that fit what is published, and what never arrived."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+
+from mega_model.core.errors import InputError
+
+OVERRIDABLE = QoSOverridingOptions(
+    [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY]
+)
+"""For every publisher: the policies that `qos_overrides` may set."""
+DEPTH = 5
+"""Of subscriptions, as in ROS' profile for sensor data."""
+
+# the stronger one first: a subscription that asks for it hears no publisher that offers the other
+RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
+DURABILITY = {"transient_local": DurabilityPolicy.TRANSIENT_LOCAL, "volatile": DurabilityPolicy.VOLATILE}
+
+Source: TypeAlias = tuple[str, Any]
+"""A topic and the class of its messages."""
+
+
+def type_name(kind: Any) -> str:
+    """As the graph names the type of a message class: sensor_msgs/msg/Image."""
+    return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+
+
+def image_sources(topic: str, image_transport: str) -> list[Source]:
+    """Where the images of the resolved topic `image` may come from, best first.
+
+    image_transport: auto, raw or compressed.
+    """
+    if image_transport == "raw":
+        return [(topic, Image)]
+    base = topic.removesuffix("/compressed")
+    compressed = (f"{base}/compressed", CompressedImage)
+    if image_transport == "compressed" or base != topic:
+        return [compressed]
+    return [(topic, Image), compressed, (topic, CompressedImage)]
+
+
+def camera_info_topic(node: Node, image: str) -> str:
+    """The full name of `camera_info`: what it is remapped to, or else beside the resolved topic `image`.
+
+    The second is the rule of image_transport: the last part of the base topic is replaced.
+    """
+    given = node.resolve_topic_name("camera_info")
+    if given != node.resolve_topic_name("camera_info", only_expand=True):
+        return given
+    return f"{image.removesuffix('/compressed').rpartition('/')[0]}/camera_info"
+
+
+class MatchedSubscription:
+    """A subscription to the first of several sources that somebody publishes.
+
+    Its reliability and durability are what the publishers offer: reliable where all of them are, latched where all of
+    them are. What `qos_overrides` sets stays. For the executor's thread.
+    """
+
+    def __init__(
+        self, node: Node, sources: Sequence[Source], callback: Callable[[Any], None], reliability: str = "auto"
+    ) -> None:
+        """sources: the first is subscribed to while nobody publishes any. reliability: auto, reliable, best_effort."""
+        self._node = node
+        self._sources = sources
+        self._callback = callback
+        self._reliability = reliability
+        self._subscription: Any = None
+        self._qos: tuple[Any, Any] = (None, None)
+        self.topic, self.kind = sources[0]
+        """What is subscribed to now: the topic and the class of its messages. Any thread may read them."""
+        self.follow()
+
+    @property
+    def topics(self) -> list[str]:
+        """Where messages may come from."""
+        return list(dict.fromkeys(topic for topic, _ in self._sources))
+
+    @property
+    def reliable(self) -> bool:
+        return self._qos[0] == ReliabilityPolicy.RELIABLE
+
+    def follow(self) -> None:
+        """Subscribes anew if the publishers are others now, or offer something else. Call it now and then."""
+        (topic, kind), offers = self._offered()
+        if self._subscription is not None and not offers:
+            return
+        topic = self._node.resolve_topic_name(topic)
+        reliable = {offer.reliability for offer in offers} == {ReliabilityPolicy.RELIABLE}
+        latched = {offer.durability for offer in offers} == {DurabilityPolicy.TRANSIENT_LOCAL}
+        qos = (
+            self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
+            self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
+        )
+        if self._subscription is not None:
+            if (topic, kind, qos) == (self.topic, self.kind, self._qos):
+                return
+            self._node.destroy_subscription(self._subscription)
+        self.topic, self.kind, self._qos = topic, kind, qos
+        self._subscription = self._node.create_subscription(
+            kind,
+            topic,
+            self._callback,
+            QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
+            qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
+        )
+
+    def _offered(self) -> tuple[Source, list[QoSProfile]]:
+        """The source to subscribe to, and what its publishers offer; nothing if there are none."""
+        for topic, kind in self._sources:
+            publishers = self._node.get_publishers_info_by_topic(topic)
+            offers = [publisher.qos_profile for publisher in publishers if publisher.topic_type == type_name(kind)]
+            if offers:
+                return (topic, kind), offers
+        return self._sources[0], []
+
+    def _policy(self, name: str, default: str, choices: dict[str, Any], stronger: bool) -> Any:
+        """What `qos_overrides` says about a policy, under the name that rclpy would give it.
+
+        rclpy's own parameter holds the first policy for good, so it cannot follow a publisher.
+        """
+        name = f"qos_overrides.{name}"
+        allowed = ", ".join(["auto", *choices])
+        if not self._node.has_parameter(name):
+            self._node.declare_parameter(name, default, ParameterDescriptor(description=allowed, read_only=True))
+        choice = self._node.get_parameter(name).value
+        if choice == "auto":
+            strong, weak = choices.values()
+            return strong if stronger else weak
+        if choice not in choices:
+            raise InputError(f"{name} must be one of {allowed}, not '{choice}'")
+        return choices[choice]
+
+
+class Losses:
+    """Counts the frames that never arrived: a gap between two stamps is longer than the camera's period.
+
+    The period is learned from the stamps, so a few frames pass until gaps are counted, those before included. A camera
+    that gets slower seems to lose frames until as many as `MEMORY` have come.
+    """
+
+    MEMORY = 30
+    """Intervals that the period is taken from."""
+    ENOUGH = 8
+    """Intervals from which the period is known."""
+    PAUSE = 3.0
+    """Seconds. A longer gap is a camera that stood still, not a loss."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._intervals: deque[float] = deque(maxlen=self.MEMORY)
+        self._waiting: list[float] = []  # intervals from before the period is known
+        self.period = np.nan
+        """Seconds between two frames of the camera; NaN while it is not known."""
+
+    def add(self, stamp: int) -> int:
+        """The next frame's stamp, nanoseconds -> how many frames were found missing now."""
+        interval = np.nan if self._last is None else (stamp - self._last) / 1e9
+        self._last = stamp
+        if not 0 < interval < self.PAUSE:  # the first one, a clock that was set, a recording that starts again
+            return 0
+        self._intervals.append(interval)
+        self._waiting.append(interval)
+        if len(self._intervals) < self.ENOUGH:
+            return 0
+        self.period = self._period()
+        lost = sum(max(0, round(interval / self.period) - 1) for interval in self._waiting)
+        self._waiting.clear()
+        return lost
+
+    def _period(self) -> float:
+        """The longest one of which all intervals are multiples, but for some jitter."""
+        intervals = np.array(self._intervals)
+        shortest = float(np.median(intervals[intervals < 1.5 * np.quantile(intervals, 0.1)]))
+        # where so much is lost that no two frames follow each other, the shortest interval has several periods
+        for periods in range(1, 7):
+            multiples = intervals * periods / shortest
+            if np.abs(multiples - multiples.round()).mean() < 0.1:  # by chance: 0.25
+                return shortest / periods
+        return shortest

@@ -1,0 +1,248 @@
+"""How images reach the node over DDS: QoS, what never arrived, cameras that die, and two nodes of one name."""
+
+import array
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import Log
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from test_node import GREY, PATIENCE, K, Peer, command, image, running
+
+from mega_ros.ros.transport import Losses, camera_info_topic, image_sources
+
+ONE_PERSON = ("-p", "boxes:=full_frame", "-p", "provider:=cpu")
+RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def camera(peer: Peer, quality: QoSProfile) -> None:
+    """The peer's camera ends, and another begins."""
+    peer.destroy_publisher(peer.images)
+    peer.images = peer.create_publisher(Image, "image", quality)
+
+
+def subscribed(peer: Peer, topic: str = "/image") -> list[QoSProfile]:
+    """What the node asks for."""
+    return [info.qos_profile for info in peer.get_subscriptions_info_by_topic(topic)]
+
+
+@pytest.fixture(scope="module")
+def talk() -> Iterator[Peer]:
+    with running(*ONE_PERSON) as (peer, _):
+        yield peer
+
+
+@pytest.fixture
+def peer(talk: Peer) -> Peer:
+    assert not talk.set(timeout=3.0)
+    return talk
+
+
+def test_reliability_follows_the_publisher(peer: Peer) -> None:
+    """Also one that appears later, and one of each kind at once."""
+    for quality in (RELIABLE, BEST_EFFORT, RELIABLE):
+        camera(peer, quality)
+        peer.wait(lambda: [q.reliability for q in subscribed(peer)] == [quality.reliability])  # noqa: B023
+        assert peer.ask(image(GREY))[0].height == 1
+    second = peer.create_publisher(Image, "image", BEST_EFFORT)
+    peer.wait(lambda: [q.reliability for q in subscribed(peer)] == [ReliabilityPolicy.BEST_EFFORT])
+    peer.destroy_publisher(second)
+    peer.status(lambda s, v: v["image_reliability"] == "reliable")
+
+
+def test_reliability_as_the_parameter_says() -> None:
+    with running(*ONE_PERSON, "-p", "image_reliability:=best_effort") as (peer, _):
+        camera(peer, RELIABLE)
+        assert peer.ask(image(GREY))[0].height == 1
+        assert peer.status(lambda s, v: True)["image_reliability"] == "best_effort"
+
+
+def test_qos_overrides_on_every_topic() -> None:
+    """The names are those of rclpy; what is set wins over what would match."""
+    topics = {
+        "/image.subscription.reliability": "best_effort",
+        "/image.subscription.depth": "3",
+        "/camera_info.subscription.reliability": "best_effort",
+        "/mega/mesh.publisher.reliability": "best_effort",
+        "/mega/joints.publisher.reliability": "best_effort",
+        "/mega/topology.publisher.depth": "2",
+        "/diagnostics.publisher.durability": "transient_local",
+    }
+    arguments = [text for name, value in topics.items() for text in ("-p", f"qos_overrides.{name}:={value}")]
+    with running(*ONE_PERSON, *arguments) as (peer, _):
+        camera(peer, RELIABLE)
+        peer.status(lambda s, v: v["frames_processed"] != "0", lambda: peer.send(image(GREY)))
+        assert [q.reliability for q in subscribed(peer)] == [ReliabilityPolicy.BEST_EFFORT]
+        assert [q.reliability for q in subscribed(peer, "/camera_info")] == [ReliabilityPolicy.BEST_EFFORT]
+        offers = {
+            topic: peer.get_publishers_info_by_topic(topic)[0].qos_profile
+            for topic in ("/mega/mesh", "/mega/joints", "/mega/topology", "/diagnostics")
+        }
+        assert offers["/mega/mesh"].reliability == ReliabilityPolicy.BEST_EFFORT
+        assert offers["/mega/joints"].reliability == ReliabilityPolicy.BEST_EFFORT
+        assert offers["/mega/topology"].durability == DurabilityPolicy.TRANSIENT_LOCAL
+        assert offers["/diagnostics"].durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+@pytest.mark.parametrize(
+    "override", ["/image.subscription.reliability:=perhaps", "/mega/mesh.publisher.durability:=perhaps"]
+)
+def test_unknown_qos_override_is_one_line(override: str) -> None:
+    arguments = command("-p", f"qos_overrides.{override}")
+    end = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 1
+    assert len(end.stderr.strip().splitlines()) == 1
+    assert "perhaps" in end.stderr
+
+
+def lost(stamps: list[float]) -> int:
+    losses = Losses()
+    return sum(losses.add(round(stamp * 1e9)) for stamp in stamps)
+
+
+def test_gaps_in_stamps_are_lost_frames() -> None:
+    stamps = np.arange(300) / 30
+    rng = np.random.default_rng(0)
+    assert lost([*stamps]) == 0
+    for share in (0.02, 0.3, 0.7):
+        kept = rng.random(300) > share
+        kept[[0, -1]] = True
+        assert lost([*stamps[kept]]) == 300 - kept.sum()
+    every = [stamps[k] for k in range(300) if k % 30 in (0, 2, 5, 9, 12)]  # never two that follow each other
+    assert lost(every) == 283 - len(every), "17 more after the last one that came"
+    assert lost([*stamps + rng.uniform(-0.004, 0.004, 300)]) == 0, "jitter"
+    assert lost([*stamps, *stamps, *stamps + 100]) == 0, "a recording that starts again, a camera that stood still"
+    assert lost([0.0] * 300) == 0, "a driver that sets no stamps"
+
+
+def test_lost_frames_are_reported(peer: Peer) -> None:
+    """The camera leaves out two of three frames."""
+    number = 0
+
+    def again() -> None:
+        nonlocal number
+        for _ in range(4):
+            number += 1 if number < 40 else 3
+            message = image(GREY)
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(number * 100_000_000, 10**9)
+            peer.images.publish(message)
+            peer.executor_.spin_once(timeout_sec=0.01)
+
+    values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and "never arrived" in s.message, again)
+    assert int(values["frames_lost"]) > 0
+    assert float(values["camera_rate_hz"]) == pytest.approx(10, rel=0.01)
+    assert "/image: " in values["message"]
+
+
+def test_a_camera_that_died_is_an_error(peer: Peer) -> None:
+    peer.ask(image(GREY))
+    assert not peer.set(timeout=0.2)
+    peer.status(lambda s, v: s.level == DiagnosticStatus.ERROR and "/image: no images" in s.message)
+
+
+def test_two_nodes_of_one_name_are_noticed(peer: Peer) -> None:
+    twin = Node("mega", context=peer.context)
+    peer.status(lambda s, v: s.level != DiagnosticStatus.OK and "2 nodes are named /mega" in s.message)
+    twin.destroy_node()
+    peer.status(lambda s, v: "nodes are named" not in s.message)
+
+
+def test_one_kind_of_problem_is_not_logged_for_every_frame(peer: Peer) -> None:
+    """Images that are each cut off at another place."""
+    lines: list[str] = []
+    peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
+    rows = iter(range(GREY.shape[0] + 1, 10**6))
+
+    def again() -> None:
+        for _ in range(10):
+            peer.send(image(GREY, height=next(rows)))
+            peer.executor_.spin_once(timeout_sec=0.02)
+
+    rejected = int(peer.status(lambda s, v: True)["frames_rejected"])
+    peer.wait(lambda: any("cut off" in line for line in lines), again)
+    values = peer.status(lambda s, v: int(v["frames_rejected"]) > rejected + 40, again)
+    assert len([line for line in lines if "cut off" in line]) < (int(values["frames_rejected"]) - rejected) / 4
+
+
+def test_auto_takes_what_is_there_and_a_latched_camera_info() -> None:
+    """The camera is in the node's namespace, by a relative name, and first offers only compressed images."""
+    topic = "camera/image_raw"
+    arguments = (*ONE_PERSON, "-r", f"image:={topic}")
+    started = running(*arguments, image_type=CompressedImage, image_topic=f"{topic}/compressed", namespace="/robot")
+    with started as (peer, _):
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        info = CameraInfo(width=GREY.shape[1], height=GREY.shape[0], k=K)
+        peer.create_publisher(CameraInfo, "camera/camera_info", latched).publish(info)
+        jpeg = CompressedImage(format="jpeg", data=array.array("B", cv2.imencode(".jpg", GREY)[1].tobytes()))
+        values = peer.status(lambda s, v: v["intrinsics"] == "camera_info", lambda: peer.send(jpeg))
+        assert values["image_topic"] == f"/robot/{topic}/compressed"
+        assert values["image_type"] == "sensor_msgs/msg/CompressedImage"
+        raw = peer.create_publisher(Image, topic, 1)
+        peer.status(lambda s, v: v["image_topic"] == f"/robot/{topic}", lambda: raw.publish(image(GREY)))
+        peer.destroy_publisher(raw)
+        peer.status(lambda s, v: v["image_topic"] == f"/robot/{topic}/compressed", lambda: peer.send(jpeg))
+        assert peer.ask(jpeg)[0].height == 1
+
+
+@pytest.mark.parametrize(
+    ("namespace", "remaps", "infos"),
+    [
+        ("/", [], "/camera_info"),
+        ("/front", [], "/front/camera_info"),
+        ("/front", ["image:=image_raw"], "/front/camera_info"),
+        ("/front", ["image:=camera/image_raw"], "/front/camera/camera_info"),
+        ("/front", ["image:=/camera/image_raw"], "/camera/camera_info"),
+        ("/", ["image:=/image_raw"], "/camera_info"),
+        ("/", ["image:=/camera/image_raw/compressed"], "/camera/camera_info"),
+        ("/front", ["image:=/camera/image_raw", "camera_info:=calibration"], "/front/calibration"),
+    ],
+)
+def test_camera_info_is_beside_the_image(namespace: str, remaps: list[str], infos: str) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=os.getpid() % 200 + 1)
+    arguments = ["--ros-args", *(text for remap in remaps for text in ("-r", remap))]
+    node = Node("mega", context=context, namespace=namespace, cli_args=arguments if remaps else None)
+    try:
+        assert camera_info_topic(node, node.resolve_topic_name("image")) == infos
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_the_launch_file_follows(shared: Path, root: Path) -> None:
+    case = shared / "cases" / "05_launch_relative_camera_info" / "repro.py"
+    end = subprocess.run([sys.executable, case, root], capture_output=True, text=True)
+    assert end.returncode == 0, end.stdout + end.stderr
+
+
+@pytest.mark.parametrize(
+    ("topic", "image_transport", "sources"),
+    [
+        ("/c/image", "raw", [("/c/image", Image)]),
+        ("/c/image", "compressed", [("/c/image/compressed", CompressedImage)]),
+        ("/c/image/compressed", "compressed", [("/c/image/compressed", CompressedImage)]),
+        ("/c/image/compressed", "auto", [("/c/image/compressed", CompressedImage)]),
+        (
+            "/c/image",
+            "auto",
+            [("/c/image", Image), ("/c/image/compressed", CompressedImage), ("/c/image", CompressedImage)],
+        ),
+    ],
+)
+def test_sources_of_images(topic: str, image_transport: str, sources: list[tuple[str, type]]) -> None:
+    assert image_sources(topic, image_transport) == sources
+
+
+def test_diagnostics_say_what_carries_messages(peer: Peer) -> None:
+    assert "shared memory with a segment of" in peer.status(lambda s, v: True)["transport"]
