@@ -12,6 +12,8 @@ from mega_model.core.commands import run
 OF_RUNTIME = {
     "node": ("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
     "demo": ("mega_ros.replay.demo:main", "play a bag, image, video or camera to the node and show what it finds"),
+    "replay": ("mega_ros.replay.command:main", "bags, videos and images through the model, scored: no ROS needed"),
+    "replay compare": ("mega_ros.replay.compare:main", "two reports side by side; exit code 1 on a regression"),
     "evaluate keypoints": ("mega_ros.replay.keypoints:main", "a bundle on your annotated photographs"),
 }
 OF_CHECKOUT = {

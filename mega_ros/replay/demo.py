@@ -16,9 +16,10 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 
-from ..bundle import TOPOLOGY, Bundle, BundleError
+from ..bundle import TOPOLOGY, Bundle
 from ..environment import share
 from . import sources
 from .live.node_process import ProcessError
@@ -67,7 +68,7 @@ def main(args: list[str]) -> int:
         report = summarise(source, recording, topology)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         written = write_pictures(recording, topology, options.out, console)
-    except (SourceError, ProcessError, BundleError, OSError) as error:
+    except (InputError, ProcessError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
+from mega_model.core.images import read
 
 from ..ros.read import read_cloud, read_stamp
 from .bags import MESSAGES, Message, read_bag
@@ -75,9 +76,7 @@ def clip(path: Path) -> Source:
 
 def photograph(path: Path, fov: float) -> Source:
     """A slow pan and zoom over one image. `fov`: radians over the larger image side."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if image is None:
-        raise SourceError(f"{path}: {'not an image that OpenCV can read' if path.is_file() else 'no such file'}")
+    image = read(path, turn=True)
     return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov), {})
 
 

@@ -38,7 +38,7 @@ from . import messages, parameters
 from .diagnostics import Health
 from .environment import use_large_messages
 from .images import to_bgr
-from .read import read_intrinsics, read_stamp
+from .read import intrinsics_for, read_stamp
 
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=1)
@@ -187,16 +187,9 @@ class MegaNode(Node):
 
     def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
         """K [3, 3] of the last camera_info for an image of this size, or None and why there is none."""
-        info = self._info
-        if info is None:
+        if self._info is None:
             return None, "no camera_info has come"
-        try:
-            K = read_intrinsics(info)
-        except InputError as error:
-            return None, str(error)
-        if (info.width, info.height) != (width, height):
-            return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-        return K, ""
+        return intrinsics_for(self._info, width, height)
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()
