@@ -1,4 +1,4 @@
-"""`mega replay` and `mega replay compare`: every kind of input, what is written, scores, the gate, and broken inputs."""
+"""`mega replay` and `mega replay compare`: every input, what is written, scores, the gate, and broken inputs."""
 
 import json
 import shutil
@@ -169,7 +169,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 
 def replay(bundle: Path, out: Path, *args: Any) -> int:
-    words = ["replay", *args, "--out", out, "--bundle", bundle, "--boxes", "full_frame"]
+    words = ["replay", "--out", out, "--bundle", bundle, "--boxes", "full_frame", *args]
     return main([str(word) for word in words])
 
 
@@ -492,9 +492,8 @@ def test_a_broken_input_is_one_line_and_leaves_no_result(
 ) -> None:
     path = BROKEN[kind](tmp_path)
     assert replay(bundle, tmp_path / "out", path) == 1
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("mega", "Traceback"))]
-    assert len(lines) == 1
-    assert lines[0].startswith(f"mega replay: {path}") or kind == "images that the node does not take"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"mega replay: {path}")
     assert not (tmp_path / "out" / "report.json").exists()
 
 

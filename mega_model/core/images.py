@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,6 +15,19 @@ from mega_model.core.files import must_exist
 
 LONGEST_SIDE = 32766
 """Pixels: OpenCV warps no larger images."""
+
+
+@contextmanager
+def without_stderr() -> Iterator[None]:
+    """Keeps quiet what OpenCV and its libraries print beside our own message."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def decode(data: np.ndarray | bytes, *, turn: bool) -> np.ndarray:
@@ -44,7 +60,8 @@ def read(path: Path, *, turn: bool) -> np.ndarray:
     """`decode` of a file. Raises InputError that names it."""
     must_exist(path)
     try:
-        return decode(path.read_bytes(), turn=turn)
+        with without_stderr():
+            return decode(path.read_bytes(), turn=turn)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except InputError as error:

@@ -52,8 +52,11 @@ class Message(NamedTuple):
 
 def is_bag(path: Path) -> bool:
     """Whether it is a bag: a folder with metadata.yaml or with the files of one bag, or such a file."""
-    if path.is_dir() and (path / "metadata.yaml").is_file():
-        return True
+    if path.is_dir():
+        if (path / "metadata.yaml").is_file():
+            return True
+        if any((inner / "metadata.yaml").is_file() for inner in path.iterdir()):
+            return False  # a folder of bags
     # the parts of one bag are called name_0.mcap, name_1.mcap, ...
     return len({re.sub(r"(_\d+)?\.(mcap|db3|bag)(\.zstd)?$", "", file.name) for file in files_of(path)}) == 1
 
@@ -116,7 +119,7 @@ class Bag:
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[Bag]:
-    """A folder of rosbag2, with or without metadata.yaml, or one file: .mcap, .db3, these with .zstd, or .bag of ROS 1."""
+    """A folder of rosbag2, with or without metadata.yaml, or one file: .mcap, .db3, either with .zstd, .bag."""
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
     if not is_bag(path):

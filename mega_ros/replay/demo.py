@@ -1,6 +1,7 @@
 """`mega demo`: images played to the node over DDS, and what came back.
 
-Ends with a table, report.json, an overlay video and a contact sheet.
+Ends with a table, report.json, an overlay video and a contact sheet. The scores are of an offline replay of all frames:
+which of them the node caught depends on the machine.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import tyro
 from rich.console import Console
 
 from mega_model.core.errors import InputError
-from mega_model.core.topology import Topology
 
-from ..bundle import TOPOLOGY, Bundle
 from ..environment import share
+from ..recovery import Recovery
 from . import sources
 from .live.node_process import ProcessError
+from .offline import scores_of
 from .pictures import write_pictures
 from .report import summarise, table
 from .sources import Source, SourceError
@@ -60,12 +61,16 @@ def main(args: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         source = _source(options)
-        topology = Topology.load(Bundle.load(options.bundle).folder / TOPOLOGY)
+        recovery = Recovery.load(options.bundle)
+        topology = recovery.topology
         options.out.mkdir(parents=True, exist_ok=True)
         recording, interrupted = play(source, options.bundle, options.seconds, options.out / "node.log", console)
         if not recording.sent:
             raise SourceError(f"{source.name}: no images in it")
-        report = summarise(source, recording, topology)
+        report = summarise(source, recording)
+        if source.bag is not None:
+            with console.status("scoring every frame of the clip"):
+                report["truth"] = scores_of(source.bag, recovery)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         written = write_pictures(recording, topology, options.out, console)
     except (InputError, ProcessError, OSError) as error:

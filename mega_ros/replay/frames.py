@@ -17,11 +17,12 @@ import numpy as np
 
 from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
+from mega_model.core.images import without_stderr
 
 from ..ros.images import to_bgr
 from ..ros.read import intrinsics_for
 from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
-from .sources import FRAME, without_stderr
+from .sources import FRAME
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -84,7 +85,7 @@ def open_input(paths: Sequence[Path], image_topic: str | None = None, info_topic
     """
     first = paths[0]
     if len(paths) > 1 or is_picture(first):
-        source: Input = Pictures(first.name if len(paths) == 1 else f"{len(paths)} images", paths)
+        source: Input = Pictures(first.name if len(paths) == 1 else f"{len(paths)} images", in_order(paths))
     elif is_bag(first):
         return Recorded(first, image_topic, info_topic)
     elif first.is_dir():
@@ -96,6 +97,11 @@ def open_input(paths: Sequence[Path], image_topic: str | None = None, info_topic
     if image_topic or info_topic:
         raise InputError(f"{first}: --image-topic and --camera-info-topic are for bags, this is none")
     return source
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Folder by folder, and in each the shorter names first, so that 2 comes before 10."""
+    return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
 
 
 def is_picture(path: Path) -> bool:
@@ -126,13 +132,12 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    """Shorter names first, so that 2 comes before 10."""
     found = [path for path in folder.iterdir() if is_picture(path)]
     if not found:
         raise InputError(
             f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no {', '.join(PICTURES)}"
         )
-    return sorted(found, key=lambda path: (len(path.stem), path.name))
+    return in_order(found)
 
 
 @dataclass
@@ -214,7 +219,7 @@ class Recorded:
                 try:
                     image = to_bgr(message)
                 except InputError as error:
-                    yield Frame(stamp, None, f"{self.topics['image']}: {error}", frame_id=frame_id)
+                    yield Frame(stamp, None, f"{self.path}: {self.topics['image']}: {error}", frame_id=frame_id)
                     continue
                 intrinsics, unknown = self._intrinsics(stamp, image.shape[1], image.shape[0])
                 yield Frame(stamp, image, intrinsics=intrinsics, unknown=unknown, frame_id=frame_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +15,9 @@ from mega_model.core.errors import InputError
 from ..recovery import People, Recovery
 from ..ros.read import points_of
 from ..stream import Stream, StreamSettings
-from .frames import Frame, Input
+from .frames import Frame, Input, open_input
 from .meshes import Format, write_meshes
-from .reference import WITHIN, Reference, with_visible
+from .reference import WITHIN, Reference, open_reference, with_visible
 from .results import MeshBag, MeshFile, put_in_place
 from .score import Score
 
@@ -55,20 +55,22 @@ class Run:
     def __post_init__(self) -> None:
         self.score = Score(self.recovery.topology)
 
-    def process(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, People | None]]:
+    def process(self, source: Input) -> Iterator[tuple[Frame, People | None]]:
         """Frames with the people in them; None where the frame cannot be used. Raises InputError where none can."""
         stream = Stream(self.recovery, self.settings)
-        for frame in frames:
+        for frame in source.frames():
             row: Row = {"frame": self.counts.frames, "stamp": frame.stamp} | (
                 {"name": frame.name} if frame.name else {}
             )
             people = None
-            try:
-                if frame.image is None:
-                    raise InputError(frame.problem)
-                people = stream.process(frame.image, frame.intrinsics, frame.stamp, frame.unknown)
-            except InputError as error:
-                row["problem"] = str(error)
+            problem = frame.problem
+            if frame.image is not None:
+                try:
+                    people = stream.process(frame.image, frame.intrinsics, frame.stamp, frame.unknown)
+                except InputError as error:
+                    problem = f"{source.name}: {error}"
+            if people is None:
+                row["problem"] = problem
                 self.counts.unreadable += 1
             else:
                 row |= {"people": len(people), "ids": people.ids.tolist()}
@@ -81,7 +83,7 @@ class Run:
             self.watch(self.counts.frames)
             yield frame, people
         if self.counts.unreadable == self.counts.frames:
-            raise InputError(self.rows[0]["problem"] if self.rows else "no images in it")
+            raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
             self.reference.finish()
 
@@ -115,7 +117,7 @@ def write(
 ) -> None:
     """Replays `source` and writes its results; those of an earlier run are replaced when these are complete.
 
-    Into `out`: meshes.npz, report.json with the text that `report` gives at the end, and meshes/ with a file per frame if
+    Into `out`: meshes.npz, report.json with the text that `report` gives at the end, meshes/ with a file per frame if
     there is an `export`. `bag` is one of its own.
     """
     with ExitStack() as stack:
@@ -126,7 +128,7 @@ def write(
             recorded = MeshBag(stack.enter_context(put_in_place(bag.parent, (bag.name,))) / bag.name)
         if export:
             (fresh / "meshes").mkdir()
-        for k, (frame, people) in enumerate(run.process(source.frames())):
+        for k, (frame, people) in enumerate(run.process(source)):
             meshes.add(frame.stamp, people)
             if people is None:
                 continue
@@ -138,3 +140,12 @@ def write(
         if recorded:
             recorded.close()
         (fresh / "report.json").write_text(report())
+
+
+def scores_of(bag: Path, recovery: Recovery) -> dict[str, float]:
+    """The scores of all frames of a bag against its own ground truth, without files."""
+    source = open_input([bag])
+    run = Run(recovery, StreamSettings(), open_reference(None, bag, len(recovery.topology.template)))
+    for _ in run.process(source):
+        pass
+    return run.score.summary()

@@ -53,7 +53,7 @@ def put_in_place(out: Path, names: tuple[str, ...]) -> Iterator[Path]:
 class MeshFile:
     """meshes.npz: all people of all frames. N people in all, F frames.
 
-    stamps [F], nanoseconds; frame [N], index into stamps; and of each person the fields of `People`: vertices [N, V, 3],
+    stamps [F], nanoseconds; frame [N], index into stamps; and of each person what `People` has: vertices [N, V, 3],
     sigma [N, V], joints [N, J, 3], joints_sigma [N, J], ids [N], boxes [N, 4], scores [N], distance [N]. faces [T, 3]
     and joint_names [J] say what they mean. People are kept on disk until the file is complete.
     """
