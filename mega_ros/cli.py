@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ VERBS = {**OF_RUNTIME, **verbs.VERBS, **OF_CHECKOUT}
 
 
 def main(args: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     return run(VERBS, sys.argv[1:] if args is None else args)
 

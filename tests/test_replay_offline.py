@@ -1,6 +1,7 @@
 """`mega replay` and `mega replay compare`: every input, what is written, scores, the gate, and broken inputs."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -497,6 +498,22 @@ def test_a_broken_input_is_one_line_and_leaves_no_result(
     assert not (tmp_path / "out" / "report.json").exists()
 
 
+@pytest.mark.parametrize("suffix", [".png", ".avi", ".mcap", ".txt"])
+def test_files_whose_names_are_not_utf8(
+    suffix: str, bundle: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9[red]" + suffix.encode())
+    if suffix == ".png":
+        path.write_bytes(cv2.imencode(".png", picture(0))[1].tobytes())
+    elif suffix == ".mcap":
+        shutil.move(KINDS["bare mcap"](tmp_path), path)
+    else:
+        path.write_bytes(b"noise")
+    expected = 0 if suffix in (".png", ".mcap") else 1
+    assert replay(bundle, tmp_path / path.stem, path) == expected
+    assert len(capfdbinary.readouterr().err.splitlines()) == expected
+
+
 def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = KINDS["bare mcap"](tmp_path)
     path.write_bytes(path.read_bytes().replace(b"/camera/image_raw", b"/camera/image_r\xff\xfe"))
@@ -531,6 +548,11 @@ def test_wrong_options(
     assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), *args) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mega replay: ") and reason in line
+
+
+def test_an_input_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay"]) == 1
+    assert "INPUT: name a bag" in capsys.readouterr().err
 
 
 def test_a_reference_of_another_body(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

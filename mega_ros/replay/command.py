@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from mega_model.core.errors import InputError
 
@@ -67,9 +68,11 @@ def main(args: list[str]) -> int:
     options = tyro.cli(Options, args=args, prog="mega replay")
     if not 1 <= options.fov <= 170:
         raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    if not options.input:
+        raise InputError("INPUT: name a bag, a video, an image or a folder of these")
     if options.export not in (None, "npz"):
-        import trimesh  # noqa: F401 before any work is done
-    inputs = [*_inputs(options.input)]
+        import trimesh  # noqa: F401  if it is missing, say so before any work is done
+    inputs = _inputs(options.input)
     if options.write and len(inputs) > 1:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
     if options.write and options.write.exists() and not is_bag(options.write):
@@ -82,10 +85,11 @@ def main(args: list[str]) -> int:
         try:
             _replay(options, recovery, paths, out, ["mega", "replay", *args], console)
         except InputError as error:
-            if len(inputs) == 1:
-                raise
             print(f"mega replay: {error}", file=sys.stderr)
             code = 1
+        except KeyboardInterrupt:
+            print("mega replay: interrupted", file=sys.stderr)
+            return 130
     return code
 
 
@@ -103,13 +107,13 @@ def _replay(
         report.update(run.results(), provenance=_provenance(run, source, command))
         return json.dumps(report, indent=1, allow_nan=False) + "\n"
 
-    with console.status(source.name) as status:
-        run.watch = lambda done: status.update(f"{source.name}: frame {done} of {source.count or '?'}")
+    with console.status(escape(source.name)) as status:
+        run.watch = lambda done: status.update(f"{escape(source.name)}: frame {done} of {source.count or '?'}")
         write(run, source, out, options.export, options.write, finished)
     console.print(offline_table(report))
     written = [out / "report.json", out / "meshes.npz", *([out / "meshes"] if options.export else [])]
     for path in [*written, *([options.write] if options.write else [])]:
-        console.print(f"  {path}", soft_wrap=True, highlight=False)
+        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mega_model.core.images import without_stderr
 from ..ros.images import to_bgr
 from ..ros.read import intrinsics_for
 from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
-from .sources import FRAME
+from .sources import FRAME, open_video
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -166,20 +166,13 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.name, self.files, self.topics = path.name, [path], dict[str, str]()
-        capture = self._open()
+        capture = open_video(path)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
         self.count = int(count) if 0 < count < 1e9 else None
 
-    def _open(self) -> cv2.VideoCapture:
-        with without_stderr():
-            capture = cv2.VideoCapture(str(self.files[0]))
-        if not capture.isOpened():
-            raise InputError(f"{self.files[0]}: neither a bag nor a video nor an image that can be read")
-        return capture
-
     def frames(self) -> Iterator[Frame]:
-        capture, last = self._open(), -1
+        capture, last = open_video(self.files[0]), -1
         rate = capture.get(cv2.CAP_PROP_FPS)
         step = round(1e9 / (rate if 0.01 < rate < 1000 else RATE))
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from .recording import Recording
@@ -69,17 +70,17 @@ def table(report: dict[str, Any]) -> Table:
 
 def offline_table(report: dict[str, Any]) -> Table:
     """The report of `mega replay` for people to read."""
-    out = _two_columns(f"mega replay: {report['input']}")
+    out = _two_columns(f"mega replay: {escape(report['input'])}")
     out.add_row("frames", str(report["frames"]))
     if report["unreadable"]:
         first = next(row["problem"] for row in report["table"] if "problem" in row)
-        out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {first}")
+        out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {escape(first)}")
     if report["assumed"]:
         out.add_row("frames with assumed intrinsics", f"{report['assumed']}: {report['assumed_because']}")
     out.add_row("people", str(report["people"]), end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]
-        out.add_row("ground truth", reference["name"])
+        out.add_row("ground truth", escape(reference["name"]))
         out.add_row("frames without ground truth", str(report["without_reference"]))
         if reference["unused"]:
             out.add_row("ground truth without a frame", str(reference["unused"]))

@@ -5,6 +5,7 @@ Every source gives JPEG images and the camera's intrinsics as ROS messages, as a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import read, without_stderr
 
@@ -62,15 +64,24 @@ def photograph(path: Path, fov: float) -> Source:
     return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov))
 
 
-def video(path: Path, fov: float) -> Source:
-    """A video file at its own rate."""
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
+def open_video(path: Path) -> cv2.VideoCapture:
+    """Raises InputError that names the file."""
+    must_exist(path)
+    try:
+        name = os.fsencode(path).decode()
+    except UnicodeDecodeError:  # OpenCV would crash
+        raise SourceError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
     with without_stderr():
-        capture = cv2.VideoCapture(str(path))
-    rate = capture.get(cv2.CAP_PROP_FPS)
+        capture = cv2.VideoCapture(name)
     if not capture.isOpened():
         raise SourceError(f"{path}: not a video that OpenCV can read")
+    return capture
+
+
+def video(path: Path, fov: float) -> Source:
+    """A video file at its own rate."""
+    capture = open_video(path)
+    rate = capture.get(cv2.CAP_PROP_FPS)
     return Source(path.name, _stream(_at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0), fov))
 
 
