@@ -33,9 +33,12 @@ EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
 IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]
+# `mega replay --export obj|ply|glb`
+MESH = ["trimesh>=4"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "filelock>=3.12",
+    *MESH,
     "hypothesis>=6",
     "pytest>=8",
     "pytest-cov>=5",
@@ -112,6 +115,7 @@ setup(
         "import": IMPORT,
         "smpl": SMPL,
         "export": EXPORT,
+        "mesh": MESH,
         "test": TEST,
         "dev": DEV,
     },

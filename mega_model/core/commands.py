@@ -27,6 +27,7 @@ _NEEDED = {
     "onnx": "pip install 'mega_ros[import]'",
     "tflite": "pip install 'mega_ros[import]'",
     "onnxscript": "pip install 'mega_ros[export]'",
+    "trimesh": "pip install 'mega_ros[mesh]'",
     "rclpy": "pip install 'mega_ros[ros]'",
     "export": "this verb needs a checkout: git clone mega_ros, then pip install --editable '.[export]'",
 }

@@ -1,16 +1,37 @@
-"""Serialised messages with their times, as in a bag."""
+"""ROS 1 and ROS 2 bags, read without ROS: their topics, and their messages with times.
+
+rosbags reads them. Its errors about a damaged bag become an InputError that names the bag.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
+
+from mega_model.core.errors import InputError
+
+from ..ros.read import read_stamp
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd  # rosbags brings it
 
 MESSAGES = get_typestore(Stores.ROS2_JAZZY)
 """ROS's standard message types, without a ROS installation."""
+FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
+"""Endings of bag files' names."""
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
 class Message(NamedTuple):
@@ -29,10 +50,114 @@ class Message(NamedTuple):
         return MESSAGES.deserialize_cdr(self.data, self.type)
 
 
-def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
-    """The messages of a ROS 2 bag (MCAP or sqlite3) on some topics, in time order."""
-    with AnyReader([path]) as reader:
+def is_bag(path: Path) -> bool:
+    """Whether it is a bag: a folder with metadata.yaml or with the files of one bag, or such a file."""
+    if path.is_dir():
+        if (path / "metadata.yaml").is_file():
+            return True
+        if any((inner / "metadata.yaml").is_file() for inner in path.iterdir()):
+            return False  # a folder of bags
+    # the parts of one bag are called name_0.mcap, name_1.mcap, ...
+    return len({re.sub(r"(_\d+)?\.(mcap|db3|bag)(\.zstd)?$", "", file.name) for file in files_of(path)}) == 1
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold a bag's messages, in the order of their names' numbers."""
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.name.endswith(FILES) and file.is_file()]
+        return sorted(files, key=lambda file: (len(file.name), file.name))
+    return [path] if path.is_file() and path.name.endswith(FILES) else []
+
+
+class Bag:
+    """An open bag. Raises InputError, here and later, for one that is damaged."""
+
+    def __init__(self, path: Path, reader: AnyReader) -> None:
+        self.path = path
+        self._reader = reader
+        self.topics: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
+        """name -> type, e.g. "sensor_msgs/msg/Image", also in a bag of ROS 1."""
+
+    def messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
+        """Connection, time (ns) and bytes of the messages on some topics, in time order. No topics, no messages."""
         wanted = set(topics)
-        connections = [c for c in reader.connections if c.topic in wanted]
-        for connection, stamp, data in reader.messages(connections):
+        connections = [c for c in self._reader.connections if c.topic in wanted]
+        if connections:  # rosbags reads an empty list as all of them
+            with _naming(self.path):
+                yield from self._reader.messages(connections)
+
+    def read(self, connection: Connection, data: bytes) -> Any:
+        """The message as rosbags has it. A camera_info of ROS 1 has the field names of ROS 2."""
+        with _naming(self.path, connection.topic):
+            message = self._reader.deserialize(data, connection.msgtype)
+            if connection.msgtype == CAMERA_INFO and hasattr(message, "K"):
+                for name in "DKRP":
+                    object.__setattr__(message, name.lower(), getattr(message, name))
+            return message
+
+    def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Stamp (ns) and message of all messages on a topic with headers, in the order of the stamps.
+
+        A message whose stamp is zero has the time at which it was recorded. The topic is read twice, and only what was
+        recorded out of order is held.
+        """
+        order = sorted(stamp for stamp, _ in self._stamped(topic))
+        waiting: list[tuple[int, int, Any]] = []
+        given = 0
+        for count, (stamp, message) in enumerate(self._stamped(topic)):
+            heappush(waiting, (stamp, count, message))
+            while waiting and waiting[0][0] == order[given]:
+                stamp, _, message = heappop(waiting)
+                given += 1
+                yield stamp, message
+
+    def _stamped(self, topic: str) -> Iterator[tuple[int, Any]]:
+        for connection, time, data in self.messages([topic]):
+            message = self.read(connection, data)
+            yield read_stamp(message) or time, message
+
+
+@contextmanager
+def open_bag(path: Path) -> Iterator[Bag]:
+    """A folder of rosbag2, with or without metadata.yaml, or one file: .mcap, .db3, either with .zstd, .bag."""
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file or folder")
+    if not is_bag(path):
+        raise InputError(f"{path}: there is no bag here: no metadata.yaml, and no file that ends in {', '.join(FILES)}")
+    with ExitStack() as stack:
+        paths = [path] if (path / "metadata.yaml").is_file() else files_of(path)
+        with _naming(path):
+            paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
+            reader = stack.enter_context(AnyReader(paths, default_typestore=MESSAGES))
+        yield Bag(path, reader)
+
+
+def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
+    """The messages of a ROS 2 bag on some topics, in time order."""
+    with open_bag(path) as bag:
+        for connection, stamp, data in bag.messages(topics):
             yield Message(stamp, connection.topic, connection.msgtype, bytes(data))
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """A file compressed as a whole, unpacked into a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / path.stem
+        with zstd.open(path, "rb") as packed, out.open("wb") as file:
+            while block := packed.read(1 << 20):
+                file.write(block)
+        yield out
+
+
+@contextmanager
+def _naming(path: Path, topic: str = "") -> Iterator[None]:
+    """Makes an InputError of whatever rosbags raises: on damaged bags that may be anything."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:200] or type(error).__name__
+        where = f"{path}: {topic}" if topic else f"{path}"
+        raise InputError(f"{where}: damaged or cut off, rosbags says: {what}") from error

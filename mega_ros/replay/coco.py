@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
 
 KIND = "coco-keypoints"
@@ -65,10 +65,8 @@ class Photograph:
     """Whether all people are annotated, so that an unmatched detection is wrong."""
 
     def load(self) -> np.ndarray:
-        """uint8 [H, W, 3] BGR: the stored pixels, without EXIF rotation. Raises InputError."""
-        image = cv2.imread(str(self.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
-            raise InputError(f"{self.path}: not an image that OpenCV can read")
+        """uint8 [H, W, 3] BGR: the stored pixels, as annotations refer to, not rotated by EXIF. Raises InputError."""
+        image = image_files.read(self.path, turn=False)
         if image.shape[:2] != (self.height, self.width):
             size = f"{image.shape[1]} x {image.shape[0]}"
             raise InputError(f"{self.path}: {size} pixels, but 'width' and 'height' say {self.width} x {self.height}")

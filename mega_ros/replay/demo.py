@@ -1,6 +1,7 @@
 """`mega demo`: plays images to the node over DDS and records its output.
 
-The result is a table, report.json, an overlay video and a contact sheet.
+The result is a table, report.json, an overlay video and a contact sheet. The scores come from an offline replay of all
+frames, because the frames that the node processes depend on the machine.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from mega_model.core.topology import Topology
+from mega_model.core.errors import InputError
 
-from ..bundle import TOPOLOGY, Bundle, BundleError
 from ..environment import share
+from ..recovery import Recovery
 from . import sources
 from .drawings import write_drawings
 from .live.node_process import ProcessError
+from .offline import scores_of
 from .report import summarise, table
 from .sources import Source, SourceError
 
@@ -59,15 +61,19 @@ def main(args: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         source = _source(options)
-        topology = Topology.load(Bundle.load(options.bundle).folder / TOPOLOGY)
+        recovery = Recovery.load(options.bundle)
+        topology = recovery.topology
         options.out.mkdir(parents=True, exist_ok=True)
         recording, interrupted = play(source, options.bundle, options.seconds, options.out / "node.log", console)
         if not recording.sent:
             raise SourceError(f"{source.name}: no images in it")
-        report = summarise(source, recording, topology)
+        report = summarise(source, recording)
+        if source.bag is not None:
+            with console.status("scoring every frame of the clip"):
+                report["truth"] = scores_of(source.bag, recovery)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         written = write_drawings(recording, topology, options.out, console)
-    except (SourceError, ProcessError, BundleError, OSError) as error:
+    except (InputError, ProcessError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

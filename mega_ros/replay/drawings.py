@@ -11,12 +11,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mega_model.core.images import without_stderr
 from mega_model.core.topology import Topology
 
 from ..ros.read import positions
 from . import pages
 from .recording import Recording
-from .sources import without_stderr
 
 SHEET_ROWS = 4
 

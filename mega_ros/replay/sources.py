@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
+from mega_model.core.images import read, without_stderr
 
-from ..ros.read import read_cloud, read_stamp
 from .bags import MESSAGES, Message, read_bag
 
 IMAGE = "/camera/image_raw"
@@ -39,58 +39,50 @@ class SourceError(InputError):
     """An input that cannot be played. The message has one line."""
 
 
-@contextmanager
-def without_stderr() -> Iterator[None]:
-    """Suppress what OpenCV's video library prints."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
 @dataclass(frozen=True)
 class Source:
-    """A stream of messages and, if known, its ground truth."""
+    """A stream of messages to play."""
 
     name: str
     messages: Iterator[Message]
-    truth: dict[int, np.ndarray]
-    """stamp (ns) -> cloud of `read_cloud` with a field `visible`."""
+    bag: Path | None = None
+    """The bag that it is of, which has ground truth."""
     live: bool = False
     """whether it runs until the user stops it."""
 
 
 def clip(path: Path) -> Source:
-    """A bag with compressed images, camera_info and perhaps ground truth."""
+    """A bag with compressed images, camera_info and ground truth."""
     if not (path / "metadata.yaml").is_file():
         raise SourceError(f"{path}: there is no bag here")
-    clouds = (message.read() for message in read_bag(path, [GROUND_TRUTH]))
-    truth = {read_stamp(cloud): read_cloud(cloud) for cloud in clouds}
-    return Source(f"embedded {path.name}", read_bag(path, TOPICS), truth)
+    return Source(f"embedded {path.name}", read_bag(path, TOPICS), path)
 
 
 def photograph(path: Path, fov: float) -> Source:
     """A slow pan and zoom over one image. `fov`: radians over the larger image side."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if image is None:
-        raise SourceError(f"{path}: {'not an image that OpenCV can read' if path.is_file() else 'no such file'}")
-    return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov), {})
+    image = read(path, turn=True)
+    return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov))
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """Raises InputError that names the file."""
+    must_exist(path)
+    try:
+        name = os.fsencode(path).decode()
+    except UnicodeDecodeError:  # OpenCV would crash
+        raise SourceError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
+    with without_stderr():
+        capture = cv2.VideoCapture(name)
+    if not capture.isOpened():
+        raise SourceError(f"{path}: not a video that OpenCV can read")
+    return capture
 
 
 def video(path: Path, fov: float) -> Source:
     """A video file at its frame rate."""
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file")
-    with without_stderr():
-        capture = cv2.VideoCapture(str(path))
+    capture = open_video(path)
     rate = capture.get(cv2.CAP_PROP_FPS)
-    if not capture.isOpened():
-        raise SourceError(f"{path}: not a video that OpenCV can read")
-    return Source(path.name, _stream(_at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0), fov), {})
+    return Source(path.name, _stream(_at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0), fov))
 
 
 def camera(number: int, fov: float) -> Source:
@@ -100,7 +92,7 @@ def camera(number: int, fov: float) -> Source:
     if not capture.isOpened():
         raise SourceError(f"camera {number}: cannot be opened")
     images = ((time.time_ns(), image) for image in _frames(capture))
-    return Source(f"camera {number}", _stream(images, fov), {}, live=True)
+    return Source(f"camera {number}", _stream(images, fov), live=True)
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:

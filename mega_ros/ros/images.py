@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from mega_model.core.errors import InputError
+from mega_model.core.images import decode
 
 
 class ImageError(InputError):
@@ -84,24 +85,15 @@ def _convert(message: Any) -> np.ndarray:
 
 def _decode(message: Any) -> np.ndarray:
     """JPEG, PNG, and any other format that OpenCV reads."""
-    data = np.frombuffer(message.data, np.uint8)
-    if not len(data):
+    if not len(message.data):
         raise ImageError("the compressed image has no data")
     if "bayer" in message.format and "bgr8" not in message.format:
         raise ImageError(_refusal(message.format))
-    # libjpeg fills missing data with grey and only warns, so look for the end marker; padding may follow it
-    if data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-1024:].tobytes():
-        raise ImageError(f"the JPEG data are cut off after {len(data)} bytes")
     try:
         # rotation by EXIF would make the image inconsistent with its camera_info
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f"{len(data)} bytes of format '{message.format}' do not decode ({error.err})") from None
-    if image is None:
-        raise ImageError(f"{len(data)} bytes of format '{message.format}' do not decode to an image")
-    if image.dtype != np.uint8:
-        raise ImageError(_refusal(f"{image.dtype} '{message.format}'"))
-    return image
+        return decode(message.data, turn=False)
+    except InputError as error:
+        raise ImageError(f"format '{message.format}': {error}") from None
 
 
 def _refusal(encoding: str) -> str:

@@ -11,18 +11,13 @@ from shape_msgs.msg import Mesh, MeshTriangle
 
 from mega_model.core.topology import Topology
 
-POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4"), ("id", "<u4")])
-"""One point of `~/mesh` and `~/joints`: metres in the camera frame, and the person's id."""
+from .read import POINT, points_of
 
 
 def point_cloud(header: Any, points: np.ndarray, sigma: np.ndarray, ids: np.ndarray) -> PointCloud2:
     """points [P, V, 3] and sigma [P, V] in metres, ids [P] -> one row per person, one column per vertex (or joint)."""
     people, columns = sigma.shape
-    cloud = np.zeros((people, columns), POINT)
-    for axis, name in enumerate("xyz"):
-        cloud[name] = points[..., axis]
-    cloud["sigma"] = sigma
-    cloud["id"] = ids[:, None]
+    cloud = points_of(points, sigma, ids)
     message = PointCloud2(
         header=header,
         height=people,

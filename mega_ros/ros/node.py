@@ -38,7 +38,7 @@ from . import messages, parameters
 from .diagnostics import Health
 from .environment import HELP, transport, use_large_messages
 from .images import to_bgr
-from .read import read_intrinsics, read_stamp
+from .read import intrinsics_for, read_stamp
 from .transport import OVERRIDABLE, MatchedSubscription, camera_info_topic, image_sources, type_name
 
 FOLLOW = 0.5
@@ -225,16 +225,9 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
 
     def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
         """Intrinsics [3, 3] of the last camera_info for an image of this size, or None and the reason."""
-        info = self._info
-        if info is None:
+        if self._info is None:
             return None, "no camera_info has come"
-        try:
-            intrinsics = read_intrinsics(info)
-        except InputError as error:
-            return None, str(error)
-        if (info.width, info.height) != (width, height):
-            return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-        return intrinsics, ""
+        return intrinsics_for(self._info, width, height)
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()

@@ -1,4 +1,7 @@
-"""PointCloud2 and CameraInfo messages, of rclpy or of rosbags, to arrays. `images` does the same for images."""
+"""PointCloud2 and CameraInfo messages, of rclpy or of rosbags, to arrays. `images` does the same for images.
+
+Also the points of a PointCloud2 as an array, which `messages` and the replay put into messages.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,19 @@ from mega_model.core.errors import InputError
 
 # datatype of a PointField -> numpy's name of it
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+
+POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4"), ("id", "<u4")])
+"""One point of `~/mesh` and `~/joints`: metres in the camera frame, and the person's id."""
+
+
+def points_of(positions: np.ndarray, sigma: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """positions [P, V, 3] and sigma [P, V] in metres, ids [P] -> `POINT` [P, V]: a row per person."""
+    points = np.zeros(sigma.shape, POINT)
+    for axis, name in enumerate("xyz"):
+        points[name] = positions[..., axis]
+    points["sigma"] = sigma
+    points["id"] = ids[:, None]
+    return points
 
 
 def read_stamp(message: Any) -> int:
@@ -49,3 +65,14 @@ def read_intrinsics(info: Any) -> np.ndarray:
     if intrinsics[0, 0] < 1 or intrinsics[1, 1] < 1 or not np.array_equal(intrinsics[2], [0, 0, 1]):
         raise InputError(f"K is no camera matrix in pixels: {intrinsics.ravel().tolist()}")
     return intrinsics
+
+
+def intrinsics_for(info: Any, width: int, height: int) -> tuple[np.ndarray | None, str]:
+    """Intrinsics [3, 3] of a CameraInfo for an image of this size, or None and the reason."""
+    try:
+        intrinsics = read_intrinsics(info)
+    except InputError as error:
+        return None, str(error)
+    if (info.width, info.height) != (width, height):
+        return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
+    return intrinsics, ""

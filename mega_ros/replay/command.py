@@ -1,0 +1,164 @@
+"""`mega replay`: bags, videos and photographs through the product, offline; what it finds, and how good that is."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from glob import glob
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from mega_model.core.errors import InputError
+
+from ..engines import Provider
+from ..recovery import Recovery
+from ..stream import StreamSettings
+from . import frames
+from .bags import is_bag
+from .meshes import Format
+from .offline import Run, write
+from .reference import open_reference
+from .report import FORMAT, offline_table
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every frame of a bag, a video or images through the model, in the order of their stamps; no ROS is needed.
+
+    Writes report.json and meshes.npz. The same input gives the same files, byte for byte, on any machine of a kind.
+    """
+
+    input: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Bags (folders, .mcap, .db3, .bag), videos, images, folders of any of these, or patterns in quotation marks."""
+    out: Path = Path("mega_out/replay")
+    """Folder for the results; with several inputs they get folders in it."""
+    reference: str | None = None
+    """Ground truth: a topic of the bag, another bag, or the meshes.npz of a replay. By default /mega/ground_truth."""
+    export: Format | None = None
+    """Also write the meshes of each frame, into OUT/meshes; all but npz need trimesh."""
+    write: Path | None = None
+    """Also write a bag with /mega/mesh and /mega/joints, as the node publishes them."""
+    image_topic: str | None = None
+    """The bag's images, where it has several."""
+    camera_info_topic: str | None = None
+    """The bag's intrinsics; by default camera_info beside the images."""
+    fov: float = 60.0
+    """Field of view over the larger image side where nobody knows the intrinsics, degrees."""
+    bundle: str = "default"
+    """The model: "default" or a folder made by `mega export onnx`."""
+    provider: Provider = "auto"
+    """What runs the model."""
+    boxes: Literal["detector", "full_frame"] = "detector"
+    """Where people are: what the bundle's detector finds, or one who fills the image."""
+    seed: int = 0
+    """Of the samples' noise, for a bundle that needs samples."""
+
+
+def main(args: list[str]) -> int:
+    """`mega replay`: returns the exit code; 1 if one of the inputs could not be replayed."""
+    options = tyro.cli(Options, args=args, prog="mega replay")
+    if not 1 <= options.fov <= 170:
+        raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    if not options.input:
+        raise InputError("INPUT: name a bag, a video, an image or a folder of these")
+    if options.export not in (None, "npz"):
+        import trimesh  # noqa: F401  if it is missing, say so before any work is done
+    inputs = _inputs(options.input)
+    if options.write and len(inputs) > 1:
+        raise InputError(f"--write is for one input, these are {len(inputs)}")
+    if options.write and options.write.exists() and not is_bag(options.write):
+        raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
+    recovery = Recovery.load(options.bundle, provider=options.provider)
+    console = Console()
+    code = 0
+    for name, paths in inputs:
+        out = options.out / name if len(inputs) > 1 else options.out
+        try:
+            _replay(options, recovery, paths, out, ["mega", "replay", *args], console)
+        except InputError as error:
+            print(f"mega replay: {error}", file=sys.stderr)
+            code = 1
+        except KeyboardInterrupt:
+            print("mega replay: interrupted", file=sys.stderr)
+            return 130
+    return code
+
+
+def _replay(
+    options: Options, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
+) -> None:
+    """One input: its results into `out`, and its table onto the console."""
+    source = frames.open_input(paths, options.image_topic, options.camera_info_topic)
+    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=float(np.radians(options.fov)))
+    vertices = len(recovery.topology.template)
+    run = Run(recovery, settings, open_reference(options.reference, paths[0], vertices))
+    report: dict[str, Any] = {"format": FORMAT, "input": source.name}
+
+    def finished() -> str:
+        report.update(run.results(), provenance=_provenance(run, source, command))
+        return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+    with console.status(escape(source.name)) as status:
+        run.watch = lambda done: status.update(f"{escape(source.name)}: frame {done} of {source.count or '?'}")
+        write(run, source, out, options.export, options.write, finished)
+    console.print(offline_table(report))
+    written = [out / "report.json", out / "meshes.npz", *([out / "meshes"] if options.export else [])]
+    for path in [*written, *([options.write] if options.write else [])]:
+        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str, Any]:
+    """From what, and by what, the numbers were made."""
+    bundle = run.recovery.bundle
+    packages = ("mega_ros", "numpy", "onnxruntime", "opencv-python-headless", "rosbags", "scipy")
+    return {
+        "command": shlex.join(command),
+        "bundle": {"name": bundle.name, "hash": bundle.hash},
+        "provider": run.recovery.backend,
+        "settings": {"boxes": run.settings.boxes, "seed": run.settings.seed, "fov": run.settings.fov},
+        "inputs": frames.digests(source.files),
+        "topics": source.topics,
+        "reference": frames.digests(run.reference.files) if run.reference else [],
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # e.g. OpenCV of the system's packages
+        return "unknown"
+
+
+def _inputs(words: tuple[str, ...]) -> list[tuple[str, list[Path]]]:
+    """Name and files of each input. Photographs that are given together are one input."""
+    paths = [path for word in words for path in _matching(word)]
+    pictures = [path for path in paths if frames.is_picture(path)]
+    groups = [[path] for path in paths if path not in pictures]
+    if pictures:
+        groups.insert(0, pictures)
+    named: dict[str, list[Path]] = {}
+    for group in groups:
+        name = group[0].name if len(group) == 1 else "images"
+        while name in named:
+            name += "_"
+        named[name] = group
+    return list(named.items())
+
+
+def _matching(word: str) -> list[Path]:
+    """A path or a pattern -> the inputs there: a folder of bags and videos is as many."""
+    path = Path(word)
+    found = [path] if path.exists() else [Path(match) for match in sorted(glob(word))]
+    if not found:
+        raise InputError(f"{word}: there is no such file or folder")
+    return [inner for outer in found for inner in frames.inputs_in(outer)]

@@ -1,0 +1,265 @@
+"""What `mega replay` reads: a bag, a video, a photograph or a folder of images, as frames in the order of their stamps.
+
+A frame that cannot be read says why, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from mega_model.core import images as image_files
+from mega_model.core.errors import InputError
+from mega_model.core.images import without_stderr
+
+from ..ros.images import to_bgr
+from ..ros.read import intrinsics_for
+from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
+from .sources import FRAME, open_video
+
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""How the names of image files end."""
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
+"""How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
+RATE = 30.0
+"""Images per second of a folder of images, which has no stamps."""
+NO_INFO = "the input has no camera_info"
+
+
+@dataclass(frozen=True)
+class Frame:
+    stamp: int
+    """nanoseconds."""
+    image: np.ndarray | None
+    """uint8 [H, W, 3] BGR; None if it cannot be read."""
+    problem: str = ""
+    """why it cannot."""
+    intrinsics: np.ndarray | None = None
+    """[3, 3], pixels."""
+    unknown: str = NO_INFO
+    """why there are no intrinsics."""
+    frame_id: str = FRAME
+    """name of the camera's coordinate frame."""
+    name: str = ""
+    """of the file, where every frame has its own."""
+
+
+class Input(Protocol):
+    """Something to replay."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All that it consists of."""
+        ...
+
+    @property
+    def count(self) -> int | None:
+        """Number of frames, where that is known beforehand."""
+        ...
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Which topics of a bag are read: image and, if there is one, camera_info."""
+        ...
+
+    def frames(self) -> Iterator[Frame]:
+        """In the order of their stamps. May be called again."""
+        ...
+
+
+def open_input(paths: Sequence[Path], image_topic: str | None = None, info_topic: str | None = None) -> Input:
+    """A bag, a video, a photograph or a folder of images; or several photographs. The topics are those of a bag.
+
+    Raises InputError that says what is wrong with it.
+    """
+    first = paths[0]
+    if len(paths) > 1 or is_picture(first):
+        source: Input = Pictures(first.name if len(paths) == 1 else f"{len(paths)} images", in_order(paths))
+    elif is_bag(first):
+        return Recorded(first, image_topic, info_topic)
+    elif first.is_dir():
+        source = Pictures(first.name, _pictures_in(first))
+    elif first.is_file():
+        source = Video(first)
+    else:
+        raise InputError(f"{first}: there is no such file or folder")
+    if image_topic or info_topic:
+        raise InputError(f"{first}: --image-topic and --camera-info-topic are for bags, this is none")
+    return source
+
+
+def in_order(paths: Sequence[Path]) -> list[Path]:
+    """Folder by folder, and in each the shorter names first, so that 2 comes before 10."""
+    return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
+
+
+def is_picture(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in PICTURES
+
+
+def inputs_in(path: Path) -> list[Path]:
+    """The bags and videos in a folder that is itself neither a bag nor a folder of images; else the path itself."""
+    if not path.is_dir() or is_bag(path) or any(is_picture(inner) for inner in path.iterdir()):
+        return [path]
+    inner = [p for p in sorted(path.iterdir()) if is_bag(p) or (p.is_file() and p.suffix.lower() in VIDEOS)]
+    return inner or [path]
+
+
+def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size in bytes and SHA-256 of files; of a folder that is a bag, those in it."""
+    out = []
+    for path in files:
+        if path.is_dir():
+            out += digests(files_of(path))
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()})
+    return out
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if is_picture(path)]
+    if not found:
+        raise InputError(
+            f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no {', '.join(PICTURES)}"
+        )
+    return in_order(found)
+
+
+@dataclass
+class Pictures:
+    """Image files, `RATE` to the second. Each is turned as its EXIF says."""
+
+    name: str
+    files: Sequence[Path]
+    topics: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return len(self.files)
+
+    def frames(self) -> Iterator[Frame]:
+        for k, path in enumerate(self.files):
+            stamp = round(k * 1e9 / RATE)
+            try:
+                yield Frame(stamp, image_files.read(path, turn=True), name=path.name)
+            except InputError as error:
+                yield Frame(stamp, None, str(error), name=path.name)
+
+
+class Video:
+    """A video file with the times of its frames, from zero on."""
+
+    def __init__(self, path: Path) -> None:
+        self.name, self.files, self.topics = path.name, [path], dict[str, str]()
+        capture = open_video(path)
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        self.count = int(count) if 0 < count < 1e9 else None
+
+    def frames(self) -> Iterator[Frame]:
+        capture, last = open_video(self.files[0]), -1
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        step = round(1e9 / (rate if 0.01 < rate < 1000 else RATE))
+        try:
+            while True:
+                with without_stderr():
+                    good, image = capture.read()
+                if not good:
+                    return
+                stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+                if stamp <= last:  # a container without times
+                    stamp = last + step if last >= 0 else 0
+                last = stamp
+                yield Frame(stamp, image)
+        finally:
+            capture.release()
+
+
+class Recorded:
+    """The images on one topic of a bag, with the camera_info that goes with each."""
+
+    def __init__(self, path: Path, image_topic: str | None, info_topic: str | None) -> None:
+        self.name, self.path = path.name, path
+        self.files = [*files_of(path), *([path / "metadata.yaml"] if (path / "metadata.yaml").is_file() else [])]
+        with open_bag(path) as bag:
+            image = _image_topic(bag, image_topic)
+            info = _info_topic(bag, info_topic, image)
+            self.topics = {"image": image} | ({"camera_info": info} if info else {})
+            self._infos = list(bag.in_stamp_order(info)) if info else []
+            self.count = sum(1 for _ in bag.messages([image]))
+        if not self.count:
+            raise InputError(f"{path}: {image} has no messages")
+
+    def frames(self) -> Iterator[Frame]:
+        with open_bag(self.path) as bag:
+            for stamp, message in bag.in_stamp_order(self.topics["image"]):
+                frame_id = message.header.frame_id
+                try:
+                    image = to_bgr(message)
+                except InputError as error:
+                    yield Frame(stamp, None, f"{self.path}: {self.topics['image']}: {error}", frame_id=frame_id)
+                    continue
+                intrinsics, unknown = self._intrinsics(stamp, image.shape[1], image.shape[0])
+                yield Frame(stamp, image, intrinsics=intrinsics, unknown=unknown, frame_id=frame_id)
+
+    def _intrinsics(self, stamp: int, width: int, height: int) -> tuple[np.ndarray | None, str]:
+        """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""
+        if not self._infos:
+            return None, "the bag has no camera_info"
+        k = bisect_right(self._infos, stamp, key=lambda info: info[0])
+        return intrinsics_for(self._infos[max(0, k - 1)][1], width, height)
+
+
+def _image_topic(bag: Bag, named: str | None) -> str:
+    if named is not None:
+        return _named(bag, named, IMAGES)
+    # the node's own drawings are no input
+    found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
+    # one camera, raw and compressed: the raw images
+    found = [t for t in found if not (t.endswith("/compressed") and t.removesuffix("/compressed") in found)]
+    return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
+
+
+def _info_topic(bag: Bag, named: str | None, image: str) -> str | None:
+    if named is not None:
+        return _named(bag, named, (CAMERA_INFO,))
+    found = [t for t, kind in bag.topics.items() if kind == CAMERA_INFO]
+    beside = image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
+    return beside if beside in found else _only(bag, found, "camera_info", "--camera-info-topic")
+
+
+def _named(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
+    if topic not in bag.topics:
+        raise InputError(f"{bag.path}: there is no topic {topic}; it has {_listed(bag)}")
+    if bag.topics[topic] not in kinds:
+        raise InputError(f"{bag.path}: {topic} carries {bag.topics[topic]}, not {' or '.join(kinds)}")
+    return topic
+
+
+def _only(bag: Bag, found: list[str], what: str, option: str) -> str | None:
+    if len(found) > 1:
+        raise InputError(f"{bag.path}: has several {what} topics; choose by {option}: {', '.join(sorted(found))}")
+    return found[0] if found else None
+
+
+def _nothing(bag: Bag, kinds: Sequence[str]) -> str:
+    raise InputError(f"{bag.path}: no topic carries {' or '.join(kinds)}; it has {_listed(bag)}")
+
+
+def _listed(bag: Bag) -> str:
+    return ", ".join(f"{topic} ({kind})" for topic, kind in sorted(bag.topics.items())) or "no topics"

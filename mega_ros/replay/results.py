@@ -1,0 +1,135 @@
+"""The files that a replay leaves: written beside those of an earlier one, and moved into place when complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys.stores import ros2_jazzy as ros
+
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
+
+from ..recovery import People
+from ..ros.read import POINT, points_of
+from .bags import MESSAGES
+
+CLOUD = "sensor_msgs/msg/PointCloud2"
+
+
+@contextmanager
+def put_in_place(out: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """A new folder within `out`. What the block has written there under `names` replaces what `out` has under them.
+
+    If the block fails, what `out` has stays as it was.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    try:
+        yield fresh
+        for name in names:
+            old, new = out / name, fresh / name
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+            if new.exists():
+                os.replace(new, old)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+class MeshFile:
+    """meshes.npz: all people of all frames. N people in all, F frames.
+
+    stamps [F], nanoseconds; frame [N], index into stamps; and of each person what `People` has: vertices [N, V, 3],
+    sigma [N, V], joints [N, J, 3], joints_sigma [N, J], ids [N], boxes [N, 4], scores [N], distance [N]. faces [T, 3]
+    and joint_names [J] say what they mean. People are kept on disk until the file is complete.
+    """
+
+    def __init__(self, folder: Path, topology: Topology) -> None:
+        self._folder, self._topology = folder, topology
+        self._names = [f.name for f in fields(People)]
+        self._files = {name: (folder / f".{name}").open("wb") for name in self._names}
+        self._kinds: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        self._stamps: list[int] = []
+        self._frame: list[int] = []
+
+    def add(self, stamp: int, people: People | None) -> None:
+        """The next frame; None if its image could not be read."""
+        if people is not None:
+            self._frame += [len(self._stamps)] * len(people)
+            for name in self._names:
+                array = getattr(people, name)
+                self._kinds[name] = array.dtype, array.shape[1:]
+                self._files[name].write(np.ascontiguousarray(array).tobytes())
+        self._stamps.append(stamp)
+
+    def close(self) -> None:
+        """Writes the file."""
+        arrays: dict[str, Any] = {}
+        for name, (kind, shape) in self._kinds.items():
+            self._files[name].close()
+            path, whole = self._folder / f".{name}", (len(self._frame), *shape)
+            arrays[name] = np.memmap(path, kind, "r", shape=whole) if self._frame else np.zeros(whole, kind)
+        np.savez(
+            self._folder / "meshes.npz",
+            stamps=np.array(self._stamps, np.int64),
+            frame=np.array(self._frame, np.int64),
+            faces=self._topology.faces,
+            joint_names=np.array(self._topology.joint_names),
+            **arrays,
+        )
+
+
+class MeshBag:
+    """A bag with what the node would have published: /mega/mesh and /mega/joints, for every frame that was read."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._mesh, self._joints = (
+            self._writer.add_connection(topic, CLOUD, typestore=MESSAGES) for topic in ("/mega/mesh", "/mega/joints")
+        )
+
+    def add(self, stamp: int, frame_id: str, people: People) -> None:
+        """stamp: nanoseconds."""
+        header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), frame_id)
+        for topic, points in (
+            (self._mesh, points_of(people.vertices, people.sigma, people.ids)),
+            (self._joints, points_of(people.joints, people.joints_sigma, people.ids)),
+        ):
+            self._writer.write(topic, stamp, MESSAGES.serialize_cdr(point_cloud(header, points), CLOUD))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def point_cloud(header: Any, points: np.ndarray) -> Any:
+    """`POINT` [P, V] as the message that the node publishes, as rosbags has it."""
+    field = ros.sensor_msgs__msg__PointField
+    return ros.sensor_msgs__msg__PointCloud2(
+        header,
+        height=points.shape[0],
+        width=points.shape[1],
+        fields=[
+            field(name, 4 * k, field.UINT32 if name == "id" else field.FLOAT32, 1)
+            for k, name in enumerate(POINT.names or ())
+        ],
+        is_bigendian=False,
+        point_step=POINT.itemsize,
+        row_step=POINT.itemsize * points.shape[1],
+        data=np.frombuffer(points.tobytes(), np.uint8),
+        is_dense=True,
+    )

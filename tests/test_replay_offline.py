@@ -1,0 +1,585 @@
+"""`mega replay` and `mega replay compare`: every input, what is written, scores, the gate, and broken inputs."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from little_bundle import VERTICES, little_bundle
+from rosbags.interfaces import Connection
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from mega_model.core.geometry import intrinsics_from_fov
+from mega_ros.cli import main
+from mega_ros.replay import frames
+from mega_ros.replay.bags import open_bag, read_bag
+from mega_ros.replay.compare import compare
+from mega_ros.replay.results import point_cloud
+from mega_ros.ros.read import points_of, positions, read_cloud
+
+ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
+WIDTH, HEIGHT = 64, 48
+START = 10**18
+STEP = 10**8
+K = intrinsics_from_fov(WIDTH, HEIGHT, 1.0)
+IMAGE, INFO, TRUTH = "/camera/image_raw", "/camera/camera_info", "/mega/ground_truth"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle")
+    little_bundle(folder)
+    return folder
+
+
+def picture(k: int) -> np.ndarray:
+    """uint8 [H, W, 3]: each is of another colour, and never black, which stands for no answer."""
+    return np.full((HEIGHT, WIDTH, 3), [40 + k, 200 - 9 * k, 90 + 11 * k], np.uint8)
+
+
+Topic = tuple[str, int, Any]
+"""topic, stamp and message"""
+
+
+class Recorder:
+    """Messages of one ROS version."""
+
+    def __init__(self, store: Any = ROS2) -> None:
+        self.store, self.first = store, store is ROS1
+
+    def header(self, stamp: int) -> Any:
+        time = self.store.types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9))
+        sequence = [0] if self.first else []
+        return self.store.types["std_msgs/msg/Header"](*sequence, time, "camera")
+
+    def raw(self, k: int, topic: str = IMAGE, encoding: str = "bgr8") -> Topic:
+        stamp, pixels = START + k * STEP, picture(k)
+        if encoding == "rgb8":
+            pixels = pixels[..., ::-1]
+        kind = self.store.types["sensor_msgs/msg/Image"]
+        data = np.ascontiguousarray(pixels).ravel()
+        return topic, stamp, kind(self.header(stamp), HEIGHT, WIDTH, encoding, 0, 3 * WIDTH, data)
+
+    def compressed(self, k: int, kind: str = ".png") -> Topic:
+        stamp, data = START + k * STEP, cv2.imencode(kind, picture(k))[1].ravel()
+        message = self.store.types["sensor_msgs/msg/CompressedImage"](self.header(stamp), kind[1:], data)
+        return f"{IMAGE}/compressed", stamp, message
+
+    def info(self, k: int, topic: str = INFO) -> Topic:
+        stamp, types = START + k * STEP, self.store.types
+        region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        numbers = np.zeros(5), K.ravel(), np.eye(3).ravel(), np.zeros(12)
+        message = types["sensor_msgs/msg/CameraInfo"](
+            self.header(stamp), HEIGHT, WIDTH, "plumb_bob", *numbers, 0, 0, region
+        )
+        return topic, stamp, message
+
+    def cloud(self, k: int, points: np.ndarray, topic: str = TRUTH) -> Topic:
+        stamp = START + k * STEP
+        return topic, stamp, point_cloud(self.header(stamp), points)
+
+
+def clip(recorder: Recorder, count: int = 4) -> list[Topic]:
+    return [topic for k in range(count) for topic in (recorder.info(k), recorder.raw(k))]
+
+
+def write_ros2(
+    path: Path, topics: Iterable[Topic], storage: StoragePlugin, mode: CompressionMode | None = None
+) -> Path:
+    writer = Writer(path, version=9, storage_plugin=storage)
+    if mode:
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connections: dict[str, Connection] = {}
+        for topic, stamp, message in topics:
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=ROS2)
+            writer.write(connections[topic], stamp, ROS2.serialize_cdr(message, kind))
+    return path
+
+
+def bag(path: Path, *topics: Topic) -> Path:
+    return write_ros2(path, topics, StoragePlugin.MCAP)
+
+
+def write_ros1(path: Path, topics: Iterable[Topic]) -> Path:
+    with Writer1(path) as writer:
+        connections: dict[str, Connection] = {}
+        for topic, stamp, message in topics:
+            kind = message.__msgtype__
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=ROS1)
+            writer.write(connections[topic], stamp, ROS1.serialize_ros1(message, kind))
+    return path
+
+
+def bare(suffix: str, storage: StoragePlugin) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        whole = write_ros2(folder / "whole", clip(Recorder()), storage)
+        return Path(shutil.move(next(whole.glob(f"*{suffix}")), folder / f"bare{suffix}"))
+
+    return make
+
+
+def without_metadata(folder: Path) -> Path:
+    """Two parts, as of a split bag."""
+    messages = clip(Recorder())
+    out = folder / "parts"
+    out.mkdir()
+    for part in range(2):
+        whole = bag(folder / f"whole{part}", *messages[4 * part : 4 * part + 4])
+        shutil.move(next(whole.glob("*.mcap")), out / f"parts_{part}.mcap")
+    return out
+
+
+def packed_file(folder: Path) -> Path:
+    whole = write_ros2(folder / "whole", clip(Recorder()), StoragePlugin.SQLITE3, CompressionMode.FILE)
+    return next(whole.glob("*.zstd"))
+
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "mcap": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.MCAP),
+    "sqlite": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.SQLITE3),
+    "zstd chunks": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.MCAP, CompressionMode.STORAGE),
+    "zstd messages": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+    "zstd file": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.SQLITE3, CompressionMode.FILE),
+    "bare mcap": bare(".mcap", StoragePlugin.MCAP),
+    "bare db3": bare(".db3", StoragePlugin.SQLITE3),
+    "bare db3.zstd": packed_file,
+    "no metadata, split": without_metadata,
+    "ROS 1": lambda f: write_ros1(f / "bag.bag", clip(Recorder(ROS1))),
+    "compressed images": lambda f: bag(
+        f / "bag", *(t for k in range(4) for t in (Recorder().info(k), Recorder().compressed(k)))
+    ),
+    "rgb8": lambda f: bag(f / "bag", Recorder().info(0), *(Recorder().raw(k, encoding="rgb8") for k in range(4))),
+    "camera_info once, late": lambda f: bag(f / "bag", *(Recorder().raw(k) for k in range(4)), Recorder().info(3)),
+    "recorded out of order": lambda f: bag(
+        f / "bag",
+        Recorder().info(0),
+        *((t, START + k, m) for k, (t, _, m) in enumerate(map(Recorder().raw, [2, 0, 1, 3]))),
+    ),
+}
+
+
+def replay(bundle: Path, out: Path, *args: Any) -> int:
+    words = ["replay", "--out", out, "--bundle", bundle, "--boxes", "full_frame", *args]
+    return main([str(word) for word in words])
+
+
+def report(out: Path) -> dict[str, Any]:
+    return json.loads((out / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The meshes of the plain bag."""
+    folder = tmp_path_factory.mktemp("expected")
+    assert replay(bundle, folder / "out", KINDS["mcap"](folder)) == 0
+    return dict(np.load(folder / "out" / "meshes.npz"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_bag_gives_the_same_people(
+    kind: str, bundle: Path, tmp_path: Path, expected: dict[str, np.ndarray]
+) -> None:
+    assert replay(bundle, tmp_path / "out", KINDS[kind](tmp_path)) == 0
+    found = np.load(tmp_path / "out" / "meshes.npz")
+    assert found["stamps"].tolist() == [START + k * STEP for k in range(4)]
+    assert found["vertices"].shape == (4, VERTICES, 3)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    said = report(tmp_path / "out")
+    assert (said["frames"], said["people"], said["unreadable"], said["assumed"]) == (4, 4, 0, 0)
+
+
+def test_two_runs_are_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
+    path, out = KINDS["mcap"](tmp_path), tmp_path / "out"
+    contents = []
+    for _ in range(2):
+        assert replay(bundle, out, path, "--write", tmp_path / "written", "--export", "ply") == 0
+        files = [p for folder in (out, tmp_path / "written") for p in sorted(folder.rglob("*")) if p.is_file()]
+        contents.append({p.name: p.read_bytes() for p in files})
+    assert contents[0] == contents[1]
+    assert {"report.json", "meshes.npz", "000003.ply", "metadata.yaml"} <= set(contents[0])
+    assert not [*tmp_path.rglob(".unfinished*")]
+
+
+def test_without_camera_info_the_field_of_view_is_said(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = bag(tmp_path / "bag", Recorder().raw(0))
+    assert replay(bundle, tmp_path / "out", path, "--fov", 50) == 0
+    said = report(tmp_path / "out")
+    assert said["assumed"] == 1 and "no camera_info; a field of view of 50 degrees" in said["assumed_because"]
+    assert "assumed intrinsics" in capsys.readouterr().out
+
+
+def test_topics_are_named_where_there_are_several(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    r = Recorder()
+    infos = r.info(0, "/left/camera_info"), r.info(0, "/right/camera_info")
+    path = bag(tmp_path / "bag", *infos, r.raw(0, "/left/image"), r.raw(1, "/right/image"), r.raw(2, "/right/image"))
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert "choose by --image-topic: /left/image, /right/image" in capsys.readouterr().err
+    assert replay(bundle, tmp_path / "out", path, "--image-topic", "/right/image") == 0
+    said = report(tmp_path / "out")
+    assert said["frames"] == 2
+    assert said["provenance"]["topics"] == {"image": "/right/image", "camera_info": "/right/camera_info"}
+    assert replay(bundle, tmp_path / "out", path, "--image-topic", "/left/camera_info") == 1
+    assert "/left/camera_info carries sensor_msgs/msg/CameraInfo, not" in capsys.readouterr().err
+
+
+def test_one_photograph_in_one_result_out(bundle: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "photo.jpg"), picture(0))
+    assert replay(bundle, tmp_path / "out", tmp_path / "photo.jpg") == 0
+    assert np.load(tmp_path / "out" / "meshes.npz")["vertices"].shape == (1, VERTICES, 3)
+    assert [row["name"] for row in report(tmp_path / "out")["table"]] == ["photo.jpg"]
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    jpeg = cv2.imencode(".jpg", picture(0))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    (frame,) = frames.open_input([tmp_path / "a.jpg"]).frames()
+    assert frame.image is not None and frame.image.shape == (WIDTH, HEIGHT, 3)
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_a_folder_or_a_pattern_of_images_in_the_order_of_their_numbers(
+    bundle: Path, tmp_path: Path, pattern: bool
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(11):
+        cv2.imwrite(str(folder / f"{k}.png"), picture(k))
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:60])
+    (folder / "notes.txt").write_text("no image")
+    assert replay(bundle, tmp_path / "out", f"{folder}/*.png" if pattern else folder) == 0
+    said = report(tmp_path / "out")
+    assert [row["name"] for row in said["table"]] == [f"{k}.png" for k in range(11)]
+    assert said["unreadable"] == 1 and "3.png: not an image" in said["table"][3]["problem"]
+    assert np.load(tmp_path / "out" / "meshes.npz")["frame"].tolist() == [k for k in range(11) if k != 3]
+
+
+@pytest.mark.parametrize("rate", [30.0, 0.5])
+def test_a_video_keeps_its_times(bundle: Path, tmp_path: Path, rate: float) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (WIDTH, HEIGHT))
+    for k in range(5):
+        writer.write(picture(k))
+    writer.release()
+    assert replay(bundle, tmp_path / "out", path) == 0
+    stamps = np.load(tmp_path / "out" / "meshes.npz")["stamps"]
+    np.testing.assert_allclose(stamps, np.arange(5) * 1e9 / rate, atol=1e6)
+
+
+def test_a_folder_of_bags_is_as_many_inputs_and_a_broken_one_stops_no_other(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bags"
+    folder.mkdir()
+    for name in ("a", "b"):
+        bag(folder / name, *clip(Recorder()))
+    (folder / "c.mcap").write_bytes(b"no bag")
+    assert replay(bundle, tmp_path / "out", folder) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if (p / "report.json").is_file()) == ["a", "b"]
+
+
+def test_the_written_bag_is_what_the_node_publishes(bundle: Path, tmp_path: Path) -> None:
+    assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--write", tmp_path / "written") == 0
+    messages = list(read_bag(tmp_path / "written", ["/mega/mesh", "/mega/joints"]))
+    meshes = np.load(tmp_path / "out" / "meshes.npz")
+    for topic, names in (("/mega/mesh", ("vertices", "sigma")), ("/mega/joints", ("joints", "joints_sigma"))):
+        clouds = [read_cloud(m.read()) for m in messages if m.topic == topic]
+        np.testing.assert_array_equal(np.concatenate([positions(c) for c in clouds]), meshes[names[0]])
+        np.testing.assert_array_equal(np.concatenate([c["sigma"] for c in clouds]), meshes[names[1]])
+        np.testing.assert_array_equal(np.concatenate([c["id"][:, 0] for c in clouds]), meshes["ids"])
+    assert messages[0].read().header.frame_id == "camera"
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb", "npz"])
+def test_exported_meshes(kind: str, bundle: Path, tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--export", kind) == 0
+    files = sorted((tmp_path / "out" / "meshes").iterdir())
+    assert [f.name for f in files] == [f"{k:06}.{kind}" for k in range(4)]
+    vertices = np.load(tmp_path / "out" / "meshes.npz")["vertices"][1]
+    if kind == "npz":
+        return np.testing.assert_array_equal(np.load(files[1])["vertices"][0], vertices)
+    scene = trimesh.load_scene(files[1], process=False)
+    if kind != "ply":
+        assert len(scene.geometry) == 1
+    back = scene.to_geometry().vertices * ([1, -1, -1] if kind == "glb" else 1)
+    assert len(back)
+    for point in back:  # trimesh drops vertices that no face uses
+        assert np.abs(vertices - point).max(axis=1).min() < 1e-5
+
+
+def truth_of(out: Path, shift: tuple[float, float, float]) -> list[np.ndarray]:
+    meshes = np.load(out / "meshes.npz")
+    return [
+        points_of(meshes["vertices"][[k]] + np.asarray(shift, np.float32), meshes["sigma"][[k]], meshes["ids"][[k]])
+        for k in range(len(meshes["ids"]))
+    ]
+
+
+@pytest.fixture(scope="module")
+def scored(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag of 4 frames with ground truth for three: it lies 0.1 m behind the recovered people. One is of no frame."""
+    folder = tmp_path_factory.mktemp("scored")
+    r = Recorder()
+    assert replay(bundle, folder / "first", KINDS["mcap"](folder)) == 0
+    truth = truth_of(folder / "first", (0, 0, 0.1))
+    clouds = [r.cloud(k, truth[k]) for k in range(3)] + [r.cloud(9, truth[0])]
+    return bag(folder / "scored", *clip(r), *clouds)
+
+
+def test_a_bag_with_ground_truth_scores_itself(
+    bundle: Path, scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay(bundle, tmp_path / "out", scored) == 0
+    said = report(tmp_path / "out")
+    assert (said["without_reference"], said["reference"]["unused"]) == (1, 1)
+    scores = said["scores"]
+    assert (scores["frames"], scores["wanted"], scores["recall"], scores["precision"]) == (3, 3, 1, 1)
+    assert scores["pve"] == pytest.approx(0, abs=1e-5)
+    assert scores["position"] == pytest.approx(0.1, abs=1e-5)
+    assert scores["coverage_1_sigma"] == 1
+    assert ["pve" in row for row in said["table"]] == [True, True, True, False]
+    assert "pelvis position" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["bag", "npz", "topic", "no visible"])
+def test_references_from_elsewhere(kind: str, bundle: Path, scored: Path, tmp_path: Path) -> None:
+    """What the node published, and the result of an earlier replay, are references as well."""
+    path = KINDS["mcap"](tmp_path)
+    written = tmp_path / "written"
+    assert replay(bundle, tmp_path / "before", path, "--write", written) == 0
+    choice = {"bag": scored, "npz": tmp_path / "before" / "meshes.npz", "topic": TRUTH, "no visible": written}[kind]
+    assert replay(bundle, tmp_path / "out", scored if kind == "topic" else path, "--reference", choice) == 0
+    scores = report(tmp_path / "out")["scores"]
+    assert scores["position"] == pytest.approx(0 if kind in ("npz", "no visible") else 0.1, abs=1e-5)
+    assert scores["frames"] == (4 if kind in ("npz", "no visible") else 3)
+
+
+def test_compare_finds_what_became_worse(
+    bundle: Path, scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sigma of a bundle with another calibration; and bodies against a reference of other people."""
+    (tmp_path / "small").mkdir()
+    little_bundle(tmp_path / "small", scale=1e-6)
+    r, rng = Recorder(), np.random.default_rng(0)
+    assert replay(bundle, tmp_path / "plain", scored) == 0
+    truth = truth_of(tmp_path / "plain", (0, 0, 0))
+    for points in truth:
+        points["x"] += rng.normal(0, 0.02, points.shape)
+    path = bag(tmp_path / "bag", *clip(r), *(r.cloud(k, truth[k]) for k in range(4)))
+    for name, model in (("a", bundle), ("same", bundle), ("b", tmp_path / "small")):
+        assert replay(model, tmp_path / name, path) == 0
+    capsys.readouterr()
+
+    def gate(other: str, *words: str) -> int:
+        a, b = (str(tmp_path / name / "report.json") for name in ("a", other))
+        return main(["replay", "compare", a, b, *words])
+
+    assert gate("same") == 0
+    assert gate("b") == 1
+    assert "worse: coverage_1_sigma by" in capsys.readouterr().out
+    assert gate("b", "--tolerance", "coverage_1_sigma=100", "coverage_2_sigma=100%") == 0
+    assert gate("plain") == 2
+    assert "not comparable: they are of different input files" in capsys.readouterr().err
+    assert gate("same", "--tolerance", "wings=2") == 2
+    assert gate("gone") == 2
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "report.json").write_text('{"format": 1}')
+    assert gate("gone") == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def table(values: Iterable[float]) -> list[dict[str, Any]]:
+    counts = {"wanted": 1, "missed": 0, "matched": 1, "invented": 0, "compared": 1}
+    return [{**counts, "pve": value} for value in values]
+
+
+def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.uniform(0.05, 0.15, 60)
+    noise = compare("pve", table(before), table(before + rng.normal(0, 0.01, 60)))
+    shifted = compare("pve", table(before), table(before + 0.003 + rng.normal(0, 0.001, 60)))
+    assert noise is not None and not noise.surely
+    assert shifted is not None and shifted.surely
+    assert shifted.interval[0] < shifted.difference < shifted.interval[1]
+    assert shifted.difference == pytest.approx(0.003, abs=5e-4)
+    missed = [row | {"missed": 1, "matched": 0} for row in table(before)]
+    recall = compare("recall", table(before), missed)
+    assert recall is not None and (recall.difference, recall.worse) == (-1, 1)
+
+
+def test_a_bag_without_the_topic_gives_nothing(tmp_path: Path) -> None:
+    assert list(read_bag(KINDS["mcap"](tmp_path), ["/nowhere"])) == []
+
+
+def cut(folder: Path, kind: str, share: float) -> Path:
+    path = KINDS[kind](folder)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    return path
+
+
+def with_metadata(text: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = KINDS["mcap"](folder)
+        (path / "metadata.yaml").write_bytes(text)
+        return path
+
+    return make
+
+
+def file(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+JPEG = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8))[1].tobytes()
+AT = JPEG.find(b"\xff\xc0") + 5
+HUGE = JPEG[:AT] + 2 * (49000).to_bytes(2, "big") + JPEG[AT + 4 :]
+
+BROKEN: dict[str, Callable[[Path], Path]] = {
+    "nothing": lambda folder: folder / "gone.mcap",
+    "an empty folder": empty_folder,
+    "text": file("a.txt", b"hello"),
+    "an empty bag": file("a.mcap", b""),
+    "an empty ROS 1 bag": file("a.bag", b""),
+    "noise for a bag": file("a.db3", np.random.default_rng(0).bytes(5000)),
+    "noise for a compressed bag": file("a.mcap.zstd", b"noise"),
+    "half an mcap": lambda folder: cut(folder, "bare mcap", 0.5),
+    "an mcap without its end": lambda folder: cut(folder, "bare mcap", 0.95),
+    "half a db3": lambda folder: cut(folder, "bare db3", 0.5),
+    "half a ROS 1 bag": lambda folder: cut(folder, "ROS 1", 0.5),
+    "half a compressed bag": lambda folder: cut(folder, "bare db3.zstd", 0.5),
+    "metadata that is no YAML": with_metadata(b"{"),
+    "metadata of something else": with_metadata(b"a: 1"),
+    "metadata that is not UTF-8": with_metadata(b"\xff\xfe\x00"),
+    "no images": lambda folder: bag(folder / "bag", Recorder().info(0)),
+    "no messages": lambda folder: bag(folder / "bag"),
+    "images that the node does not take": lambda folder: bag(folder / "bag", Recorder().raw(0, encoding="32FC1")),
+    "half a photograph": file("a.jpg", JPEG[: len(JPEG) // 2]),
+    "a header of 2.4 gigapixels": file("a.jpg", HUGE),
+    "no photograph": file("a.png", b"noise"),
+    "no video": file("a.mp4", b"noise"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_input_is_one_line_and_leaves_no_result(
+    kind: str, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = BROKEN[kind](tmp_path)
+    assert replay(bundle, tmp_path / "out", path) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"mega replay: {path}")
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".avi", ".mcap", ".txt"])
+def test_files_whose_names_are_not_utf8(
+    suffix: str, bundle: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9[red]" + suffix.encode())
+    if suffix == ".png":
+        path.write_bytes(cv2.imencode(".png", picture(0))[1].tobytes())
+    elif suffix == ".mcap":
+        shutil.move(KINDS["bare mcap"](tmp_path), path)
+    else:
+        path.write_bytes(b"noise")
+    expected = 0 if suffix in (".png", ".mcap") else 1
+    assert replay(bundle, tmp_path / path.stem, path) == expected
+    assert len(capfdbinary.readouterr().err.splitlines()) == expected
+
+
+def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = KINDS["bare mcap"](tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"/camera/image_raw", b"/camera/image_r\xff\xfe"))
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--image-topic", "/gone"], "there is no topic /gone; it has /camera/camera_info"),
+        (["--camera-info-topic", IMAGE], "carries sensor_msgs/msg/Image, not"),
+        (["--reference", "/gone"], "is neither a file nor a topic"),
+        (["--reference", IMAGE], "carries sensor_msgs/msg/Image"),
+        (["--reference", __file__], "there is no bag here"),
+        (["--reference", "gone.npz"], "there is no such file"),
+        (["--write", "taken"], "there is something that is no bag"),
+        (["--fov", "180"], "not between 1 and 170"),
+        (["--bundle", "gone"], "gone"),
+    ],
+)
+def test_wrong_options(
+    args: list[str],
+    reason: str,
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), *args) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mega replay: ") and reason in line
+
+
+def test_an_input_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay"]) == 1
+    assert "INPUT: name a bag" in capsys.readouterr().err
+
+
+def test_a_reference_of_another_body(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = points_of(np.ones((1, 5, 3), np.float32), np.ones((1, 5)), np.zeros(1, np.uint32))
+    path = bag(tmp_path / "bag", *clip(Recorder()), Recorder().cloud(0, points))
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert f"its bodies have 5 vertices, the bundle's {VERTICES}" in capsys.readouterr().err
+
+
+def test_a_failed_run_leaves_the_results_of_the_one_before(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert replay(bundle, out, KINDS["mcap"](tmp_path)) == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert replay(bundle, out, BROKEN["half a photograph"](tmp_path)) == 1
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_topics_of_a_ros1_bag_have_the_types_of_ros2(tmp_path: Path) -> None:
+    with open_bag(KINDS["ROS 1"](tmp_path)) as opened:
+        assert opened.topics == {INFO: "sensor_msgs/msg/CameraInfo", IMAGE: "sensor_msgs/msg/Image"}
+
+
+def test_the_embedded_clip_is_scored_with_all_its_frames(root: Path, tmp_path: Path) -> None:
+    """With the default bundle, whose accuracy has tests of its own: here, every frame is in the table."""
+    assert main(["replay", str(root / "demo" / "clip"), "--out", str(tmp_path / "out")]) == 0
+    said = report(tmp_path / "out")
+    assert (said["frames"], said["unreadable"], said["assumed"], said["without_reference"]) == (90, 0, 0, 60)
+    assert said["scores"]["frames"] == sum("wanted" in row for row in said["table"]) == 30
+    assert said["scores"]["recall"] > 0.5
+    assert 0 < said["scores"]["pve"] < 0.25
