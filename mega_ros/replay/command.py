@@ -31,7 +31,7 @@ from .report import FORMAT, offline_table
 
 
 @dataclass(frozen=True)
-class Options:
+class ReplayOptions:
     """Every frame of a bag, a video or images through the model, in the order of their stamps; no ROS is needed.
 
     Writes report.json and meshes.npz. The same input gives the same files, byte for byte, on any machine of a kind.
@@ -65,7 +65,7 @@ class Options:
 
 def main(args: list[str]) -> int:
     """`mega replay`: returns the exit code; 1 if one of the inputs could not be replayed."""
-    options = tyro.cli(Options, args=args, prog="mega replay")
+    options = tyro.cli(ReplayOptions, args=args, prog="mega replay")
     if not 1 <= options.fov <= 170:
         raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
     if not options.input:
@@ -94,7 +94,7 @@ def main(args: list[str]) -> int:
 
 
 def _replay(
-    options: Options, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
+    options: ReplayOptions, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
 ) -> None:
     """One input: its results into `out`, and its table onto the console."""
     source = frames.open_input(paths, options.image_topic, options.camera_info_topic)

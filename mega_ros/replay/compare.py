@@ -32,7 +32,7 @@ TOLERANCE = {"mm": 1.0, "%": 1.0, "": 0.01}
 
 
 @dataclass(frozen=True)
-class Options:
+class CompareOptions:
     """Is report B worse than report A? Both are report.json of `mega replay` on the same input.
 
     Exit code 0: no. 1: a number is worse by more than its tolerance, and the confidence interval excludes chance.
@@ -54,7 +54,7 @@ class Provenance(msgspec.Struct):
     bundle: dict[str, str]
 
 
-class Report(msgspec.Struct):
+class ReplayReport(msgspec.Struct):
     """What is compared of report.json."""
 
     format: int
@@ -84,7 +84,7 @@ class Difference:
 
 def main(args: list[str]) -> int:
     """`mega replay compare`: returns the exit code."""
-    options = tyro.cli(Options, args=args, prog="mega replay compare")
+    options = tyro.cli(CompareOptions, args=args, prog="mega replay compare")
     try:
         tolerances = _tolerances(options.tolerance)
         a, b = _read(options.a), _read(options.b)
@@ -163,9 +163,9 @@ def _tolerances(words: tuple[str, ...]) -> dict[str, float]:
     return out
 
 
-def _read(path: Path) -> Report:
+def _read(path: Path) -> ReplayReport:
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=Report)
+        report = msgspec.json.decode(path.read_bytes(), type=ReplayReport)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -177,7 +177,7 @@ def _read(path: Path) -> Report:
     return report
 
 
-def _check_comparable(a: Report, b: Report, options: Options) -> None:
+def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions) -> None:
     def differ(what: str) -> InputError:
         return InputError(f"{options.a} and {options.b} are not comparable: {what}")
 
@@ -195,7 +195,7 @@ def _identity(file: Any) -> Any:
     return file.get("sha256") if isinstance(file, dict) else file
 
 
-def _table(a: Report, b: Report, differences: list[Difference], regressions: list[Difference]) -> Table:
+def _table(a: ReplayReport, b: ReplayReport, differences: list[Difference], regressions: list[Difference]) -> Table:
     out = Table(title=f"mega replay compare: {a.input}")
     out.add_column("")
     for report in (a, b):

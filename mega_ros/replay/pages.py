@@ -52,7 +52,7 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
 
 
 @dataclass(frozen=True)
-class Frame:
+class PageFrame:
     """One image and its people: a row of the contact sheet, or a frame of the video."""
 
     image: np.ndarray
@@ -68,7 +68,7 @@ class Frame:
     caption: str = ""
 
 
-def panels(frame: Frame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
+def panels(frame: PageFrame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
     """Image, mesh over it, mesh by sigma from the camera and from the side: four images of `size` (width, height)."""
     image, moved = fit(frame.image, size)
     intrinsics = moved @ frame.intrinsics
@@ -77,7 +77,7 @@ def panels(frame: Frame, faces: np.ndarray, size: tuple[int, int], limit: float)
     return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, intrinsics, size, limit)]
 
 
-def video_frame(frame: Frame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
+def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
     """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `largest` pixels."""
     height, width = frame.image.shape[:2]
     scale = largest / max(height, width) / 2
@@ -99,7 +99,7 @@ def _caption(image: np.ndarray, words: str) -> None:
     text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
 
 
-def contact_sheet(frames: Sequence[Frame], faces: np.ndarray, width: int = 400) -> np.ndarray:
+def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray, width: int = 400) -> np.ndarray:
     """Rows of `panels`, `width` pixels each, a heading and the colour scale."""
     limit = nice_limit([f.sigma for f in frames])
     gap = 10
