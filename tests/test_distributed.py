@@ -190,7 +190,7 @@ def test_mixed_precision_computes_about_the_same(one: Path, tmp_path: Path) -> N
             assert mixed[name][0] != exact[name][0]
             # of the same weights; later ones drift apart
             assert mixed[name][0] == pytest.approx(exact[name][0], rel=0.01), name
-        assert np.mean(mixed["tokens"][-3:]) < np.mean(mixed["tokens"][:3])
+        assert np.mean(mixed["tokens"]) == pytest.approx(np.mean(exact["tokens"]), rel=0.02)
 
 
 if __name__ == "__main__":

@@ -438,7 +438,8 @@ def test_an_imported_model_is_exported(tmp_path: Path) -> None:
     bundle = export(
         ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none"))
     )
-    crops = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), np.uint8)
+    size = bundle.crop.size
+    crops = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)
     assert {key: value for key, value in differences.items() if not value <= LIMITS[key[1]]} == {}
 

@@ -165,5 +165,5 @@ def test_compiled_features_are_those_of_torch(people: Path) -> None:
 def test_a_little_blazepose_looks_at_people(people: Path) -> None:
     batch = whole(FeatureSet(people / "features" / "test"))
     assert batch["maps"].shape == (40, 16, 4, 4) and batch["maps"].std(dim=0).max() > 1e-3, "they look different"
-    assert (batch["joints2d"][:, 0].abs() < 1).all()
+    assert (batch["joints2d"][:, 0].abs() < 1).all(dim=1).float().mean() > 0.8, "but for those who are cut off"
     assert len(FeatureSet(people / "features" / "train")) == 80

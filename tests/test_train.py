@@ -435,6 +435,8 @@ def test_all_stages(
     capsys.readouterr()
     errors.main(["--checkpoint", folder["recover"], *sets, "--steps", "30", "--nobody", "20", "--batch", "32"])
     printed = json.loads(capsys.readouterr().out)
+    of_sets = printed.pop("root mean squares")
+    assert [found.keys() for found in of_sets] == [{"error", "sigma"}] * 2
     assert printed.keys() == {"loss", "Spearman", "Spearman joints"} and np.isfinite([*printed.values()]).all()
     held_out.main(["--checkpoint", folder["recover"], "--test", f"{people}/features/test", "--samples", "3"])
     scores = json.loads((tmp_path / "recover" / "scores.json").read_text())

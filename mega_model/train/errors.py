@@ -245,12 +245,10 @@ def main(args: list[str]) -> None:
         **metrics.coverages(error[evenly], expected[evenly]),
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    scores: dict[str, float | dict[str, float]] = {
-        name: root_mean_squares(head, part[split:]) for name, part, split in zip(config.sets, known, splits)
-    }
-    scores |= {
+    scores = {
         "loss": float(loss(head, held_out).detach()),
         "Spearman": metrics.spearman(expected, error),
         "Spearman joints": metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()),
+        "root mean squares": [root_mean_squares(head, part[split:]) for part, split in zip(known, splits)],
     }
     print(json.dumps(scores))
