@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mega_model.core import metrics
+from mega_model.core.boxes import intersection_over_union
 from mega_model.core.errors import InputError
 from mega_model.core.fit import fit_people
 from mega_model.core.geometry import (
@@ -30,6 +31,9 @@ from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
 """Radians over the larger image side: assumed where no intrinsics are known."""
+
+SAME_PERSON = 0.5
+"""Intersection over union from which on a given box and a detected one are the same person's."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Recovery:
         self._deterministic = OnnxEngine(bundle, "deterministic", provider)
         self._sampler = OnnxEngine(bundle, "sampler", provider)
         self.detector = Detector(bundle, provider) if "detector" in bundle.graphs else None
+        self._detects_keypoints = "detector" in bundle.graphs and "keypoints" in bundle.graphs["detector"].outputs
         self._predicts_errors = "sigma" in bundle.graphs["deterministic"].outputs
         self.backend = self._sampler.backend
 
@@ -108,7 +113,7 @@ class Recovery:
         boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image; None asks the bundle's detector.
         ids: [P], default 0 to P-1.
         keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
-        They place the first crop, and meshes are fitted to them and to the landmarks.
+        They place the first crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
         not depend on the other people in the image.
 
@@ -133,7 +138,7 @@ class Recovery:
             boxes, scores, keypoints = self.detector.find(image)
         else:
             boxes = _checked_boxes(boxes, width, height)
-            keypoints = None if keypoints is None else _checked_keypoints(keypoints, len(boxes))
+            keypoints = self._detected(image, boxes) if keypoints is None else _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
@@ -168,26 +173,55 @@ class Recovery:
         types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 3
         return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
 
+    def _detected(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray | None:
+        """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
+        if self.detector is None or not self._detects_keypoints or not len(boxes):
+            return None
+        found = self.detector.find(image)
+        assert found.keypoints is not None
+        keypoints = np.zeros((len(boxes), *found.keypoints.shape[1:]), np.float32)
+        if len(found.boxes):
+            overlaps = intersection_over_union(boxes, found.boxes)
+            same = overlaps.max(axis=1) >= SAME_PERSON
+            keypoints[same] = found.keypoints[overlaps.argmax(axis=1)[same]]
+        return keypoints
+
     def _features(
         self, image: np.ndarray, intrinsics: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3]."""
+        """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3].
+
+        With `crop.looks` passes: the first crop is that of the box, the next ones are closer, and upright. A detector's
+        keypoints tell where to look as well as the first pass does, so they spare it.
+        """
         crop = self.bundle.crop
-        crop_intrinsics, crop_from_camera = crop_cameras(boxes, intrinsics, crop.size, crop.margin)
+        cameras = crop_cameras(boxes, intrinsics, crop.size, crop.margin)
+
+        def see(people: np.ndarray) -> dict[str, np.ndarray]:
+            crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
+            crops = crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, crop.size)
+            return self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
+
+        def come_closer(people: np.ndarray, landmarks: np.ndarray) -> None:
+            crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
+            for part, new in zip(cameras, next_cameras(landmarks, crop_intrinsics, crop_from_camera, crop.size)):
+                part[people] = new
+
+        everybody, unknown = np.arange(len(boxes)), np.arange(len(boxes))
         if keypoints is not None and crop.looks > 1:
             centre, side, roll, valid = keypoint_region(keypoints)
-            crop_intrinsics[valid], crop_from_camera[valid] = square_cameras(
-                centre[valid], side[valid], roll[valid], intrinsics, crop.size
-            )
-        features: dict[str, np.ndarray] = {}
-        for number in range(crop.looks):
-            if number:  # closer, and upright
-                crop_intrinsics, crop_from_camera = next_cameras(
-                    features["landmarks"], crop_intrinsics, crop_from_camera, crop.size
-                )
-            crops = crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, crop.size)
-            features = self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
-        return features, crop_intrinsics, crop_from_camera
+            for part, new in zip(
+                cameras, square_cameras(centre[valid], side[valid], roll[valid], intrinsics, crop.size)
+            ):
+                part[valid] = new
+            unknown = np.flatnonzero(~valid)
+        if crop.looks > 1 and len(unknown):
+            come_closer(unknown, see(unknown)["landmarks"])
+        features = see(everybody)
+        for _ in range(crop.looks - 2):
+            come_closer(everybody, features["landmarks"])
+            features = see(everybody)
+        return features, *cameras
 
     def _pose(
         self,

@@ -239,6 +239,22 @@ def test_without_boxes_it_is_the_detectors(recovery: Recovery, frame: Any) -> No
     assert len(people) == 2 and (people.scores < 1).all()
 
 
+def test_the_detectors_keypoints_are_used_for_given_boxes_too(recovery: Recovery, frame: Any) -> None:
+    assert recovery.detector is not None
+    boxes, _, keypoints = recovery.detector.find(frame.image)
+    people = recovery.run(frame.image, frame.K)
+    for given in (None, keypoints):
+        same = recovery.run(frame.image, frame.K, boxes, keypoints=given)
+        np.testing.assert_array_equal(same.vertices, people.vertices)
+    assert keypoints is not None
+    unseen = recovery.run(frame.image, frame.K, boxes, keypoints=np.zeros_like(keypoints))
+    assert np.abs(unseen.joints - people.joints).max() > 0.005
+    # somebody whom the detector does not find
+    elsewhere = np.array([[10, 10, 60, 120]], np.float32)
+    both = recovery.run(frame.image, frame.K, np.concatenate([boxes, elsewhere]))
+    np.testing.assert_allclose(both.vertices[: len(people)], people.vertices, atol=1e-4)
+
+
 def test_box_sources(image: np.ndarray) -> None:
     boxes, scores = full_frame(image)
     assert boxes.tolist() == [[0, 0, WIDTH, HEIGHT]] and scores.tolist() == [1]
