@@ -197,12 +197,12 @@ class Recovery:
         crop = self.bundle.crop
         cameras = crop_cameras(boxes, intrinsics, crop.size, crop.margin)
 
-        def see(people: np.ndarray) -> dict[str, np.ndarray]:
+        def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
             crops = crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, crop.size)
             return self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
 
-        def come_closer(people: np.ndarray, landmarks: np.ndarray) -> None:
+        def refine_cameras(people: np.ndarray, landmarks: np.ndarray) -> None:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
             for part, new in zip(cameras, next_cameras(landmarks, crop_intrinsics, crop_from_camera, crop.size)):
                 part[people] = new
@@ -216,11 +216,11 @@ class Recovery:
                 part[valid] = new
             unknown = np.flatnonzero(~valid)
         if crop.looks > 1 and len(unknown):
-            come_closer(unknown, see(unknown)["landmarks"])
-        features = see(everybody)
+            refine_cameras(unknown, run_backbone(unknown)["landmarks"])
+        features = run_backbone(everybody)
         for _ in range(crop.looks - 2):
-            come_closer(everybody, features["landmarks"])
-            features = see(everybody)
+            refine_cameras(everybody, features["landmarks"])
+            features = run_backbone(everybody)
         return features, *cameras
 
     def _pose(
