@@ -1,19 +1,23 @@
 # make run      set up .venv, then run the demo: play a clip to the node, score and draw the result
 #               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 use your own input
-# make test     set up .venv, then run lint, type checks and tests, and print their coverage
+# make test     set up .venv, then run lint, type checks and tests
+# make coverage set up .venv, then run the tests and print which share of the product they run
 # make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
 #               make mutants ONLY='mega_ros.track*' changes one module
 PYTHON ?= python3
 # no byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
 
-.PHONY: run test mutants
+.PHONY: run test coverage mutants
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
 test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
+
+coverage: .venv/development
 	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
 
 mutants: .venv/development

@@ -226,10 +226,11 @@ def export(config: ExportConfig) -> bundle.Bundle:
     # the export takes minutes, so the old bundle stays complete until the new one is
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
+        detector = save_detector(new, config.detector) if config.detector else None  # first, as it may be refused
         graphs = save_graphs(new, model, tokenizer, errors, config)
         origins = backbone_origin(training)
-        if config.detector:
-            graphs["detector"], of_detector = save_detector(new, config.detector)
+        if detector:
+            graphs["detector"], of_detector = detector
             origins |= of_detector
         topology.save(new / bundle.TOPOLOGY)
         bundle.write_bundle(
