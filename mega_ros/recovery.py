@@ -191,8 +191,8 @@ class Recovery:
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3].
 
-        With `crop.looks` passes: the first crop is that of the box, the next ones are closer, and upright. A detector's
-        keypoints tell where to look as well as the first pass does, so they spare it.
+        There are `crop.looks` passes. The first crop is that of the box; the next ones are closer and upright. The
+        detector's keypoints replace the first pass, because they place the second crop as well.
         """
         crop = self.bundle.crop
         cameras = crop_cameras(boxes, intrinsics, crop.size, crop.margin)

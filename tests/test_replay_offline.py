@@ -15,6 +15,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros.cli import main
@@ -90,6 +91,17 @@ def clip(recorder: Recorder, count: int = 4) -> list[Topic]:
     return [topic for k in range(count) for topic in (recorder.info(k), recorder.raw(k))]
 
 
+def write_messages(
+    writer: Writer | Writer1, topics: Iterable[Topic], types: Typestore, serialise: Callable[[Any, str], Any]
+) -> None:
+    connections: dict[str, Connection] = {}
+    for topic, stamp, message in topics:
+        kind = message.__msgtype__
+        if topic not in connections:
+            connections[topic] = writer.add_connection(topic, kind, typestore=types)
+        writer.write(connections[topic], stamp, serialise(message, kind))
+
+
 def write_ros2(
     path: Path, topics: Iterable[Topic], storage: StoragePlugin, mode: CompressionMode | None = None
 ) -> Path:
@@ -97,12 +109,7 @@ def write_ros2(
     if mode:
         writer.set_compression(mode, CompressionFormat.ZSTD)
     with writer:
-        connections: dict[str, Connection] = {}
-        for topic, stamp, message in topics:
-            kind = message.__msgtype__
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=ROS2)
-            writer.write(connections[topic], stamp, ROS2.serialize_cdr(message, kind))
+        write_messages(writer, topics, ROS2, ROS2.serialize_cdr)
     return path
 
 
@@ -112,12 +119,7 @@ def bag(path: Path, *topics: Topic) -> Path:
 
 def write_ros1(path: Path, topics: Iterable[Topic]) -> Path:
     with Writer1(path) as writer:
-        connections: dict[str, Connection] = {}
-        for topic, stamp, message in topics:
-            kind = message.__msgtype__
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=ROS1)
-            writer.write(connections[topic], stamp, ROS1.serialize_ros1(message, kind))
+        write_messages(writer, topics, ROS1, ROS1.serialize_ros1)
     return path
 
 

@@ -31,10 +31,10 @@ def without_stderr() -> Iterator[None]:
 
 
 def decode(data: np.ndarray | bytes, *, turn: bool) -> np.ndarray:
-    """JPEG, PNG and whatever else OpenCV reads -> uint8 [H, W, 3] BGR.
+    """JPEG, PNG and any other format that OpenCV reads -> uint8 [H, W, 3] BGR.
 
-    turn: whether the picture is turned as EXIF says. Yes for a photograph of its own; no where a camera_info or an
-    annotation refers to the stored pixels.
+    turn: whether to rotate the image as its EXIF data say: True for a user's photograph, False where a camera_info or
+    an annotation refers to the stored pixels.
     Raises InputError that does not name the file, which only the caller knows.
     """
     data = np.frombuffer(data, np.uint8)

@@ -142,10 +142,10 @@ def _version(package: str) -> str:
 def _inputs(words: tuple[str, ...]) -> list[tuple[str, list[Path]]]:
     """Name and files of each input. Photographs that are given together are one input."""
     paths = [path for word in words for path in _matching(word)]
-    pictures = [path for path in paths if frames.is_picture(path)]
-    groups = [[path] for path in paths if path not in pictures]
-    if pictures:
-        groups.insert(0, pictures)
+    images = [path for path in paths if frames.is_image_file(path)]
+    groups = [[path] for path in paths if path not in images]
+    if images:
+        groups.insert(0, images)
     named: dict[str, list[Path]] = {}
     for group in groups:
         name = group[0].name if len(group) == 1 else "images"

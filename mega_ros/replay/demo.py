@@ -18,7 +18,9 @@ import tyro
 from rich.console import Console
 
 from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
 
+from ..bundle import TOPOLOGY, Bundle
 from ..environment import share
 from ..recovery import Recovery
 from . import sources
@@ -61,8 +63,8 @@ def main(args: list[str]) -> int:
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         source = _source(options)
-        recovery = Recovery.load(options.bundle)
-        topology = recovery.topology
+        bundle = Bundle.load(options.bundle)
+        topology = Topology.load(bundle.folder / TOPOLOGY)
         options.out.mkdir(parents=True, exist_ok=True)
         recording, interrupted = play(source, options.bundle, options.seconds, options.out / "node.log", console)
         if not recording.sent:
@@ -70,7 +72,7 @@ def main(args: list[str]) -> int:
         report = summarise(source, recording)
         if source.bag is not None:
             with console.status("scoring every frame of the clip"):
-                report["truth"] = scores_of(source.bag, recovery)
+                report["truth"] = scores_of(source.bag, Recovery(bundle))
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         written = write_drawings(recording, topology, options.out, console)
     except (InputError, ProcessError, OSError) as error:

@@ -25,7 +25,7 @@ from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
 from .sources import FRAME, open_video
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """How the names of image files end."""
 VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
@@ -84,12 +84,12 @@ def open_input(paths: Sequence[Path], image_topic: str | None = None, info_topic
     Raises InputError that says what is wrong with it.
     """
     first = paths[0]
-    if len(paths) > 1 or is_picture(first):
-        source: Input = Pictures(first.name if len(paths) == 1 else f"{len(paths)} images", in_order(paths))
+    if len(paths) > 1 or is_image_file(first):
+        source: Input = ImageFiles(first.name if len(paths) == 1 else f"{len(paths)} images", in_order(paths))
     elif is_bag(first):
         return Recorded(first, image_topic, info_topic)
     elif first.is_dir():
-        source = Pictures(first.name, _pictures_in(first))
+        source = ImageFiles(first.name, _image_files_in(first))
     elif first.is_file():
         source = Video(first)
     else:
@@ -104,13 +104,13 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
 
 
-def is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in PICTURES
+def is_image_file(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
 
 
 def inputs_in(path: Path) -> list[Path]:
     """The bags and videos in a folder that is itself neither a bag nor a folder of images; else the path itself."""
-    if not path.is_dir() or is_bag(path) or any(is_picture(inner) for inner in path.iterdir()):
+    if not path.is_dir() or is_bag(path) or any(is_image_file(inner) for inner in path.iterdir()):
         return [path]
     inner = [p for p in sorted(path.iterdir()) if is_bag(p) or (p.is_file() and p.suffix.lower() in VIDEOS)]
     return inner or [path]
@@ -131,17 +131,18 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
     return out
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if is_picture(path)]
+def _image_files_in(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if is_image_file(path)]
     if not found:
         raise InputError(
-            f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no {', '.join(PICTURES)}"
+            f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no "
+            f"{', '.join(IMAGE_ENDINGS)}"
         )
     return in_order(found)
 
 
 @dataclass
-class Pictures:
+class ImageFiles:
     """Image files, `RATE` to the second. Each is turned as its EXIF says."""
 
     name: str
