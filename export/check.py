@@ -25,6 +25,7 @@ from export.to_onnx import FEATURES, as_stored
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.commands import call
+from mega_model.core.detection import LIMB_JOINTS
 from mega_model.geometry import rot6d_to_matrix
 from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engines import OnnxEngine
@@ -97,8 +98,10 @@ class Parity:
         }
         if seen.image.prior is not None:
             answers["prior"] = seen.image.prior
+        rng = np.random.default_rng(len(crops))
+        keypoints = torch.from_numpy(rng.uniform(0, 1, (len(crops), len(LIMB_JOINTS), 3)).astype(np.float32))
         if self.errors is not None:
-            answers |= self.errors(states, features)._asdict()
+            answers |= self.errors(states, features, keypoints)._asdict()
         expected: dict[GraphName, dict[str, Tensor]] = {
             "backbone": parts,
             "deterministic": answers,
@@ -109,7 +112,7 @@ class Parity:
         }
         given = {"crops": crops, **{name: part.numpy() for name, part in parts.items()}}
         given |= {name: answers[name].numpy() for name in ("image", "logits", "prior") if name in answers}
-        given |= {"uniforms": uniforms.numpy()}
+        given |= {"uniforms": uniforms.numpy(), "keypoints": keypoints.numpy()}
         return self._compare(expected, given)
 
     def _compare(self, expected: dict[GraphName, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:

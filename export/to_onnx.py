@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.commands import call
+from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
@@ -94,8 +95,8 @@ class BackboneGraph(nn.Module):
 
 class DeterministicGraph(nn.Module):
     """The backbone graph's outputs -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and the
-    sampler's inputs image [P, L, D], logits [P, N, S]. With an error head also sigma [P, V], joints_sigma
-    [P, J], distance [P] and modes [M, V, 3].
+    sampler's inputs image [P, L, D], logits [P, N, S]. With an error head, there is a further input, keypoints
+    [P, 12, 3], and further outputs, sigma [P, V], joints_sigma [P, J], distance [P] and modes [M, V, 3].
     """
 
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None) -> None:
@@ -110,7 +111,12 @@ class DeterministicGraph(nn.Module):
         self.encoded: Tensor
 
     def forward(
-        self, maps: Tensor, landmarks: Tensor | None = None, world: Tensor | None = None, presence: Tensor | None = None
+        self,
+        maps: Tensor,
+        landmarks: Tensor | None = None,
+        world: Tensor | None = None,
+        presence: Tensor | None = None,
+        keypoints: Tensor | None = None,
     ) -> tuple[Any, ...]:
         features: Any = maps
         if landmarks is not None and world is not None and presence is not None:
@@ -123,7 +129,7 @@ class DeterministicGraph(nn.Module):
         vertices = self.decoder.expected(logits)
         out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.image.tokens, logits
         prior = () if seen.image.prior is None else (seen.image.prior,)
-        return (*out, *prior, *(() if self.errors is None else self.errors(states, features)))
+        return (*out, *prior, *(() if self.errors is None else self.errors(states, features, keypoints)))
 
 
 class SamplerGraph(nn.Module):
@@ -296,13 +302,16 @@ def save_graphs(
     with torch.no_grad():
         parts = backbone(crops)
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
+        outputs = [*features]
         names = [name for name in DETERMINISTIC if name != "prior" or model.lifter is not None]
+        if errors is not None:
+            features["keypoints"] = torch.zeros(len(crops), len(LIMB_JOINTS), 3)
         made = dict(zip(names, deterministic(*features.values())))
     uniforms = torch.rand(11, 13, config.steps, tokenizer.length, 2)
     sampled = {"image": made["image"], "logits": made["logits"], "uniforms": uniforms}
     sampled |= {name: made[name] for name in ("prior",) if name in made}
     return {
-        "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], [*features]),
+        "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], outputs),
         "deterministic": save_graph(
             folder / "deterministic.onnx", deterministic, features, [{0: "P"}] * len(features), [*made]
         ),

@@ -21,7 +21,7 @@ from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
 from mega_model.core.topology import Topology
-from mega_model.expected_error import ErrorHead
+from mega_model.expected_error import AGREEMENT, ErrorHead
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 
@@ -103,7 +103,7 @@ def load_errors(folder: Path) -> ErrorHead | None:
         weights = load_file(file)
         (vertices, tokens), (joints, _) = weights["shares"].shape, weights["joint_shares"].shape
         sizes = tokens, vertices, joints, len(weights["centre"]), len(weights["modes"])
-        head = ErrorHead(weights["token.0.weight"].shape[1], *sizes)
+        head = ErrorHead(weights["token.0.weight"].shape[1] - AGREEMENT, *sizes)
         head.load_state_dict(weights)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{file}: not the weights of an error head ({error}); train it again") from error

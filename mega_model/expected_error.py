@@ -2,8 +2,9 @@
 
 A head on the decoder's states, with all tokens masked, predicts the error of every mesh token. The error of a vertex is
 a weighted mean over the tokens around it. Further inputs detect crops without a person and crops unlike the training
-set: presence, visibility and size of the person by BlazePose, and the distance of the features from those of the
-training set. B batch, N tokens, D width, V vertices, J joints, C channels.
+set: presence, visibility and size of the person by BlazePose, the distance of the features from those of the training
+set, and how well a detector's keypoints agree with the landmarks. How far the fitted mesh is from both is known only
+after the fit, and `fit.widened` adds it. B batch, N tokens, D width, V vertices, J joints, C channels.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from mega_model.blazepose import PoseFeatures
+from mega_model.core.fit import OBSERVED, limb_shares
 from mega_model.core.topology import Topology
 from mega_model.tokenizer import MeshTokenizer
 
 SMALLEST, LARGEST = 0.01, 3.0
 """Metres."""
+AGREEMENT = 3
+"""Numbers that say how well landmark and keypoint of a limb agree: two scores, and a log distance."""
 _REACH = 0.08
 """Metres on the template: standard deviation of a token's weights around its centre."""
 
 
 class ExpectedError(NamedTuple):
     sigma: Tensor
-    """[B, V], metres: expected root mean square error of the vertices about the pelvis"""
+    """[B, V], metres: expected root mean square error of the vertices, see `metrics.beside`, to be `widened`"""
     joints_sigma: Tensor
     """[B, J], metres: the same of the joints"""
     distance: Tensor
@@ -36,19 +40,23 @@ class ExpectedError(NamedTuple):
 
 
 class ErrorHead(nn.Module):
-    """States [B, N, D] and `PoseFeatures` -> `ExpectedError`."""
+    """States [B, N, D], `PoseFeatures` and keypoints -> `ExpectedError`.
+
+    keypoints [B, 12, 3]: a detector's, of the limbs, in crop coordinates, with scores; score 0 if unknown.
+    """
 
     def __init__(self, width: int, tokens: int, vertices: int, joints: int, channels: int, modes: int) -> None:
         super().__init__()
-        self.token = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 1))
-        self.person = nn.Sequential(nn.Linear(5, 32), nn.GELU(), nn.Linear(32, tokens))
+        self.token = nn.Sequential(nn.Linear(width + AGREEMENT, 64), nn.GELU(), nn.Linear(64, 1))
+        self.person = nn.Sequential(nn.Linear(7, 32), nn.GELU(), nn.Linear(32, tokens))
         self.vertex, self.joint = nn.Parameter(torch.zeros(vertices)), nn.Parameter(torch.zeros(joints))
-        shares = {"shares": (vertices, tokens), "joint_shares": (joints, tokens)}
+        shares = {"shares": (vertices, tokens), "joint_shares": (joints, tokens), "limb_shares": (tokens, 12)}
         features = {"centre": (channels,), "whiten": (channels, channels)}
         for name, shape in {**shares, **features, "calibration": (2, 2), "modes": (modes, vertices, 3)}.items():
             self.register_buffer(name, torch.zeros(shape))
         self.shares: Tensor
         self.joint_shares: Tensor
+        self.limb_shares: Tensor
         self.centre: Tensor
         self.whiten: Tensor
         self.modes: Tensor
@@ -73,6 +81,8 @@ class ErrorHead(nn.Module):
         head.shares.copy_(shares)
         weights = torch.from_numpy(np.abs(topology.joint_regressor)).float()
         head.joint_shares.copy_(weights / weights.sum(dim=1, keepdim=True) @ shares)
+        centres, template = token_centres(tokenizer, topology).numpy(), topology.template
+        head.limb_shares.copy_(torch.from_numpy(limb_shares(centres, topology.joints(template))))
         head.centre.copy_(pooled.mean(dim=0))
         covariance = torch.cov(pooled.T)
         # directions that hardly vary in renders must not dominate
@@ -80,16 +90,19 @@ class ErrorHead(nn.Module):
         head.whiten.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
         return head
 
-    def forward(self, states: Tensor, features: PoseFeatures) -> ExpectedError:
-        vertices, joints, distance = self.log_errors(states, features)
+    def forward(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> ExpectedError:
+        vertices, joints, distance = self.log_errors(states, features, keypoints)
         (a, b), (c, d) = self.calibration
         limits = SMALLEST, LARGEST
         sigma, joints_sigma = ((x + y * log).exp().clamp(*limits) for x, y, log in ((a, b, vertices), (c, d, joints)))
         return ExpectedError(sigma, joints_sigma, distance, self.modes)
 
-    def log_errors(self, states: Tensor, features: PoseFeatures) -> tuple[Tensor, Tensor, Tensor]:
+    def log_errors(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Before calibration: logs of the errors (metres) of vertices [B, V] and joints [B, J]; the distance [B]."""
         distance = ((features.maps.mean(dim=(2, 3)) - self.centre) @ self.whiten).square().mean(dim=1).sqrt()
+        limbs, score = features.landmarks[:, OBSERVED], keypoints[..., 2]
+        apart = (limbs[..., :2] - keypoints[..., :2]).norm(dim=-1).clamp(max=2)
+        agreement = torch.stack([limbs[..., 3] * limbs[..., 4], score, score * (10 * apart + 0.3).log()], dim=-1)
         person = torch.stack(
             [
                 features.presence.clamp(1e-3, 1 - 1e-3).logit() / 4,
@@ -97,18 +110,26 @@ class ErrorHead(nn.Module):
                 features.landmarks[:, :33, 3].mean(dim=1) - 0.5,
                 features.landmarks[:, :33, 4].mean(dim=1) - 0.5,
                 features.world[:, :33].norm(dim=-1).mean(dim=1).clamp(min=0.05).log(),
+                score.mean(dim=1) - 0.5,
+                score.amax(dim=1) - 0.5,
             ],
             dim=1,
         )
+        states = torch.cat([states, self.limb_shares @ agreement], dim=-1)
         tokens = self.token(states)[..., 0] + self.person(person) - 2  # initially about a decimetre
         return tokens @ self.shares.T + self.vertex, tokens @ self.joint_shares.T + self.joint, distance
+
+
+def token_centres(tokenizer: MeshTokenizer, topology: Topology) -> Tensor:
+    """[N, 3], metres: where the tokens are on the template."""
+    centres = torch.from_numpy(topology.template)
+    for table in tokenizer.pooling():
+        centres = torch.stack([centres[row[row >= 0].long()].mean(dim=0) for row in table])
+    return centres
 
 
 def token_shares(tokenizer: MeshTokenizer, topology: Topology) -> Tensor:
     """[V, N]: weights of the tokens' errors for each vertex, from distances on the template; rows sum to one."""
     places = torch.from_numpy(topology.template)
-    centres = places
-    for table in tokenizer.pooling():
-        centres = torch.stack([centres[row[row >= 0].long()].mean(dim=0) for row in table])
-    near = -torch.cdist(places, centres).square() / (2 * _REACH**2)
+    near = -torch.cdist(places, token_centres(tokenizer, topology)).square() / (2 * _REACH**2)
     return near.softmax(dim=1)

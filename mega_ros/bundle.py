@@ -20,12 +20,12 @@ MANIFEST = "bundle.json"
 TOPOLOGY = "topology.npz"
 LANDMARKS = ("landmarks", "world", "presence")
 """Further outputs of a backbone that was trained on 2D poses, such as BlazePose."""
-GRAPHS = {  # required inputs and outputs, then optional ones
+GRAPHS = {  # required inputs and outputs, then optional ones; keypoints [P, 12, 3] are a detector's, of the limbs
     "backbone": (["crops"], ["features"], [], [*LANDMARKS]),
     "deterministic": (
         ["features"],
         ["tokens", "vertices", "rotation", "camera", "image", "logits"],
-        [*LANDMARKS],
+        [*LANDMARKS, "keypoints"],
         ["prior", "sigma", "joints_sigma", "distance", "modes"],
     ),
     "sampler": (["image", "logits", "uniforms"], ["tokens", "vertices"], ["prior"], []),
@@ -227,7 +227,7 @@ def _check_links(manifest: Manifest, path: Path) -> None:
     deterministic, sampler = manifest.graphs["deterministic"], manifest.graphs["sampler"]
     giver: GraphName
     for where, needed, giver in (
-        ("graphs.deterministic.inputs", set(deterministic.inputs), "backbone"),
+        ("graphs.deterministic.inputs", set(deterministic.inputs) - {"keypoints"}, "backbone"),
         (
             "graphs.deterministic.outputs",
             {"joints_sigma"} if "sigma" in deterministic.outputs else set(),

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from mega_model.core import metrics
-from mega_model.core.boxes import intersection_over_union
+from mega_model.core.detection import LIMB_JOINTS, in_image, keypoints_of
 from mega_model.core.errors import InputError
-from mega_model.core.fit import fit_people
+from mega_model.core.fit import OBSERVES, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
     crop_cameras,
     crop_images,
     crop_translation,
+    in_crops,
     intrinsics_from_fov,
     place,
     square_cameras,
@@ -26,14 +27,11 @@ from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
-from .detect import LIMB_JOINTS, Detector, in_image
+from .detect import Detector
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
 """Radians over the larger image side: assumed where no intrinsics are known."""
-
-SAME_PERSON = 0.5
-"""Intersection over union from which on a given box and a detected one are the same person's."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,9 @@ class Recovery:
         self.detector = Detector(bundle, provider) if "detector" in bundle.graphs else None
         self._detects_keypoints = "detector" in bundle.graphs and "keypoints" in bundle.graphs["detector"].outputs
         self._predicts_errors = "sigma" in bundle.graphs["deterministic"].outputs
+        template = self.topology.template
+        joints = self.topology.joints(template)
+        self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
         self.backend = self._sampler.backend
 
     @classmethod
@@ -117,8 +118,9 @@ class Recovery:
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
         not depend on the other people in the image.
 
-        sigma is calibration.scale times the expected error of each vertex, an output of the deterministic graph. If the
-        graph lacks this output, sigma is calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
+        sigma is the expected error of each vertex, an output of the deterministic graph, with the distance between mesh
+        and landmarks or keypoints added in quadrature, times calibration.scale. If the graph lacks this output, it is
+        calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
         People with non-finite outputs, and people who are not entirely in front of the camera, are left out, so there
         may be fewer people than boxes.
         Raises InputError that names the argument.
@@ -144,14 +146,14 @@ class Recovery:
         if not len(boxes):
             return self._nobody()
         features, crop_intrinsics, crop_from_camera = self._features(image, intrinsics, boxes, keypoints)
-        inputs = self.bundle.graphs["deterministic"].inputs
-        out = self._deterministic.run(**{name: features[name] for name in inputs})
-        limbs = None
+        limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
         if keypoints is not None:
-            limbs = _in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
-        vertices, body_to_crop, translation = self._pose(out, features, crop_intrinsics, limbs)
+            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+        given = {**features, "keypoints": limbs.astype(np.float32)}
+        out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
+        vertices, body_to_crop, translation, residuals = self._pose(out, features, crop_intrinsics, limbs)
         vertices = place(vertices, body_to_crop, translation, crop_from_camera).astype(np.float32)
-        sigma, joints_sigma = self._sigma(out, ids, samples, seed)
+        sigma, joints_sigma = self._sigma(out, residuals, ids, samples, seed)
         people = People(
             vertices,
             sigma,
@@ -177,14 +179,7 @@ class Recovery:
         """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
         if self.detector is None or not self._detects_keypoints or not len(boxes):
             return None
-        found = self.detector.find(image)
-        assert found.keypoints is not None
-        keypoints = np.zeros((len(boxes), *found.keypoints.shape[1:]), np.float32)
-        if len(found.boxes):
-            overlaps = intersection_over_union(boxes, found.boxes)
-            same = overlaps.max(axis=1) >= SAME_PERSON
-            keypoints[same] = found.keypoints[overlaps.argmax(axis=1)[same]]
-        return keypoints
+        return keypoints_of(boxes, self.detector.find(image))
 
     def _features(
         self, image: np.ndarray, intrinsics: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
@@ -228,23 +223,27 @@ class Recovery:
         out: dict[str, np.ndarray],
         features: dict[str, np.ndarray],
         crop_intrinsics: np.ndarray,
-        limbs: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Canonical vertices [P, V, 3]; body_to_crop [P, 3, 3] and translation [P, 3] into the crops' cameras."""
+        limbs: np.ndarray,
+    ) -> FittedPeople:
+        """The published meshes: fitted to landmarks and keypoints `limbs` [P, 12, 3], if the bundle has modes."""
         vertices, body_to_crop, camera = out["vertices"], out["rotation"], out["camera"]
         focal = crop_intrinsics[:, 0, 0] / crop_intrinsics[:, 0, 2]
         if "modes" not in out:
-            return vertices, body_to_crop, crop_translation(camera, focal)
+            nothing = np.zeros((len(vertices), len(OBSERVES)))
+            return FittedPeople(vertices, body_to_crop, crop_translation(camera, focal), nothing)
         landmarks, regressor = features["landmarks"], self.topology.joint_regressor
         return fit_people(vertices, body_to_crop, camera, focal, landmarks, limbs, regressor, out["modes"])
 
     def _sigma(
-        self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int
+        self, out: dict[str, np.ndarray], residuals: np.ndarray, ids: np.ndarray, samples: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """float32 [P, V] and [P, J]."""
         scale = np.float32(self.bundle.calibration.scale)
         if self._predicts_errors:
-            return scale * out["sigma"], scale * out["joints_sigma"]
+            of_vertices, of_joints = self._limb_shares
+            sigma = widened(out["sigma"], residuals, of_vertices).astype(np.float32)
+            joints_sigma = widened(out["joints_sigma"], residuals, of_joints).astype(np.float32)
+            return scale * sigma, scale * joints_sigma
         if samples < 2:
             shapes = ((len(ids), len(points)) for points in (self.topology.template, self.topology.joint_names))
             sigma, joints_sigma = (np.full(shape, np.nan, np.float32) for shape in shapes)
@@ -308,21 +307,6 @@ def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
     if keypoints.shape != (count, 17, 3) or not np.isfinite(keypoints).all():
         raise InputError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
     return keypoints
-
-
-def _in_crops(
-    points: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray
-) -> np.ndarray:
-    """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1.
-
-    A point behind the crop's camera gets the score 0.
-    """
-    rays = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1) @ np.linalg.inv(intrinsics).T
-    in_crop = rays @ crop_from_camera.transpose(0, 2, 1)
-    in_front = in_crop[..., 2:] > 0.1
-    focal = crop_intrinsics[:, None, :1, 0] / crop_intrinsics[:, None, :1, 2]
-    xy = focal * in_crop[..., :2] / np.where(in_front, in_crop[..., 2:], 1)
-    return np.concatenate([xy, points[..., 2:] * in_front], axis=-1)
 
 
 def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:

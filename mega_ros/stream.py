@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from mega_model.core.detection import Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import Detections, fixed_box, full_frame, in_image
+from .detect import fixed_box, full_frame
 from .recovery import FOV_DEFAULT, People, Recovery, checked_image
 from .track import Tracker
 

@@ -44,7 +44,9 @@ def known(tokenizer: MeshTokenizer, topology: Topology) -> Known:
     scale = 0.02 * 10 ** (states[..., 0] @ token_shares(tokenizer, topology).T)
     errors = scale * torch.randn(*scale.shape, 3).norm(dim=-1) / 3**0.5
     joints = errors @ torch.from_numpy(topology.joint_regressor).T
-    return Known(states, features, errors, joints, torch.zeros(PEOPLE))
+    missed, joints_missed = torch.zeros_like(errors), torch.zeros_like(joints)
+    keypoints = torch.rand(PEOPLE, 12, 3)
+    return Known(states, features, keypoints, errors, joints, missed, joints_missed, torch.zeros(PEOPLE))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def rms(x: Tensor) -> float:
 
 @torch.no_grad()
 def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -> None:
-    sigma = head(known.states, known.features).sigma
+    sigma = head(known.states, known.features, known.keypoints).sigma
     large = known.states[..., 0] @ head.shares.T > 0.5
     assert sigma.shape == known.vertices.shape
     assert sigma[large].mean() > 2 * sigma[~large].mean()
@@ -75,7 +77,7 @@ def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -
 
 @torch.no_grad()
 def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: Known) -> None:
-    found = head(known.states, known.features)
+    found = head(known.states, known.features, known.keypoints)
     assert rms(known.vertices / found.sigma) == pytest.approx(1, abs=0.1)
     assert rms(known.joints / found.joints_sigma) == pytest.approx(1, abs=0.1)
     small = found.sigma < found.sigma.median()
@@ -93,9 +95,9 @@ def test_every_part_has_an_equal_share() -> None:
 @torch.no_grad()
 def test_distance_is_one_for_features_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
     features = known.features
-    distance = head(known.states, features).distance
+    distance = head(known.states, features, known.keypoints).distance
     assert distance.square().mean() == pytest.approx(1, abs=0.05)
-    far = head(known.states, features._replace(maps=features.maps + 3)).distance
+    far = head(known.states, features._replace(maps=features.maps + 3), known.keypoints).distance
     assert (far > 3 * distance.mean()).all()
 
 
@@ -107,7 +109,8 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
     states = known.states[one].clone()
     token = head.shares.amax(dim=0).argmax()
     states[:, token, 0] = 1 - states[:, token, 0]
-    change = (head(states, known[one].features).sigma / head(known.states[one], known[one].features).sigma).log().abs()
+    before, after = (head(x, known[one].features, known[one].keypoints).sigma for x in (known.states[one], states))
+    change = (after / before).log().abs()
     share = head.shares[:, token]
     assert change[0, share > 0.4].min() > 5 * change[0, share < 0.01].max()
 
@@ -115,7 +118,7 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
 @torch.no_grad()
 def test_sigma_stays_within_limits(head: ErrorHead, known: Known) -> None:
     wild = known.features._replace(maps=1e4 * known.features.maps, world=1e4 * known.features.world)
-    found = head(1e3 * known.states, wild)
+    found = head(1e3 * known.states, wild, 1e3 * known.keypoints)
     assert found.sigma.isfinite().all() and found.sigma.max() <= LARGEST and found.joints_sigma.max() <= LARGEST
 
 
@@ -124,5 +127,7 @@ def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Pa
     checkpoint.save_errors(tmp_path, head)
     again = checkpoint.load_errors(tmp_path)
     assert again is not None
-    for a, b in zip(again(known.states, known.features), head(known.states, known.features)):
+    for a, b in zip(
+        again(known.states, known.features, known.keypoints), head(known.states, known.features, known.keypoints)
+    ):
         assert torch.equal(a, b)

@@ -17,7 +17,9 @@ from mega_model.core.fit import (
     Fit,
     fit_people,
     fit_pose,
+    limb_shares,
     principal_modes,
+    widened,
 )
 from mega_model.core.topology import SMPL_JOINTS, Topology
 
@@ -95,7 +97,7 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
     given = true.landmarks(), np.ones((200, len(BOTH))), BOTH
-    rotations, translations, _ = fitted(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
+    rotations, translations, *_ = fitted(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
     assert angle(rotations, rotation).max() < 2
     assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.02
     np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
@@ -104,7 +106,7 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
 def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
-    rotations, translations, _ = fitted(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
+    rotations, translations, *_ = fitted(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
     assert np.median(angle(rotations, rotation)) < 0.15 * np.median(angle(np.eye(3)[None], rotation))
     assert np.median(shifted(translations, true.translation, true.focal)) < 0.01
 
@@ -112,7 +114,7 @@ def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
 def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
     true = people(rest, 100)
     far = true.translation * 1.6 + [8.0, 4.0, 0]
-    _, translations, _ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
+    _, translations, *_ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
     assert shifted(far, true.translation, true.focal).min() > 2
     assert shifted(translations, true.translation, true.focal).max() < 0.05
 
@@ -124,7 +126,7 @@ def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
     learned, rotation = true.learned(rng, turn=0.7, shift=0.2, depth=0.2)
     landmarks = true.landmarks(index) + 0.03 * rng.normal(size=(500, len(index), 2))
     landmarks += 0.5 * rng.normal(size=landmarks.shape) * (rng.random((500, len(index), 1)) < 0.15)
-    rotations, _, _ = fitted(*learned, landmarks, np.ones((500, len(index))), index, rotation_prior=0.4)
+    rotations, *_ = fitted(*learned, landmarks, np.ones((500, len(index))), index, rotation_prior=0.4)
     before, after = angle(np.eye(3)[None], rotation), angle(rotations, rotation)
     assert np.quantile(before, 0.95) > 100 and np.quantile(after, 0.95) < 62
     assert np.median(after) < 0.2 * np.median(before)
@@ -139,9 +141,9 @@ def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> Non
     wrong[:, LIMBS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
     left, right = (LIMBS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
     swapped[:, [left, right]] = good[:, [right, left]]
-    rotations, translations, _ = fitted(*learned, good, weights, index)
+    rotations, translations, *_ = fitted(*learned, good, weights, index)
     for outlier in (wrong, swapped):
-        moved, placed, _ = fitted(*learned, outlier, weights, index)
+        moved, placed, *_ = fitted(*learned, outlier, weights, index)
         assert np.median(angle(moved, rotations)) < 2 and np.quantile(angle(moved, rotations), 0.95) < 8
         assert np.median(shifted(placed, translations, true.focal)) < 0.01
 
@@ -175,7 +177,7 @@ def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
     weights = np.random.default_rng(3).random((20, len(BOTH)))
     flip = np.array([-1.0, 1, 1])
     modes = 0.1 * np.random.default_rng(4).normal(size=(5, len(SMPL_JOINTS), 3))
-    rotations, translations, shape = fitted(*learned, landmarks, weights, BOTH, modes=modes)
+    rotations, translations, shape, _ = fitted(*learned, landmarks, weights, BOTH, modes=modes)
     mirrored = fitted(
         learned.joints * flip,
         learned.translation * flip,
@@ -196,14 +198,17 @@ def test_observations_have_no_order_and_add_up(rest: np.ndarray) -> None:
     learned, _ = true.learned(rng, turn=0.2, shift=0.2, depth=0.1)
     landmarks = true.landmarks() + 0.05 * rng.normal(size=(20, len(BOTH), 2))
     weights = rng.random((20, len(BOTH)))
-    answer = fitted(*learned, landmarks, weights, BOTH)
+    *answer, residuals = fitted(*learned, landmarks, weights, BOTH)
     order = rng.permutation(len(BOTH))
-    for a, b in zip(answer, fitted(*learned, landmarks[:, order], weights[:, order], BOTH[order])):
-        np.testing.assert_allclose(a, b, atol=1e-9)
+    *shuffled, there = fitted(*learned, landmarks[:, order], weights[:, order], BOTH[order])
     # each seen twice with half the weight
     twice = np.tile(landmarks, (1, 2, 1)), np.tile(weights, (1, 2)) / 2, np.tile(BOTH, 2)
-    for a, b in zip(answer, fitted(*learned, *twice)):
+    *doubled, both = fitted(*learned, *twice)
+    for a, b, c in zip(answer, shuffled, doubled):
         np.testing.assert_allclose(a, b, atol=1e-9)
+        np.testing.assert_allclose(a, c, atol=1e-9)
+    np.testing.assert_allclose(there, residuals[:, order], atol=1e-9)
+    np.testing.assert_allclose(both, np.tile(residuals, (1, 2)), atol=1e-9)
 
 
 def test_a_batch_is_its_members(rest: np.ndarray) -> None:
@@ -215,7 +220,7 @@ def test_a_batch_is_its_members(rest: np.ndarray) -> None:
     together = fitted(
         joints, true.translation[:, None], true.focal[:, None], landmarks[:, None], weights[:, None], BOTH
     )
-    assert [part.shape for part in together] == [(3, 4, 3, 3), (3, 4, 3), (3, 4, 0)]
+    assert [part.shape for part in together] == [(3, 4, 3, 3), (3, 4, 3), (3, 4, 0), (3, 4, len(BOTH))]
     for p in range(3):
         for q in range(4):
             alone = fitted(joints[p, q], true.translation[p], true.focal[p], landmarks[p], weights[p], BOTH)
@@ -225,7 +230,7 @@ def test_a_batch_is_its_members(rest: np.ndarray) -> None:
 
 def test_nobody(rest: np.ndarray) -> None:
     nobody = Scene(*(part[:0] for part in people(rest, 1)))
-    rotations, translations, shape = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
+    rotations, translations, shape, _ = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
     assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and shape.shape == (0, 0)
 
 
@@ -238,7 +243,7 @@ def test_answers_are_finite_for_any_landmarks(rest: np.ndarray, seed: int, depth
     landmarks = scale * rng.normal(size=(10, len(BOTH), 2))
     with np.errstate(divide="raise", over="raise", invalid="raise"):
         modes = 0.1 * rng.normal(size=(3, len(SMPL_JOINTS), 3))
-        rotations, translations, shape = fitted(*learned, landmarks, rng.random((10, len(BOTH))), BOTH, modes=modes)
+        rotations, translations, shape, _ = fitted(*learned, landmarks, rng.random((10, len(BOTH))), BOTH, modes=modes)
     assert np.isfinite(translations).all() and (translations[:, 2] > 0).all()
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
     assert np.isfinite(shape).all()
@@ -282,14 +287,47 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
     landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = truth.landmarks(np.array(OBSERVES)), 1
     vertices = np.repeat(rest[None], 50, axis=0)
     keypoints = np.concatenate([landmarks[:, OBSERVED, :2], np.ones((50, 12, 1))], axis=-1)
-    for also in (None, keypoints):
-        mesh, turned, placed = fit_people(
+    for also in (0 * keypoints, keypoints):
+        mesh, turned, placed, residuals = fit_people(
             vertices, rotation.as_matrix(), camera, focal, landmarks, also, regressor, modes
         )
+        assert residuals.max() < 0.1
         raised = (mesh - rest)[:, modes[0].any(axis=1)]
         assert (np.median(raised[..., 1], axis=0) > 0.1).all() and np.abs(raised[..., [0, 2]]).max() < 1e-12
         seen = Scene(mesh @ turned.swapaxes(1, 2), placed, focal).landmarks() - truth.landmarks()
         assert np.abs(seen).max() < 0.1
+
+
+def test_residuals_are_distances_at_the_depth_of_the_body(rest: np.ndarray) -> None:
+    """One knee's keypoint is 0.2 m beside the knee; what was not seen has none."""
+    count, knee = 20, OBSERVES.index(SMPL_JOINTS.index("left_knee"))
+    true = people(rest, count)
+    camera = np.column_stack([true.focal / true.translation[:, 2], true.translation[:, :2]])
+    landmarks, keypoints = np.zeros((count, 39, 5)), np.zeros((count, 12, 3))
+    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = true.landmarks(np.array(OBSERVES)), 1
+    keypoints[..., :2] = landmarks[:, OBSERVED, :2]
+    keypoints[:, knee, 0] += 0.2 * true.focal / true.translation[:, 2]
+    landmarks[:, np.array(OBSERVED)[[knee, 0]], 4] = 0
+    keypoints[:, knee, 2] = 1
+    upright = np.repeat(np.eye(3)[None], count, axis=0)
+    regressor = np.eye(len(SMPL_JOINTS))
+    modes = np.zeros((1, len(SMPL_JOINTS), 3))
+    residuals = fit_people(true.joints, upright, camera, true.focal, landmarks, keypoints, regressor, modes).residuals
+    assert (residuals[:, 0] == 0).all()
+    assert np.median(residuals[:, knee]) == pytest.approx(0.2, abs=0.05)
+    assert np.median(np.delete(residuals, [0, knee], axis=1)) < 0.05
+
+
+def test_what_a_limb_misses_widens_sigma_around_it(rest: np.ndarray) -> None:
+    shares = limb_shares(rest, rest)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    for number, joint in enumerate(OBSERVES):
+        residuals = np.zeros((1, 12))
+        residuals[0, number] = 0.4
+        sigma = widened(np.full((1, len(rest)), 0.3), residuals, shares)[0]
+        assert 0.39 < sigma[joint] <= 0.5
+        farthest = np.linalg.norm(rest - rest[joint], axis=1).argmax()
+        assert sigma[farthest] == pytest.approx(0.3, abs=0.01) and (sigma >= 0.3).all()
 
 
 def test_modes_are_the_directions_of_errors_one_deviation_long() -> None:

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from mega_model.core.boxes import intersection_over_union
+from mega_model.core.detection import in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
-from mega_ros.detect import fixed_box, full_frame, in_image
+from mega_ros.detect import fixed_box, full_frame
 
 # What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a
 # whole; what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mega_model.core.detection import Detections
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros import People, Recovery, Stream, StreamSettings
-from mega_ros.detect import Detections
 
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 import little_bundle

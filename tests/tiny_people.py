@@ -39,9 +39,11 @@ def make(folder: Path) -> None:
     blazepose(folder / "blazepose")
     with patch.object(features, "compiled", in_torch):  # to compile takes longer than a few crops
         for name in ("train", "test", "turned"):
-            how = {"train": name == "train", "turned": name == "turned"}
-            out = folder / "features" / name
-            features.extract(features.Extract(scenes, out, folder / "blazepose", WIDTH, **how))
+            config = features.Extract(
+                scenes, folder / "features" / name, folder / "blazepose", WIDTH,
+                train=name == "train", turned=name == "turned",
+            )  # fmt: skip
+            features.extract(config)
 
 
 def in_torch(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:

@@ -26,6 +26,11 @@ LATERAL_PRIOR = 0.3
 NEAREST = 0.1
 """Metres: joints that are closer, or behind the camera, are projected with this depth."""
 
+UNSEEN = 0.1
+"""Total weight of a limb's landmark and keypoint below which their residual hardly counts."""
+REACH = 0.15
+"""Metres on the template: standard deviation of a limb's share of the surface around its joint."""
+
 OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
 OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
@@ -45,6 +50,20 @@ class Fit(NamedTuple):
     """[..., 3], metres"""
     shape: np.ndarray
     """[..., M]: coefficient of each mode, in standard deviations"""
+    residuals: np.ndarray
+    """[..., K], crop units: distances of the projected joints from their landmarks"""
+
+
+class FittedPeople(NamedTuple):
+    vertices: np.ndarray
+    """[..., V, 3], canonical, metres"""
+    body_to_crop: np.ndarray
+    """[..., 3, 3]"""
+    translation: np.ndarray
+    """[..., 3], metres, in the crop's camera"""
+    residuals: np.ndarray
+    """[..., 12], metres: root mean square distance in the image between each of OBSERVES and its landmark and keypoint,
+    at the depth of the body; 0 where nothing was seen"""
 
 
 def principal_modes(errors: np.ndarray, count: int) -> np.ndarray:
@@ -102,7 +121,8 @@ def fit_pose(
         off, slope = _linearised(pose, seen, bends, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
         pose = pose - np.linalg.solve(normal + priors, (gradient + precision * pose)[..., None])[..., 0]
-    return Fit(_rotation(pose), _translation(pose, learned, focal), pose[..., 6:])
+    off, _ = _linearised(pose, seen, bends, learned, focal, target)
+    return Fit(_rotation(pose), _translation(pose, learned, focal), pose[..., 6:], np.linalg.norm(off, axis=-2))
 
 
 def fit_people(
@@ -111,34 +131,54 @@ def fit_people(
     camera: np.ndarray,
     focal: np.ndarray,
     landmarks: np.ndarray,
-    keypoints: np.ndarray | None,
+    keypoints: np.ndarray,
     regressor: np.ndarray,
     modes: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> FittedPeople:
     """A model's predictions for people in crops, fitted to the BlazePose landmarks of the same crops.
 
     vertices [..., V, 3]: canonical, metres. body_to_crop [..., 3, 3], a rotation, and camera [..., 3] (s, tx, ty): as
     the model predicts them. focal [...]: in half crop sides. landmarks [..., 39, 5]: see `blazepose.PoseFeatures`.
-    keypoints [..., 12, 3]: a detector's, of the same joints, in crop coordinates, with scores. regressor [24, V]: of
-    SMPL's joints. modes [M, V, 3]: see `principal_modes`. Returns vertices, body_to_crop and the translation [..., 3]
-    in the crop's camera.
+    keypoints [..., 12, 3]: a detector's, of the same joints, in crop coordinates, with scores; score 0 if unknown.
+    regressor [24, V]: of SMPL's joints. modes [M, V, 3]: see `principal_modes`.
     """
     crop_to_body = np.swapaxes(body_to_crop, -1, -2)
     limbs = landmarks[..., OBSERVED, :]
-    seen, weights, index = limbs[..., :2], limbs[..., 3] * limbs[..., 4], np.array(OBSERVES)
-    if keypoints is not None:
-        seen = np.concatenate([seen, keypoints[..., :2]], axis=-2)
-        weights, index = np.concatenate([weights, keypoints[..., 2]], axis=-1), np.tile(index, 2)
+    seen = np.concatenate([limbs[..., :2], keypoints[..., :2]], axis=-2)
+    weights = np.concatenate([limbs[..., 3] * limbs[..., 4], keypoints[..., 2]], axis=-1)
     fit = fit_pose(
         regressor @ vertices @ crop_to_body,
         crop_translation(camera, focal),
         focal,
         seen,
         weights,
-        index,
+        np.tile(OBSERVES, 2),
         regressor @ modes @ crop_to_body[..., None, :, :],
     )
-    return vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop, fit.translation
+    mesh, turned = vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop
+    both = *fit.residuals.shape[:-1], 2, len(OBSERVES)
+    squares, shares = (fit.residuals**2).reshape(both), weights.reshape(both)
+    squares = (shares * squares).sum(-2) / (shares.sum(-2) + UNSEEN)
+    scale = fit.translation[..., 2] / focal  # metres of one crop unit at the body's depth
+    return FittedPeople(mesh, turned, fit.translation, np.sqrt(squares) * scale[..., None])
+
+
+def limb_shares(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """How much each point of a body belongs to each joint of OBSERVES: [N, 12], rows sum to one.
+
+    points [N, 3] and joints [24, 3]: of the template, metres.
+    """
+    near = -((points[:, None] - joints[list(OBSERVES)]) ** 2).sum(-1) / (2 * REACH**2)
+    shares = np.exp(near - near.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def widened(sigma: np.ndarray, residuals: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """sigma [..., N] of points, with the residuals [..., 12] of their limbs added in quadrature. shares: `limb_shares`.
+
+    A mesh that misses its landmarks is wrong by at least as much, whatever the model expects.
+    """
+    return np.sqrt(sigma**2 + residuals**2 @ shares.T)
 
 
 # A pose [..., 6 + M] is the change from the prediction; zero is no change. It holds the rotation's Cayley vector (its

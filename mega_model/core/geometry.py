@@ -109,3 +109,20 @@ def place(
     """
     in_crop = np.einsum("pij,pvj->pvi", body_to_crop, vertices) + translation[:, None]
     return np.einsum("pji,pvj->pvi", crop_from_camera, in_crop)
+
+
+def in_crops(
+    points: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray
+) -> np.ndarray:
+    """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1.
+
+    intrinsics [3, 3] or [P, 3, 3]: of the image's camera. crop_intrinsics and crop_from_camera [P, 3, 3]: what
+    `square_cameras` gives. A point behind the crop's camera gets the score 0.
+    """
+    pixels = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1)
+    rays = pixels @ np.linalg.inv(intrinsics).swapaxes(-1, -2)
+    in_crop = rays @ crop_from_camera.transpose(0, 2, 1)
+    in_front = in_crop[..., 2:] > 0.1
+    focal = crop_intrinsics[:, None, :1, 0] / crop_intrinsics[:, None, :1, 2]
+    xy = focal * in_crop[..., :2] / np.where(in_front, in_crop[..., 2:], 1)
+    return np.concatenate([xy, points[..., 2:] * in_front], axis=-1)

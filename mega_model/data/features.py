@@ -1,7 +1,8 @@
 """`mega features`: a frozen BlazePose's outputs for crops of rendered people, computed once, with labels.
 
-Crops are made as at run time: the first around the box, each further one around the region that the landmarks give. A
-training set keeps the first and the second crop of every scene and mirrors half of the scenes.
+Crops are made as at run time: the first around the box, each further one around the region that the landmarks give; the
+detector's keypoints place the second one. A training set keeps the first and the second crop of every scene and mirrors
+half of the scenes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
-from mega_model.core.geometry import crop_images, square_cameras
-from mega_model.core.regions import next_cameras
+from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
+from mega_model.core.geometry import crop_images, in_crops, project, square_cameras
+from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
 
+VIEW = 256
+"""Pixels: side of the image in which the detector looks for a person."""
+WIDEST = 2.5
+"""The side of this image is one to so many times the first crop's."""
+DETECTED = 0.5
+"""The lowest score of a person, as at run time."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
 PASSES = 3
@@ -47,8 +55,10 @@ class Extract:
     train: bool = False
     """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
     run time's last crop."""
+    detector: Path | None = None
+    """What `mega import-detector` wrote. Its keypoints of the people are stored, too; not for a training set."""
     turned: bool = False
-    """Roll the first crop by 90 to 270 degrees: people are upside down or on their side."""
+    """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
     seed: int = 0
     workers: int = 1
 
@@ -86,7 +96,8 @@ class FeatureSet:
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
         """See `images.ImageSet`, and `rendered.SceneSet.batch` for further fields. In place of images: the fields of
-        `blazepose.PoseFeatures`."""
+        `blazepose.PoseFeatures`, and keypoints [B, 12, 3] (crop coordinates and score).
+        """
         f = {name: array[index] for name, array in self.fields.items()}
         scenes, flip = f["scene"], f["mirrored"]
         stored = self.scenes.fields
@@ -112,6 +123,7 @@ class FeatureSet:
             "vertices2d": vertices2d,
             "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1),
             "part": stored["kind"][scenes].astype(np.int64),
+            "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMB_JOINTS), 3), np.float32)),
         }
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         if self.tokens is not None:
@@ -140,9 +152,7 @@ def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
         )
         assert program is not None
         program.save(file)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        session = open_graph(file)
     name = session.get_inputs()[0].name
 
     def on_cpu(crops: np.ndarray) -> PoseFeatures:
@@ -151,6 +161,13 @@ def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
         return PoseFeatures(*(torch.from_numpy(np.concatenate(part)) for part in parts))
 
     return on_cpu
+
+
+def open_graph(file: Path) -> ort.InferenceSession:
+    """On one thread: there are several processes."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 class FeatureExtractor:
@@ -165,6 +182,7 @@ class FeatureExtractor:
         load_imported(config.backbone, backbone)
         self.size = BlazePose.SIDE
         self.backbone = compiled(backbone)
+        self.detector = open_graph(config.detector) if config.detector else None
 
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         """What `extract` stores of the scenes of a chunk."""
@@ -193,12 +211,17 @@ class FeatureExtractor:
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
         passes: list[dict[str, np.ndarray]] = []
+        keypoints = self.keypoints(rng, index, f["images"], centre, side, roll, intrinsics)
         crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:
                 crop_intrinsics, crop_from_camera = next_cameras(
                     passes[-1]["landmarks"], crop_intrinsics, crop_from_camera, self.size
                 )
+            if step == 1 and keypoints is not None:
+                centre, side, roll, valid = keypoint_region(keypoints)
+                placed = square_cameras(centre[valid], side[valid], roll[valid], intrinsics[valid], self.size)
+                crop_intrinsics[valid], crop_from_camera[valid] = placed
             crops = np.concatenate([
                 crop_images(image, k, crop[None], rotation[None], self.size)
                 for image, k, crop, rotation in zip(images, intrinsics, crop_intrinsics, crop_from_camera)
@@ -213,10 +236,52 @@ class FeatureExtractor:
                 "translation": np.einsum("bij,bj->bi", crop_rotation, translation),
                 "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
             })  # fmt: skip
+        if keypoints is not None:
+            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+            passes[-1]["keypoints"] = limbs.astype(np.float32)
         if not self.config.train:
             return passes[-1]
         both = {name: np.stack([fields[name] for fields in passes], axis=1) for name in passes[0]}
         return {name: array.reshape(2 * count, *array.shape[2:]) for name, array in both.items()}
+
+    def keypoints(
+        self,
+        rng: np.random.Generator,
+        index: np.ndarray,
+        images: np.ndarray,
+        centre: np.ndarray,
+        side: np.ndarray,
+        roll: np.ndarray,
+        intrinsics: np.ndarray,
+    ) -> np.ndarray | None:
+        """The detector's keypoints [n, 17, 3] of the people of some scenes, pixels of the scenes' images.
+
+        The detector sees more of the image than the crop, as at run time: up to `WIDEST` times its side.
+        """
+        if self.detector is None:
+            return None
+        side = side * rng.uniform(1, WIDEST, len(side))
+        centre = centre + side[:, None] * rng.uniform(-0.15, 0.15, (len(side), 2))
+        view_intrinsics, view_from_camera = square_cameras(centre, side, roll, intrinsics, VIEW)
+        scenes, pixels = self.scenes.fields, images.shape[1]
+        points = scenes["vertices"][index] @ scenes["rotation"][index].swapaxes(1, 2)
+        points = points + scenes["translation"][index][:, None]
+        inside = (project(points, intrinsics) > 0) & (project(points, intrinsics) < pixels)
+        in_view = project(points @ view_from_camera.swapaxes(1, 2), view_intrinsics)
+        in_view = np.where(inside.all(axis=-1, keepdims=True), in_view, np.nan)
+        boxes = np.concatenate([np.nanmin(in_view, axis=1), np.nanmax(in_view, axis=1)], axis=1).clip(0, VIEW)
+        keypoints = np.zeros((len(side), len(KEYPOINTS), 3))
+        for person, image in enumerate(images):
+            view = view_intrinsics[[person]], view_from_camera[[person]]
+            seen = crop_images(image, intrinsics[person], *view, VIEW)[0]
+            boxed, factors = letterbox(seen[..., ::-1], *self.detector.get_inputs()[0].shape[1:3])
+            names = [out.name for out in self.detector.get_outputs()]
+            out = dict(zip(names, self.detector.run(names, {"image": boxed})))
+            found = detections(out, factors, VIEW, VIEW, DETECTED)
+            keypoints[person] = keypoints_of(boxes[[person]], found)[0]
+        in_scene = in_crops(keypoints, view_intrinsics, intrinsics, view_from_camera.swapaxes(1, 2))
+        in_scene[..., :2] = (in_scene[..., :2] + 1) * (pixels / 2)
+        return in_scene
 
 
 def extract(config: Extract) -> None:

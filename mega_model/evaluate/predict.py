@@ -18,7 +18,7 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import fit_people
+from mega_model.core.fit import OBSERVES, fit_people, limb_shares, widened
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
@@ -43,7 +43,8 @@ class ImageSelection:
     """Decode the deterministic mesh from the expected codes, as at run time, or from the most likely ones, as in the
     paper."""
     fit: bool = True
-    """Fit meshes to the landmarks as the run time does, if there is an error head and the set has focal lengths."""
+    """Fit meshes and samples to landmarks and keypoints, as the run time fits its mesh, if there is an error head and
+    the set has focal lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ class Prediction:
     """[B, 3, 3] predicted: canonical to camera"""
     camera: np.ndarray
     """[B, 3] (s, tx, ty) predicted"""
+    beside: np.ndarray
+    """[B, 3]: how far the deterministic mesh is beside the true one, see `metrics.beside`; 0 if it was not fitted"""
 
 
 def image_indices(total: int, config: ImageSelection) -> np.ndarray:
@@ -147,7 +150,8 @@ def predict(
 
     Without `sampling`, only the deterministic mode runs.
     """
-    picked, regressor = image_indices(len(images), config), images.topology.joint_regressor
+    picked, topology = image_indices(len(images), config), images.topology
+    shares = limb_shares(topology.template, topology.joints(topology.template))
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
@@ -159,12 +163,8 @@ def predict(
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:
             single = generate.expected_vertices(tokenizer, logits)
-        rotation = rot6d_to_matrix(seen.rot6d).cpu()
-        published = single
-        if config.fit and errors is not None and isinstance(features, PoseFeatures) and "focal" in batch:
-            published, rotation = fit_to_landmarks(
-                single, rotation, seen.camera, batch, features, regressor, errors.modes
-            )
+        rotation = rot6d_to_matrix(seen.rot6d)
+        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(config.device)
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
@@ -172,15 +172,30 @@ def predict(
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
-        yield Prediction(
-            batch,
-            (batch["vertices"] @ batch["rotation"].mT).numpy(),
-            (published.cpu() @ rotation.mT).numpy(),
-            (samples.cpu() @ rotation.mT[:, None]).numpy(),
-            (spread if errors is None else errors(states, features).sigma).cpu().numpy(),
-            rotation.numpy(),
-            seen.camera.cpu().numpy(),
-        )
+        sigma = spread if errors is None else errors(states, features, keypoints).sigma
+        camera, sigma = seen.camera.cpu().numpy(), sigma.cpu().numpy()
+        together = torch.cat([single[:, None], samples], dim=1).cpu().numpy()  # [B, 1 + Q, V, 3]
+        turned, beside, places = rotation.cpu().numpy()[:, None], np.zeros((len(index), 3)), None
+        if config.fit and errors is not None and isinstance(features, PoseFeatures) and "focal" in batch:
+            fitted = fit_people(
+                together,
+                turned,
+                camera[:, None],
+                batch["focal"].numpy()[:, None],
+                features.landmarks.cpu().numpy()[:, None],
+                keypoints.cpu().numpy()[:, None],
+                topology.joint_regressor,
+                errors.modes.cpu().numpy(),
+            )
+            together, turned = fitted.vertices.astype(np.float32), fitted.body_to_crop.astype(np.float32)
+            sigma = widened(sigma, fitted.residuals[:, 0], shares)
+            places = fitted.translation[:, 0], batch["translation"].numpy()
+        together = together @ turned.swapaxes(-1, -2)
+        truth = (batch["vertices"] @ batch["rotation"].mT).numpy()
+        single, pelvis = together[:, 0], topology.joint_regressor[0]
+        if places is not None:
+            beside = metrics.beside(*(pelvis @ mesh + place for mesh, place in zip((single, truth), places)))
+        yield Prediction(batch, truth, single, together[:, 1:], sigma, turned[:, 0], camera, beside)
 
 
 def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
@@ -188,29 +203,6 @@ def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:
     if "maps" in batch:
         return PoseFeatures(*(batch[name].to(device) for name in PoseFeatures._fields))
     return model.backbone(model.normalise(batch["images"].to(device).float() / 255))
-
-
-def fit_to_landmarks(
-    vertices: Tensor,
-    rotation: Tensor,
-    camera: Tensor,
-    batch: Mapping[str, Tensor],
-    features: PoseFeatures,
-    regressor: np.ndarray,
-    modes: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Vertices [B, V, 3] and rotations [B, 3, 3], fitted to the landmarks; see `fit_people`."""
-    mesh, turned, _ = fit_people(
-        vertices.cpu().numpy(),
-        rotation.cpu().numpy(),
-        camera.cpu().numpy(),
-        batch["focal"].numpy(),
-        features.landmarks.cpu().numpy(),
-        None,
-        regressor,
-        modes.cpu().numpy(),
-    )
-    return torch.from_numpy(mesh.astype(np.float32)), torch.from_numpy(turned.astype(np.float32))
 
 
 def uniforms(index: np.ndarray, sampling: SamplingOptions, length: int, seed: int) -> Tensor:

@@ -1,14 +1,14 @@
 """After stage 3: trains the error head to predict the errors of the published mesh, on held-out people.
 
 First, the modes are computed: the principal components of the model's errors, along which meshes are fitted to the
-landmarks. The head learns the errors of the fitted mesh, as at run time, relative to the pelvis. It also learns from
-crops without a person, whose error is set to one metre.
+landmarks and to a detector's keypoints. The head learns the errors of the fitted mesh, as at run time, in the camera frame
+apart from the distance of the pelvis. It also learns from crops without a person, whose error is set to one metre.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import fit_people, principal_modes
+from mega_model.core.fit import OBSERVES, fit_people, limb_shares, principal_modes, widened
+from mega_model.core.topology import Topology
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
@@ -61,26 +62,33 @@ class Known:
     states: Tensor
     """[n, N, D]"""
     features: PoseFeatures
+    keypoints: Tensor
+    """[n, 12, 3]: the detector's"""
     vertices: Tensor
     """[n, V]: errors, metres"""
     joints: Tensor
+    """[n, J]"""
+    missed: Tensor
+    """[n, V], metres: residuals of the fit, which `widened` adds to sigma"""
+    joints_missed: Tensor
     """[n, J]"""
     depth: Tensor
     """[n]: error of the distance to the camera over the true one"""
 
     def __getitem__(self, index: Tensor | slice) -> Known:
         features = PoseFeatures(*(x[index] for x in self.features))
-        return Known(self.states[index], features, self.vertices[index], self.joints[index], self.depth[index])
+        return Known(**{name: getattr(self, name)[index] for name in _TENSORS}, features=features)
 
     def __len__(self) -> int:
         return len(self.states)
 
 
+_TENSORS = tuple(field.name for field in fields(Known) if field.name != "features")
+
+
 def join(parts: list[Known]) -> Known:
     features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
-    names = ("states", "vertices", "joints", "depth")
-    states, *errors = (torch.cat([getattr(part, name) for part in parts]) for name in names)
-    return Known(states, features, *errors)
+    return Known(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}, features=features)
 
 
 class Predicted(NamedTuple):
@@ -102,6 +110,8 @@ class Predicted(NamedTuple):
     """[n]"""
     part: Tensor
     """[n]: of `scenes.PARTS`"""
+    keypoints: Tensor
+    """[n, 12, 3]"""
 
 
 @torch.no_grad()
@@ -113,31 +123,42 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
-        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "part"))
+        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "part", "keypoints"))
         parts.append(Predicted(states, features, mesh, rot6d_to_matrix(seen.rot6d), seen.camera, *truth))
     features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
     states, *others = (torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features")
     return Predicted(states, features, *others)
 
 
-def of_people(found: Predicted, regressor: np.ndarray, modes: np.ndarray) -> Known:
-    """The errors of the published meshes, which are fitted to the landmarks."""
-    mesh, turn, place = fit_people(
+def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
+    """The errors of the published meshes, which are fitted to the landmarks and keypoints."""
+    regressor = topology.joint_regressor
+    fitted = fit_people(
         found.vertices.numpy(),
         found.rotation.numpy(),
         found.camera.numpy(),
         found.focal.numpy(),
         found.features.landmarks.numpy(),
-        None,
+        found.keypoints.numpy(),
         regressor,
         modes,
     )
-    depth = found.true_translation.numpy()[:, 2]
-    depth = np.abs(place[:, 2] - depth) / depth
-    posed, truth = mesh @ turn.swapaxes(1, 2), (found.true_vertices @ found.true_rotation.mT).numpy()
-    posed, truth = metrics.centre(posed, regressor[0]), metrics.centre(truth, regressor[0])
-    errors = metrics.distances(posed, truth), metrics.distances(regressor @ posed, regressor @ truth), depth
-    return Known(found.states, found.features, *(torch.from_numpy(x.astype(np.float32)) for x in errors))
+    place = found.true_translation.numpy()
+    depth = np.abs(fitted.translation[:, 2] - place[:, 2]) / place[:, 2]
+    posed = fitted.vertices @ fitted.body_to_crop.swapaxes(1, 2)
+    truth = (found.true_vertices @ found.true_rotation.mT).numpy()
+    shift = metrics.beside(regressor[0] @ posed + fitted.translation, regressor[0] @ truth + place)
+    posed, truth = metrics.centre(posed, regressor[0]) + shift[:, None], metrics.centre(truth, regressor[0])
+    template, joints = topology.template, topology.joints(topology.template)
+    arrays = {
+        "vertices": metrics.distances(posed, truth),
+        "joints": metrics.distances(regressor @ posed, regressor @ truth),
+        "missed": widened(np.zeros(1), fitted.residuals, limb_shares(template, joints)),
+        "joints_missed": widened(np.zeros(1), fitted.residuals, limb_shares(joints, joints)),
+        "depth": depth,
+    }
+    errors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    return Known(found.states, found.features, found.keypoints, **errors)
 
 
 @torch.no_grad()
@@ -163,29 +184,42 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
         states = generate.first_states(model, model.encode_image(features).image)
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
-        parts.append(Known(states, features, off, joints_off, torch.full((len(part),), torch.nan)))
+        known = {
+            "keypoints": torch.zeros(len(part), len(OBSERVES), 3),
+            "vertices": off,
+            "joints": joints_off,
+            "missed": torch.zeros_like(off),
+            "joints_missed": torch.zeros_like(joints_off),
+            "depth": torch.full((len(part),), torch.nan),
+        }
+        parts.append(Known(states, features, **known))
     return join(parts)
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
     """Negative log-likelihood of exponentially distributed errors: less sensitive to outliers than a Gaussian one."""
-    vertices, joints, _ = head.log_errors(known.states, known.features)
-    both = (vertices, known.vertices), (joints, known.joints)
-    return torch.stack([(log + error * torch.exp(-log)).mean() for log, error in both]).sum()
+    vertices, joints, _ = head.log_errors(known.states, known.features, known.keypoints)
+    both = (vertices, known.missed, known.vertices), (joints, known.joints_missed, known.joints)
+    sigmas = [((2 * log).exp() + missed.square()).sqrt() for log, missed, _ in both]
+    return torch.stack([(sigma.log() + error / sigma).mean() for sigma, (_, _, error) in zip(sigmas, both)]).sum()
 
 
 @torch.no_grad()
 def calibrate(head: ErrorHead, known: Known) -> None:
     """Set the offset and slope with which sigma is the root mean square error, for small and large errors.
 
-    Points are sorted into ten equal groups by expected error; a line is fitted to the logs of the groups' errors.
+    Points are sorted into ten equal groups by expected error; a line is fitted to the logs of the groups' errors, less
+    the residuals, which are added later.
     """
-    found = head.log_errors(known.states, known.features)
-    for row, (log, error) in enumerate(((found[0], known.vertices), (found[1], known.joints))):
+    logs = head.log_errors(known.states, known.features, known.keypoints)
+    both = (known.vertices, known.missed), (known.joints, known.joints_missed)
+    for row, (log, (error, missed)) in enumerate(zip(logs, both)):
         order = log.flatten().argsort()
         groups = [part for part in order.chunk(10) if len(part)]
+        square = error.square().flatten()
+        rest = torch.maximum(square - missed.square().flatten(), 0 * square)
         x = torch.stack([log.flatten()[part].mean() for part in groups])
-        y = torch.stack([error.flatten()[part].square().mean().sqrt().log() for part in groups])
+        y = torch.stack([rest[part].mean().sqrt().log() for part in groups])
         slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
         head.calibration[row] = torch.stack([y.mean() - slope * x.mean(), slope])
 
@@ -199,8 +233,15 @@ def equal_shares(part: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
     """Of errors and of sigma, metres: equal where sigma tells the truth."""
-    sigma = head(known.states, known.features).sigma
-    return {name: float(x.square().mean().sqrt()) for name, x in (("error", known.vertices), ("sigma", sigma))}
+    found = {"error": known.vertices, "sigma": sigmas(head, known)[0]}
+    return {name: float(x.square().mean().sqrt()) for name, x in found.items()}
+
+
+@torch.no_grad()
+def sigmas(head: ErrorHead, known: Known) -> tuple[Tensor, Tensor]:
+    """Calibrated, of vertices [n, V] and joints [n, J]."""
+    found = head(known.states, known.features, known.keypoints)
+    return found.sigma.hypot(known.missed), found.joints_sigma.hypot(known.joints_missed)
 
 
 def main(args: list[str]) -> None:
@@ -213,7 +254,7 @@ def main(args: list[str]) -> None:
     splits = [int(len(part.focal) * (1 - config.held_out)) for part in found]
     off = [(part.true_vertices - part.vertices)[:split].numpy() for part, split in zip(found, splits)]
     modes = principal_modes(np.concatenate(off), MODES)
-    known = [of_people(part, topology.joint_regressor, modes) for part in found]
+    known = [of_people(part, topology, modes) for part in found]
     nobody = of_nobody(model, config.nobody, len(topology.template), config.seed)
     train = join([*(part[:split] for part, split in zip(known, splits)), nobody])
     usual = known[0][: splits[0]].features
@@ -226,21 +267,19 @@ def main(args: list[str]) -> None:
         value.backward()
         optimizer.step()
         schedule.step()
-    with torch.no_grad():
-        held_out, *turned = (part[split:] for part, split in zip(known, splits))
-        # people upside down are rarer than upright ones, but sigma must be right for them, too
-        calibrate(head, join([held_out, *(part[::3] for part in turned)]))
-        sigma = head(held_out.states, held_out.features)
+    held_out, *turned = (part[split:] for part, split in zip(known, splits))
+    # people upside down are rarer than upright ones, but sigma must be right for them, too
+    calibrate(head, join([held_out, *(part[::3] for part in turned)]))
     checkpoint.save_errors(config.checkpoint, head)
-    expected, error = sigma.sigma.numpy(), held_out.vertices.numpy()
+    expected, joints_expected = (sigma.numpy() for sigma in sigmas(head, held_out))
+    error = held_out.vertices.numpy()
     evenly = equal_shares(found[0].part[splits[0] :].numpy())
     depth = np.quantile(held_out.depth.numpy(), [0.5, 0.9])
     calibration = {
         "scale": 1.0,
-        "how": "sigma is the expected root mean square distance of a vertex of the published "
-        "mesh from the true one, both relative to the pelvis and as the camera sees them, on rendered people of "
-        "held-out clips, one in four of them upside down or on the side; where the pelvis is in the camera frame is "
-        "less sure: its distance is off by "
+        "how": "sigma is the expected root mean square distance of a vertex of the published mesh from the true one in "
+        "the camera frame, if the person's distance from the camera were known; measured on rendered people of held-out "
+        "clips, some of them upside down or on the side; the distance itself is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
         **metrics.coverages(error[evenly], expected[evenly]),
     }
@@ -248,7 +287,7 @@ def main(args: list[str]) -> None:
     scores = {
         "loss": float(loss(head, held_out).detach()),
         "Spearman": metrics.spearman(expected, error),
-        "Spearman joints": metrics.spearman(sigma.joints_sigma.numpy(), held_out.joints.numpy()),
+        "Spearman joints": metrics.spearman(joints_expected, held_out.joints.numpy()),
         "root mean squares": [root_mean_squares(head, part[split:]) for part, split in zip(known, splits)],
     }
     print(json.dumps(scores))

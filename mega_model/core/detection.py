@@ -1,0 +1,87 @@
+"""What a person detector gives, and how an image goes into one and its answer comes back.
+
+`mega_ros.detect` runs the detector of a bundle; `mega features` runs the same graph on rendered people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from mega_model.core.boxes import intersection_over_union, non_maximum_suppression
+from mega_model.core.topology import SMPL_JOINTS
+
+OVERLAP = 0.5
+"""Intersection over union above which the box with the lower score is dropped."""
+SAME_PERSON = 0.5
+"""Intersection over union from which on a given box and a detected one are the same person's."""
+
+KEYPOINTS = (
+    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
+    "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
+).split()
+"""COCO's 17, in the order of `Detections.keypoints`. Left is the person's own."""
+LIMB_JOINTS = [SMPL_JOINTS.index(name) for name in KEYPOINTS[5:]]
+"""The SMPL joints of the 12 keypoints of arms and legs. SMPL's hips lie a few cm inside and below COCO's."""
+
+
+class Detections(NamedTuple):
+    """People found in an image, best first; pixels of that image."""
+
+    boxes: np.ndarray
+    """float32 [P, 4]: x0, y0, x1, y1."""
+    scores: np.ndarray
+    """float32 [P], 0 to 1."""
+    keypoints: np.ndarray | None
+    """float32 [P, 17, 3]: x, y, score (0 to 1) of each of KEYPOINTS; None where the bundle's detector gives none.
+
+    A keypoint may lie outside its box, or outside the image.
+    """
+
+
+def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """bool [P]: boxes [P, 4] that overlap the image by more than one pixel in both directions. False for NaN."""
+    low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], [width, height])
+    return np.asarray((high - low > 1).all(axis=1))
+
+
+def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """BGR image uint8 [H, W, 3] -> the detector's input, RGB [1, height, width, 3], and factors [3].
+
+    The image sits in the upper left corner. The factors turn x, y and score of the input into those of the image.
+    """
+    full_height, full_width = image.shape[:2]
+    scale = min(width / full_width, height / full_height)
+    size = max(1, round(full_width * scale)), max(1, round(full_height * scale))
+    boxed = np.zeros((1, height, width, 3), np.uint8)
+    boxed[0, : size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    return boxed, np.array([full_width / size[0], full_height / size[1], 1], np.float32)
+
+
+def detections(
+    out: Mapping[str, np.ndarray], factors: np.ndarray, width: int, height: int, threshold: float
+) -> Detections:
+    """The people in a detector's outputs for an image of `width` x `height`.
+
+    out: boxes [N, 4], scores [N] and perhaps keypoints [N, 17, 3], pixels of the letterbox. threshold: lowest score.
+    """
+    boxes = np.clip(out["boxes"] * factors[[0, 1, 0, 1]], 0, np.array([width, height] * 2, np.float32))
+    candidates = np.flatnonzero((out["scores"] >= threshold) & in_image(boxes, width, height))
+    # the graph may give two boxes for one person
+    stays = candidates[non_maximum_suppression(boxes[candidates], out["scores"][candidates], OVERLAP)]
+    keypoints = out["keypoints"][stays] * factors if "keypoints" in out else None
+    return Detections(boxes[stays], out["scores"][stays], keypoints)
+
+
+def keypoints_of(boxes: np.ndarray, found: Detections) -> np.ndarray:
+    """The keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for people whom the detector did not find."""
+    assert found.keypoints is not None
+    keypoints = np.zeros((len(boxes), len(KEYPOINTS), 3), np.float32)
+    if len(boxes) and len(found.boxes):
+        overlaps = intersection_over_union(boxes, found.boxes)
+        same = overlaps.max(axis=1) >= SAME_PERSON
+        keypoints[same] = found.keypoints[overlaps.argmax(axis=1)[same]]
+    return keypoints
