@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from test_image_sets import SPOT, write_rendered
 from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
@@ -70,6 +72,53 @@ def test_labels_are_of_what_the_last_crop_shows(spots: Extract, turned: bool) ->
     torch.testing.assert_close(projected, batch["joints2d"])
     assert batch["part"].tolist() == [0, 1, 2, 3, 4, 0]
     assert not (batch["visible"] & (batch["vertices2d"].abs() > 1).any(dim=-1)).any()
+
+
+class SpotDetector:
+    """A detector's graph: one person who fills the image, upright in it; the bright spot is the left wrist."""
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="image", shape=[1, 192, 256, 3])]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name=name) for name in ("boxes", "scores", "keypoints")]
+
+    def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        light = given["image"][0].astype(float).sum(axis=2)
+        x, y = ((light * (np.arange(light.shape[axis]) + 0.5).reshape(shape)).sum() / light.sum()
+                for axis, shape in ((1, (1, -1)), (0, (-1, 1))))  # fmt: skip
+        keypoints = np.zeros((1, 17, 3), np.float32)
+        for name, (at_x, at_y) in UPRIGHT_TORSO.items():
+            keypoints[0, KEYPOINTS.index(name)] = at_x, at_y, 0.9
+        keypoints[0, KEYPOINTS.index("left_wrist")] = x, y, 0.8
+        return [np.array([[15, 15, 177, 177]], np.float32), np.ones(1, np.float32), keypoints]
+
+
+UPRIGHT_TORSO = {"left_shoulder": (110, 70), "right_shoulder": (80, 70), "left_hip": (105, 115), "right_hip": (85, 115)}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_keypoints_place_the_crop_and_are_kept_in_it(
+    spots: Extract, turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "open_graph", lambda file: SpotDetector())
+    monkeypatch.setattr(features, "WIDEST", 1.01)
+    alone = Extract(**{**vars(spots), "turned": turned, "out": spots.out / "alone"})
+    config = Extract(**{**vars(spots), "turned": turned, "detector": Path("detector.onnx")})
+    extract(alone)
+    extract(config)
+    batch, without = whole(FeatureSet(config.out)), whole(FeatureSet(alone.out))
+    wrist = batch["keypoints"][:, LIMB_JOINTS.index(SPOT)]
+    found = wrist[:, 2] > 0  # the box is not always where the detector says
+    assert found.sum() >= 4
+    torch.testing.assert_close(wrist[found, :2], batch["joints2d"][found, SPOT], atol=0.03, rtol=0)
+    torch.testing.assert_close(wrist[:, 2], 0.8 * found)
+    assert (batch["keypoints"][:, LIMB_JOINTS.index(SMPL_JOINTS.index("left_knee")), 2] == 0).all()
+    shoulder, hip = (LIMB_JOINTS.index(SMPL_JOINTS.index(f"left_{name}")) for name in ("shoulder", "hip"))
+    torso = (batch["keypoints"][:, shoulder, :2] - batch["keypoints"][:, hip, :2])[found]
+    assert (torso[:, 1] < -0.1).all() and (torso[:, 0].abs() < 0.2).all(), "upright in the crop"
+    assert (without["keypoints"] == 0).all()
+    assert not torch.isclose(batch["focal"], without["focal"], rtol=1e-3)[found].any()
 
 
 def test_training_sees_two_crops_of_everybody_half_of_them_mirrored(spots: Extract) -> None:

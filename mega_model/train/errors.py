@@ -1,8 +1,9 @@
 """After stage 3: trains the error head to predict the errors of the published mesh, on held-out people.
 
 First, the modes are computed: the principal components of the model's errors, along which meshes are fitted to the
-landmarks and to a detector's keypoints. The head learns the errors of the fitted mesh, as at run time, in the camera frame
-apart from the distance of the pelvis. It also learns from crops without a person, whose error is set to one metre.
+landmarks and to a detector's keypoints. The head learns the errors of the fitted mesh, as at run time, in the camera
+frame apart from the distance of the pelvis. It also learns from crops without a person, whose error is set to one
+metre.
 """
 
 from __future__ import annotations
@@ -278,8 +279,8 @@ def main(args: list[str]) -> None:
     calibration = {
         "scale": 1.0,
         "how": "sigma is the expected root mean square distance of a vertex of the published mesh from the true one in "
-        "the camera frame, if the person's distance from the camera were known; measured on rendered people of held-out "
-        "clips, some of them upside down or on the side; the distance itself is off by "
+        "the camera frame, if the person's distance from the camera were known; measured on rendered people of "
+        "held-out clips, some of them upside down or on the side; the distance itself is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
         **metrics.coverages(error[evenly], expected[evenly]),
     }
