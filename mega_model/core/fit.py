@@ -28,6 +28,8 @@ NEAREST = 0.1
 
 UNSEEN = 0.1
 """Total weight of a limb's landmark and keypoint below which their residual hardly counts."""
+ALL_AXES = 1.5
+"""A mesh that misses a landmark by so much in the image is also off along the line of sight: error over residual."""
 REACH = 0.15
 """Metres on the template: standard deviation of a limb's share of the surface around its joint."""
 
@@ -174,11 +176,12 @@ def limb_shares(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 
 def widened(sigma: np.ndarray, residuals: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """sigma [..., N] of points, with the residuals [..., 12] of their limbs added in quadrature. shares: `limb_shares`.
+    """sigma [..., N] of points, with `ALL_AXES` times the residuals [..., 12] of their limbs added in quadrature.
 
-    A mesh that misses its landmarks is wrong by at least as much, whatever the model expects.
+    shares [N, 12]: see `limb_shares`. A mesh that misses its landmarks is wrong by at least as much, whatever the model
+    expects.
     """
-    return np.sqrt(sigma**2 + residuals**2 @ shares.T)
+    return np.sqrt(sigma**2 + (ALL_AXES * residuals) ** 2 @ shares.T)
 
 
 # A pose [..., 6 + M] is the change from the prediction; zero is no change. It holds the rotation's Cayley vector (its
