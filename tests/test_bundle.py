@@ -166,8 +166,8 @@ def test_graph_of_other_outputs(folder: Path) -> None:
 
 
 def detector(*outputs: str) -> dict[str, Any]:
-    tensor = {"dtype": "float32", "shape": [20]}
-    return {"inputs": {"image": tensor}, "outputs": dict.fromkeys(outputs, tensor)}
+    image = {"dtype": "uint8", "shape": [1, 192, 256, 3]}
+    return {"inputs": {"image": image}, "outputs": dict.fromkeys(outputs, {"dtype": "float32", "shape": [20]})}
 
 
 def test_a_detector_may_give_keypoints(folder: Path) -> None:
@@ -193,7 +193,8 @@ TENSOR = {"dtype": "float32", "shape": ["P"]}
     ],
 )
 def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, names: list[str]) -> None:
-    change(folder, lambda m: m["graphs"][graph][kind].update(dict.fromkeys(names, TENSOR)))
+    shapes = {name: {"dtype": "float32", "shape": ["P", 10] if name == "sigma" else ["P"]} for name in names}
+    change(folder, lambda m: m["graphs"][graph][kind].update(shapes))
     assert {*names} <= {*getattr(dict(Bundle.load(folder).graphs)[graph], kind)}
     change(folder, lambda m: m["graphs"][graph][kind].update(more=TENSOR))
     assert f"graphs.{graph}.{kind} are " in error(folder)

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from mega_model.core.errors import InputError
+from mega_model.core.onnx_runtime import ort
 from mega_ros.bundle import Bundle, BundleError, Graph, Tensor
 from mega_ros.engines import OnnxEngine
 
@@ -75,9 +75,7 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
         OnnxEngine(bundle, "backbone", "gpu")  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
-)
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
     assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
     with pytest.raises(InputError, match="provider: cuda was asked for, but this onnxruntime has none"):
