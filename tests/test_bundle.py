@@ -167,7 +167,7 @@ def test_graph_of_other_outputs(folder: Path) -> None:
 
 def detector(*outputs: str) -> dict[str, Any]:
     image = {"dtype": "uint8", "shape": [1, 192, 256, 3]}
-    return {"inputs": {"image": image}, "outputs": dict.fromkeys(outputs, {"dtype": "float32", "shape": [20]})}
+    return {"inputs": {"image": image}, "outputs": dict.fromkeys(outputs, TENSOR)}
 
 
 def test_a_detector_may_give_keypoints(folder: Path) -> None:

