@@ -114,7 +114,7 @@ def test_images_are_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     cv2.imwrite(str(path), np.full((20, 30, 3), (0, 0, 255), np.uint8))
     assert read(path).shape == (20, 30, 3) and read(path)[0, 0, 0] > 250, "red comes first"
-    with pytest.raises(InputError, match=r"blue\.jpg: there is no such image"):
+    with pytest.raises(InputError, match=r"blue\.jpg: there is no such file"):
         read(tmp_path / "blue.jpg")
     for damaged in (b"", b"not an image", zlib.compress(bytes(1000))):
         path.write_bytes(damaged)

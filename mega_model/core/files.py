@@ -5,6 +5,7 @@ Faults raise InputError with one line that names the file and the field.
 
 from __future__ import annotations
 
+import json
 import stat
 import zipfile
 import zlib
@@ -19,12 +20,23 @@ from mega_model.core.errors import InputError
 
 MOST_BYTES = 2**34
 """Of one array of a data set."""
+MOST_JSON = 2**30
+"""Bytes: COCO's largest file of annotations has half of it."""
 
 
 def must_exist(path: Path) -> None:
-    """Raises InputError if there is no such file."""
+    """Raises InputError if there is no such file, or if it is a page about the file: a usual slip of a download."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(200).lstrip().lower()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path}: a web page, saved in place of the file; download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a pointer of Git LFS in place of the file; run git lfs pull")
 
 
 def check_file(path: Path, most: int) -> int:
@@ -52,6 +64,14 @@ def read_bytes(path: Path, most: int) -> bytes:
             return file.read(most)  # it may have grown
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(read_bytes(path, most))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
 
 
 def npz_fields(path: Path) -> list[str]:
