@@ -343,7 +343,7 @@ def test_an_imported_file_computes_what_its_operators_do(tmp_path: Path, width: 
     np.testing.assert_allclose(out.presence, presence[0], atol=1e-4)
 
     other = Mega(MegaConfig(54, 16, 16, 1, 1, 2, backbone="blazepose", backbone_width=96 + 16 - width))
-    with pytest.raises(InputError, match=r"imported: not the weights of this model's backbone"):
+    with pytest.raises(InputError, match=r"imported/model\.safetensors: of another model: "):
         load_backbone(folder, other)
 
 

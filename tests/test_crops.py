@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
 from mega_model.data.crops import Square, affine_crop, columns, decode, occlude, read, square_crop
 
@@ -108,6 +109,14 @@ def test_occlusion_hides_a_part_half_of_the_time() -> None:
         hidden.append((crop != 77).any(axis=2).mean())
     touched = np.array(hidden) > 0
     assert 0.4 < touched.mean() < 0.6 and 0.02 < np.mean(hidden) < 0.2 and max(hidden) < 0.6
+
+
+def test_labels_refer_to_stored_pixels(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # turn by 90 degrees
+    jpeg = cv2.imencode(".jpg", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    assert read(tmp_path / "a.jpg").shape == (24, 32, 3)
+    assert image_files.read(tmp_path / "a.jpg", turn=True).shape == (32, 24, 3)
 
 
 def test_images_are_read_or_named(tmp_path: Path) -> None:

@@ -85,6 +85,19 @@ def write_spin(folder: Path) -> Path:
     return folder / "coco.npz"
 
 
+def test_people_without_a_body_are_left_out(tmp_path: Path) -> None:
+    arrays = spin_arrays()
+    count = len(arrays["imgname"])
+    has = (np.arange(count) != 1).astype(np.float32)
+    np.savez(tmp_path / "coco.npz", **arrays, has_smpl=has[:, None])
+    people = read_people(f"coco:{tmp_path / 'coco.npz'}")
+    assert len(people) == count - 1
+    np.testing.assert_allclose(people.side, np.delete(200 * arrays["scale"], 1), rtol=1e-6)
+    np.savez(tmp_path / "coco.npz", **arrays, has_smpl=np.zeros(count))
+    with pytest.raises(InputError, match=r"coco\.npz: field 'has_smpl' is 0 for all"):
+        read_people(f"coco:{tmp_path / 'coco.npz'}")
+
+
 def world(body: Path, gender: str, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
     """SMPL's joints [n, 24, 3] of bodies whose vertex mean is at the world's origin."""
     smpl = SmplBody(body / f"SMPL_{gender}.npz")
