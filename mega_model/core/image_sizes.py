@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 
 import simplejpeg
 
@@ -83,7 +84,7 @@ def _pnm(data: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-_READERS = {
+_READERS: dict[str, tuple[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]]] = {
     "JPEG": (b"\xff\xd8", _jpeg),
     "PNG": (b"\x89PNG\r\n\x1a\n", _png),
     "WebP": (b"RIFF", _webp),
