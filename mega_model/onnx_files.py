@@ -20,9 +20,12 @@ def read(path: Path) -> onnx.ModelProto:
     must_exist(path)
     try:
         # from its bytes: onnx.load guesses another format from the file's name, and opens files that it points to
-        return onnx.load_model_from_string(read_bytes(path, 2**31))
+        proto = onnx.load_model_from_string(read_bytes(path, 2**31))
     except DecodeError as error:
         raise InputError(f"{path}: not a readable ONNX file ({error})") from error
+    if not proto.graph.node:  # to protobuf, no bytes are a message, too
+        raise InputError(f"{path}: not a readable ONNX file (there is no graph in it)")
+    return proto
 
 
 def halve(graph: onnx.GraphProto) -> None:

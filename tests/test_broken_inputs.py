@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from mega_ros import Recovery
 from mega_ros.cli import VERBS, main
 
 
@@ -171,8 +172,15 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequenc
 
 @pytest.mark.parametrize("verb", RUNTIME)
 def test_the_runtime_refuses(
-    verb: str, inputs: list[str], filled: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
+    verb: str,
+    inputs: list[str],
+    filled: Callable[..., list[str]],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    default, load = Recovery.load("default"), Recovery.load
+    once = staticmethod(lambda name="default", **more: default if name == "default" else load(name, **more))
+    monkeypatch.setattr(Recovery, "load", once)
     for arguments in RUNTIME[verb]:
         for broken in inputs:
             refuses(verb, filled(arguments, broken), capfd)

@@ -67,8 +67,12 @@ def photograph(path: Path, fov: float) -> Source:
 def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
     must_exist(path)
-    if path.name.endswith(FILES):  # FFmpeg takes it for a text and draws that
+    # FFmpeg takes a bag for a text and draws that, and does not see the damage of an image
+    if path.name.endswith(FILES):
         raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")
+    with path.open("rb") as file:
+        if file.read(8).startswith((b"\xff\xd8", b"\x89PNG")):
+            raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     try:
         name = os.fsencode(path).decode()
     except UnicodeDecodeError:  # OpenCV would crash
