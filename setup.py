@@ -107,6 +107,7 @@ setup(
         "rich>=13",
         "rosbags>=0.11.9",
         "scipy>=1.9",
+        "simplejpeg>=1.7",
         "tyro>=0.9",
     ],
     extras_require={

@@ -19,7 +19,7 @@ from torch import nn
 
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
+from mega_model.core.files import must_exist, read_json
 from mega_model.core.topology import Topology
 from mega_model.expected_error import AGREEMENT, ErrorHead
 from mega_model.mega import Mega, MegaConfig
@@ -35,13 +35,19 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Raises InputError that names the file, RuntimeError that names keys that do not fit."""
+    """Raises InputError that names the file, and the first key that is missing, unexpected or of another shape."""
     file = folder / "model.safetensors"
     must_exist(file)
     try:
         weights = load_file(file)
     except SafetensorError as error:
         raise InputError(f"{file}: not a readable safetensors file ({error})") from error
+    own = model.state_dict()
+    for key in [*own, *weights]:
+        here, there = own.get(key), weights.get(key)
+        if here is None or there is None or here.shape != there.shape:
+            shapes = ["nothing" if part is None else str(list(part.shape)) for part in (there, here)]
+            raise InputError(f"{file}: of another model: {key} is {shapes[0]}, the model has {shapes[1]}")
     model.load_state_dict(weights)
 
 
@@ -124,9 +130,8 @@ def _write_config(folder: Path, config: Any) -> None:
 
 def _read_config(kind: type[C], folder: Path) -> C:
     file = folder / "config.json"
-    must_exist(file)
+    values = read_json(file)
     try:
-        values = json.loads(file.read_text())
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not the config of a {kind.__name__.removesuffix('Config')} ({error})") from error

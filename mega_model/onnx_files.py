@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
+from mega_model.core.files import must_exist, read_bytes
 
 LARGE = 1024
 """Smallest number of elements of a tensor that counts as weights."""
@@ -19,9 +19,13 @@ def read(path: Path) -> onnx.ModelProto:
     """Raises InputError that names the file."""
     must_exist(path)
     try:
-        return onnx.load(path)
+        # from its bytes: onnx.load guesses another format from the file's name, and opens files that it points to
+        proto = onnx.load_model_from_string(read_bytes(path, 2**31))
     except DecodeError as error:
         raise InputError(f"{path}: not a readable ONNX file ({error})") from error
+    if not proto.graph.node:  # to protobuf, no bytes are a message, too
+        raise InputError(f"{path}: not a readable ONNX file (there is no graph in it)")
+    return proto
 
 
 def halve(graph: onnx.GraphProto) -> None:

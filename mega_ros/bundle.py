@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 import msgspec
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import check_file, read_bytes
 
 FORMAT = 2
 MANIFEST = "bundle.json"
@@ -32,6 +33,8 @@ GRAPHS = {  # required inputs and outputs, then optional ones; keypoints [P, 12,
     "detector": (["image"], ["boxes", "scores"], [], ["keypoints"]),
 }
 GraphName = Literal["backbone", "deterministic", "sampler", "detector"]
+MOST_BYTES = {"manifest": 2**22, "topology": 2**26, "graph": 2**31}
+"""Of the files of a bundle. A graph is a protobuf message, which cannot be larger; the default manifest has 14 kB."""
 DEFAULT = Path(__file__).parent / "models" / "default"
 
 
@@ -39,7 +42,9 @@ class BundleError(InputError):
     """A bundle that cannot be used: one line that names the file or field and what to do."""
 
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Pixels = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -47,7 +52,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 class Tensor:
     dtype: str
     """The numpy name: uint8, int64, float32."""
-    shape: tuple[int | str, ...]
+    shape: tuple[Size | str, ...]
     """A name ("P", "Q") is a dynamic size."""
 
 
@@ -69,7 +74,7 @@ class Graphs(NeededGraphs, total=False):
 
 @dataclass(frozen=True)
 class Crop:
-    size: Count
+    size: Pixels
     """Pixels; crops are square."""
     margin: Positive
     """Side of the crop over the larger side of the box."""
@@ -86,7 +91,7 @@ class Crop:
 class Sampling:
     steps: Count
     """T, fixed in the sampler graph."""
-    samples: Annotated[int, msgspec.Meta(ge=0)]
+    samples: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     """Default Q; 0 for the deterministic mesh only."""
     temperature: Positive
     """tau, fixed in the sampler graph."""
@@ -142,20 +147,20 @@ class Bundle(Manifest):
         folder = DEFAULT if name == "default" else Path(name)
         path = folder / MANIFEST
         try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise BundleError(
-                f"{path}: cannot be read ({error.strerror}); give a folder made by mega export onnx"
-            ) from None
+            raw = read_bytes(path, MOST_BYTES["manifest"])
+        except InputError as error:
+            raise BundleError(f"{error}; give a folder made by mega export onnx") from None
         manifest = _decode(raw, path)
         _check_tensors(manifest, path)
         _check_links(manifest, path)
+        _check_shapes(manifest, path)
         for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in manifest.graphs)):
             if file not in manifest.files:
                 raise BundleError(f"{path}: files.{file} is missing; export the bundle again")
         for file, expected in manifest.files.items():
             _check_file(folder, file, expected)
-        return cls(**{f.name: getattr(manifest, f.name) for f in fields(manifest)}, folder=folder, hash=_sha256(raw))
+        values = {f.name: getattr(manifest, f.name) for f in fields(manifest)}
+        return cls(**values, folder=folder, hash=hashlib.sha256(raw).hexdigest())
 
     def path(self, graph: str) -> Path:
         return self.folder / f"{graph}.onnx"
@@ -174,14 +179,18 @@ def write_bundle(
     origins: dict[str, str],
 ) -> Bundle:
     """Hash `topology.npz` and the .onnx files in a folder, write the manifest, and load the bundle."""
-    files = {file: _sha256((folder / file).read_bytes()) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
+    files = {file: _sha256(folder / file) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
     manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     return Bundle.load(folder)
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as data:
+        while block := data.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -242,12 +251,45 @@ def _check_links(manifest: Manifest, path: Path) -> None:
             raise BundleError(f"{path}: {where}: {giver} does not give {', '.join(lacking)}; export the bundle again")
 
 
+def _check_shapes(manifest: Manifest, path: Path) -> None:
+    """Check the sizes that the runtime computes with: a wrong one would fail at the first image, or take all memory."""
+    backbone, deterministic, sampler = (manifest.graphs[name] for name in ("backbone", "deterministic", "sampler"))
+    size = manifest.crop.size
+    vertices, tokens = (deterministic.outputs[name].shape[1:2] for name in ("vertices", "tokens"))
+    wanted: list[tuple[str, Tensor, list[Any]]] = [
+        ("backbone.inputs.crops", backbone.inputs["crops"], ["P", size, size, 3]),
+        ("deterministic.outputs.vertices", deterministic.outputs["vertices"], ["P", *vertices, 3]),
+        ("deterministic.outputs.rotation", deterministic.outputs["rotation"], ["P", 3, 3]),
+        ("deterministic.outputs.camera", deterministic.outputs["camera"], ["P", 3]),
+        ("sampler.inputs.uniforms", sampler.inputs["uniforms"], ["P", "Q", manifest.sampling.steps, *tokens, 2]),
+        ("sampler.outputs.vertices", sampler.outputs["vertices"], ["P", "Q", *vertices, 3]),
+    ]
+    for name, shape in (("sigma", ["P", *vertices]), ("distance", ["P"])):
+        if name in deterministic.outputs:
+            wanted.append((f"deterministic.outputs.{name}", deterministic.outputs[name], shape))
+    if "modes" in deterministic.outputs:
+        modes = deterministic.outputs["modes"]
+        wanted.append(("deterministic.outputs.modes", modes, [*modes.shape[:1], *vertices, 3]))
+    if "detector" in manifest.graphs:
+        image = manifest.graphs["detector"].inputs["image"]
+        sides = [side if isinstance(side, int) and 1 <= side <= 4096 else "1 to 4096" for side in image.shape[1:3]]
+        wanted.append(("detector.inputs.image", image, [1, *sides, 3]))
+    for name, tensor, shape in wanted:
+        if list(tensor.shape) != shape:
+            raise BundleError(
+                f"{path}: graphs.{name} has the shape {list(tensor.shape)} in place of {shape}; export the bundle again"
+            )
+
+
 def _check_file(folder: Path, file: str, expected: str) -> None:
     if Path(file).name != file:
         raise BundleError(f"{folder / MANIFEST}: files.{file} points outside the bundle; export the bundle again")
     try:
-        data = (folder / file).read_bytes()
+        check_file(folder / file, MOST_BYTES["topology" if file == TOPOLOGY else "graph"])
+        actual = _sha256(folder / file)
+    except InputError as error:
+        raise BundleError(f"{error}; copy the whole bundle again") from None
     except OSError as error:
         raise BundleError(f"{folder / file}: cannot be read ({error.strerror}); copy the whole bundle again") from None
-    if _sha256(data) != expected:
+    if actual != expected:
         raise BundleError(f"{folder / file}: its SHA-256 is not the one in {MANIFEST}; copy or export the bundle again")

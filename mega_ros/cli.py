@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from mega_model.core import verbs
@@ -26,6 +27,14 @@ OF_CHECKOUT = {
     "clip": ("export.clip:main", "render the demo's clip"),
 }
 """These need a checkout: the folder export/ is not installed."""
+FIRST = {
+    "mega demo": "see it work: a clip is played to the node, drawn and scored",
+    "mega replay photo.jpg": "people in your own image, video or bag, as meshes in a file",
+    "mega node": "the ROS 2 node: images of your camera in, meshes out",
+    "mega train default": "train the model",
+    "mega export onnx": "compile a trained model for the node",
+}
+"""What a newcomer needs."""
 VERBS = {**OF_RUNTIME, **verbs.VERBS, **OF_CHECKOUT}
 
 
@@ -33,7 +42,17 @@ def main(args: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-    return run(VERBS, sys.argv[1:] if args is None else args)
+    words = sys.argv[1:] if args is None else args
+    if [*words] == ["--version"]:
+        print(f"mega_ros {version('mega_ros')}")
+        return 0
+    if not words:
+        print("usage: mega <verb> [options]\n")
+        for example, what in FIRST.items():
+            print(f"  {example:<22} {what}")
+        print("\nmega --help lists all verbs, mega <verb> --help shows a verb's options")
+        return 0
+    return run(VERBS, words)
 
 
 if __name__ == "__main__":

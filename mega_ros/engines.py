@@ -6,9 +6,9 @@ import os
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import onnxruntime as ort
 
 from mega_model.core.errors import InputError
+from mega_model.core.onnx_runtime import ort
 
 from .bundle import Bundle, BundleError, GraphName, Tensor
 

@@ -1,11 +1,21 @@
-"""`python -m mega_ros.node` and `from mega_ros.node import main`: the node, which is in mega_ros.ros.node.
+"""`mega node`, `python -m mega_ros.node` and `ros2 run mega_ros node`: the node, which is in mega_ros.ros.node.
 
 That module is imported lazily, because it needs rclpy.
 """
 
+import os
+import signal
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the node. A signal ends it with code 0, also while its modules are imported: nothing is begun by then."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    return import_module("mega_ros.ros.node").main(args)
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +25,4 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(import_module("mega_ros.ros.node").main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

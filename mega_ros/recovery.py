@@ -73,12 +73,17 @@ class Recovery:
             self.topology = Topology.load(bundle.folder / TOPOLOGY)
         except InputError as error:
             raise BundleError(f"{error}; export the bundle again") from None
-        expected = bundle.graphs["deterministic"].outputs["vertices"].shape[1]
-        if len(self.topology.template) != expected:
-            raise BundleError(
-                f"{bundle.folder / TOPOLOGY}: {len(self.topology.template)} vertices, the manifest says {expected}; "
-                "export the bundle again"
-            )
+        outputs = bundle.graphs["deterministic"].outputs
+        for what, points, name in (
+            ("vertices", self.topology.template, "vertices"),
+            ("joints", self.topology.joint_names, "joints_sigma"),
+        ):
+            expected = outputs[name].shape[1:2] if name in outputs else (len(points),)
+            if (len(points),) != expected:
+                raise BundleError(
+                    f"{bundle.folder / TOPOLOGY}: {len(points)} {what}, the manifest says {list(outputs[name].shape)} "
+                    f"for {name}; export the bundle again"
+                )
         self._backbone = OnnxEngine(bundle, "backbone", provider)
         self._deterministic = OnnxEngine(bundle, "deterministic", provider)
         self._sampler = OnnxEngine(bundle, "sampler", provider)

@@ -1,13 +1,17 @@
 """Bundles on disk: what is written is read back, and everything that can be wrong is one clear line."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mega_model.core.errors import InputError
 from mega_ros.bundle import (
@@ -166,8 +170,8 @@ def test_graph_of_other_outputs(folder: Path) -> None:
 
 
 def detector(*outputs: str) -> dict[str, Any]:
-    tensor = {"dtype": "float32", "shape": [20]}
-    return {"inputs": {"image": tensor}, "outputs": dict.fromkeys(outputs, tensor)}
+    image = {"dtype": "uint8", "shape": [1, 192, 256, 3]}
+    return {"inputs": {"image": image}, "outputs": dict.fromkeys(outputs, TENSOR)}
 
 
 def test_a_detector_may_give_keypoints(folder: Path) -> None:
@@ -193,7 +197,8 @@ TENSOR = {"dtype": "float32", "shape": ["P"]}
     ],
 )
 def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, names: list[str]) -> None:
-    change(folder, lambda m: m["graphs"][graph][kind].update(dict.fromkeys(names, TENSOR)))
+    shapes = {name: {"dtype": "float32", "shape": ["P", 10] if name == "sigma" else ["P"]} for name in names}
+    change(folder, lambda m: m["graphs"][graph][kind].update(shapes))
     assert {*names} <= {*getattr(dict(Bundle.load(folder).graphs)[graph], kind)}
     change(folder, lambda m: m["graphs"][graph][kind].update(more=TENSOR))
     assert f"graphs.{graph}.{kind} are " in error(folder)
@@ -307,3 +312,81 @@ def test_the_embedded_bundle_is_written_as_it_is_read(tmp_path: Path) -> None:
 
 def test_bundle_error_is_an_input_error() -> None:
     assert issubclass(BundleError, InputError)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda m: m["crop"].update(size=64), r"backbone.inputs.crops has the shape ['P', 32, 32, 3] in place of "),
+        (lambda m: m["sampling"].update(steps=7), "sampler.inputs.uniforms has the shape ['P', 'Q', 5, 6, 2] in place"),
+        (
+            lambda m: m["graphs"]["sampler"]["outputs"]["vertices"].update(shape=["P", "Q", 11, 3]),
+            "sampler.outputs.vertices has the shape",
+        ),
+        (
+            lambda m: m["graphs"]["deterministic"]["outputs"].update(
+                sigma={"dtype": "float32", "shape": ["P", 9]}, joints_sigma=TENSOR
+            ),
+            "deterministic.outputs.sigma has the shape ['P', 9] in place of ['P', 10]",
+        ),
+        (
+            lambda m: m["graphs"]["deterministic"]["outputs"].update(
+                modes={"dtype": "float32", "shape": [20, 9, 3]},
+            ),
+            "deterministic.outputs.modes has the shape [20, 9, 3] in place of [20, 10, 3]",
+        ),
+        (lambda m: m["crop"].update(size=10**9), "Expected `int` <= 4096"),
+        (lambda m: m["sampling"].update(steps=10**9), "Expected `int` <= 1000"),
+        (lambda m: m["graphs"]["backbone"]["inputs"]["crops"]["shape"].append(10**12), "Expected `int` <= 16777216"),
+    ],
+)
+def test_sizes_that_do_not_fit(folder: Path, edit: Callable[[dict[str, Any]], Any], expected: str) -> None:
+    change(folder, edit)
+    assert expected in error(folder)
+
+
+def test_a_detector_has_an_image_of_some_size(folder: Path) -> None:
+    (folder / "detector.onnx").write_bytes(b"")
+    change(folder, lambda m: m["files"].update({"detector.onnx": hashlib.sha256(b"").hexdigest()}))
+    change(folder, lambda m: m["graphs"].update(detector=detector("boxes", "scores")))
+    change(folder, lambda m: m["graphs"]["detector"]["inputs"]["image"].update(shape=[1, 100_000, 256, 3]))
+    assert "detector.inputs.image has the shape [1, 100000, 256, 3]" in error(folder)
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "topology.npz", "sampler.onnx"])
+def test_only_files_of_limited_size_are_read(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    assert f"{file}: not a regular file" in error(folder)
+    (folder / file).unlink()
+    (folder / file).symlink_to("/dev/zero")
+    assert f"{file}: not a regular file" in error(folder)
+    (folder / file).unlink()
+    with (folder / file).open("wb") as large:
+        large.truncate(2**32)  # without blocks on the disk
+    assert f"{file}: has 4294967296 bytes; at most " in error(folder)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_manifest_is_read_or_refused(folder: Path, data: st.DataObject) -> None:
+    """One value anywhere in it is of another type or size, or the file is cut."""
+    path = folder / "bundle.json"
+    whole = path.read_bytes()
+    manifest = json.loads(whole)
+    part: Any = manifest
+    while True:
+        key = data.draw(st.sampled_from(sorted(part)) if isinstance(part, dict) else st.integers(0, len(part) - 1))
+        if not isinstance(part[key], dict | list) or not part[key] or data.draw(st.booleans()):
+            break
+        part = part[key]
+    part[key] = data.draw(
+        st.sampled_from([None, True, -1, 0, 2**31, 2**70, 1e308, "", "P", [], {}, [[]], {"a": None}, "../x"])
+    )
+    changed = json.dumps(manifest).encode()
+    try:
+        path.write_bytes(changed[: data.draw(st.integers(0, len(changed)))] if data.draw(st.booleans()) else changed)
+        with contextlib.suppress(BundleError):
+            Bundle.load(folder)
+    finally:
+        path.write_bytes(whole)

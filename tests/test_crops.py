@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
 from mega_model.data.crops import Square, affine_crop, columns, decode, occlude, read, square_crop
 
@@ -110,15 +111,23 @@ def test_occlusion_hides_a_part_half_of_the_time() -> None:
     assert 0.4 < touched.mean() < 0.6 and 0.02 < np.mean(hidden) < 0.2 and max(hidden) < 0.6
 
 
+def test_labels_refer_to_stored_pixels(tmp_path: Path) -> None:
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # turn by 90 degrees
+    jpeg = cv2.imencode(".jpg", np.zeros((24, 32, 3), np.uint8))[1].tobytes()
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    assert read(tmp_path / "a.jpg").shape == (24, 32, 3)
+    assert image_files.read(tmp_path / "a.jpg", turn=True).shape == (32, 24, 3)
+
+
 def test_images_are_read_or_named(tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     cv2.imwrite(str(path), np.full((20, 30, 3), (0, 0, 255), np.uint8))
     assert read(path).shape == (20, 30, 3) and read(path)[0, 0, 0] > 250, "red comes first"
-    with pytest.raises(InputError, match=r"blue\.jpg: there is no such image"):
+    with pytest.raises(InputError, match=r"blue\.jpg: there is no such file"):
         read(tmp_path / "blue.jpg")
     for damaged in (b"", b"not an image", zlib.compress(bytes(1000))):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"red\.jpg: not a readable image"):
+        with pytest.raises(InputError, match=r"red\.jpg: not an image: its "):
             read(path)
-        with pytest.raises(InputError, match="member 7: not a readable image"):
+        with pytest.raises(InputError, match="member 7: not an image: its "):
             decode(damaged, "member 7")

@@ -12,13 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model import import_detector
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, Detections
 from mega_model.core.geometry import project
+from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import Topology
 from mega_ros import cli
 from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph

@@ -1,13 +1,17 @@
 """Graphs in onnxruntime: the default bundle's run, and what does not fit its manifest is refused at loading."""
 
 import dataclasses
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from mega_model.core.errors import InputError
+from mega_model.core.onnx_runtime import ort
 from mega_ros.bundle import Bundle, BundleError, Graph, Tensor
 from mega_ros.engines import OnnxEngine
 
@@ -75,9 +79,7 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
         OnnxEngine(bundle, "backbone", "gpu")  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
-)
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
     assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
     with pytest.raises(InputError, match="provider: cuda was asked for, but this onnxruntime has none"):
@@ -111,3 +113,18 @@ def test_file_that_is_no_graph(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"backbone\.onnx: onnxruntime cannot load it") as caught:
         OnnxEngine(dataclasses.replace(bundle, folder=tmp_path), "backbone", "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_sent_home(tmp_path: Path) -> None:
+    """Where telemetry is on, onnxruntime keeps a data base below the home directory from its first import."""
+    code = "from mega_ros import Recovery; Recovery.load('default', provider='cpu')"
+    environment = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_onnxruntime_has_one_door() -> None:
+    root = Path(__file__).parents[1]
+    files = [path for folder in ("mega_ros", "mega_model", "export", "tests") for path in (root / folder).rglob("*.py")]
+    importing = [f.name for f in files if re.search(r"^\s*(import|from) onnxruntime\b", f.read_text(), re.MULTILINE)]
+    assert importing == ["onnx_runtime.py"]

@@ -162,11 +162,11 @@ def test_what_is_wrong_with_a_file_is_one_line(
     ("arguments", "message"),
     [
         (("--set", "nowhere.json"), "set 'nowhere.json': write coco-keypoints:FILE.json"),
-        (("--set", "coco-keypoints:nowhere.json"), "nowhere.json: cannot be read"),
+        (("--set", "coco-keypoints:nowhere.json"), "nowhere.json: there is no such file"),
         (("--set", f"coco-keypoints:{__file__}"), "test_keypoints.py: not JSON"),
         (("--set", "coco-keypoints:set.json", "--images", "nowhere"), "is of no file: nowhere/0.png"),
         (("--set", "coco-keypoints:set.json", "--without", "sport"), "--without sport: no image has this group"),
-        (("--set", "coco-keypoints:set.json", "--bundle", "nowhere"), "nowhere/bundle.json: cannot be read"),
+        (("--set", "coco-keypoints:set.json", "--bundle", "nowhere"), "nowhere/bundle.json: there is no such file"),
         (("--set", "coco-keypoints:broken.json"), "0.png: not an image"),
     ],
 )

@@ -420,15 +420,57 @@ def test_ends_with_code_0(number: signal.Signals) -> None:
         assert process.wait(timeout=PATIENCE) == 0
 
 
+SLOW = """
+import sys, time
+def slow(*args, **options):
+    print("now", flush=True)
+    while True:
+        time.sleep(3600)  # goes on after a handler in Python
+class SlowImport:
+    def find_spec(self, name, *rest):
+        if name == "rclpy" and sys.argv[1] == "importing":
+            slow()
+sys.meta_path.insert(0, SlowImport())
+if sys.argv[1] == "loading":
+    from mega_ros.recovery import Recovery
+    Recovery.load = slow
+from mega_ros.node import main
+sys.exit(main([]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("phase", ["importing", "loading"])
+def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SLOW, phase], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(timeout=PATIENCE) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_program_with_the_node_ends_by_its_exception() -> None:
+    """Python waits for the node's worker, which nobody closes."""
+    code = (
+        "import rclpy; from mega_ros.node import MegaNode; rclpy.init(); node = MegaNode(); raise KeyError('of ours')"
+    )
+    end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
+    assert end.returncode == 1 and "KeyError: 'ours'" in end.stderr
+
+
 def broken(folder: Path, how: str) -> str:
     """Breaks a copy of the default bundle; what the node must say about it."""
     manifest = folder / "bundle.json"
     if how == "missing":
         manifest.unlink()
-        return "bundle.json: cannot be read"
+        return "bundle.json: there is no such file"
     if how == "missing graph":
         (folder / "sampler.onnx").unlink()
-        return "sampler.onnx: cannot be read"
+        return "sampler.onnx: there is no such file"
     if how == "changed":
         with (folder / "backbone.onnx").open("r+b") as file:
             file.write(b"\xff")

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mega_model.core import verbs
+from mega_model.core import commands, verbs
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
+from mega_ros import cli
 from mega_ros.cli import OF_CHECKOUT, OF_RUNTIME, VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +94,7 @@ def test_only_two_folders_of_the_runtime_need_ros() -> None:
 
 
 def test_the_node_is_found_under_both_names() -> None:
-    end = python("from mega_ros import node, ros\nimport mega_ros.ros.node\nassert node.main is ros.node.main")
+    end = python("from mega_ros import node, ros\nimport mega_ros.ros.node\nassert node.MegaNode is ros.node.MegaNode")
     assert end.returncode == 0, end.stderr
 
 
@@ -295,12 +296,34 @@ def test_any_other_error_is_a_bug(bug: type[Exception]) -> None:
         call("mega fly", fail)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("train", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help")])
 def test_help_lists_verbs(arguments: tuple[str, ...]) -> None:
     end = mega(*arguments)
     assert end.returncode == 0
     assert "train tokenizer" in end.stdout
     assert ("node" in end.stdout) == (arguments != ("train", "--help"))
+
+
+def test_a_newcomer_sees_five_commands_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    shown = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  mega ")]
+    assert shown == ["demo", "replay", "node", "train", "export"]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"mega_ros \d+\.\d+\.\d+", capsys.readouterr().out.strip())
+
+
+def test_advice_fits_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "ROS", tmp_path / "ros")
+    assert commands.remedy("rclpy") == f"in {ROOT}, pip install -e '.[ros]'"
+    (tmp_path / "ros" / "jazzy").mkdir(parents=True)
+    (tmp_path / "ros" / "jazzy" / "setup.bash").touch()
+    assert commands.remedy("rclpy") == f"source {tmp_path}/ros/jazzy/setup.bash"
+    assert commands.remedy("torch") == f"in {ROOT}, pip install -e '.[train]'"
+    monkeypatch.setattr(commands, "CHECKOUT", tmp_path)
+    assert commands.remedy("torch").startswith("install mega_ros again with its extra")
 
 
 @pytest.mark.parametrize("arguments", [("fly",), ("train",), ("train", "fly"), ("node", "--fly")])
@@ -338,14 +361,14 @@ for verb in VERBS:
     codes = dict(line.split(": code ") for line in end.stderr.splitlines() if ": code " in line)
     assert len(codes) == len(VERBS)
     assert {codes["mega node"], codes["mega demo"]} == {"0"}
-    advice = "pip install 'mega_ros["
+    advice = "pip install -e '.["
     assert end.stderr.count(advice) == len([code for code in codes.values() if code == "1"]) > 0
 
 
 def test_missing_extra_is_one_line() -> None:
     end = python(WITHOUT_TRAINING + "sys.exit(main(sys.argv[1:]))", "train", "tokenizer")
     assert end.returncode == 1
-    assert end.stderr.strip() == "mega train tokenizer: torch is not installed: pip install 'mega_ros[train]'"
+    assert end.stderr.strip() == f"mega train tokenizer: torch is not installed: in {ROOT}, pip install -e '.[train]'"
 
 
 def test_node_starts_without_torch() -> None:

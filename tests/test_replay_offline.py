@@ -268,7 +268,7 @@ def test_a_folder_or_a_pattern_of_images_in_the_order_of_their_numbers(
     assert replay(bundle, tmp_path / "out", f"{folder}/*.png" if pattern else folder) == 0
     said = report(tmp_path / "out")
     assert [row["name"] for row in said["table"]] == [f"{k}.png" for k in range(11)]
-    assert said["unreadable"] == 1 and "3.png: not an image" in said["table"][3]["problem"]
+    assert said["unreadable"] == 1 and "3.png: the PNG data are cut off" in said["table"][3]["problem"]
     assert np.load(tmp_path / "out" / "meshes.npz")["frame"].tolist() == [k for k in range(11) if k != 3]
 
 

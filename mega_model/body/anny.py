@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import anny
 import numpy as np
 import torch
 from scipy.optimize import nnls
@@ -33,6 +32,8 @@ class AnnyBody:
     """Anny with the bones of the pose data, on the 1229-vertex topology."""
 
     def __init__(self) -> None:
+        import anny  # takes seconds, so arguments are checked first
+
         rig, topology = "anny-nohands-notoes-noexpression", "notoes_collapse10pc"
         self.model = anny.Anny(rig=rig, topology=topology).float().eval()
         self.faces = self.model.get_triangular_faces().numpy().astype(np.int32)

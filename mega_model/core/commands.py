@@ -9,29 +9,53 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from mega_model.core.errors import InputError
 
 Verbs = Mapping[str, tuple[str, str]]
 
-_NEEDED = {
-    "torch": "pip install 'mega_ros[train]'",
-    "lightning": "pip install 'mega_ros[train]'",
-    "anny": "pip install 'mega_ros[train]'",
-    "fsspec": "pip install 'mega_ros[train]'",
-    "matplotlib": "pip install 'mega_ros[train]'",
-    "yaml": "pip install 'mega_ros[train]'",
-    "tqdm": "pip install 'mega_ros[train]'",
-    "safetensors": "pip install 'mega_ros[train]'",
-    "smplx": "pip install 'mega_ros[smpl]'",
-    "onnx": "pip install 'mega_ros[import]'",
-    "tflite": "pip install 'mega_ros[import]'",
-    "onnxscript": "pip install 'mega_ros[export]'",
-    "trimesh": "pip install 'mega_ros[mesh]'",
-    "rclpy": "pip install 'mega_ros[ros]'",
-    "export": "this verb needs a checkout: git clone mega_ros, then pip install --editable '.[export]'",
+EXTRAS = {
+    **dict.fromkeys(
+        ("torch", "lightning", "anny", "fsspec", "matplotlib", "yaml", "tqdm", "safetensors", "tensorboard"), "train"
+    ),
+    "smplx": "smpl",
+    "onnx": "import",
+    "tflite": "import",
+    "onnxscript": "export",
+    "trimesh": "mesh",
+    **dict.fromkeys(
+        (
+            "rclpy",
+            "ament_index_python",
+            "builtin_interfaces",
+            "diagnostic_msgs",
+            "geometry_msgs",
+            "rcl_interfaces",
+            "sensor_msgs",
+            "shape_msgs",
+            "std_msgs",
+        ),
+        "ros",
+    ),
 }
-"""Optional package -> how to install it."""
+"""Optional package -> the extra of setup.py that brings it."""
+CHECKOUT = Path(__file__).resolve().parents[2]
+ROS = Path("/opt/ros")
+"""Where a distribution's packages install ROS."""
+
+
+def remedy(package: str) -> str:
+    """How to get an optional package here."""
+    if package == "export":
+        return "this verb needs a checkout: git clone mega_ros, then pip install --editable '.[export]'"
+    extra = EXTRAS[package]
+    scripts = sorted(ROS.glob("*/setup.bash"))
+    if extra == "ros" and scripts:
+        return f"source {scripts[-1]}"
+    if (CHECKOUT / "setup.py").is_file():
+        return f"in {CHECKOUT}, pip install -e '.[{extra}]'"
+    return f"install mega_ros again with its extra: in a checkout, pip install '.[{extra}]'"
 
 
 def run(verbs: Verbs, args: Sequence[str]) -> int:
@@ -50,9 +74,9 @@ def call(name: str, command: Callable[[], int | None]) -> int:
         return command() or 0
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
-        if missing not in _NEEDED:
+        if missing not in EXTRAS and missing != "export":
             raise
-        print(f"{name}: {missing} is not installed: {_NEEDED[missing]}", file=sys.stderr)
+        print(f"{name}: {missing} is not installed: {remedy(missing)}", file=sys.stderr)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
     return 1

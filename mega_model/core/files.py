@@ -5,6 +5,8 @@ Faults raise InputError with one line that names the file and the field.
 
 from __future__ import annotations
 
+import json
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,11 +18,60 @@ from numpy.lib.npyio import NpzFile
 
 from mega_model.core.errors import InputError
 
+MOST_BYTES = 2**34
+"""Of one array of a data set."""
+MOST_JSON = 2**30
+"""Bytes: COCO's largest file of annotations has half of it."""
+
 
 def must_exist(path: Path) -> None:
-    """Raises InputError if there is no such file."""
+    """Raises InputError if there is no such file, or if it is a page about the file: a usual slip of a download."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(200).lstrip().lower()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path}: a web page, saved in place of the file; download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a pointer of Git LFS in place of the file; run git lfs pull")
+
+
+def check_file(path: Path, most: int) -> int:
+    """Size in bytes. Raises InputError unless it is a regular file of at most `most` bytes: no pipe, no device."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:  # the name has a zero byte
+        raise InputError(f"{str(path)!r}: not the name of a file") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise InputError(f"{path}: not a regular file")
+    if state.st_size > most:
+        raise InputError(f"{path}: has {state.st_size} bytes; at most {most} are read")
+    return state.st_size
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """All of a regular file. Raises InputError if it is none, has more than `most` bytes, or cannot be read."""
+    check_file(path, most)
+    try:
+        with path.open("rb") as file:
+            return file.read(most)  # it may have grown
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
+    """The content of a JSON file."""
+    try:
+        return json.loads(read_bytes(path, most))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
 
 
 def npz_fields(path: Path) -> list[str]:
@@ -29,10 +80,10 @@ def npz_fields(path: Path) -> list[str]:
         return archive.files
 
 
-def read_npz(path: Path, fields: Iterable[str]) -> dict[str, np.ndarray]:
-    """The arrays `fields` of an .npz file."""
+def read_npz(path: Path, fields: Iterable[str], most: int = MOST_BYTES) -> dict[str, np.ndarray]:
+    """The arrays `fields` of an .npz file, each of at most `most` bytes when unpacked."""
     with _open_npz(path) as archive:
-        return {field: _member(path, archive, field) for field in fields}
+        return {field: _member(path, archive, field, most) for field in fields}
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -47,25 +98,62 @@ def read_npy(path: Path) -> np.ndarray:
 def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """`value` as float32. Raises InputError unless it holds finite numbers of this shape; None is any length."""
     array = np.asarray(value)
-    wanted = ", ".join("any" if n is None else str(n) for n in shape)
-    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
-        raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
+    _check_shape(path, field, array, shape)
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise InputError(f"{path}: field '{field}' holds something other than finite numbers")
     return array.astype(np.float32)
+
+
+def indices(path: Path, field: str, value: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
+    """`value` as int32. Raises InputError unless it holds whole numbers from 0 to count - 1, of this shape."""
+    array = np.asarray(value)
+    _check_shape(path, field, array, shape)
+    if array.dtype.kind not in "iu" or (array.size and (array.min() < 0 or array.max() >= count)):
+        raise InputError(f"{path}: field '{field}' holds something other than whole numbers from 0 to {count - 1}")
+    return array.astype(np.int32)
+
+
+def _check_shape(path: Path, field: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """None is any length."""
+    wanted = ", ".join("any" if n is None else str(n) for n in shape)
+    if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
+        raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
 
 
 def _open_npz(path: Path) -> NpzFile:
     must_exist(path)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path}: not an .npz file, or cut short")
-    return np.load(path, allow_pickle=False)
-
-
-def _member(path: Path, archive: NpzFile, field: str) -> np.ndarray:
     try:
-        return archive[field]
-    except KeyError:
-        raise InputError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        archive = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+    if not isinstance(archive, NpzFile):  # an .npy file with an archive behind it
+        raise InputError(f"{path}: not an .npz file")
+    return archive
+
+
+def _member(path: Path, archive: NpzFile, field: str, most: int) -> np.ndarray:
+    if field not in archive.files:
+        raise InputError(f"{path}: field '{field}' is missing, it has {', '.join(archive.files)}")
+    assert archive.zip is not None
+    names = [f"{field}.npy", field]  # as numpy writes it, and as others do
+    size = next(info.file_size for info in archive.zip.infolist() if info.filename in names)
+    if size > most:
+        raise InputError(f"{path}: field '{field}' has {size} bytes when unpacked; at most {most} are read")
+    try:
+        array = archive[field]
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of a file that holds no array
+            raise ValueError("it is no array")
+        return array
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path}: field '{field}' cannot be read ({error})") from error

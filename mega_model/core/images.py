@@ -3,79 +3,85 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
+from mega_model.core.files import read_bytes
+from mega_model.core.image_sizes import format_and_size
 
 LONGEST_SIDE = 32766
 """Pixels: OpenCV warps no larger images."""
+MOST_PIXELS = 2**27
+"""Of one image: it then takes 400 MB."""
+MOST_BYTES = 2**29
+"""Of an image file."""
+_lock, _inside, _stderr = threading.Lock(), 0, -1
+"""Of `without_stderr`: threads inside, and the descriptor that stderr had."""
 
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keeps quiet what OpenCV and its libraries print beside our own message."""
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    """Keeps quiet what OpenCV and its libraries print beside our own message. Several threads may be inside."""
+    global _inside, _stderr
+    with _lock:
+        if not _inside:
+            _stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        _inside += 1
     try:
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                os.dup2(_stderr, 2)
+                os.close(_stderr)
 
 
 def decode(data: np.ndarray | bytes, *, turn: bool) -> np.ndarray:
-    """JPEG, PNG and any other format that OpenCV reads -> uint8 [H, W, 3] BGR.
+    """JPEG, PNG, WebP, TIFF, BMP or PNM -> uint8 [H, W, 3] BGR.
 
     turn: whether to rotate the image as its EXIF data say: True for a user's photograph, False where a camera_info or
     an annotation refers to the stored pixels.
-    Raises InputError that does not name the file, which only the caller knows.
+    Raises InputError that does not name the file, which only the caller knows: for an image that is too large, before
+    it is decoded, and for one of which a part is missing.
     """
     data = np.frombuffer(data, np.uint8)
-    # libjpeg fills up what is missing with grey and only warns
-    if data[:2].tobytes() == b"\xff\xd8" and _is_cut(data.tobytes()):
-        raise InputError(f"the JPEG data are cut off after {len(data)} bytes")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+    raw = data.tobytes()
+    kind, width, height = format_and_size(raw)
+    if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
+        limits = f"a side may have {LONGEST_SIDE}, the whole {MOST_PIXELS // 10**6} million"
+        raise InputError(f"the image has {width} x {height} pixels; {limits}")
+    image: np.ndarray | None
     try:
-        image = cv2.imdecode(data, flags) if len(data) else None
-    except cv2.error as error:
-        raise InputError(f"not an image: {len(data)} bytes do not decode ({error.err})") from None
+        # OpenCV fills up what a JPEG lacks, and only warns
+        image = simplejpeg.decode_jpeg(raw, "BGR") if kind == "JPEG" else None
+        if image is None or turn:
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
+            image = cv2.imdecode(data, flags)
+    except (ValueError, cv2.error) as error:
+        reason = error.err if isinstance(error, cv2.error) else error
+        raise InputError(f"the {kind} data are cut off or damaged: {len(data)} bytes ({reason})") from None
     if image is None:
-        raise InputError(f"not an image: {len(data)} bytes do not decode")
+        raise InputError(f"the {kind} data are cut off or damaged: {len(data)} bytes do not decode")
     if image.dtype != np.uint8:
         raise InputError(f"the image has more than 8 bits per channel ({image.dtype}); save it with 8")
-    if max(image.shape) > LONGEST_SIDE:
-        size = f"{image.shape[1]} x {image.shape[0]}"
-        raise InputError(f"the image has {size} pixels; a side may have {LONGEST_SIDE}")
     return image
 
 
 def read(path: Path, *, turn: bool) -> np.ndarray:
     """`decode` of a file. Raises InputError that names it."""
-    must_exist(path)
+    data = read_bytes(path, MOST_BYTES)
     try:
         with without_stderr():
-            return decode(path.read_bytes(), turn=turn)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+            return decode(data, turn=turn)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-
-
-def _is_cut(jpeg: bytes) -> bool:
-    """Whether the end marker is missing behind the start of the scan. What is before may hold a whole thumbnail."""
-    at = 2
-    while at + 4 <= len(jpeg):
-        if jpeg[at] != 0xFF:
-            return False  # not a marker: damage of another kind, which the decoder sees
-        if jpeg[at + 1] == 0xDA:
-            return jpeg.find(b"\xff\xd9", at) < 0
-        filler = jpeg[at + 1] == 0xFF
-        at += 1 if filler else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-    return True

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mega_model.core.errors import InputError
-from mega_model.core.files import read_npz
+from mega_model.core.files import floats, indices, read_npz
+
+MOST_BYTES = 2**26
+"""Of one of its arrays: room for bodies of 100,000 vertices."""
 
 SMPL_JOINTS = (
     "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot "
@@ -44,9 +46,12 @@ class Topology:
     @classmethod
     def load(cls, path: Path | str) -> Topology:
         """Raises InputError that names the file and the fault."""
-        arrays = read_npz(Path(path), [f.name for f in fields(cls)])
-        names = tuple(str(n) for n in arrays.pop("joint_names"))
-        count = len(arrays["template"])
-        if arrays["faces"].max(initial=-1) >= count or arrays["joint_regressor"].shape != (len(names), count):
-            raise InputError(f"{path}: faces or joint_regressor do not fit the {count} template vertices")
-        return cls(**arrays, joint_names=names)
+        path = Path(path)
+        arrays = read_npz(path, [f.name for f in fields(cls)], MOST_BYTES)
+        names = tuple(str(n) for n in np.atleast_1d(arrays["joint_names"]))
+        template = floats(path, "template", arrays["template"], (None, 3))
+        count = len(template)
+        faces = indices(path, "faces", arrays["faces"], (None, 3), count)
+        regressor = floats(path, "joint_regressor", arrays["joint_regressor"], (len(names), count))
+        parts = indices(path, "parts", arrays["parts"], (count,), max(1, len(names)))
+        return cls(template, faces, regressor, parts, names)

@@ -75,7 +75,8 @@ def _read(kind: str, path: Path) -> LabelledPeople:
 
 
 def read_npz_people(path: Path, joints: int) -> LabelledPeople:
-    """Fields: imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape; part | j2d, gender.
+    """Fields: imgname, center, scale, pose_cam | pose | root_orient and pose_body, betas | shape; part | j2d, gender;
+    has_smpl, which is 0 for people without pose and shape: they are left out.
 
     `joints` is 17 for files with SPIN's joints, of which `people.SPIN_JOINTS` are kept, and 24 for SMPL's. Files with
     `root_orient` are those of the released code: they hold 1 / scale, and a joint's depth instead of a confidence (spec
@@ -89,7 +90,7 @@ def read_npz_people(path: Path, joints: int) -> LabelledPeople:
     prepared = "root_orient" in has
     pose_names = ["root_orient", "pose_body"] if prepared else [one_of("pose_cam", "pose")]
     betas_name, joints_name = one_of("betas", "shape"), one_of("part", "j2d")
-    optional = [name for name in (joints_name, "gender") if name in has]
+    optional = [name for name in (joints_name, "gender", "has_smpl") if name in has]
     data = read_npz(path, ["imgname", "center", "scale", *pose_names, betas_name, *optional])
 
     names = data["imgname"].astype(str)
@@ -107,7 +108,12 @@ def read_npz_people(path: Path, joints: int) -> LabelledPeople:
             raise InputError(f"{path}: field '{joints_name}' has {labels.shape[1]} joints in place of 24")
         points = labels[:, _SPIN_LABELS] if joints == len(_SPIN_LABELS) else labels[:, :24]
         points[..., 2] = points[..., 2] > 0 if prepared else points[..., 2].clip(0, 1)
-    return LabelledPeople(
+    labelled = np.ones(count, bool)
+    if "has_smpl" in data:
+        labelled = floats(path, "has_smpl", np.squeeze(data["has_smpl"]), (count,)) > 0
+        if not labelled.any():
+            raise InputError(f"{path}: field 'has_smpl' is 0 for all {count} people, so none has a label")
+    people = LabelledPeople(
         images=_find_images(path, names),
         centre=floats(path, "center", data["center"], (count, 2)),
         side=PIXELS_PER_SCALE * (1 / scale if prepared else scale),
@@ -116,6 +122,7 @@ def read_npz_people(path: Path, joints: int) -> LabelledPeople:
         gender=_genders(path, data["gender"], count) if "gender" in data else np.full(count, "neutral"),
         joints2d=points,
     )
+    return people[labelled]
 
 
 def read_3dpw(folder: Path, scenes: Sequence[str] = ("",)) -> LabelledPeople:

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
 
 PIXELS_PER_SCALE = 200
@@ -52,22 +53,20 @@ class Square:
         return points @ matrix[:, :2].T + matrix[:, 2] - 1
 
 
-def decode(data: np.ndarray | bytes, name: Path | str) -> np.ndarray:
-    """The bytes of an image file -> uint8 [H, W, 3] RGB. Raises InputError that names the file."""
-    buffer = np.frombuffer(data, np.uint8)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
-    if image is None:
-        raise InputError(f"{name}: not a readable image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def decode(data: bytes, name: Path | str) -> np.ndarray:
+    """The bytes of an image file -> uint8 [H, W, 3] RGB, as stored: labels refer to these pixels, so EXIF is ignored.
+
+    Raises InputError that names the file.
+    """
+    try:
+        return cv2.cvtColor(image_files.decode(data, turn=False), cv2.COLOR_BGR2RGB)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def read(path: Path | str) -> np.ndarray:
-    """uint8 [H, W, 3] RGB. Raises InputError that names the file."""
-    try:
-        data = Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: there is no such image") from None
-    return decode(data, path)
+    """`decode` of a file."""
+    return cv2.cvtColor(image_files.read(Path(path), turn=False), cv2.COLOR_BGR2RGB)
 
 
 def square_crop(image: np.ndarray, square: Square, pixels: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 import torch
 import tyro
 from torch import Tensor
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
 from mega_model.core.geometry import crop_images, in_crops, project, square_cameras
+from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins

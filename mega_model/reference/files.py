@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -23,8 +22,8 @@ def read_torch(path: Path | str) -> Any:
     try:
         # memory-mapped, because the unused optimizer state is twice as large
         return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged files raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: not a checkpoint that torch can read without running code in it ({reason})"
         ) from error
@@ -36,11 +35,16 @@ def are_tensors(value: Any) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The weights of a released file by key, without the prefix that training on several GPUs leaves."""
+    """The weights of a released file by key."""
     content = read_torch(path)
     weights = content.get("model") if isinstance(content, Mapping) else None
     if not are_tensors(weights):
         raise InputError(f"{path}: not a released checkpoint, it has no tensors by name under 'model'")
+    return without_prefix(weights)
+
+
+def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without the prefix that training on several GPUs leaves."""
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from mega_model import import_backbone
+from mega_model import import_backbone, onnx_files
 from mega_model.checkpoint import ERRORS
 from mega_model.data import features, rendered
 from mega_model.data.meshes import Split
@@ -143,12 +143,15 @@ def stages(c: Default) -> list[Stage]:
 
 
 def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
+    """`mega export onnx`, as a process: export/ is in checkouts only, and mega_model imports nothing of it."""
     options = ["--checkpoint", checkpoint, "--out", bundle, *(["--detector", detector] if detector else [])]
     subprocess.run([sys.executable, str(EXPORT), *map(str, options)], check=True)
 
 
 def main(args: list[str]) -> None:
     config = tyro.cli(Default, args=args, description=__doc__)
+    if config.detector:
+        onnx_files.read(config.detector)  # an hour before the export needs it
     todo = [stage for stage in stages(config) if not stage.made.exists()]
     print(f"{config.out}: {len(todo)} stages to do, about {sum(stage.minutes for stage in todo)} minutes", flush=True)
     for number, stage in enumerate(todo, 1):

@@ -279,8 +279,6 @@ def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
         ) from error
     try:
         checkpoint.load_weights(objective.model, folder)
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder / 'model.safetensors'}: not of this model, train into another folder: {error}"
-        ) from error
+    except InputError as error:
+        raise InputError(f"{error}; train into another folder") from error
     return int(state["step"])

@@ -12,7 +12,7 @@ from mega_model.backbones import Backbone
 from mega_model.checkpoint import load_weights
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
-from mega_model.reference.files import are_tensors, read_torch
+from mega_model.reference.files import are_tensors, read_torch, without_prefix
 from mega_model.reference.keys import released_name
 
 _UNUSED = r"(fc|final_layer|keypoint_head)\..*"
@@ -53,14 +53,9 @@ def load_backbone(path: Path, model: Mega) -> None:
 def load_imported(folder: Path, backbone: Backbone) -> None:
     """Load the weights that `mega import-backbone` wrote into `backbone`.
 
-    Raises InputError that names the folder if they are those of another backbone.
+    Raises InputError that names the file if they are those of another backbone.
     """
-    try:
-        load_weights(backbone, folder)
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder}: not the weights of this model's backbone; origin.json says which they are of"
-        ) from error
+    load_weights(backbone, folder)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -68,7 +63,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not are_tensors(weights):
         raise InputError(f"{path}: not published weights, it has no tensors by name, nor any under 'state_dict'")
-    return {key.removeprefix("backbone."): value for key, value in weights.items()}
+    return {key.removeprefix("backbone."): value for key, value in without_prefix(weights).items()}
 
 
 def _published(name: str) -> str:

@@ -8,7 +8,6 @@ raise InputError with one line that names the file and the field.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 
 KIND = "coco-keypoints"
 LIMBS = (
@@ -82,12 +82,7 @@ def read(name: str, folder: Path | None = None) -> list[Photograph]:
     if kind != KIND or not place:
         raise InputError(f"set {name!r}: write {KIND}:FILE.json")
     path = Path(place)
-    try:
-        root = _Record(path, "", json.loads(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    root = _Record(path, "", read_json(path))
     category = next(iter(root.records("categories")), None)
     if category is None:
         raise root.error("categories", "is empty")

@@ -15,6 +15,7 @@ from rich.table import Table
 from scipy.special import gammainc
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import MOST_JSON, read_bytes
 
 from .report import FACTOR, FORMAT, NUMBERS, shown
 
@@ -165,10 +166,8 @@ def _tolerances(words: tuple[str, ...]) -> dict[str, float]:
 
 def _read(path: Path) -> ReplayReport:
     try:
-        report = msgspec.json.decode(path.read_bytes(), type=ReplayReport)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        report = msgspec.json.decode(read_bytes(path, MOST_JSON), type=ReplayReport)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not a report of mega replay ({error})") from None
     if report.format != FORMAT:
         raise InputError(f"{path}: has format {report.format}, this version compares {FORMAT}; replay again")

@@ -21,7 +21,7 @@ from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import read, without_stderr
 
-from .bags import MESSAGES, Message, read_bag
+from .bags import FILES, MESSAGES, Message, read_bag
 
 IMAGE = "/camera/image_raw"
 COMPRESSED = f"{IMAGE}/compressed"
@@ -67,6 +67,12 @@ def photograph(path: Path, fov: float) -> Source:
 def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
     must_exist(path)
+    # FFmpeg takes a bag for a text and draws that, and does not see the damage of an image
+    if path.name.endswith(FILES):
+        raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")
+    with path.open("rb") as file:
+        if file.read(8).startswith((b"\xff\xd8", b"\x89PNG")):
+            raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     try:
         name = os.fsencode(path).decode()
     except UnicodeDecodeError:  # OpenCV would crash
@@ -115,10 +121,11 @@ def _at_rate(images: Iterable[np.ndarray], rate: float) -> Iterator[tuple[int, n
 def _walk_over(image: np.ndarray) -> Iterator[np.ndarray]:
     """Views of a window that zooms between all and three quarters of the image and pans from side to side."""
     scale = min(1.0, 640 / max(image.shape[:2]))
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     # warping does not average, so shrink first, to the resolution of the closest view
     shrink = min(1.0, scale / CLOSEST)
-    image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    small = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink)))
+    image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
     count = round(IMAGE_SECONDS * IMAGE_RATE)
     for phase in np.linspace(0, 2 * np.pi, count, endpoint=False):
@@ -136,7 +143,8 @@ def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Me
         height, width = image.shape[:2]
         if max(height, width) > LARGEST:
             scale = LARGEST / max(height, width)
-            image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             height, width = image.shape[:2]
         header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), FRAME)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()

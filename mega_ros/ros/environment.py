@@ -20,6 +20,7 @@ OURS = "mega_fastdds_"
 LARGE_BUFFER = 32 * MIB
 """Bytes of a socket's buffer: several camera images have room."""
 HELP = "see docs/transport.md"
+_written: list[Path] = []
 
 
 def use_large_messages() -> None:
@@ -33,9 +34,16 @@ def use_large_messages() -> None:
     segment = shared_memory.segment_size(shared_memory.free_space())
     with tempfile.NamedTemporaryFile("w", prefix=OURS, suffix=".xml", delete=False) as file:
         file.write(shared_memory.profile(segment, share() / "config" / "fastdds.xml"))
-    atexit.register(Path(file.name).unlink, missing_ok=True)
+        _written.append(Path(file.name))
+    atexit.register(remove_profile)
     version_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     os.environ[PROFILES[version_2]] = file.name
+
+
+def remove_profile() -> None:
+    """Remove what `use_large_messages` wrote in this process."""
+    for profile in _written:
+        profile.unlink(missing_ok=True)
 
 
 def transport() -> tuple[str, str]:

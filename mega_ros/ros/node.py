@@ -6,13 +6,11 @@ diagnostics do not wait for it. The queue between them holds one frame; replacin
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,9 +34,10 @@ from ..recovery import Recovery
 from ..stream import Stream, StreamSettings
 from . import messages, parameters
 from .diagnostics import Health
-from .environment import HELP, transport, use_large_messages
+from .environment import HELP, remove_profile, transport, use_large_messages
 from .images import to_bgr
 from .read import intrinsics_for, read_stamp
+from .signals import Ending
 from .transport import OVERRIDABLE, MatchedSubscription, camera_info_topic, image_sources, type_name
 
 FOLLOW = 0.5
@@ -65,7 +64,10 @@ class Newest:
     def take(self) -> tuple[AnyImage, float] | None:
         """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._item is not None or self._closed)
+            while self._item is None and not self._closed:
+                self._changed.wait(1.0)
+                # Python waits for this thread when a program ends without `close`, by an exception
+                self._closed |= not threading.main_thread().is_alive()
             item, self._item = self._item, None
             return None if self._closed else item
 
@@ -258,19 +260,14 @@ def options() -> None:
 
 
 def main(args: Sequence[str]) -> int:
+    ending = Ending()
     use_large_messages()
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
     try:
-        tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
-        # rclpy's own handlers, and its spin(), do not always end with code 0
-        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-        node = MegaNode()
+        with ending.at_once(remove_profile):
+            tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
+            # rclpy's own handlers, and its spin(), do not always end with code 0
+            rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+            node = MegaNode()
     except (ParameterException, InputError, RuntimeError) as error:  # rcl's errors are RuntimeErrors
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
@@ -278,7 +275,7 @@ def main(args: Sequence[str]) -> int:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while not stop.is_set():
+        while not ending.asked.is_set():
             executor.spin_once(timeout_sec=0.1)
     finally:
         executor.shutdown()

@@ -20,7 +20,7 @@ class NodeProcess:
     def __init__(self, bundle: str, log: Path) -> None:
         remap = {"image": IMAGE, "camera_info": INFO}
         parameters = {"image_transport": "compressed", "bundle": bundle}
-        command = [sys.executable, "-m", "mega_ros.ros.node", "--ros-args"]
+        command = [sys.executable, "-m", "mega_ros.node", "--ros-args"]
         command += itertools.chain(*(["-r", f"{a}:={b}"] for a, b in remap.items()))
         command += itertools.chain(*(["-p", f"{a}:={b}"] for a, b in parameters.items()))
         self.log = log

@@ -25,7 +25,8 @@ class Observer:
 
     def __init__(self, recording: Recording) -> None:
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        # without arguments: by default they are the program's, whose names of files need not be UTF-8
+        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node("mega_demo", context=self._context)
         self.player = Player(self._node, TOPICS)
         self._topology = threading.Event()

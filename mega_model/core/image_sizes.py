@@ -1,0 +1,95 @@
+"""The size of an image from the header of its file, before anything is decoded.
+
+JPEG, PNG, WebP, TIFF, BMP and PNM: the formats that this project reads. Sources: the formats' specifications.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+
+import simplejpeg
+
+from mega_model.core.errors import InputError
+
+_TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
+"""Types of a TIFF's whole numbers."""
+
+
+def format_and_size(data: bytes) -> tuple[str, int, int]:
+    """Name of the format, width and height in pixels. Raises InputError, which does not name the file."""
+    for name, (starts, size) in _READERS.items():
+        if data.startswith(starts):
+            try:
+                width, height = size(data)
+            except (struct.error, IndexError, ValueError, KeyError):
+                raise InputError(f"the {name} data are cut off or damaged: no header in {len(data)} bytes") from None
+            return name, width, height
+    raise InputError(f"not an image: its {len(data)} bytes are none of {', '.join(_READERS)}")
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    return width, height
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError("no size")
+
+
+def _tiff(data: bytes) -> tuple[int, int]:
+    order = "<" if data.startswith(b"II") else ">"
+    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
+    first = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    count, entries, step = (
+        (struct.unpack_from(f"{order}Q", data, first)[0], first + 8, 20)
+        if big
+        else (struct.unpack_from(f"{order}H", data, first)[0], first + 2, 12)
+    )
+    found = {}
+    for at in range(entries, min(entries + count * step, len(data)), step):
+        tag, kind = struct.unpack_from(f"{order}HH", data, at)
+        if tag in (256, 257):
+            found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + (12 if big else 8))[0]
+    return found[256], found[257]
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    if struct.unpack_from("<I", data, 14)[0] == 12:  # of OS/2
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return abs(width), abs(height)  # negative: the rows begin at the top
+
+
+def _pnm(data: bytes) -> tuple[int, int]:
+    found = re.match(rb"P[1-6](?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s", data[:4096])
+    if found is None:
+        raise ValueError("no size")
+    return int(found[1]), int(found[2])
+
+
+_READERS: dict[str, tuple[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]]] = {
+    "JPEG": (b"\xff\xd8", _jpeg),
+    "PNG": (b"\x89PNG\r\n\x1a\n", _png),
+    "WebP": (b"RIFF", _webp),
+    "TIFF": ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+    "BMP": (b"BM", _bmp),
+    "PNM": (tuple(b"P%d" % k for k in range(1, 7)), _pnm),
+}
+"""Format -> how its files begin, and what reads the size."""

@@ -1,0 +1,46 @@
+"""SIGINT and SIGTERM of the node's process: they end it with code 0, and at once while a model is being loaded.
+
+Python runs a handler in the main thread only, after the library call that it is in; loading a model may take minutes
+there. So a thread learns of the signals from the file descriptor that Python's own C handler writes to.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Ending:
+    """Whether a signal has asked the process to end. For the main thread."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self._leave: Callable[[], None] | None = None
+        written, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in NUMBERS:
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._watch, args=[written], name="signals", daemon=True).start()
+
+    @contextmanager
+    def at_once(self, leave: Callable[[], None]) -> Iterator[None]:
+        """Inside, a signal ends the process without waiting for the main thread, after a call of `leave`."""
+        self._leave = leave
+        try:
+            yield
+        finally:
+            self._leave = None
+
+    def _watch(self, written: int) -> None:
+        while os.read(written, 1)[0] not in NUMBERS:
+            pass
+        self.asked.set()
+        if self._leave:
+            self._leave()
+            os._exit(0)
