@@ -30,7 +30,7 @@ _REACH = 0.08
 
 class ExpectedError(NamedTuple):
     sigma: Tensor
-    """[B, V], metres: expected root mean square error of the vertices about the pelvis, to be `widened`"""
+    """[B, V], metres: expected root mean square error of the vertices, see `metrics.beside`, to be `widened`"""
     joints_sigma: Tensor
     """[B, J], metres: the same of the joints"""
     distance: Tensor

@@ -219,3 +219,11 @@ def test_fid_of_two_gaussians(seed: int) -> None:
 def test_fid_of_a_set_and_itself_is_zero() -> None:
     x = np.random.default_rng(3).normal(size=(30, 50))  # fewer samples than dimensions, too
     assert metrics.fid(x, x[::-1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_beside_counts_and_what_is_behind_does_not() -> None:
+    true = np.array([[0.5, -0.2, 4.0], [0, 0, 2]])
+    np.testing.assert_allclose(metrics.beside(true * [[1.7], [0.3]], true), 0, atol=1e-12)
+    moved = true + [0.3, 0.4, 0]
+    np.testing.assert_allclose(metrics.beside(moved, true), np.tile([0.3, 0.4, 0], (2, 1)), atol=1e-12)
+    np.testing.assert_allclose(metrics.beside(moved * 2, true), np.tile([0.3, 0.4, 0], (2, 1)), atol=1e-12)

@@ -28,8 +28,8 @@ NEAREST = 0.1
 
 UNSEEN = 0.1
 """Total weight of a limb's landmark and keypoint below which their residual hardly counts."""
-ALL_AXES = 1.5
-"""A mesh that misses a landmark by so much in the image is also off along the line of sight: error over residual."""
+ALL_AXES = 1.5**0.5
+"""A residual is the part of an error along two of the three axes."""
 REACH = 0.15
 """Metres on the template: standard deviation of a limb's share of the surface around its joint."""
 

@@ -34,6 +34,15 @@ def centre(points: np.ndarray, origin: np.ndarray) -> np.ndarray:
     return points - origin[None] @ points
 
 
+def beside(pelvis: np.ndarray, true_pelvis: np.ndarray) -> np.ndarray:
+    """How far a body is from the true one across the line of sight, metres: [..., 3], 0 along z.
+
+    pelvis, true_pelvis [..., 3]: in the camera's frame. The body is moved along its line of sight to the true distance
+    first, because one camera hardly measures the distance.
+    """
+    return pelvis * (true_pelvis[..., 2:] / np.maximum(pelvis[..., 2:], 1e-3)) - true_pelvis
+
+
 def procrustes(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """`predicted` [..., N, 3] after the similarity transform (rotation, scale, translation) that best fits `truth`.
 

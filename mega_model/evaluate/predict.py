@@ -127,6 +127,8 @@ class Prediction:
     """[B, 3, 3] predicted: canonical to camera"""
     camera: np.ndarray
     """[B, 3] (s, tx, ty) predicted"""
+    beside: np.ndarray
+    """[B, 3]: how far the deterministic mesh is beside the true one, see `metrics.beside`; 0 if it was not fitted"""
 
 
 def image_indices(total: int, config: ImageSelection) -> np.ndarray:
@@ -173,7 +175,7 @@ def predict(
         sigma = spread if errors is None else errors(states, features, keypoints).sigma
         camera, sigma = seen.camera.cpu().numpy(), sigma.cpu().numpy()
         together = torch.cat([single[:, None], samples], dim=1).cpu().numpy()  # [B, 1 + Q, V, 3]
-        turned = rotation.cpu().numpy()[:, None]
+        turned, beside, places = rotation.cpu().numpy()[:, None], np.zeros((len(index), 3)), None
         if config.fit and errors is not None and isinstance(features, PoseFeatures) and "focal" in batch:
             fitted = fit_people(
                 together,
@@ -187,9 +189,13 @@ def predict(
             )
             together, turned = fitted.vertices.astype(np.float32), fitted.body_to_crop.astype(np.float32)
             sigma = widened(sigma, fitted.residuals[:, 0], shares)
+            places = fitted.translation[:, 0], batch["translation"].numpy()
         together = together @ turned.swapaxes(-1, -2)
         truth = (batch["vertices"] @ batch["rotation"].mT).numpy()
-        yield Prediction(batch, truth, together[:, 0], together[:, 1:], sigma, turned[:, 0], camera)
+        single, pelvis = together[:, 0], topology.joint_regressor[0]
+        if places is not None:
+            beside = metrics.beside(*(pelvis @ mesh + place for mesh, place in zip((single, truth), places)))
+        yield Prediction(batch, truth, single, together[:, 1:], sigma, turned[:, 0], camera, beside)
 
 
 def features_of(model: Mega, batch: Mapping[str, Tensor], device: str) -> Any:

@@ -81,8 +81,12 @@ def error_model(checkpoint: Path) -> tuple[np.ndarray, str]:
 
 
 def vertex_fields(p: Prediction, protocol: Protocol) -> dict[str, np.ndarray]:
-    """[B, V]: `error` of the deterministic mesh and its `sigma`, metres."""
-    return {"error": protocol.vertex_errors(p.single, p.truth), "sigma": p.sigma}
+    """[B, V]: `error` of the deterministic mesh and its `sigma`, metres.
+
+    With an error head, sigma is also about where the person is across the line of sight.
+    """
+    single = metrics.centre(p.single, protocol.origin) + p.beside[:, None]
+    return {"error": metrics.distances(single, metrics.centre(p.truth, protocol.origin)), "sigma": p.sigma}
 
 
 def by_visibility(

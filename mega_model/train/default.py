@@ -35,7 +35,7 @@ class Default:
     scenes: int = 10000
     """Rendered people to train on, a multiple of 40."""
     detector: Path | None = None
-    """See `mega import-detector`; without it the bundle has no detector."""
+    """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
     bundle: Path | None = None
     """Folder of the bundle; by default inside `out`."""
     workers: int = 2
@@ -63,7 +63,7 @@ def stages(c: Default) -> list[Stage]:
     def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
         config = features.Extract(
             runs / "scenes" / scenes, runs / "features" / part, runs / "blazepose",
-            train=train, turned=turned, workers=c.workers,
+            train=train, turned=turned, detector=None if train else c.detector, workers=c.workers,
         )  # fmt: skip
         return lambda: finish(features.extract, config)
 

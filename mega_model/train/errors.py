@@ -1,8 +1,9 @@
 """After stage 3: trains the error head to predict the errors of the published mesh, on held-out people.
 
 First, the modes are computed: the principal components of the model's errors, along which meshes are fitted to the
-landmarks and to a detector's keypoints. The head learns the errors of the fitted mesh, as at run time, relative to the
-pelvis. It also learns from crops without a person, whose error is set to one metre.
+landmarks and to a detector's keypoints. The head learns the errors of the fitted mesh, as at run time, in the camera
+frame apart from the distance of the pelvis. It also learns from crops without a person, whose error is set to one
+metre.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
     depth = np.abs(fitted.translation[:, 2] - place[:, 2]) / place[:, 2]
     posed = fitted.vertices @ fitted.body_to_crop.swapaxes(1, 2)
     truth = (found.true_vertices @ found.true_rotation.mT).numpy()
-    posed, truth = metrics.centre(posed, regressor[0]), metrics.centre(truth, regressor[0])
+    shift = metrics.beside(regressor[0] @ posed + fitted.translation, regressor[0] @ truth + place)
+    posed, truth = metrics.centre(posed, regressor[0]) + shift[:, None], metrics.centre(truth, regressor[0])
     template, joints = topology.template, topology.joints(topology.template)
     arrays = {
         "vertices": metrics.distances(posed, truth),
@@ -276,9 +278,9 @@ def main(args: list[str]) -> None:
     depth = np.quantile(held_out.depth.numpy(), [0.5, 0.9])
     calibration = {
         "scale": 1.0,
-        "how": "sigma is the expected root mean square distance of a vertex of the published mesh from the true one, "
-        "both relative to the pelvis and as the camera sees them, on rendered people of held-out clips, one in ten of "
-        "them upside down or on the side; where the pelvis is in the camera frame is less sure: its distance is off by "
+        "how": "sigma is the expected root mean square distance of a vertex of the published mesh from the true one in "
+        "the camera frame, if the person's distance from the camera were known; measured on rendered people of "
+        "held-out clips, one in ten of them upside down or on the side; the distance itself is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
         **metrics.coverages(error[evenly], expected[evenly]),
     }
