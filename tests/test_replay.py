@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,15 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
-from std_msgs.msg import Header
 
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_ros.recovery import People
 from mega_ros.replay import sources
 from mega_ros.replay.bags import read_bag
+from mega_ros.replay.reference import Truth
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
-from mega_ros.ros.messages import point_cloud
 from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
 
 K = intrinsics_from_fov(640, 480, 1.0)
@@ -37,21 +38,35 @@ def topology() -> Topology:
     return Topology(BODY.astype(np.float32), np.array([[0, 1, 2]]), regressor, np.zeros(len(BODY), np.int32))
 
 
-def cloud(*places: tuple[float, float, float], sigma: float = 0.0) -> np.ndarray:
-    """What `read_cloud` gives for BODY at some places."""
+def found(*places: tuple[float, float, float], sigma: float = 0.0, ids: Sequence[int] | None = None) -> People:
+    """BODY at some places."""
     vertices = np.array(places, np.float32).reshape(-1, 1, 3) + BODY.astype(np.float32)
-    count = len(vertices)
-    message = point_cloud(Header(), vertices, np.full((count, len(BODY)), sigma), np.arange(count, dtype=np.uint32))
-    return read_cloud(message)
+    count, joints = len(vertices), len(SMPL_JOINTS)
+    return People(
+        vertices,
+        np.full((count, len(BODY)), sigma, np.float32),
+        vertices[:, :joints],
+        np.full((count, joints), sigma, np.float32),
+        np.arange(count, dtype=np.uint32) if ids is None else np.array(ids, np.uint32),
+        np.zeros((count, 4), np.float32),
+        np.ones(count, np.float32),
+        np.ones(count, np.float32),
+    )
 
 
-def truth(*places: tuple[float, float, float], visible: float = 1.0) -> np.ndarray:
-    seen = cloud(*places)
-    out = np.zeros(seen.shape, np.dtype([*seen.dtype.descr, ("visible", "<f4")]))
-    for name in seen.dtype.names or ():
-        out[name] = seen[name]
-    out["visible"] = np.arange(len(BODY)) < visible * len(BODY)
-    return out
+def truth(*places: tuple[float, float, float], visible: float = 1.0, ids: Sequence[int] | None = None) -> Truth:
+    people = found(*places, ids=ids)
+    seen = np.tile(np.arange(len(BODY)) < visible * len(BODY), (len(people), 1))
+    return Truth(people.joints, people.vertices, seen, people.ids)
+
+
+def scored(topology: Topology, *frames: tuple[People, Truth], seconds: float = 0.1) -> Score:
+    """After all frames, which are so far apart."""
+    score = Score(topology)
+    for k, (people, true) in enumerate(frames):
+        score.add({"stamp": round(k * seconds * 1e9)}, people, true, K, (640, 480))
+    score.finish()
+    return score
 
 
 def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
@@ -60,37 +75,34 @@ def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
 
 
 def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5), K)
-    summary = score.summary()
+    summary = scored(
+        topology, (found((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5))
+    ).summary()
     assert (summary["wanted"], summary["missed"], summary["invented"]) == (2, 0, 0)
     assert summary["pve"] == summary["mpjpe"] == pytest.approx(0, abs=1e-6)
     assert summary["sigma_visible"] == summary["sigma_hidden"] == pytest.approx(0.03)
 
 
 def test_a_shifted_person_is_off_in_position_only(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((0.06, 0, 4.08)), truth((0, 0, 4)), K)
-    summary = score.summary()
+    summary = scored(topology, (found((0.06, 0, 4.08)), truth((0, 0, 4)))).summary()
     assert summary["position"] == pytest.approx(0.1, abs=1e-5)
     assert summary["pve"] == pytest.approx(0, abs=1e-5)
 
 
 def test_misses_and_inventions_are_counted(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((-1, 0, 4)), truth((1, 0, 5)), K)
-    score.add(cloud(), truth((1, 0, 5)), K)
-    score.add(cloud((1, 0, 5)), truth(), K)
-    summary = score.summary()
+    summary = scored(
+        topology,
+        (found((-1, 0, 4)), truth((1, 0, 5))),
+        (found(), truth((1, 0, 5))),
+        (found((1, 0, 5)), truth()),
+    ).summary()
     assert (summary["frames"], summary["wanted"], summary["missed"], summary["invented"]) == (3, 2, 2, 2)
     assert "pve" not in summary
 
 
 def test_a_hidden_person_may_be_found_or_not(topology: Topology) -> None:
-    for answer in (cloud(), cloud((0, 0, 4))):
-        score = Score(topology)
-        score.add(answer, truth((0, 0, 4), visible=0.0), K)
-        summary = score.summary()
+    for answer in (found(), found((0, 0, 4))):
+        summary = scored(topology, (answer, truth((0, 0, 4), visible=0.0))).summary()
         assert (summary["wanted"], summary["missed"], summary["invented"]) == (0, 0, 0)
         assert "pve" not in summary
 

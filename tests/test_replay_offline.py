@@ -351,7 +351,7 @@ def test_a_bag_with_ground_truth_scores_itself(
 ) -> None:
     assert replay(bundle, tmp_path / "out", scored) == 0
     said = report(tmp_path / "out")
-    assert (said["without_reference"], said["reference"]["unused"]) == (1, 1)
+    assert (said["reference"]["frames_without"], said["reference"]["unused"]) == ([3], [START + 9 * STEP])
     scores = said["scores"]
     assert (scores["frames"], scores["wanted"], scores["recall"], scores["precision"]) == (3, 3, 1, 1)
     assert scores["pve"] == pytest.approx(0, abs=1e-5)
@@ -397,10 +397,21 @@ def test_compare_finds_what_became_worse(
     assert gate("same") == 0
     assert gate("b") == 1
     assert "worse: coverage_1_sigma by" in capsys.readouterr().out
-    assert gate("b", "--tolerance", "coverage_1_sigma=100", "coverage_2_sigma=100%") == 0
+    coverage = [f"coverage_{k}_sigma{which}" for k in (1, 2) for which in ("", "_visible", "_hidden")]
+    assert gate("b", "--tolerance", *(f"{name}=100%" for name in coverage)) == 0
+    thresholds = tmp_path / "thresholds.yaml"
+    thresholds.write_text("".join(f"{name}: {amount}\n" for name, amount in zip(coverage, ["100%", 100] * 3)))
+    assert gate("b", "--thresholds", str(thresholds)) == 0
+    assert gate("b", "--thresholds", str(thresholds), "--tolerance", "coverage_2_sigma=3") == 1
     assert gate("plain") == 2
     assert "not comparable: they are of different input files" in capsys.readouterr().err
     assert gate("same", "--tolerance", "wings=2") == 2
+    for text in ("wings: 2", "pve: [2]", "pve: much", "pve: -1", "- pve", "pve: {", ""):
+        thresholds.write_text(text)
+        capsys.readouterr()
+        assert gate("same", "--thresholds", str(thresholds)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mega replay compare: {thresholds}: ")
     assert gate("gone") == 2
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "report.json").write_text('{"format": 1}')
@@ -409,8 +420,7 @@ def test_compare_finds_what_became_worse(
 
 
 def table(values: Iterable[float]) -> list[dict[str, Any]]:
-    counts = {"wanted": 1, "missed": 0, "matched": 1, "invented": 0, "compared": 1}
-    return [{**counts, "pve": value} for value in values]
+    return [{"wanted": 1, "compared": 1, "recall": 1, "pve": value} for value in values]
 
 
 def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> None:
@@ -422,7 +432,7 @@ def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> No
     assert shifted is not None and shifted.surely
     assert shifted.interval[0] < shifted.difference < shifted.interval[1]
     assert shifted.difference == pytest.approx(0.003, abs=5e-4)
-    missed = [row | {"missed": 1, "matched": 0} for row in table(before)]
+    missed = [row | {"recall": 0} for row in table(before)]
     recall = compare("recall", table(before), missed)
     assert recall is not None and (recall.difference, recall.worse) == (-1, 1)
 

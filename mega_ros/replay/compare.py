@@ -90,7 +90,7 @@ def main(args: list[str]) -> int:
         return 2
     differences = [d for name in MEASURES if (d := compare(name, a.table, b.table)) is not None]
     regressions = [d for d in differences if d.name in GATED and d.surely and d.worse > tolerances[d.name]]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # logs take the width of the table
     console.print(_table(a, b, differences, regressions))
     for d in regressions:
         unit = MEASURES[d.name].unit

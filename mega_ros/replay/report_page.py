@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +15,6 @@ import numpy as np
 from . import pages
 from .bootstrap import LEVEL
 from .measures import FACTOR, MEASURES, Row, shown
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 KEPT = 6
 """Worst frames that are shown."""
@@ -130,20 +126,16 @@ def _points(name: str, seconds: Sequence[float], rows: Sequence[Row]) -> tuple[l
 
 
 def _plot(x: str, y: str, lines: dict[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    """Lines by their names: an SVG element, the same in every run."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    """Lines by their names: an SVG element."""
+    import leather
 
-    with matplotlib.rc_context({"svg.hashsalt": f"{x} {y}", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
-        axes: Axes = figure.subplots()
-        for name, (at, values) in lines.items():
-            words = MEASURES[name].words if name in MEASURES else name
-            axes.plot(at, values, label=words, linewidth=1.2, marker="." if len(at) < 100 else "", markersize=4)
-        axes.set(xlabel=x, ylabel=y)
-        axes.grid(alpha=0.3)
-        if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    theme = leather.theme
+    theme.background_color = "#ffffff"
+    theme.legend_font_family = theme.axis_title_font_family = theme.tick_font_family = "sans-serif"
+    theme.legend_font_size = theme.axis_title_font_size = theme.tick_font_size = 12
+    chart = leather.Chart()
+    for name, (at, values) in lines.items():
+        chart.add_line([*zip(at, values)], name=MEASURES[name].words if name in MEASURES else name, width=1.5)
+    chart.add_x_axis(name=x)
+    chart.add_y_axis(name=y)
+    return chart.to_svg(width=520, height=270)

@@ -160,7 +160,8 @@ class Score:
         }
         bodies = []
         for n in sorted(counts):
-            person, body = photograph.people[n], {}
+            person = photograph.people[n]
+            body: Row = {}
             error = np.where(person.seen, np.inf, np.nan)
             if n in found:
                 joints = people.joints[found[n], self._limbs]
@@ -217,12 +218,12 @@ class Score:
         out = []
         for person, seen in sorted(bodies.items()):
             found = [body for body in seen if "id" in body]
-            row: Row = {"person": person, "frames": len(seen), "found": len(found)}
-            row["ids"] = sorted({body["id"] for body in found})
+            summary: Row = {"person": person, "frames": len(seen), "found": len(found)}
+            summary["ids"] = sorted({body["id"] for body in found})
             for name in MEASURES:
                 if values := [body[name] for body in seen if name in body]:
-                    row[name] = float(np.mean(values))
-            out.append(row)
+                    summary[name] = float(np.mean(values))
+            out.append(summary)
         return out
 
     def curves(self) -> dict[str, dict[str, list[float]]]:
