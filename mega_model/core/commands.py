@@ -20,7 +20,6 @@ _NEEDED = {
     "anny": "pip install 'mega_ros[train]'",
     "fsspec": "pip install 'mega_ros[train]'",
     "matplotlib": "pip install 'mega_ros[train]'",
-    "yaml": "pip install 'mega_ros[train]'",
     "tqdm": "pip install 'mega_ros[train]'",
     "safetensors": "pip install 'mega_ros[train]'",
     "smplx": "pip install 'mega_ros[smpl]'",

@@ -88,7 +88,7 @@ def main(args: list[str]) -> int:
     except InputError as error:
         print(f"mega replay compare: {error}", file=sys.stderr)
         return 2
-    differences = [d for name in MEASURES if (d := compare(name, a.table, b.table)) is not None]
+    differences = compare(a.table, b.table)
     regressions = [d for d in differences if d.name in GATED and d.surely and d.worse > tolerances[d.name]]
     console = Console(width=None if sys.stdout.isatty() else 120)  # logs take the width of the table
     console.print(_table(a, b, differences, regressions))
@@ -98,22 +98,32 @@ def main(args: list[str]) -> int:
     return 1 if regressions else 0
 
 
-def compare(name: str, a: list[Row], b: list[Row]) -> Difference | None:
-    """A number in the tables of two reports, whose rows are the same frames. None without frames that have it in both.
+def compare(a: list[Row], b: list[Row]) -> list[Difference]:
+    """The numbers in the tables of two reports, whose rows are the same frames: those that some frame has in both.
 
-    The interval is by a `bootstrap` over these frames.
+    The intervals are by a `bootstrap` over the frames that have any.
     """
-    pairs = [(parts(name, x), parts(name, y)) for x, y in zip(a, b)]
-    sums = np.array([(x, y) for x, y in pairs if x is not None and y is not None], np.float64)  # [F, 2, 2]
-    if not len(sums) or not sums[..., 1].any(axis=0).all():
-        return None
-    drawn = ratios(sums)
-    before, after = sums[..., 0].sum(axis=0) / sums[..., 1].sum(axis=0)
-    worse = float(_badness(name, after) - _badness(name, before))
-    surely = bool(np.nanquantile(_badness(name, drawn[:, 1]) - _badness(name, drawn[:, 0]), ENDS[0]) > 0)
-    difference = float(after - before)
-    between = interval(drawn[:, 1] - drawn[:, 0])
-    return Difference(name, len(sums), float(before), float(after), difference, between, worse, surely)
+    sums: dict[str, list[tuple[tuple[float, float], tuple[float, float]] | None]] = {
+        name: [(x, y) if (x := parts(name, r)) and (y := parts(name, s)) else None for r, s in zip(a, b)]
+        for name in MEASURES
+    }
+    sums = {name: pairs for name, pairs in sums.items() if any(p and p[0][1] and p[1][1] for p in pairs)}
+    used = [k for k in range(len(a)) if any(pairs[k] for pairs in sums.values())]
+    if not used:
+        return []
+    missing = (0.0, 0.0), (0.0, 0.0)
+    array = np.array([[pairs[k] or missing for pairs in sums.values()] for k in used])  # [F, M, 2, 2]
+    drawn = ratios(array.reshape(len(used), -1, 2)).reshape(-1, len(sums), 2)
+    totals = array.sum(axis=0)
+    out = []
+    for m, name in enumerate(sums):
+        before, after = (totals[m, :, 0] / totals[m, :, 1]).tolist()
+        worse = _badness(name, after) - _badness(name, before)
+        surely = np.nanquantile(_badness(name, drawn[:, m, 1]) - _badness(name, drawn[:, m, 0]), ENDS[0]) > 0
+        between = interval(drawn[:, m, 1] - drawn[:, m, 0])
+        frames = sum(pair is not None for pair in sums[name])
+        out.append(Difference(name, frames, before, after, after - before, between, float(worse), bool(surely)))
+    return out
 
 
 def _badness(name: str, value: Any) -> Any:

@@ -213,8 +213,8 @@ def _of_coco(path: Path, files: list[Path], within: float, images: Path | None) 
     photographs = coco.read_file(path, images, must_exist=False)
     if photographs and all(photograph.stamp is not None for photograph in photographs):
         stamped = sorted(((p.stamp or 0, p) for p in photographs), key=lambda pair: pair[0])
-        return ByStamp(path.name, files, iter(stamped), within)
-    return ByName(path.name, files, {photograph.path.name: photograph for photograph in photographs})
+        return ByStamp(str(path), files, iter(stamped), within)
+    return ByName(str(path), files, {photograph.path.name: photograph for photograph in photographs})
 
 
 def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
@@ -256,8 +256,8 @@ def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
         people = Truth(_joints(path, arrays, topology), ids=arrays.get("ids"))
     if key == "stamps":
         order = np.argsort(keys, kind="stable")
-        return ByStamp(path.name, [path], ((int(keys[k]), _some(people, frame == k)) for k in order), within)
-    return ByName(path.name, [path], {str(name): _some(people, frame == k) for k, name in enumerate(keys)})
+        return ByStamp(str(path), [path], ((int(keys[k]), _some(people, frame == k)) for k in order), within)
+    return ByName(str(path), [path], {str(name): _some(people, frame == k) for k, name in enumerate(keys)})
 
 
 def _some(people: Truth, which: np.ndarray) -> Truth:

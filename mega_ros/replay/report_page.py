@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jinja2
+import leather
 import numpy as np
 
 from . import pages
@@ -69,8 +71,6 @@ class Worst:
 
 def write_page(path: Path, report: dict[str, Any], worst: Sequence[tuple[Row, str]]) -> None:
     """`report` is what report.json holds, `worst` what `Worst.drawn` gives."""
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -127,8 +127,6 @@ def _points(name: str, seconds: Sequence[float], rows: Sequence[Row]) -> tuple[l
 
 def _plot(x: str, y: str, lines: dict[str, tuple[Sequence[float], Sequence[float]]]) -> str:
     """Lines by their names: an SVG element."""
-    import leather
-
     theme = leather.theme
     theme.background_color = "#ffffff"
     theme.legend_font_family = theme.axis_title_font_family = theme.tick_font_family = "sans-serif"
