@@ -210,7 +210,7 @@ def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
 
 
 def test_the_bootstrap_draws_blocks() -> None:
-    """Of frames whose error changes slowly, whole blocks are alike, so the interval is wider than that of single frames."""
+    """Of frames whose error changes slowly, blocks are alike, so the interval is wider than that of single frames."""
     slow = np.repeat([0.0, 1.0] * 6, 18)
     sums = np.stack([slow, np.ones_like(slow)], axis=1)[:, None]
     low, high = interval(ratios(sums)[:, 0])
