@@ -494,8 +494,11 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert replay(bundle, tmp_path / "first", source) == 0
     meshes = np.load(tmp_path / "first" / "meshes.npz")
     what = "vertices" if kind in ("vertices", "names") else "joints"
-    points = meshes[what][:2] + np.float32([0, 0, 0.1])
-    arrays = {what: np.concatenate([points + np.float32([50, 0, 0]), points]), "frame": np.array([0, 1, 0, 1])}
+    points = meshes[what][:2] + np.array([0, 0, 0.1], np.float32)
+    arrays: dict[str, Any] = {
+        what: np.concatenate([points + np.array([50, 0, 0], np.float32), points]),
+        "frame": np.array([0, 1, 0, 1]),
+    }
     arrays["ids"] = np.array([5, 5, 6, 6])
     arrays |= {"names": np.array(["1.png", "0.png"])} if kind == "names" else {"stamps": meshes["stamps"][:2]}
     if kind == "names":
@@ -508,11 +511,8 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert replay(bundle, tmp_path / "out", source, "--reference", tmp_path / "truth.npz") == 0
     said = report(tmp_path / "out")
     scores = said["scores"]
-    assert (scores["frames"], scores["recall"], scores["idf1"]) == (
-        2,
-        1,
-        1,
-    )  # who is outside the image need not be found
+    # who is outside the image need not be found
+    assert (scores["frames"], scores["recall"], scores["idf1"]) == (2, 1, 1)
     assert scores["position"] == pytest.approx(0.1, abs=1e-4) and scores["mpjpe"] == pytest.approx(0, abs=1e-5)
     assert ("pve" in scores) == (what == "vertices")
     assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
@@ -540,7 +540,7 @@ PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
     ],
 )
 def test_an_npz_that_is_no_reference(
-    arrays: dict[str, np.ndarray], reason: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arrays: dict[str, Any], reason: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--reference", tmp_path / "a.npz") == 1

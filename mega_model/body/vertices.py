@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -47,9 +47,10 @@ def main(args: list[str]) -> None:
         raise InputError(f"{path}: field 'poses' is missing, it has {', '.join(fields)}")
     arrays = read_npz(path, fields)
     vertices = anny_vertices(path, arrays) if "bones" in fields else smpl_vertices(path, arrays, options.smpl)
+    copied: dict[str, Any] = {name: arrays[name] for name in COPIED if name in arrays}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("wb") as file:  # np.savez would add a suffix
-        np.savez(file, vertices=vertices, **{name: arrays[name] for name in COPIED if name in arrays})
+        np.savez(file, vertices=vertices, **copied)
     print(options.out)
 
 
@@ -61,9 +62,16 @@ def smpl_vertices(path: Path, arrays: Mapping[str, np.ndarray], model: Path | No
     if poses.shape[1] not in (66, 72):
         raise InputError(f"{path}: field 'poses' has {poses.shape[1]} numbers per person; SMPL has 72 (or 66)")
     count = len(poses)
-    betas = floats(path, "betas", np.broadcast_to(_get(path, arrays, "betas"), (count, 10)), (count, 10))
+    betas = _get(path, arrays, "betas")
+    betas = floats(path, "betas", np.tile(betas, (count, 1)) if betas.ndim == 1 else betas, (count, 10))
     trans = floats(path, "trans", _get(path, arrays, "trans"), (count, 3))
-    genders = [gender_of(word) for word in np.broadcast_to(arrays.get("gender", np.array("neutral")), (count,))]
+    words = np.ravel(arrays.get("gender", "neutral")).tolist()
+    try:
+        genders = [gender_of(word) for word in (words * count if len(words) == 1 else words)]
+    except ValueError as error:
+        raise InputError(f"{path}: field 'gender': {error}") from None
+    if len(genders) != count:
+        raise InputError(f"{path}: field 'gender' is of {len(genders)} people, 'poses' of {count}")
     bodies = load_bodies(model)
     missing = {*genders} - {*bodies}
     if missing:
