@@ -15,6 +15,7 @@ from smpl_files import python2_pickle, smpl_arrays, write_smpl
 from smplx.lbs import lbs
 
 from mega_model.body.smpl import H36M_14, SmplBody, gender_of, load_bodies, load_regressor
+from mega_model.body.vertices import main
 from mega_model.core.errors import InputError
 from mega_model.core.files import npz_fields
 from mega_model.core.topology import SMPL_JOINTS
@@ -256,15 +257,16 @@ def test_vertices_of_smpl_are_those_of_smplx(tmp_path: Path) -> None:
         np.testing.assert_array_equal(made[name], values)
 
 
-def test_vertices_of_anny_face_the_camera(tmp_path: Path) -> None:
+def test_vertices_of_anny_face_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without rotation: the head is up, left is to the right in the image. Anny's z axis is -y here."""
     pytest.importorskip("anny")
-    from mega_model.body.anny import AnnyBody
+    from mega_model.body import anny
 
+    body = anny.AnnyBody()
+    monkeypatch.setattr(anny, "AnnyBody", lambda: body)  # it takes seconds
     root, trans = np.array([[0, 0, 0], [0, 0, np.pi / 2]]), np.array([[1.0, 2, 8], [1, 2, 8]])
     parameters: dict[str, Any] = {"phenotypes": np.full((2, 6), 0.5), "trans": trans, "names": np.array(["a", "b"])}
     made = vertices_of(tmp_path, poses=root[:, None], bones=np.array(["root"]), **parameters)
-    body = AnnyBody()
     at_rest, heads, _ = body.canonical(np.zeros((1, 1, 3)), ["root"], parameters["phenotypes"][:1])
     from_root = (at_rest - heads[:, [body.model.bone_labels.index("root")]])[0]
     np.testing.assert_allclose(made["vertices"][0] - trans[0], from_root * [1, -1, -1], atol=1e-5)
