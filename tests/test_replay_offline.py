@@ -436,19 +436,19 @@ def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: 
 def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
     """People of different photographs are different people. Annotations refer to the stored pixels."""
     names = photographs(tmp_path / "images", 2)
-    sideways = with_exif(cv2.imencode(".jpg", np.full((40, LARGE, 3), 90, np.uint8))[1].tobytes())
+    sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
     (tmp_path / "images" / "s.jpg").write_bytes(sideways)
     path = coco_json(tmp_path / "a.json", [*names, "s.jpg"])
     shapes = [frame.image.shape[:2] for frame in frames.open_input([path]).frames() if frame.image is not None]
-    assert shapes[2] == (40, LARGE)
+    assert shapes[2] == (12, LARGE)
     assert replay(bundle, tmp_path / "out", path) == 0
     assert np.load(tmp_path / "out" / "meshes.npz")["ids"].tolist() == [0, 0, 0]
     assert replay(bundle, tmp_path / "photos", tmp_path / "images", "--reference", path) == 0
     assert report(tmp_path / "photos")["scores"]["frames"] == 3
     turned = np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2]
-    assert turned.tolist() == [0, 0, LARGE, 40]
+    assert turned.tolist() == [0, 0, LARGE, 12]
     assert replay(bundle, tmp_path / "photos", tmp_path / "images") == 0
-    assert np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2].tolist() == [0, 0, 40, LARGE]
+    assert np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2].tolist() == [0, 0, 12, LARGE]
 
 
 def test_keypoints_of_a_recording_are_matched_by_stamp(
