@@ -641,6 +641,13 @@ def test_a_video_of_the_result_keeps_the_times(bundle: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "video.webm").exists()  # that was of another run
 
 
+@pytest.mark.parametrize("shape", [(2, 400), (400, 2)])
+def test_strips_are_drawn(bundle: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
+    cv2.imwrite(str(tmp_path / "strip.png"), np.full((*shape, 3), 90, np.uint8))
+    assert replay(bundle, tmp_path / "out", tmp_path / "strip.png", "--video") == 0
+    assert (tmp_path / "out" / "video.webm").is_file()
+
+
 def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()

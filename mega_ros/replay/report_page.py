@@ -49,7 +49,8 @@ class Worst:
             return
         height, width = frame.image.shape[:2]
         scale = THUMBNAIL / max(height, width)
-        image, moved = pages.fit(frame.image, (max(1, round(width * scale)), max(1, round(height * scale))))
+        size = max(pages.SMALLEST[0], round(width * scale)), max(pages.SMALLEST[1], round(height * scale))
+        image, moved = pages.fit(frame.image, size)
         small = replace(frame, image=image, intrinsics=moved @ frame.intrinsics)
         self._kept.append((judged, row, small))
         self._kept.sort(key=lambda kept: kept[0], reverse=True)
