@@ -24,7 +24,6 @@ TRAIN = [
     "lightning>=2.4",
     "matplotlib>=3.6",
     "onnx>=1.16",
-    "pyyaml>=6",
     "safetensors>=0.4",
     "tensorboard>=2.16",
     "tqdm>=4.60",
@@ -44,7 +43,6 @@ TEST = [
     "pytest-cov>=5",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.5",
-    "pyyaml>=6",
     "rosbags-image>=0.10",
     "setuptools>=69",
     "wheel",
@@ -89,7 +87,7 @@ setup(
     # export/ is run from a checkout; its name is too general to install
     packages=find_packages(include=["mega_ros*", "mega_model*"]),
     package_data={
-        "mega_ros": ["py.typed", "models/default/*"],
+        "mega_ros": ["py.typed", "models/default/*", "replay/report.html"],
         "mega_model": ["py.typed", "data/*.npz", "data/backgrounds/*"],
     },
     data_files=[
@@ -100,10 +98,13 @@ setup(
         *shared("launch", "config", "rviz", "demo"),
     ],
     install_requires=[
+        "jinja2>=3",
+        "leather>=0.4",
         "msgspec>=0.19",
         "numpy>=1.23",
         "onnxruntime>=1.21",
         "opencv-python-headless>=4.8",
+        "pyyaml>=6",
         "rich>=13",
         "rosbags>=0.11.9",
         "scipy>=1.9",

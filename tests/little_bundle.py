@@ -24,20 +24,29 @@ KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "uint8": Tens
 FLOAT = "float32"
 
 
-def little_bundle(folder: Path, *, errors: bool = True, scale: float = 1.0, samples: int = 0) -> Bundle:
-    """errors: whether the deterministic graph gives sigma, joints_sigma and distance."""
+def little_bundle(
+    folder: Path,
+    *,
+    errors: bool = True,
+    scale: float = 1.0,
+    samples: int = 0,
+    margin: float = MARGIN,
+    colours: tuple[str, str, str] = ("red", "green", "blue"),
+) -> Bundle:
+    """errors: whether the deterministic graph gives sigma, joints_sigma and distance. colours: what it takes a crop's
+    channels for."""
     regressor = np.random.default_rng(1).dirichlet(np.ones(VERTICES), JOINTS).astype(np.float32)
     Topology(TEMPLATE, np.array([[0, 1, 2]], np.int32), regressor, np.zeros(VERTICES, np.int32)).save(folder / TOPOLOGY)
     graphs: Graphs = {
         "backbone": _backbone(folder),
-        "deterministic": _deterministic(folder, errors),
+        "deterministic": _deterministic(folder, errors, colours),
         "sampler": _sampler(folder),
     }
     return write_bundle(
         folder,
         name="little",
         graphs=graphs,
-        crop=Crop(SIZE, MARGIN, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), looks=1),
+        crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), looks=1),
         sampling=Sampling(STEPS, samples, 1.0),
         calibration=Calibration(scale, "by hand", {}),
         body=Body("little", "random", "CC0"),
@@ -59,10 +68,10 @@ def _backbone(folder: Path) -> Graph:
     )
 
 
-def _deterministic(folder: Path, errors: bool) -> Graph:
+def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str]) -> Graph:
     node = helper.make_node
     nodes = [
-        node("Split", ["features"], ["red", "green", "blue"], axis=1),
+        node("Split", ["features"], [*colours], axis=1),
         node("Div", ["green", "green"], ["one_or_nan"]),
         node("Add", ["red", "one"], ["size"]),
         node("Mul", ["size", "one_or_nan"], ["scale"]),

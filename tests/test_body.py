@@ -15,6 +15,7 @@ from smpl_files import python2_pickle, smpl_arrays, write_smpl
 from smplx.lbs import lbs
 
 from mega_model.body.smpl import H36M_14, SmplBody, gender_of, load_bodies, load_regressor
+from mega_model.body.vertices import main
 from mega_model.core.errors import InputError
 from mega_model.core.files import npz_fields
 from mega_model.core.topology import SMPL_JOINTS
@@ -26,7 +27,13 @@ BETAS = RNG.normal(0, 1, (3, 10))
 
 
 def whole(joints: int, root: np.ndarray) -> np.ndarray:
-    """POSE and BETAS with root rotations [3, 3], by smplx with all of the model's joints; centred."""
+    """`posed`, centred."""
+    vertices = posed(joints, root)
+    return vertices - vertices.mean(axis=1, keepdims=True)
+
+
+def posed(joints: int, root: np.ndarray) -> np.ndarray:
+    """POSE and BETAS with root rotations [3, 3], by smplx with all of the model's joints."""
     arrays = smpl_arrays(joints=joints).items()
     a = {name: torch.from_numpy(value.astype(np.float64)) for name, value in arrays if value.dtype.kind != "U"}
     pose = np.pad(np.hstack([root, POSE]), ((0, 0), (0, 3 * (joints - 22))))
@@ -36,7 +43,7 @@ def whole(joints: int, root: np.ndarray) -> np.ndarray:
         torch.from_numpy(BETAS), torch.from_numpy(pose), a["v_template"], a["shapedirs"][..., :10], posedirs,
         a["J_regressor"], parents, a["weights"],
     )  # fmt: skip
-    return (vertices - vertices.mean(dim=1, keepdim=True)).numpy()
+    return vertices.numpy()
 
 
 @pytest.mark.parametrize(("name", "joints"), [("SMPL_NEUTRAL.npz", 24), ("model.npz", 52), ("basicmodel_f.pkl", 24)])
@@ -230,3 +237,57 @@ def test_parameters_that_do_not_fit(tmp_path: Path, pose: tuple[int, ...], betas
     body = SmplBody(write_smpl(tmp_path / "model.npz"))
     with pytest.raises(ValueError, match="shape"):
         body.canonical(np.zeros(pose), np.zeros(betas))
+
+
+def vertices_of(folder: Path, *words: object, **arrays: Any) -> dict[str, np.ndarray]:
+    """What `mega vertices` makes of parameters."""
+    np.savez(folder / "parameters.npz", **arrays)
+    main([str(word) for word in (folder / "parameters.npz", "--out", folder / "out", *words)])
+    return dict(np.load(folder / "out"))
+
+
+def test_vertices_of_smpl_are_those_of_smplx(tmp_path: Path) -> None:
+    model = write_smpl(tmp_path / "SMPL_NEUTRAL.npz")
+    root, trans = RNG.normal(0, 1, (3, 3)), RNG.normal(0, 1, (3, 3)) + [0, 0, 5]
+    poses = np.pad(np.hstack([root, POSE]), ((0, 0), (0, 6)))
+    frames: dict[str, Any] = {"stamps": np.array([5, 6]), "frame": np.array([0, 1, 1]), "ids": np.array([2, 2, 7])}
+    made = vertices_of(tmp_path, "--smpl", model, poses=poses, betas=BETAS, trans=trans, **frames)
+    np.testing.assert_allclose(made["vertices"], posed(24, root) + trans[:, None], atol=1e-5)
+    for name, values in frames.items():
+        np.testing.assert_array_equal(made[name], values)
+
+
+def test_vertices_of_anny_face_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rotation: the head is up, left is to the right in the image. Anny's z axis is -y here."""
+    pytest.importorskip("anny")
+    from mega_model.body import anny
+
+    body = anny.AnnyBody()
+    monkeypatch.setattr(anny, "AnnyBody", lambda: body)  # it takes seconds
+    root, trans = np.array([[0, 0, 0], [0, 0, np.pi / 2]]), np.array([[1.0, 2, 8], [1, 2, 8]])
+    parameters: dict[str, Any] = {"phenotypes": np.full((2, 6), 0.5), "trans": trans, "names": np.array(["a", "b"])}
+    made = vertices_of(tmp_path, poses=root[:, None], bones=np.array(["root"]), **parameters)
+    at_rest, heads, _ = body.canonical(np.zeros((1, 1, 3)), ["root"], parameters["phenotypes"][:1])
+    from_root = (at_rest - heads[:, [body.model.bone_labels.index("root")]])[0]
+    np.testing.assert_allclose(made["vertices"][0] - trans[0], from_root * [1, -1, -1], atol=1e-5)
+    x, y, z = (made["vertices"][0] - trans[0]).T
+    np.testing.assert_allclose(made["vertices"][1] - trans[1], np.stack([-z, y, x], axis=1), atol=1e-5)
+    assert made["names"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"betas": np.zeros((1, 10))}, "field 'poses' is missing"),
+        ({"poses": np.zeros((1, 70))}, "has 70 numbers per person"),
+        ({"poses": np.zeros((1, 72))}, "field 'betas' is missing"),
+        ({"poses": np.zeros((1, 72)), "betas": np.zeros(10)}, "field 'trans' is missing"),
+        ({"poses": np.zeros((2, 72)), "betas": np.zeros((3, 10)), "trans": np.zeros((2, 3))}, "'betas'"),
+        ({"poses": np.zeros((2, 72)), "betas": np.zeros(10), "trans": np.zeros((1, 3))}, "'trans'"),
+        ({"poses": np.zeros((1, 72)), "betas": np.zeros(10), "trans": np.zeros((1, 3)), "gender": "x"}, "'gender'"),
+    ],
+)
+def test_parameters_that_give_no_vertices(tmp_path: Path, arrays: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        vertices_of(tmp_path, "--smpl", write_smpl(tmp_path / "SMPL_NEUTRAL.npz"), **arrays)
+    assert str(tmp_path / "parameters.npz") in str(caught.value)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,18 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
-from std_msgs.msg import Header
 
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_ros.recovery import People
 from mega_ros.replay import sources
 from mega_ros.replay.bags import read_bag
+from mega_ros.replay.bootstrap import interval, ratios, resamples
+from mega_ros.replay.coco import LIMBS, Person
+from mega_ros.replay.keypoints import torso
+from mega_ros.replay.reference import Truth
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
-from mega_ros.ros.messages import point_cloud
 from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
 
 K = intrinsics_from_fov(640, 480, 1.0)
@@ -37,21 +42,35 @@ def topology() -> Topology:
     return Topology(BODY.astype(np.float32), np.array([[0, 1, 2]]), regressor, np.zeros(len(BODY), np.int32))
 
 
-def cloud(*places: tuple[float, float, float], sigma: float = 0.0) -> np.ndarray:
-    """What `read_cloud` gives for BODY at some places."""
+def found(*places: tuple[float, float, float], sigma: float = 0.0, ids: Sequence[int] | None = None) -> People:
+    """BODY at some places."""
     vertices = np.array(places, np.float32).reshape(-1, 1, 3) + BODY.astype(np.float32)
-    count = len(vertices)
-    message = point_cloud(Header(), vertices, np.full((count, len(BODY)), sigma), np.arange(count, dtype=np.uint32))
-    return read_cloud(message)
+    count, joints = len(vertices), len(SMPL_JOINTS)
+    return People(
+        vertices,
+        np.full((count, len(BODY)), sigma, np.float32),
+        vertices[:, :joints],
+        np.full((count, joints), sigma, np.float32),
+        np.arange(count, dtype=np.uint32) if ids is None else np.array(ids, np.uint32),
+        np.zeros((count, 4), np.float32),
+        np.ones(count, np.float32),
+        np.ones(count, np.float32),
+    )
 
 
-def truth(*places: tuple[float, float, float], visible: float = 1.0) -> np.ndarray:
-    seen = cloud(*places)
-    out = np.zeros(seen.shape, np.dtype([*seen.dtype.descr, ("visible", "<f4")]))
-    for name in seen.dtype.names or ():
-        out[name] = seen[name]
-    out["visible"] = np.arange(len(BODY)) < visible * len(BODY)
-    return out
+def truth(*places: tuple[float, float, float], visible: float = 1.0, ids: Sequence[int] | None = None) -> Truth:
+    people = found(*places, ids=ids)
+    seen = np.tile(np.arange(len(BODY)) < visible * len(BODY), (len(people), 1))
+    return Truth(people.joints, people.vertices, seen, people.ids)
+
+
+def scored(topology: Topology, *frames: tuple[People, Truth], seconds: float = 0.1) -> Score:
+    """After all frames, which are so far apart."""
+    score = Score(topology)
+    for k, (people, true) in enumerate(frames):
+        score.add({"stamp": round(k * seconds * 1e9)}, people, true, K, (640, 480))
+    score.finish()
+    return score
 
 
 def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
@@ -60,39 +79,146 @@ def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
 
 
 def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5), K)
-    summary = score.summary()
+    summary = scored(
+        topology, (found((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5))
+    ).summary()
     assert (summary["wanted"], summary["missed"], summary["invented"]) == (2, 0, 0)
     assert summary["pve"] == summary["mpjpe"] == pytest.approx(0, abs=1e-6)
     assert summary["sigma_visible"] == summary["sigma_hidden"] == pytest.approx(0.03)
 
 
 def test_a_shifted_person_is_off_in_position_only(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((0.06, 0, 4.08)), truth((0, 0, 4)), K)
-    summary = score.summary()
+    summary = scored(topology, (found((0.06, 0, 4.08)), truth((0, 0, 4)))).summary()
     assert summary["position"] == pytest.approx(0.1, abs=1e-5)
     assert summary["pve"] == pytest.approx(0, abs=1e-5)
 
 
 def test_misses_and_inventions_are_counted(topology: Topology) -> None:
-    score = Score(topology)
-    score.add(cloud((-1, 0, 4)), truth((1, 0, 5)), K)
-    score.add(cloud(), truth((1, 0, 5)), K)
-    score.add(cloud((1, 0, 5)), truth(), K)
-    summary = score.summary()
+    summary = scored(
+        topology,
+        (found((-1, 0, 4)), truth((1, 0, 5))),
+        (found(), truth((1, 0, 5))),
+        (found((1, 0, 5)), truth()),
+    ).summary()
     assert (summary["frames"], summary["wanted"], summary["missed"], summary["invented"]) == (3, 2, 2, 2)
     assert "pve" not in summary
 
 
 def test_a_hidden_person_may_be_found_or_not(topology: Topology) -> None:
-    for answer in (cloud(), cloud((0, 0, 4))):
-        score = Score(topology)
-        score.add(answer, truth((0, 0, 4), visible=0.0), K)
-        summary = score.summary()
+    for answer in (found(), found((0, 0, 4))):
+        summary = scored(topology, (answer, truth((0, 0, 4), visible=0.0))).summary()
         assert (summary["wanted"], summary["missed"], summary["invented"]) == (0, 0, 0)
         assert "pve" not in summary
+
+
+def test_joints_alone_are_a_reference(topology: Topology) -> None:
+    people = found((0, 0, 4), sigma=0.1)
+    joints = people.joints + 0.0
+    joints[0, 1:] += [0.03, 0, 0.04]
+    joints[0, 5] = np.nan
+    (row,) = scored(topology, (people, Truth(joints))).rows
+    assert "pve" not in row
+    assert row["mpjpe"] == pytest.approx(0.05 * 22 / 23, abs=1e-6)  # of 23 known joints, one is the pelvis
+    assert row["coverage_1_sigma"] == 1 and row["coverage_2_sigma_visible"] == 1
+
+
+def test_keypoints_in_the_image_are_scored_by_the_torso(topology: Topology) -> None:
+    """All joints are shifted by a tenth of a metre at the same depth, so all have one error in pixels."""
+    people, true = found((0, 0, 4)), truth((0.1, 0, 4))
+    score = scored(topology, (people, true), (found(), true))
+    first, second = score.rows
+    limbs = [SMPL_JOINTS.index(limb) for limb in LIMBS]
+    pixels = project(true.joints[0, limbs], K)
+    error = np.linalg.norm(pixels - project(people.joints[0, limbs], K), axis=1)
+    box = np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
+    length = torso(Person(box, pixels, np.ones(12, bool), False, None))
+    assert first["normalised_error"] == pytest.approx(error.mean() / length, rel=1e-5)
+    assert first["pck"] == pytest.approx((error <= 0.2 * length).mean())
+    assert (second["joints"], second["joints_found"], second["pck"]) == (12, 0, 0)
+    summary = score.summary()
+    assert summary["pck"] == pytest.approx(first["pck"] / 2)
+    assert summary["normalised_error"] == first["normalised_error"]
+
+
+LEFT, RIGHT = (-1, 0, 4), (1, 0, 4)
+
+
+def test_identities_by_hand(topology: Topology) -> None:
+    """Two people in four frames: 7 and 8 are their true ids. Found as 0 and 1; then 0 as 2; then only one, swapped."""
+    both = truth(LEFT, RIGHT, ids=[7, 8])
+    score = scored(
+        topology,
+        (found(LEFT, RIGHT, ids=[0, 1]), both),
+        (found(LEFT, RIGHT, ids=[2, 1]), both),
+        (found(LEFT, RIGHT, ids=[2, 1]), both),
+        (found(RIGHT, ids=[2]), both),
+    )
+    summary = score.summary()
+    assert [row["switches"] for row in score.rows] == [0, 1, 0, 1]
+    assert summary["switches"] == 2 and summary["switch_rate"] == pytest.approx(2 / 8)
+    # 7 is 2 in two frames, 8 is 1 in three: 5 right ones; 8 true, 7 recovered
+    assert summary["idf1"] == pytest.approx(2 * 5 / (8 + 7))
+    assert [(p["person"], p["frames"], p["found"], p["ids"]) for p in score.persons()] == [
+        (7, 4, 3, [0, 2]),
+        (8, 4, 4, [1, 2]),
+    ]
+
+
+def test_people_without_a_true_identity_have_no_track(topology: Topology) -> None:
+    true = truth(LEFT)
+    score = scored(topology, (found(LEFT), Truth(true.joints, true.vertices)))
+    assert "idf1" not in score.summary() and score.persons() == []
+
+
+def test_acceleration_by_hand(topology: Topology) -> None:
+    """The right hand is recovered at 0, 0.1, 0.4 m and rests in truth; three frames at 0.1 s: 20 m/s² of one joint."""
+    frames, hand = [], SMPL_JOINTS.index("right_hand")
+    for place in (0.0, 0.1, 0.4):
+        people = found(LEFT)
+        people.joints[0, hand, 0] += place
+        frames.append((people, truth(LEFT, ids=[3])))
+    moved = scored(topology, *frames)
+    assert ["acceleration" in row for row in moved.rows] == [False, False, True]
+    assert moved.summary()["acceleration"] == pytest.approx(20 / 24, rel=1e-4)
+    gap = scored(topology, *frames[:2], (found(), truth(LEFT, ids=[3])), frames[2])
+    assert "acceleration" not in gap.summary()
+
+
+def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
+    rng = np.random.default_rng(0)
+    frames = []
+    for _ in range(40):
+        people = found(LEFT)
+        sigma = rng.uniform(0.01, 0.1, people.sigma.shape).astype(np.float32)
+        vertices = people.vertices + rng.normal(0, 1, people.vertices.shape) * sigma[..., None] / np.sqrt(3)
+        vertices[:, 0] = people.vertices[:, 0]  # the pelvis
+        vertices = vertices.astype(np.float32)
+        frames.append((replace(people, vertices=vertices, sigma=sigma, joints=vertices[:, :24]), truth(LEFT)))
+    score = scored(topology, *frames)
+    summary, intervals = score.summary(), score.intervals()
+    for name in ("pve", "mpjpe", "spearman", "ause", "coverage_1_sigma_visible"):
+        low, high = intervals[name]
+        assert low < summary[name] < high, name
+        assert high - low < 0.2 * summary[name], name
+    assert abs(summary["coverage_1_sigma"] - 0.608) < 0.03  # the error model of `metrics.radius` holds here
+    curves = score.curves()
+    calibration = curves["calibration"]
+    np.testing.assert_allclose(calibration["all"], calibration["levels"], atol=0.04)
+    assert "hidden" not in calibration  # all are visible
+    assert curves["sparsification"]["sigma"][0] == pytest.approx(1)
+    assert all(a >= b - 1e-9 for a, b in zip(curves["sparsification"]["sigma"], curves["sparsification"]["error"]))
+
+
+def test_the_bootstrap_draws_blocks() -> None:
+    """Of frames whose error changes slowly, blocks are alike, so the interval is wider than that of single frames."""
+    slow = np.repeat([0.0, 1.0] * 6, 18)
+    sums = np.stack([slow, np.ones_like(slow)], axis=1)[:, None]
+    low, high = interval(ratios(sums)[:, 0])
+    single = 2 * 1.96 * slow.std() / np.sqrt(len(slow))
+    assert high - low > 1.8 * single
+    for chosen in resamples(27, 5):
+        assert len(chosen) == 27
+        assert (np.diff(chosen.reshape(-1, 3), axis=1) % 27 == 1).all()
 
 
 @pytest.mark.parametrize("storage", StoragePlugin)

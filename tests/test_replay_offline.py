@@ -1,27 +1,35 @@
 """`mega replay` and `mega replay compare`: every input, what is written, scores, the gate, and broken inputs."""
 
+import base64
+import csv
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from little_bundle import VERTICES, little_bundle
+from little_bundle import MARGIN, VERTICES, little_bundle
 from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from mega_model.core.geometry import intrinsics_from_fov
+from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import SMPL_JOINTS
 from mega_ros.cli import main
 from mega_ros.replay import frames
 from mega_ros.replay.bags import open_bag, read_bag
-from mega_ros.replay.compare import compare
+from mega_ros.replay.coco import LIMBS
+from mega_ros.replay.compare import Difference, compare
+from mega_ros.replay.measures import MEASURES
+from mega_ros.replay.pages import PageFrame
+from mega_ros.replay.report_page import Worst
 from mega_ros.replay.results import point_cloud
 from mega_ros.ros.read import points_of, positions, read_cloud
 
@@ -247,10 +255,14 @@ def test_one_photograph_in_one_result_out(bundle: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in report(tmp_path / "out")["table"]] == ["photo.jpg"]
 
 
-def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    jpeg = cv2.imencode(".jpg", picture(0))[1].tobytes()
+def with_exif(jpeg: bytes) -> bytes:
+    """As of a camera that was held upright: to be turned by a quarter."""
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
+    return jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(with_exif(cv2.imencode(".jpg", picture(0))[1].tobytes()))
     (frame,) = frames.open_input([tmp_path / "a.jpg"]).frames()
     assert frame.image is not None and frame.image.shape == (WIDTH, HEIGHT, 3)
 
@@ -351,7 +363,7 @@ def test_a_bag_with_ground_truth_scores_itself(
 ) -> None:
     assert replay(bundle, tmp_path / "out", scored) == 0
     said = report(tmp_path / "out")
-    assert (said["without_reference"], said["reference"]["unused"]) == (1, 1)
+    assert (said["reference"]["frames_without"], said["reference"]["unused"]) == ([3], [START + 9 * STEP])
     scores = said["scores"]
     assert (scores["frames"], scores["wanted"], scores["recall"], scores["precision"]) == (3, 3, 1, 1)
     assert scores["pve"] == pytest.approx(0, abs=1e-5)
@@ -372,6 +384,324 @@ def test_references_from_elsewhere(kind: str, bundle: Path, scored: Path, tmp_pa
     scores = report(tmp_path / "out")["scores"]
     assert scores["position"] == pytest.approx(0 if kind in ("npz", "no visible") else 0.1, abs=1e-5)
     assert scores["frames"] == (4 if kind in ("npz", "no visible") else 3)
+
+
+LARGE = 96
+"""Pixels: people of fewer than 60 are not scored in photographs."""
+
+
+def photographs(folder: Path, count: int = 3) -> list[str]:
+    """The names of images in a new folder."""
+    folder.mkdir(parents=True)
+    for k in range(count):
+        cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(picture(k), (LARGE, LARGE)))
+    return [f"{k}.png" for k in range(count)]
+
+
+def coco_json(path: Path, names: Iterable[str], stamps: Iterable[int] = ()) -> Path:
+    """One person in each image, who fills it; all joints are in its middle."""
+    images: list[dict[str, Any]] = [
+        {"id": k, "file_name": name, "width": LARGE, "height": LARGE} for k, name in enumerate(names)
+    ]
+    for image, stamp in zip(images, stamps):
+        image["stamp"] = stamp
+    person = {"category_id": 1, "bbox": [0, 0, LARGE, LARGE], "keypoints": len(LIMBS) * [LARGE / 2, LARGE / 2, 2]}
+    annotations = [{"image_id": image["id"], **person} for image in images]
+    categories = [{"id": 1, "keypoints": LIMBS}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.mark.parametrize("where", ["images", "."])
+def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "set").mkdir()
+    names = photographs(tmp_path / "set" / where) if where != "." else photographs(tmp_path / "beside")
+    path = coco_json((tmp_path / ("set" if where != "." else "beside")) / "a.json", names)
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    assert [row["name"] for row in said["table"]] == names
+    assert [file["name"] for file in said["provenance"]["inputs"]] == ["a.json", *names]
+    scores = said["scores"]
+    assert (scores["frames"], scores["recall"], scores["precision"]) == (3, 1, 1)
+    # by hand: the torso is 0.2 of the box, and a joint is right within 0.2 of that
+    meshes = np.load(tmp_path / "out" / "meshes.npz")
+    columns = [SMPL_JOINTS.index(limb) for limb in LIMBS]
+    pixels = project(meshes["joints"][:, columns], intrinsics_from_fov(LARGE, LARGE, np.radians(60)))
+    error = np.linalg.norm(pixels - LARGE / 2, axis=-1) / (0.2 * LARGE)
+    assert scores["pck"] == pytest.approx((error <= 0.2).mean())
+    assert scores["normalised_error"] == pytest.approx(error.mean(), rel=1e-4)
+    assert "pve" not in scores and "idf1" not in scores
+
+
+def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
+    """People of different photographs are different people. Annotations refer to the stored pixels."""
+    names = photographs(tmp_path / "images", 2)
+    sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
+    (tmp_path / "images" / "s.jpg").write_bytes(sideways)
+    path = coco_json(tmp_path / "a.json", [*names, "s.jpg"])
+    shapes = [frame.image.shape[:2] for frame in frames.open_input([path]).frames() if frame.image is not None]
+    assert shapes[2] == (12, LARGE)
+    assert replay(bundle, tmp_path / "out", path) == 0
+    assert np.load(tmp_path / "out" / "meshes.npz")["ids"].tolist() == [0, 0, 0]
+    assert replay(bundle, tmp_path / "photos", tmp_path / "images", "--reference", path) == 0
+    assert report(tmp_path / "photos")["scores"]["frames"] == 3
+    turned = np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2]
+    assert turned.tolist() == [0, 0, LARGE, 12]
+    assert replay(bundle, tmp_path / "photos", tmp_path / "images") == 0
+    assert np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2].tolist() == [0, 0, 12, LARGE]
+
+
+def test_keypoints_of_a_recording_are_matched_by_stamp(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = KINDS["mcap"](tmp_path)
+    # 0 and 2 have some; one is of no frame
+    stamps = [START, START + 2 * STEP + 400_000, START + 7 * STEP]
+    marked = coco_json(tmp_path / "a.json", ["a", "b", "c"], stamps)
+    assert replay(bundle, tmp_path / "out", path, "--reference", marked) == 0
+    said = report(tmp_path / "out")
+    assert said["reference"]["matching"] == "by stamp, within 1 ms"
+    assert (said["reference"]["frames_without"], said["reference"]["unused"]) == ([1, 3], [START + 7 * STEP])
+    assert ["pck" in row for row in said["table"]] == [True, False, True, False]
+    assert "2: 1, 3" in capsys.readouterr().out
+    nameless = coco_json(tmp_path / "b.json", ["a"])
+    assert replay(bundle, tmp_path / "out", path, "--reference", nameless) == 1
+    assert "have no names" in capsys.readouterr().err
+
+
+def test_a_frame_has_the_nearest_reference_within_the_tolerance(bundle: Path, tmp_path: Path) -> None:
+    """The reference runs at four times the rate, a little late. The nearest is where the person is."""
+    path = KINDS["mcap"](tmp_path)
+    assert replay(bundle, tmp_path / "first", path) == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    late = np.arange(16) // 4
+    shift = np.arange(16)[:, None, None] % 4 * np.array([0, 0, 1])
+    stamps = START + np.arange(16) * (STEP // 4) + 3_000_000
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"][late] + shift, stamps=stamps)
+    for within, count in ((0.001, 0), (0.005, 4), (0.09, 4)):
+        assert replay(bundle, tmp_path / "out", path, "--reference", tmp_path / "a.npz", "--within", within) == 0
+        said = report(tmp_path / "out")
+        assert said["scores"]["frames"] == count and len(said["reference"]["unused"]) == 16 - count
+        if count:
+            assert said["scores"]["position"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vertices", "joints", "some joints", "names"])
+def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
+    """Two people in a frame, of whom the recovered one is the second; 0.1 m away."""
+    photographs(tmp_path / "images", 2)
+    source = tmp_path / "images" if kind == "names" else KINDS["mcap"](tmp_path)
+    assert replay(bundle, tmp_path / "first", source) == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    what = "vertices" if kind in ("vertices", "names") else "joints"
+    points = meshes[what][:2] + np.array([0, 0, 0.1], np.float32)
+    arrays: dict[str, Any] = {
+        what: np.concatenate([points + np.array([50, 0, 0], np.float32), points]),
+        "frame": np.array([0, 1, 0, 1]),
+    }
+    arrays["ids"] = np.array([5, 5, 6, 6])
+    arrays |= {"names": np.array(["1.png", "0.png"])} if kind == "names" else {"stamps": meshes["stamps"][:2]}
+    if kind == "names":
+        arrays[what] = arrays[what][[1, 0, 3, 2]]
+    if kind == "some joints":
+        names = ["left_knee", "nose", "pelvis", *LIMBS[:5]]
+        columns = [SMPL_JOINTS.index(name) if name in SMPL_JOINTS else 0 for name in names]
+        arrays |= {what: arrays[what][:, columns], "joint_names": np.array(names)}
+    np.savez(tmp_path / "truth.npz", **arrays)
+    assert replay(bundle, tmp_path / "out", source, "--reference", tmp_path / "truth.npz") == 0
+    said = report(tmp_path / "out")
+    scores = said["scores"]
+    # who is outside the image need not be found
+    assert (scores["frames"], scores["recall"], scores["idf1"]) == (2, 1, 1)
+    assert scores["position"] == pytest.approx(0.1, abs=1e-4) and scores["mpjpe"] == pytest.approx(0, abs=1e-5)
+    assert ("pve" in scores) == (what == "vertices")
+    assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
+
+
+PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"stamps": np.zeros(1, int)}, "has neither 'vertices' nor 'joints', it has stamps"),
+        ({"poses": np.zeros((1, 72))}, "make vertices of them by `mega vertices"),
+        ({"vertices": PEOPLE["vertices"]}, "has neither 'stamps' nor 'names'"),
+        (PEOPLE | {"stamps": np.array([0.5, 1])}, "'stamps' must hold whole nanoseconds"),
+        (PEOPLE | {"frame": np.array([0, 2])}, "'frame' must number the 2 'stamps' from 0"),
+        (PEOPLE | {"stamps": np.array([0])}, "'frame' must number the 1 'stamps' from 0"),
+        (PEOPLE | {"ids": np.array([0, 1, 2])}, "'ids' must hold 2 whole numbers"),
+        (PEOPLE | {"vertices": np.ones((2, 7, 3))}, f"its bodies have 7 vertices, the bundle's {VERTICES}"),
+        (PEOPLE | {"vertices": np.full((2, VERTICES, 3), np.nan)}, "other than finite numbers"),
+        (PEOPLE | {"visible": np.ones(2)}, "'visible' must have the shape"),
+        ({"joints": np.ones((1, 5, 3)), "stamps": np.array([0])}, "'joints' must have the shape [N, 24, 3]"),
+        ({"joints": np.full((1, 24, 3), np.nan), "stamps": np.array([0])}, "must have the pelvis"),
+        ({"vertices": np.ones((0, VERTICES, 3)), "stamps": np.zeros(0, int)}, "no ground truth in it"),
+    ],
+)
+def test_an_npz_that_is_no_reference(
+    arrays: dict[str, Any], reason: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--reference", tmp_path / "a.npz") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mega replay: {tmp_path / 'a.npz'}") and reason in line
+
+
+class Page(HTMLParser):
+    """Ids, links, and what would be loaded from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.add(value or "")
+            elif name == "href":
+                self.links.append(value or "")
+            elif name in ("src", "xlink:href", "data"):
+                self.loaded.append(value or "")
+        assert tag not in ("script", "link", "iframe")
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_page_needs_no_other_file_and_links_numbers_to_definitions(
+    bundle: Path, scored: Path, tmp_path: Path
+) -> None:
+    assert replay(bundle, tmp_path / "out", scored) == 0
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.loaded and all(address.startswith("data:image/jpeg;base64,") for address in page.loaded)
+    assert {link.removeprefix("#") for link in page.links} <= page.ids
+    assert {f"#{name}" for name in report(tmp_path / "out")["scores"] if name in MEASURES} <= {*page.links}
+    jpeg = base64.b64decode(page.loaded[0].partition(",")[2])
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None and image.shape[1] > 2 * image.shape[0] * 0.8  # two views side by side
+    said = " ".join(page.text)
+    for words in ("Calibration", "Sparsification", "error, mm over time", "Worst frames, by PVE", "pelvis position"):
+        assert words in said
+
+
+def test_names_in_the_page_are_text(bundle: Path, tmp_path: Path) -> None:
+    name = "<b>&.png"
+    cv2.imwrite(str(tmp_path / name), picture(0))
+    assert replay(bundle, tmp_path / "out", tmp_path / name) == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>" not in text and "&lt;b&gt;&amp;.png" in text
+
+
+def test_the_worst_frames_are_kept() -> None:
+    worst = Worst()
+    errors = np.random.default_rng(0).permutation(30)
+    for k, error in enumerate(errors):
+        nobody = PageFrame(picture(0), K, np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
+        worst.add({"frame": k, "sigma": 9.0, **({"pve": float(error)} if error % 2 else {})}, nobody)
+    assert [row.get("pve") for row, _ in worst.drawn(np.array([[0, 1, 2]]))] == [29, 27, 25, 23, 21, 19]
+
+
+def test_a_row_per_frame_as_csv(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    assert replay(bundle, tmp_path / "out", scored) == 0
+    with (tmp_path / "out" / "frames.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, said in zip(rows, report(tmp_path / "out")["table"], strict=True):
+        assert (int(row["frame"]), int(row["stamp"]), row["ids"]) == (said["frame"], said["stamp"], "0")
+        assert row["pve"] == (repr(said["pve"]) if "pve" in said else "")
+
+
+@pytest.mark.parametrize("kind", ["ply", "npz"])
+def test_meshes_by_track(kind: str, bundle: Path, tmp_path: Path) -> None:
+    assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--export", kind, "--export-by", "track") == 0
+    meshes = np.load(tmp_path / "out" / "meshes.npz")
+    folder = tmp_path / "out" / "meshes"
+    if kind == "npz":
+        track = np.load(folder / "person_0.npz")
+        np.testing.assert_array_equal(track["vertices"], meshes["vertices"][meshes["ids"] == 0])
+        np.testing.assert_array_equal(track["stamps"], meshes["stamps"])
+    else:
+        assert sorted(p.name for p in (folder / "person_0").iterdir()) == [f"{k:06}.ply" for k in range(4)]
+
+
+def test_a_video_of_the_result_keeps_the_times(bundle: Path, tmp_path: Path) -> None:
+    r = Recorder()
+    path = bag(tmp_path / "bag", r.info(0), *(r.raw(k) for k in (0, 1, 2, 7)))
+    assert replay(bundle, tmp_path / "out", path, "--video") == 0
+    video, count = cv2.VideoCapture(str(tmp_path / "out" / "video.webm")), 0
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    while video.read()[0]:
+        count += 1
+    assert count == 8  # 0.1 s each, the third is shown for 0.5 s
+    assert replay(bundle, tmp_path / "out", path) == 0
+    assert not (tmp_path / "out" / "video.webm").exists()  # that was of another run
+
+
+@pytest.mark.parametrize("shape", [(2, 400), (400, 2)])
+def test_strips_are_drawn(bundle: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
+    cv2.imwrite(str(tmp_path / "strip.png"), np.full((*shape, 3), 90, np.uint8))
+    assert replay(bundle, tmp_path / "out", tmp_path / "strip.png", "--video") == 0
+    assert (tmp_path / "out" / "video.webm").is_file()
+
+
+def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    bag(folder / "a", *clip(Recorder()))
+    shutil.move(KINDS["bare mcap"](tmp_path), folder / "b.mcap")
+    names = photographs(folder / "images")
+    coco_json(folder / "c.json", names)
+    (folder / "notes.json").write_text("{}")
+    photographs(folder / "d")
+    writer = cv2.VideoWriter(str(folder / "e.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (WIDTH, HEIGHT))
+    writer.write(picture(0))
+    writer.release()
+    assert [path.name for path in frames.inputs_in(folder)] == ["a", "b.mcap", "c.json", "d", "e.avi"]
+    assert replay(bundle, tmp_path / "out", folder) == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b.mcap", "c.json", "d", "e.avi"]
+    cv2.imwrite(str(folder / "loose.png"), picture(0))
+    assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
+    assert frames.inputs_in(folder / "d") == [folder / "d"]
+
+
+CHANGED: dict[str, tuple[dict[str, Any], str]] = {
+    "crop margin": ({"margin": 1.4 * MARGIN}, "worse: pve by"),
+    "colour order": ({"colours": ("blue", "green", "red")}, "worse: pve by"),
+    "calibration": ({"scale": 0.3}, "worse: coverage_1_sigma by"),
+}
+
+
+@pytest.fixture(scope="module")
+def gated(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A bag with noisy ground truth of 12 frames, and the report of the bundle as it should be."""
+    folder = tmp_path_factory.mktemp("gated")
+    r, rng = Recorder(), np.random.default_rng(0)
+    messages = [topic for k in range(12) for topic in (r.info(k), r.raw(k))]
+    assert replay(bundle, folder / "first", bag(folder / "plain", *messages)) == 0
+    truth = truth_of(folder / "first", (0, 0, 0))
+    for points in truth:
+        for axis in "xyz":
+            points[axis] += rng.normal(0, 0.05, points.shape)
+    path = bag(folder / "bag", *messages, *(r.cloud(k, points) for k, points in enumerate(truth)))
+    assert replay(bundle, folder / "before", path) == 0
+    return path, folder / "before" / "report.json"
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_the_gate_catches_a_bundle_that_was_changed(
+    change: str, gated: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, before = gated
+    how, words = CHANGED[change]
+    (tmp_path / "bundle").mkdir()
+    little_bundle(tmp_path / "bundle", **how)
+    assert replay(tmp_path / "bundle", tmp_path / "after", path) == 0
+    assert main(["replay", "compare", str(before), str(tmp_path / "after" / "report.json")]) == 1
+    assert words in capsys.readouterr().out
 
 
 def test_compare_finds_what_became_worse(
@@ -397,10 +727,21 @@ def test_compare_finds_what_became_worse(
     assert gate("same") == 0
     assert gate("b") == 1
     assert "worse: coverage_1_sigma by" in capsys.readouterr().out
-    assert gate("b", "--tolerance", "coverage_1_sigma=100", "coverage_2_sigma=100%") == 0
+    coverage = [f"coverage_{k}_sigma{which}" for k in (1, 2) for which in ("", "_visible", "_hidden")]
+    assert gate("b", "--tolerance", *(f"{name}=100%" for name in coverage)) == 0
+    thresholds = tmp_path / "thresholds.yaml"
+    thresholds.write_text("".join(f"{name}: {amount}\n" for name, amount in zip(coverage, ["100%", 100] * 3)))
+    assert gate("b", "--thresholds", str(thresholds)) == 0
+    assert gate("b", "--thresholds", str(thresholds), "--tolerance", "coverage_2_sigma=3") == 1
     assert gate("plain") == 2
     assert "not comparable: they are of different input files" in capsys.readouterr().err
     assert gate("same", "--tolerance", "wings=2") == 2
+    for text in ("wings: 2", "pve: [2]", "pve: much", "pve: -1", "- pve", "pve: {", ""):
+        thresholds.write_text(text)
+        capsys.readouterr()
+        assert gate("same", "--thresholds", str(thresholds)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"mega replay compare: {thresholds}: ")
     assert gate("gone") == 2
     (tmp_path / "gone").mkdir()
     (tmp_path / "gone" / "report.json").write_text('{"format": 1}')
@@ -409,22 +750,27 @@ def test_compare_finds_what_became_worse(
 
 
 def table(values: Iterable[float]) -> list[dict[str, Any]]:
-    counts = {"wanted": 1, "missed": 0, "matched": 1, "invented": 0, "compared": 1}
-    return [{**counts, "pve": value} for value in values]
+    return [{"wanted": 1, "compared": 1, "recall": 1, "pve": value} for value in values]
+
+
+def difference_of(name: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Difference:
+    (difference,) = (d for d in compare(a, b) if d.name == name)
+    return difference
 
 
 def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> None:
     rng = np.random.default_rng(1)
     before = rng.uniform(0.05, 0.15, 60)
-    noise = compare("pve", table(before), table(before + rng.normal(0, 0.01, 60)))
-    shifted = compare("pve", table(before), table(before + 0.003 + rng.normal(0, 0.001, 60)))
-    assert noise is not None and not noise.surely
-    assert shifted is not None and shifted.surely
+    noise, shifted = (
+        difference_of("pve", table(before), table(after))
+        for after in (before + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60))
+    )
+    assert not noise.surely and shifted.surely
     assert shifted.interval[0] < shifted.difference < shifted.interval[1]
     assert shifted.difference == pytest.approx(0.003, abs=5e-4)
-    missed = [row | {"missed": 1, "matched": 0} for row in table(before)]
-    recall = compare("recall", table(before), missed)
-    assert recall is not None and (recall.difference, recall.worse) == (-1, 1)
+    missed = [row | {"recall": 0} for row in table(before)]
+    recall = difference_of("recall", table(before), missed)
+    assert (recall.difference, recall.worse) == (-1, 1)
 
 
 def test_a_bag_without_the_topic_gives_nothing(tmp_path: Path) -> None:

@@ -103,18 +103,26 @@ class SmplBody:
         pose [B, 63]: rotation vectors (radians) of the 21 joints from hips to wrists, or an input of `body_pose`.
         betas [B, 10] or more; the first 10 are used. Raises ValueError for other shapes.
         """
+        vertices = self.posed(np.pad(body_pose(pose), ((0, 0), (3, 0))), betas)
+        return vertices - vertices.mean(axis=1, keepdims=True)
+
+    def posed(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
+        """Bodies as smplx gives them, turned about the pelvis: float32 [B, V, 3], metres.
+
+        pose [B, 66]: rotation vectors (radians) of the pelvis and of the 21 joints from hips to wrists. betas and
+        errors as in `canonical`.
+        """
         from smplx.lbs import lbs  # a separate extra, because of its licence
 
-        pose = body_pose(pose)
         if betas.ndim != 2 or len(betas) != len(pose) or betas.shape[1] < _SHAPES:
             raise ValueError(f"betas of the shape {list(betas.shape)} do not fit {len(pose)} poses: [B, {_SHAPES}]")
         with torch.no_grad():
             vertices, _ = lbs(
                 torch.from_numpy(betas[:, :_SHAPES].astype(np.float32)),
-                torch.from_numpy(np.pad(pose, ((0, 0), (3, 0))).astype(np.float32)),
+                torch.from_numpy(pose.astype(np.float32)),
                 **self._skinning,
             )
-            return (vertices - vertices.mean(dim=1, keepdim=True)).numpy()
+        return vertices.numpy()
 
 
 def body_pose(pose: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ Verbs = Mapping[str, tuple[str, str]]
 
 EXTRAS = {
     **dict.fromkeys(
-        ("torch", "lightning", "anny", "fsspec", "matplotlib", "yaml", "tqdm", "safetensors", "tensorboard"), "train"
+        ("torch", "lightning", "anny", "fsspec", "matplotlib", "tqdm", "safetensors", "tensorboard"), "train"
     ),
     "smplx": "smpl",
     "onnx": "import",

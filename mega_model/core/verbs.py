@@ -9,6 +9,7 @@ VERBS = {
     "train default": ("mega_model.train.default:main", "the default model from scratch, all stages"),
     "render": ("mega_model.data.rendered:main", "training data: rendered people, with their meshes"),
     "features": ("mega_model.data.features:main", "training data: a frozen BlazePose's features of rendered people"),
+    "vertices": ("mega_model.body.vertices:main", "parameters of SMPL or Anny to vertices, for replay --reference"),
     "shards": ("mega_model.data.shards:main", "a data set to tar files, also for a server"),
     "import-reference": (
         "mega_model.reference.command:main",

@@ -1,9 +1,9 @@
 """Reads annotated photographs in COCO's keypoint format: "coco-keypoints:FILE.json".
 
 COCO's own fields are sufficient. In addition, an image may have `group` (with its own row of scores), `ignore`
-(regions [x0, y0, x1, y1], pixels, with people who are not annotated) and `all_people_marked` (false if unmatched
-detections may be correct). An annotation may have `joints3d` (the joints of `LIMBS`, metres, camera frame). Faults
-raise InputError with one line that names the file and the field.
+(regions [x0, y0, x1, y1], pixels, with people who are not annotated), `all_people_marked` (false if unmatched
+detections may be correct) and `stamp` (nanoseconds, of a recording's frame). An annotation may have `joints3d` (the
+joints of `LIMBS`, metres, camera frame). Faults raise InputError with one line that names the file and the field.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class Photograph:
     """float64 [R, 4]: x0, y0, x1, y1, pixels: ignored regions, and crowds."""
     all_marked: bool
     """Whether all people are annotated, so that an unmatched detection is wrong."""
+    stamp: int | None = None
+    """Nanoseconds, for a frame of a recording."""
 
     def load(self) -> np.ndarray:
         """uint8 [H, W, 3] BGR: the stored pixels, as annotations refer to, not rotated by EXIF. Raises InputError."""
@@ -74,14 +76,24 @@ class Photograph:
 
 
 def read(name: str, folder: Path | None = None) -> list[Photograph]:
-    """The photographs of the set "coco-keypoints:FILE.json", in `folder`, by default `images` beside the file.
+    """The photographs of the set "coco-keypoints:FILE.json", in `folder`, by default `images` beside the file, else
+    beside the file.
 
     People are the annotations of the first category. Its `keypoints` name the joints: any number, in any order.
     """
     kind, _, place = name.partition(":")
     if kind != KIND or not place:
         raise InputError(f"set {name!r}: write {KIND}:FILE.json")
-    path = Path(place)
+    return read_file(Path(place), folder)
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a json that could be annotations in COCO's format."""
+    return path.suffix.lower() == ".json" and path.is_file() and b'"annotations"' in path.read_bytes()
+
+
+def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True) -> list[Photograph]:
+    """`read` of a file. must_exist: whether the images must be there. Raises InputError."""
     root = _Record(path, "", read_json(path))
     category = next(iter(root.records("categories")), None)
     if category is None:
@@ -100,8 +112,9 @@ def read(name: str, folder: Path | None = None) -> list[Photograph]:
         if image_id not in people:
             raise annotation.error("image_id", f"is {image_id}, which no image has")
         people[image_id].append(_person(annotation, names))
-    folder = path.parent / "images" if folder is None else folder
-    return [_photograph(image, folder, people[image.get("id", int)]) for image in images]
+    if folder is None:
+        folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+    return [_photograph(image, folder, people[image.get("id", int)], must_exist) for image in images]
 
 
 def _person(annotation: _Record, names: list[str]) -> Person:
@@ -118,9 +131,9 @@ def _person(annotation: _Record, names: list[str]) -> Person:
     )
 
 
-def _photograph(image: _Record, folder: Path, people: list[Person]) -> Photograph:
+def _photograph(image: _Record, folder: Path, people: list[Person], must_exist: bool) -> Photograph:
     path = folder / image.get("file_name", str)
-    if not path.is_file():
+    if must_exist and not path.is_file():
         raise image.error("file_name", f"is of no file: {path}")
     regions = len(image.get("ignore", list)) if image.has("ignore") else 0
     ignore = image.numbers("ignore", regions, 4) if regions else np.zeros((0, 4))
@@ -132,6 +145,7 @@ def _photograph(image: _Record, folder: Path, people: list[Person]) -> Photograp
         people=people,
         ignore=np.concatenate([ignore, *(p.box[None] for p in people if p.crowd)]),
         all_marked=image.get("all_people_marked", bool) if image.has("all_people_marked") else True,
+        stamp=image.get("stamp", int) if image.has("stamp") else None,
     )
 
 

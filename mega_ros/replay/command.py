@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
@@ -24,9 +23,9 @@ from ..recovery import Recovery
 from ..stream import StreamSettings
 from . import frames
 from .bags import is_bag
-from .meshes import Format
-from .offline import Run, write
-from .reference import open_reference
+from .meshes import Format, Grouping
+from .offline import NAMES, Outputs, Run, write
+from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table
 
 
@@ -34,17 +33,28 @@ from .report import FORMAT, offline_table
 class ReplayOptions:
     """Every frame of a bag, a video or images through the model, in the order of their stamps; no ROS is needed.
 
-    Writes report.json and meshes.npz. The same input gives the same files, byte for byte, on any machine of a kind.
+    Writes report.html, report.json, frames.csv and meshes.npz. The same input gives the same files, byte for byte, on
+    any machine of a kind.
     """
 
     input: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Bags (folders, .mcap, .db3, .bag), videos, images, folders of any of these, or patterns in quotation marks."""
+    """Bags (folders, .mcap, .db3, .bag), videos, images, jsons in COCO's format, folders of any of these, or patterns
+    in quotation marks."""
     out: Path = Path("mega_out/replay")
     """Folder for the results; with several inputs they get folders in it."""
     reference: str | None = None
-    """Ground truth: a topic of the bag, another bag, or the meshes.npz of a replay. By default /mega/ground_truth."""
+    """Ground truth: a topic of the bag, another bag, an .npz of vertices or 3D joints (such as the meshes.npz of a
+    replay), or a .json of 2D keypoints in COCO's format. By default /mega/ground_truth, or the replayed json."""
+    within: float = WITHIN
+    """Largest difference of the stamps of a frame and its ground truth, seconds."""
+    images: Path | None = None
+    """Folder of a json's images, by default `images` beside it, else beside it."""
     export: Format | None = None
-    """Also write the meshes of each frame, into OUT/meshes; all but npz need trimesh."""
+    """Also write the meshes, into OUT/meshes; all but npz need trimesh."""
+    export_by: Grouping = "frame"
+    """What --export writes: a file for each frame, or a file or folder for each person (track)."""
+    video: bool = False
+    """Also write video.webm: the meshes over the images, and coloured by sigma."""
     write: Path | None = None
     """Also write a bag with /mega/mesh and /mega/joints, as the node publishes them."""
     image_topic: str | None = None
@@ -77,6 +87,8 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
     if options.write and options.write.exists() and not is_bag(options.write):
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
+    if not options.within >= 0:
+        raise InputError(f"--within {options.within:g}: must not be negative")
     recovery = Recovery.load(options.bundle, provider=options.provider)
     console = Console()
     code = 0
@@ -97,21 +109,24 @@ def _replay(
     options: ReplayOptions, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
 ) -> None:
     """One input: its results into `out`, and its table onto the console."""
-    source = frames.open_input(paths, options.image_topic, options.camera_info_topic)
+    # annotations refer to the stored pixels
+    turn = options.reference is None or not options.reference.endswith(".json")
+    source = frames.open_input(paths, options.image_topic, options.camera_info_topic, options.images, turn=turn)
     settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=float(np.radians(options.fov)))
-    vertices = len(recovery.topology.template)
-    run = Run(recovery, settings, open_reference(options.reference, paths[0], vertices))
+    reference = open_reference(options.reference, paths[0], recovery.topology, options.within, options.images)
+    run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
 
-    def finished() -> str:
+    def finished() -> dict[str, Any]:
         report.update(run.results(), provenance=_provenance(run, source, command))
-        return json.dumps(report, indent=1, allow_nan=False) + "\n"
+        return report
 
+    outputs = Outputs(options.export, options.export_by, options.video, options.write)
     with console.status(escape(source.name)) as status:
         run.watch = lambda done: status.update(f"{escape(source.name)}: frame {done} of {source.count or '?'}")
-        write(run, source, out, options.export, options.write, finished)
+        write(run, source, out, outputs, finished)
     console.print(offline_table(report))
-    written = [out / "report.json", out / "meshes.npz", *([out / "meshes"] if options.export else [])]
+    written = [out / name for name in NAMES if (out / name).exists()]
     for path in [*written, *([options.write] if options.write else [])]:
         console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
 

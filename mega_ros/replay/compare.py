@@ -12,23 +12,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
-from scipy.special import gammainc
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import MOST_JSON, read_bytes
 
-from .report import FACTOR, FORMAT, NUMBERS, shown
+from .bootstrap import ENDS, LEVEL, interval, ratios
+from .measures import FACTOR, MEASURES, PROMISED, Row, parts, shown
+from .report import FORMAT
 
-DRAWS = 2000
-"""Of the bootstrap."""
-LEVEL = 0.95
-"""Of the confidence intervals."""
-UNITS = {name: unit for name, _, unit in NUMBERS}
-HIGHER_IS_BETTER = ("recall", "precision", "spearman")
-PROMISED = {f"coverage_{k}_sigma": float(gammainc(1.5, 1.5 * k * k)) for k in (1, 2)}
-"""Shares of errors within k sigma by the error model of `metrics.radius`: the nearer, the better."""
-GATED = tuple(name for name in UNITS if not name.startswith("sigma"))
-TOLERANCE = {"mm": 1.0, "%": 1.0, "": 0.01}
+GATED = tuple(name for name, measure in MEASURES.items() if measure.better)
+TOLERANCE = {"mm": 1.0, "%": 1.0, "m/s²": 0.1, "": 0.01}
 """In the units of the table, for numbers without one of their own."""
 
 
@@ -45,7 +38,10 @@ class CompareOptions:
     b: Annotated[Path, tyro.conf.Positional]
     """The report after."""
     tolerance: tuple[str, ...] = ()
-    """How much worse a number may be, in the units of the table: pve=2 recall=0.5 ... (default: 1 mm, 1 %, 0.01)."""
+    """How much worse a number may be, in the units of the table: pve=2 recall=0.5 ... (default: 1 mm, 1 %, 0.1 m/s²,
+    0.01)."""
+    thresholds: Path | None = None
+    """The same in a YAML file, a line `pve: 2` for each; --tolerance goes before."""
 
 
 class Provenance(msgspec.Struct):
@@ -61,7 +57,7 @@ class ReplayReport(msgspec.Struct):
     format: int
     input: str
     provenance: Provenance
-    table: list[dict[str, Any]]
+    table: list[Row]
     scores: dict[str, float] | None = None
 
 
@@ -87,81 +83,90 @@ def main(args: list[str]) -> int:
     """`mega replay compare`: returns the exit code."""
     options = tyro.cli(CompareOptions, args=args, prog="mega replay compare")
     try:
-        tolerances = _tolerances(options.tolerance)
+        tolerances = _tolerances(options)
         a, b = _read(options.a), _read(options.b)
         _check_comparable(a, b, options)
     except InputError as error:
         print(f"mega replay compare: {error}", file=sys.stderr)
         return 2
-    differences = [d for name in UNITS if (d := compare(name, a.table, b.table)) is not None]
+    differences = compare(a.table, b.table)
     regressions = [d for d in differences if d.name in GATED and d.surely and d.worse > tolerances[d.name]]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # logs take the width of the table
     console.print(_table(a, b, differences, regressions))
     for d in regressions:
-        unit = UNITS[d.name]
+        unit = MEASURES[d.name].unit
         console.print(f"worse: {d.name} by {shown(d.worse, unit)}, allowed are {shown(tolerances[d.name], unit)}")
     return 1 if regressions else 0
 
 
-def compare(name: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Difference | None:
-    """A number in the tables of two reports, whose rows are the same frames. None without frames that have it in both.
+def compare(a: list[Row], b: list[Row]) -> list[Difference]:
+    """The numbers in the tables of two reports, whose rows are the same frames: those that some frame has in both.
 
-    Neighbouring frames are alike, so the bootstrap draws blocks of them (circular, of the cube root of their number).
+    The intervals are by a `bootstrap` over the frames that have any.
     """
-    pairs = [(_share(name, x), _share(name, y)) for x, y in zip(a, b)]
-    sums = np.array([[*x, *y] for x, y in pairs if x is not None and y is not None])  # [F, 4]
-    if not len(sums) or not sums[:, 1].any() or not sums[:, 3].any():
-        return None
-    count = len(sums)
-    block = round(count ** (1 / 3))
-    rng = np.random.default_rng(0)
-    draws = np.empty((DRAWS, 4))
-    for draw in draws:
-        starts = rng.integers(0, count, -(-count // block))
-        draw[:] = sums[(starts[:, None] + np.arange(block)).ravel()[:count] % count].sum(axis=0)
-    draws = draws[(draws[:, [1, 3]] > 0).all(axis=1)]
-    total = sums.sum(axis=0)
-    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low, high = np.quantile(draws[:, 2] / draws[:, 3] - draws[:, 0] / draws[:, 1], ends)
-    before, after = total[0] / total[1], total[2] / total[3]
-    worse = float(_badness(name, after) - _badness(name, before))
-    drawn = _badness(name, draws[:, 2] / draws[:, 3]) - _badness(name, draws[:, 0] / draws[:, 1])
-    surely = bool(np.quantile(drawn, ends[0]) > 0)
-    return Difference(name, count, before, after, after - before, (float(low), float(high)), worse, surely)
-
-
-def _share(name: str, row: dict[str, Any]) -> tuple[float, float] | None:
-    """Numerator and denominator of a number in a frame: over all frames, the sum of the one over that of the other."""
-    if "wanted" not in row:
-        return None
-    if name == "recall":
-        return row["wanted"] - row["missed"], row["wanted"]
-    if name == "precision":
-        return row["matched"], row["matched"] + row["invented"]
-    return (row[name] * row["compared"], row["compared"]) if name in row else None
+    sums: dict[str, list[tuple[tuple[float, float], tuple[float, float]] | None]] = {
+        name: [(x, y) if (x := parts(name, r)) and (y := parts(name, s)) else None for r, s in zip(a, b)]
+        for name in MEASURES
+    }
+    sums = {name: pairs for name, pairs in sums.items() if any(p and p[0][1] and p[1][1] for p in pairs)}
+    used = [k for k in range(len(a)) if any(pairs[k] for pairs in sums.values())]
+    if not used:
+        return []
+    missing = (0.0, 0.0), (0.0, 0.0)
+    array = np.array([[pairs[k] or missing for pairs in sums.values()] for k in used])  # [F, M, 2, 2]
+    drawn = ratios(array.reshape(len(used), -1, 2)).reshape(-1, len(sums), 2)
+    totals = array.sum(axis=0)
+    out = []
+    for m, name in enumerate(sums):
+        before, after = (totals[m, :, 0] / totals[m, :, 1]).tolist()
+        worse = _badness(name, after) - _badness(name, before)
+        surely = np.nanquantile(_badness(name, drawn[:, m, 1]) - _badness(name, drawn[:, m, 0]), ENDS[0]) > 0
+        between = interval(drawn[:, m, 1] - drawn[:, m, 0])
+        frames = sum(pair is not None for pair in sums[name])
+        out.append(Difference(name, frames, before, after, after - before, between, float(worse), bool(surely)))
+    return out
 
 
 def _badness(name: str, value: Any) -> Any:
     if name in PROMISED:
         return np.abs(value - PROMISED[name])
-    return -value if name in HIGHER_IS_BETTER else value
+    return -value if MEASURES[name].better == "high" else value
 
 
-def _tolerances(words: tuple[str, ...]) -> dict[str, float]:
+def _tolerances(options: CompareOptions) -> dict[str, float]:
     """name -> tolerance in the report's units."""
-    out = {name: TOLERANCE[UNITS[name]] / FACTOR[UNITS[name]] for name in GATED}
-    for word in words:
-        name, _, value = word.partition("=")
-        if name not in GATED:
-            raise InputError(f"--tolerance {word}: there is no number {name!r}, but {', '.join(GATED)}")
-        try:
-            number = float(value.removesuffix(UNITS[name]))
-        except ValueError:
-            raise InputError(f"--tolerance {word}: write {name}=NUMBER, in {UNITS[name] or 'no unit'}") from None
-        if not number >= 0:
-            raise InputError(f"--tolerance {word}: must not be negative")
-        out[name] = number / FACTOR[UNITS[name]]
-    return out
+    out = {name: TOLERANCE[MEASURES[name].unit] for name in GATED}
+    if options.thresholds is not None:
+        for name, value in _read_thresholds(options.thresholds).items():
+            out[name] = _tolerance(f"{options.thresholds}: {name}: {value}", name, str(value))
+    for word in options.tolerance:
+        name, _, text = word.partition("=")
+        out[name] = _tolerance(f"--tolerance {word}", name, text)
+    return {name: value / FACTOR[MEASURES[name].unit] for name, value in out.items()}
+
+
+def _read_thresholds(path: Path) -> dict[str, float | str]:
+    try:
+        return msgspec.yaml.decode(path.read_bytes(), type=dict[str, float | str])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a YAML file with a line such as `pve: 2` for each number ({reason})") from None
+
+
+def _tolerance(where: str, name: str, text: str) -> float:
+    """In the unit of the table."""
+    if name not in GATED:
+        raise InputError(f"{where}: there is no number {name!r}, but {', '.join(GATED)}")
+    unit = MEASURES[name].unit
+    try:
+        number = float(text.removesuffix(unit))
+    except ValueError:
+        raise InputError(f"{where}: write a number, in {unit or 'no unit'}") from None
+    if not number >= 0:
+        raise InputError(f"{where}: must not be negative")
+    return number
 
 
 def _read(path: Path) -> ReplayReport:
@@ -203,11 +208,10 @@ def _table(a: ReplayReport, b: ReplayReport, differences: list[Difference], regr
         )
     for heading in ("difference", f"{LEVEL:.0%} interval", "frames"):
         out.add_column(heading, justify="right")
-    words = {name: text for name, text, _ in NUMBERS}
     for d in differences:
-        unit = UNITS[d.name]
-        interval = " to ".join(f"{FACTOR[unit] * end:+.{1 if unit else 3}f}" for end in d.interval)
+        words, unit = MEASURES[d.name].words, MEASURES[d.name].unit
+        ends = " to ".join(shown(end, unit, "+").removesuffix(unit).strip() for end in d.interval)
         style = "red" if d in regressions else None
-        change = f"{FACTOR[unit] * d.difference:+.{1 if unit else 3}f} {unit}".strip()
-        out.add_row(words[d.name], shown(d.a, unit), shown(d.b, unit), change, interval, str(d.frames), style=style)
+        change = shown(d.difference, unit, "+")
+        out.add_row(words, shown(d.a, unit), shown(d.b, unit), change, ends, str(d.frames), style=style)
     return out

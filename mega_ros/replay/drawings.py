@@ -1,4 +1,4 @@
-"""Draws a recording: a video of all images, and a contact sheet."""
+"""Draws people over their images: videos, and the contact sheet of a demo's recording."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from . import pages
 from .recording import Recording
 
 SHEET_ROWS = 4
+LONGEST = 5.0
+"""Seconds: a frame is not shown for longer, however late the next one is."""
 
 
 def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
@@ -41,15 +43,56 @@ def write_drawings(recording: Recording, topology: Topology, out: Path, console:
     return written
 
 
+class Film:
+    """A video of a replay, of frames that are added with their stamps.
+
+    The time between the first two frames gives the video's rate; a later frame that stays longer is repeated, so that
+    times are kept. The scale of sigma is that of the first frame with people.
+    """
+
+    def __init__(self, path: Path, topology: Topology) -> None:
+        self._path, self._topology = path, topology
+        self._writer = cv2.VideoWriter()
+        self._waiting: tuple[int, pages.PageFrame] | None = None
+        self._limit = 0.0
+        self._rate = 0.0
+
+    def add(self, stamp: int, frame: pages.PageFrame) -> None:
+        """stamp: nanoseconds, not before that of the last frame."""
+        if self._waiting is not None:
+            self._show(self._waiting[1], (stamp - self._waiting[0]) / 1e9)
+        self._waiting = stamp, frame
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._show(self._waiting[1], 0.0)
+        self._writer.release()
+
+    def _show(self, frame: pages.PageFrame, seconds: float) -> None:
+        if not self._limit and len(frame.sigma):
+            self._limit = pages.nice_limit([frame.sigma])
+        drawn = pages.video_frame(frame, self._topology.faces, self._limit or 0.1)
+        if not self._writer.isOpened():
+            self._rate = float(np.clip(1 / seconds, 1, 60)) if seconds else 1.0
+            _open(self._writer, self._path, self._rate, drawn)
+        for _ in range(max(1, round(min(seconds, LONGEST) * self._rate))):
+            self._writer.write(drawn)
+
+
+def _open(writer: cv2.VideoWriter, path: Path, rate: float, image: np.ndarray) -> None:
+    """For images of this size: a VP8 file, which browsers can play and every build of OpenCV can write."""
+    with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
+        writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
+
+
 @contextmanager
 def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """A VP8 file, which browsers can play and every build of OpenCV can write. Yields a function that adds an image."""
+    """Yields a function that adds an image."""
     writer = cv2.VideoWriter()
 
     def write(image: np.ndarray) -> None:
         if not writer.isOpened():
-            with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
-                writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
+            _open(writer, path, rate, image)
         writer.write(image)
 
     try:

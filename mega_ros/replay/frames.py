@@ -1,4 +1,4 @@
-"""What `mega replay` reads: a bag, a video, a photograph or a folder of images, as frames in the order of their stamps.
+"""What `mega replay` reads: a bag, a video, images or a COCO json, as frames in the order of their stamps.
 
 A frame that cannot be read says why, and the rest goes on.
 """
@@ -21,6 +21,7 @@ from mega_model.core.images import without_stderr
 
 from ..ros.images import to_bgr
 from ..ros.read import intrinsics_for
+from . import coco
 from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
 from .sources import FRAME, open_video
 
@@ -69,6 +70,11 @@ class Input(Protocol):
         ...
 
     @property
+    def one_camera(self) -> bool:
+        """Whether the frames follow each other in time, so that people can be tracked."""
+        ...
+
+    @property
     def topics(self) -> dict[str, str]:
         """Which topics of a bag are read: image and, if there is one, camera_info."""
         ...
@@ -78,18 +84,33 @@ class Input(Protocol):
         ...
 
 
-def open_input(paths: Sequence[Path], image_topic: str | None = None, info_topic: str | None = None) -> Input:
-    """A bag, a video, a photograph or a folder of images; or several photographs. The topics are those of a bag.
+def open_input(
+    paths: Sequence[Path],
+    image_topic: str | None = None,
+    info_topic: str | None = None,
+    images: Path | None = None,
+    *,
+    turn: bool = True,
+) -> Input:
+    """A bag, a video, a photograph, a folder of images, a COCO json; or several photographs.
 
+    The topics are those of a bag. images: folder of a json's images. turn: whether photographs are turned as their EXIF
+    data say; a json's images never are, because annotations refer to the stored pixels.
     Raises InputError that says what is wrong with it.
     """
     first = paths[0]
     if len(paths) > 1 or is_image_file(first):
-        source: Input = ImageFiles(first.name if len(paths) == 1 else f"{len(paths)} images", in_order(paths))
+        name = first.name if len(paths) == 1 else f"{len(paths)} images"
+        source: Input = ImageFiles(name, in_order(paths), turn)
     elif is_bag(first):
         return Recorded(first, image_topic, info_topic)
     elif first.is_dir():
-        source = ImageFiles(first.name, _image_files_in(first))
+        source = ImageFiles(first.name, _image_files_in(first), turn)
+    elif first.suffix.lower() == ".json" and first.is_file():
+        photographs = coco.read_file(first, images)
+        if not photographs:
+            raise InputError(f"{first}: field 'images' is empty")
+        source = ImageFiles(first.name, [p.path for p in photographs], False, one_camera=False, beside=[first])
     elif first.is_file():
         source = Video(first)
     else:
@@ -109,11 +130,23 @@ def is_image_file(path: Path) -> bool:
 
 
 def inputs_in(path: Path) -> list[Path]:
-    """The bags and videos in a folder that is itself neither a bag nor a folder of images; else the path itself."""
-    if not path.is_dir() or is_bag(path) or any(is_image_file(inner) for inner in path.iterdir()):
+    """The inputs in a folder of many: bags, videos, COCO jsons, folders of images, and the images in it, as one.
+
+    A bag, a folder of nothing but images, and a file are themselves.
+    """
+    if not path.is_dir() or (path / "metadata.yaml").is_file():
         return [path]
-    inner = [p for p in sorted(path.iterdir()) if is_bag(p) or (p.is_file() and p.suffix.lower() in VIDEOS)]
-    return inner or [path]
+    inner = sorted(path.iterdir())
+    images = [path] if any(is_image_file(p) for p in inner) else []
+    others = [p for p in inner if p.is_file() and (p.suffix.lower() in VIDEOS or coco.is_file(p))]
+    belong = {p.parent / "images" for p in others if p.suffix.lower() == ".json"}
+    if is_bag(path) and not images and not others:  # the parts of one bag
+        return [path]
+    for p in inner:
+        folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in p.iterdir())
+        if is_bag(p) or (folder_of_images and not images):
+            others.append(p)
+    return [*images, *sorted(others)] or [path]
 
 
 def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -143,27 +176,38 @@ def _image_files_in(folder: Path) -> list[Path]:
 
 @dataclass
 class ImageFiles:
-    """Image files, `RATE` to the second. Each is turned as its EXIF says."""
+    """Image files, `RATE` to the second."""
 
     name: str
-    files: Sequence[Path]
+    images: Sequence[Path]
+    turn: bool
+    """whether each is turned as its EXIF data say."""
+    one_camera: bool = True
+    beside: Sequence[Path] = ()
+    """the file that lists the images."""
     topics: dict[str, str] = field(default_factory=dict)
 
     @property
+    def files(self) -> Sequence[Path]:
+        return [*self.beside, *self.images]
+
+    @property
     def count(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
     def frames(self) -> Iterator[Frame]:
-        for k, path in enumerate(self.files):
+        for k, path in enumerate(self.images):
             stamp = round(k * 1e9 / RATE)
             try:
-                yield Frame(stamp, image_files.read(path, turn=True), name=path.name)
+                yield Frame(stamp, image_files.read(path, turn=self.turn), name=path.name)
             except InputError as error:
                 yield Frame(stamp, None, str(error), name=path.name)
 
 
 class Video:
     """A video file with the times of its frames, from zero on."""
+
+    one_camera = True
 
     def __init__(self, path: Path) -> None:
         self.name, self.files, self.topics = path.name, [path], dict[str, str]()
@@ -193,6 +237,8 @@ class Video:
 
 class Recorded:
     """The images on one topic of a bag, with the camera_info that goes with each."""
+
+    one_camera = True
 
     def __init__(self, path: Path, image_topic: str | None, info_topic: str | None) -> None:
         self.name, self.path = path.name, path

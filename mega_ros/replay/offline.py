@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,16 +14,19 @@ import numpy as np
 from mega_model.core.errors import InputError
 
 from ..recovery import People, Recovery
-from ..ros.read import points_of
 from ..stream import Stream, StreamSettings
+from .drawings import Film
 from .frames import Frame, Input, open_input
-from .meshes import Format, write_meshes
-from .reference import WITHIN, Reference, open_reference, with_visible
-from .results import MeshBag, MeshFile, put_in_place
+from .measures import Row
+from .meshes import Format, Grouping, write_frame, write_tracks
+from .pages import PageFrame
+from .reference import Reference, open_reference
+from .report_page import Worst, write_page
+from .results import MeshBag, MeshFile, put_in_place, write_csv
 from .score import Score
 
-Row = dict[str, Any]
-"""Of one frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none."""
+NAMES = ("meshes.npz", "meshes", "video.webm", "frames.csv", "report.html", "report.json")
+"""What a replay may write into its folder."""
 
 
 @dataclass
@@ -38,6 +42,16 @@ class Counts:
     """frames without ground truth, where others have some."""
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What is written beside the report and meshes.npz."""
+
+    export: Format | None = None
+    by: Grouping = "frame"
+    video: bool = False
+    bag: Path | None = None
+
+
 @dataclass
 class Run:
     """An input that is being replayed."""
@@ -47,6 +61,7 @@ class Run:
     reference: Reference | None
     counts: Counts = field(default_factory=Counts)
     rows: list[Row] = field(default_factory=list)
+    """of each frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none."""
     why_assumed: str = ""
     """of the first frame whose intrinsics are assumed."""
     watch: Callable[[int], None] = lambda done: None
@@ -55,8 +70,11 @@ class Run:
     def __post_init__(self) -> None:
         self.score = Score(self.recovery.topology)
 
-    def process(self, source: Input) -> Iterator[tuple[Frame, People | None]]:
-        """Frames with the people in them; None where the frame cannot be used. Raises InputError where none can."""
+    def process(self, source: Input) -> Iterator[tuple[Frame, People | None, np.ndarray]]:
+        """Frames with the people in them and the intrinsics [3, 3]; None where the frame cannot be used.
+
+        Raises InputError where none can.
+        """
         stream = Stream(self.recovery, self.settings)
         for frame in source.frames():
             row: Row = {"frame": self.counts.frames, "stamp": frame.stamp} | (
@@ -64,6 +82,8 @@ class Run:
             )
             people = None
             problem = frame.problem
+            if not source.one_camera:
+                stream = Stream(self.recovery, self.settings)
             if frame.image is not None:
                 try:
                     people = stream.process(frame.image, frame.intrinsics, frame.stamp, frame.unknown)
@@ -74,27 +94,29 @@ class Run:
                 self.counts.unreadable += 1
             else:
                 row |= {"people": len(people), "ids": people.ids.tolist()}
+                if people.sigma.size and np.isfinite(people.sigma).all():
+                    row["sigma"] = float(people.sigma.mean())
                 self.counts.people += len(people)
                 self.counts.assumed += bool(stream.assumed)
                 self.why_assumed = self.why_assumed or stream.assumed
-                row |= self._scores(frame, people, stream.intrinsics)
+                self._add_scores(row, frame, people, stream.intrinsics)
             self.counts.frames += 1
             self.rows.append(row)
             self.watch(self.counts.frames)
-            yield frame, people
+            yield frame, people, stream.intrinsics
         if self.counts.unreadable == self.counts.frames:
             raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
             self.reference.finish()
+        self.score.finish()
 
-    def _scores(self, frame: Frame, people: People, intrinsics: np.ndarray) -> dict[str, float]:
-        truth = None if self.reference is None else self.reference.at(frame.stamp)
+    def _add_scores(self, row: Row, frame: Frame, people: People, intrinsics: np.ndarray) -> None:
+        truth = None if self.reference is None else self.reference.at(frame)
         if truth is None:
             self.counts.without_reference += self.reference is not None
-            return {}
+            return
         assert frame.image is not None
-        truth = with_visible(truth, intrinsics, frame.image.shape[1], frame.image.shape[0])
-        return self.score.add(points_of(people.vertices, people.sigma, people.ids), truth, intrinsics)
+        self.score.add(row, people, truth, intrinsics, (frame.image.shape[1], frame.image.shape[0]))
 
     def results(self) -> dict[str, Any]:
         """The report's part that says what was found."""
@@ -104,48 +126,66 @@ class Run:
         if self.reference is not None:
             out["reference"] = {
                 "name": self.reference.name,
-                "matched_within_seconds": WITHIN / 1e9,
+                "matching": self.reference.matching,
+                "frames_without": [
+                    row.get("name", row["frame"]) for row in self.rows if "wanted" not in row and "problem" not in row
+                ],
                 "unused": self.reference.unused,
             }
-            out["scores"] = self.score.summary()
+            out |= {
+                "scores": self.score.summary(),
+                "intervals": self.score.intervals(),
+                "persons": self.score.persons(),
+                "curves": self.score.curves(),
+            }
         out["table"] = self.rows
         return out
 
 
-def write(
-    run: Run, source: Input, out: Path, export: Format | None, bag: Path | None, report: Callable[[], str]
-) -> None:
-    """Replays `source` and writes its results; those of an earlier run are replaced when these are complete.
+def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callable[[], dict[str, Any]]) -> None:
+    """Replays `source` and writes `NAMES`; those of an earlier run are replaced when these are complete.
 
-    Into `out`: meshes.npz, report.json with the text that `report` gives at the end, meshes/ with a file per frame if
-    there is an `export`. `bag` is one of its own.
+    `finished` gives the report at the end. `outputs.bag` is a bag of its own.
     """
     with ExitStack() as stack:
-        fresh = stack.enter_context(put_in_place(out, ("meshes.npz", "meshes", "report.json")))
+        fresh = stack.enter_context(put_in_place(out, NAMES))
         meshes = MeshFile(fresh, run.recovery.topology)
         recorded = None
-        if bag is not None:
-            recorded = MeshBag(stack.enter_context(put_in_place(bag.parent, (bag.name,))) / bag.name)
-        if export:
-            (fresh / "meshes").mkdir()
-        for k, (frame, people) in enumerate(run.process(source)):
+        if outputs.bag is not None:
+            folder = stack.enter_context(put_in_place(outputs.bag.parent, (outputs.bag.name,)))
+            recorded = MeshBag(folder / outputs.bag.name)
+        film = Film(fresh / "video.webm", run.recovery.topology) if outputs.video else None
+        worst = Worst()
+        for k, (frame, people, intrinsics) in enumerate(run.process(source)):
             meshes.add(frame.stamp, people)
             if people is None:
                 continue
+            assert frame.image is not None
             if recorded:
                 recorded.add(frame.stamp, frame.frame_id, people)
-            if export:
-                write_meshes(fresh / "meshes" / f"{k:06}.{export}", people, run.recovery.topology)
+            if outputs.export and outputs.by == "frame":
+                write_frame(fresh / "meshes" / f"{k:06}.{outputs.export}", people, run.recovery.topology)
+            shown = PageFrame(frame.image, intrinsics, people.vertices, people.sigma, people.ids)
+            worst.add(run.rows[-1], shown)
+            if film:
+                film.add(frame.stamp, shown)
         meshes.close()
+        if outputs.export and outputs.by == "track":
+            write_tracks(fresh / "meshes", fresh / "meshes.npz", outputs.export, run.recovery.topology)
         if recorded:
             recorded.close()
-        (fresh / "report.json").write_text(report())
+        if film:
+            film.close()
+        report = finished()
+        (fresh / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        write_csv(fresh / "frames.csv", run.rows)
+        write_page(fresh / "report.html", report, worst.drawn(run.recovery.topology.faces))
 
 
 def scores_of(bag: Path, recovery: Recovery) -> dict[str, float]:
     """The scores of all frames of a bag against its own ground truth, without files."""
     source = open_input([bag])
-    run = Run(recovery, StreamSettings(), open_reference(None, bag, len(recovery.topology.template)))
+    run = Run(recovery, StreamSettings(), open_reference(None, bag, recovery.topology))
     for _ in run.process(source):
         pass
     return run.score.summary()

@@ -14,6 +14,8 @@ import numpy as np
 from ..draw import FINER, OVER_IMAGE, PAPER, finer, overlay, paint, person_colours, sigma_colours, sigma_views, trace
 
 INK = (64, 52, 44)
+SMALLEST = (160, 64)
+"""Width and height, pixels: in less, there is no room for the colour scale. Strips are drawn with a border."""
 
 
 def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
@@ -44,7 +46,7 @@ def fit(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     """`image` scaled to fit `size` (width, height), on the background colour, and the [3, 3] map of its pixels."""
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
-    inner = (round(width * scale), round(height * scale))
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     x, y = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     page = np.full((size[1], size[0], 3), PAPER, np.uint8)
     page[y : y + inner[1], x : x + inner[0]] = cv2.resize(image, inner, interpolation=cv2.INTER_AREA)
@@ -82,6 +84,7 @@ def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int 
     height, width = frame.image.shape[:2]
     scale = largest / max(height, width) / 2
     size = (2 * round(width * scale), 2 * round(height * scale))  # video needs even numbers
+    size = max(SMALLEST[0], size[0]), max(SMALLEST[1], size[1])
     image, moved = fit(frame.image, size)
     paper = np.full_like(image, PAPER)
     if len(frame.vertices):

@@ -1,105 +1,164 @@
-"""Ground truth for a replay: a topic of the bag, another bag, or the meshes of an earlier replay.
+"""Ground truth for a replay: meshes, 3D joints or 2D keypoints, by the stamps of the frames or by their names.
 
-The format is that of `/mega/mesh`, so what the node published can be a reference. A field `visible` is optional: where
-it is absent, the vertices inside the image count as visible.
+Meshes are a topic of the bag, another bag, or an npz; 3D joints an npz; 2D keypoints a json in COCO's format. The
+format of a topic is that of `/mega/mesh`, so what the node published can be a reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_npz
-from mega_model.core.geometry import project
+from mega_model.core.files import floats, npz_fields, read_npz
+from mega_model.core.topology import Topology
 
-from ..ros.read import points_of, positions, read_cloud
+from ..ros.read import positions, read_cloud
+from . import coco
 from .bags import is_bag, open_bag
+from .coco import Photograph
+from .frames import Frame
 from .sources import GROUND_TRUTH
 
-WITHIN = 10**6
-"""Nanoseconds: a reference belongs to the frame whose stamp differs by no more."""
+WITHIN = 0.001
+"""Seconds: by default, a reference belongs to a frame whose stamp differs by no more."""
 CLOUD = "sensor_msgs/msg/PointCloud2"
-FIELDS = ("x", "y", "z")
 
 
-class Reference:
-    """Clouds of true people by stamp, to be asked in the order of the stamps. Only one is held at a time."""
+@dataclass(frozen=True)
+class Truth:
+    """The true people in one frame, in the camera frame, metres. T people, V vertices, J joints of SMPL."""
 
-    def __init__(self, name: str, files: list[Path], clouds: Iterator[tuple[int, np.ndarray]], vertices: int) -> None:
-        """clouds: stamps (ns) in order, and what `read_cloud` gives. vertices: V of the body that is recovered."""
-        self.name = name
-        self.files = files
-        """what was given beside the input."""
-        self._clouds, self._vertices = clouds, vertices
-        self._next = next(clouds, None)
-        if self._next is None:
-            raise InputError(f"{name}: no ground truth in it")
-        self.unused = 0
-        """references to which no frame belongs, so far."""
+    joints: np.ndarray
+    """float32 [T, J, 3]; NaN for joints that are not known."""
+    vertices: np.ndarray | None = None
+    """float32 [T, V, 3]; None if only joints are known."""
+    visible: np.ndarray | None = None
+    """bool [T, V]: the camera sees the vertex. None: those inside the image count as visible."""
+    ids: np.ndarray | None = None
+    """int [T]: identities over time; None if they are not known."""
 
-    def at(self, stamp: int) -> np.ndarray | None:
-        """The reference [T, V] of the frame with this stamp. Raises InputError if it is of another body."""
-        while self._next is not None and self._next[0] < stamp - WITHIN:
-            self._step(unused=True)
-        if self._next is None or self._next[0] > stamp + WITHIN:
-            return None
-        cloud = self._next[1]
-        self._step(unused=False)
-        missing = [name for name in FIELDS if name not in (cloud.dtype.names or ())]
-        if missing:
-            raise InputError(f"{self.name}: its points lack the fields {', '.join(missing)}")
-        if len(cloud) and cloud.shape[1] != self._vertices:
-            raise InputError(
-                f"{self.name}: its bodies have {cloud.shape[1]} vertices, the bundle's {self._vertices}; "
-                "use a bundle of the same body"
-            )
-        return cloud
+
+class Reference(Protocol):
+    """True people, to be asked for frame by frame, in the order of the stamps."""
+
+    name: str
+    files: list[Path]
+    """what was given beside the input."""
+    matching: str
+    """how references and frames are matched, for the report."""
+    unused: list[int | str]
+    """stamps or names of references to which no frame belongs; complete after `finish`."""
+
+    def at(self, frame: Frame) -> Truth | Photograph | None:
+        """The reference of this frame. Raises InputError if it cannot be used."""
+        ...
 
     def finish(self) -> None:
-        """Counts those behind the last frame as unused."""
-        while self._next is not None:
-            self._step(unused=True)
-
-    def _step(self, unused: bool) -> None:
-        self.unused += unused
-        self._next = next(self._clouds, None)
+        """After the last frame."""
+        ...
 
 
-def with_visible(cloud: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> np.ndarray:
-    """A reference whose points have the field `visible`, 1 for those that the camera sees."""
-    if "visible" in (cloud.dtype.names or ()):
-        return cloud
-    out = np.zeros(cloud.shape, [*((name, "<f4") for name in FIELDS), ("visible", "<f4")])
-    for name in FIELDS:
-        out[name] = cloud[name]
-    points = positions(cloud)
-    before = points[..., 2] > 0.01
-    pixels = project(np.where(before[..., None], points, 1), intrinsics)
-    out["visible"] = before & ((pixels >= 0) & (pixels <= [width, height])).all(axis=-1)
-    return out
+class ByStamp:
+    """References with stamps. Each belongs to at most one frame: the nearest that is left, in the order of the stamps.
+
+    Only a few are held at a time.
+    """
+
+    def __init__(
+        self, name: str, files: list[Path], truths: Iterator[tuple[int, Truth | Photograph]], within: float
+    ) -> None:
+        """truths: with stamps (ns), in their order. within: seconds, see `WITHIN`."""
+        self.name, self.files = name, files
+        self.matching = f"by stamp, within {1000 * within:g} ms"
+        self.unused: list[int | str] = []
+        self._within = round(1e9 * within)
+        self._truths = truths
+        self._ahead: deque[tuple[int, Truth | Photograph]] = deque()
+        if not self._fill(1):
+            raise InputError(f"{name}: no ground truth in it")
+
+    def at(self, frame: Frame) -> Truth | Photograph | None:
+        while self._fill(1) and self._ahead[0][0] < frame.stamp - self._within:
+            self._drop()
+        while self._fill(2) and abs(self._ahead[1][0] - frame.stamp) < abs(self._ahead[0][0] - frame.stamp):
+            self._drop()
+        if not self._ahead or self._ahead[0][0] > frame.stamp + self._within:
+            return None
+        return self._ahead.popleft()[1]
+
+    def finish(self) -> None:
+        while self._fill(1):
+            self._drop()
+
+    def _fill(self, count: int) -> bool:
+        """Whether the next `count` references exist; they are read."""
+        while len(self._ahead) < count:
+            following = next(self._truths, None)
+            if following is None:
+                return False
+            self._ahead.append(following)
+        return True
+
+    def _drop(self) -> None:
+        self.unused.append(self._ahead.popleft()[0])
 
 
-def open_reference(choice: str | None, source: Path, vertices: int) -> Reference | None:
-    """choice: a topic of the bag `source`, a bag, or the meshes.npz of a replay; None: the bag's own, if it has one."""
+class ByName:
+    """References by the names of the frames' image files."""
+
+    matching = "by the name of the image file"
+
+    def __init__(self, name: str, files: list[Path], truths: Mapping[str, Truth | Photograph]) -> None:
+        self.name, self.files = name, files
+        self.unused: list[int | str] = []
+        self._left = dict(truths)
+        if not truths:
+            raise InputError(f"{name}: no ground truth in it")
+
+    def at(self, frame: Frame) -> Truth | Photograph | None:
+        if not frame.name:
+            raise InputError(
+                f"{self.name}: has names of images but no stamps, and the frames of a bag or a video have no names"
+            )
+        return self._left.pop(frame.name, None)
+
+    def finish(self) -> None:
+        self.unused += self._left
+
+
+def open_reference(
+    choice: str | None, source: Path, topology: Topology, within: float = WITHIN, images: Path | None = None
+) -> Reference | None:
+    """choice: a topic of the bag `source`, another bag, an .npz or a .json; None: the input's own, if it has some.
+
+    within: seconds between the stamps of a frame and its reference. images: folder of a json's images.
+    """
     if choice is None:
+        if coco.is_file(source):
+            return _of_coco(source, [], within, images)
         if not is_bag(source):
             return None
         with open_bag(source) as bag:
             known = bag.topics.get(GROUND_TRUTH) == CLOUD
-        return Reference(GROUND_TRUTH, [], _of_bag(source, GROUND_TRUTH), vertices) if known else None
+        return ByStamp(GROUND_TRUTH, [], _of_bag(source, GROUND_TRUTH, topology), within) if known else None
     path = Path(choice)
     if path.suffix == ".npz":
-        return Reference(choice, [path], _of_replay(path), vertices)
+        return _of_npz(path, topology, within)
+    if path.suffix == ".json":
+        return _of_coco(path, [path], within, images)
     if path.exists():
         with open_bag(path) as bag:
             topics = [topic for topic, kind in bag.topics.items() if kind == CLOUD]
         chosen = [t for t in (GROUND_TRUTH, "/mega/mesh") if t in topics] or topics
         if not chosen:
             raise InputError(f"{path}: no topic carries {CLOUD}, so there is no ground truth in it")
-        return Reference(f"{choice}: {chosen[0]}", [path], _of_bag(path, chosen[0]), vertices)
+        return ByStamp(f"{choice}: {chosen[0]}", [path], _of_bag(path, chosen[0], topology), within)
     if not is_bag(source):
         raise InputError(
             f"--reference {choice}: there is no such file, and {source} is no bag that could have the topic"
@@ -110,21 +169,122 @@ def open_reference(choice: str | None, source: Path, vertices: int) -> Reference
     if kind != CLOUD:
         what = f"carries {kind}" if kind else "is neither a file nor a topic"
         raise InputError(f"--reference {choice}: {what} of {source}; topics with {CLOUD}: {clouds}")
-    return Reference(choice, [], _of_bag(source, choice), vertices)
+    return ByStamp(choice, [], _of_bag(source, choice, topology), within)
 
 
-def _of_bag(path: Path, topic: str) -> Iterator[tuple[int, np.ndarray]]:
+def _of_bag(path: Path, topic: str, topology: Topology) -> Iterator[tuple[int, Truth]]:
     with open_bag(path) as bag:
         for stamp, message in bag.in_stamp_order(topic):
             try:
-                yield stamp, read_cloud(message)
+                yield stamp, _of_cloud(read_cloud(message), topology)
+            except InputError as error:
+                raise InputError(f"{path}: {topic}: {error}") from None
             except (ValueError, KeyError) as error:  # fields of no known type, or that lie outside of the point
                 raise InputError(f"{path}: {topic}: not readable as points ({error})") from None
 
 
-def _of_replay(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    arrays = read_npz(path, ("stamps", "frame", "vertices", "sigma", "ids"))
-    order = np.argsort(arrays["stamps"], kind="stable")
-    for k in order:
-        people = arrays["frame"] == k
-        yield int(arrays["stamps"][k]), points_of(*(arrays[name][people] for name in ("vertices", "sigma", "ids")))
+def _of_cloud(cloud: np.ndarray, topology: Topology) -> Truth:
+    """A structured array [T, V] of `read_cloud`."""
+    names = cloud.dtype.names or ()
+    missing = [name for name in "xyz" if name not in names]
+    if missing:
+        raise InputError(f"its points lack the fields {', '.join(missing)}")
+    if not len(cloud):
+        cloud = cloud.reshape(-1)[:0].repeat(len(topology.template)).reshape(0, len(topology.template))
+    vertices = positions(cloud)
+    _check_body(vertices, topology)
+    return Truth(
+        topology.joints(vertices),
+        vertices,
+        cloud["visible"] > 0.5 if "visible" in names else None,
+        cloud["id"][:, 0].astype(np.int64) if "id" in names else None,
+    )
+
+
+def _check_body(vertices: np.ndarray, topology: Topology) -> None:
+    if vertices.shape[1] != len(topology.template):
+        raise InputError(
+            f"its bodies have {vertices.shape[1]} vertices, the bundle's {len(topology.template)}; "
+            "use a bundle of the same body"
+        )
+
+
+def _of_coco(path: Path, files: list[Path], within: float, images: Path | None) -> Reference:
+    photographs = coco.read_file(path, images, must_exist=False)
+    if photographs and all(photograph.stamp is not None for photograph in photographs):
+        stamped = sorted(((p.stamp or 0, p) for p in photographs), key=lambda pair: pair[0])
+        return ByStamp(str(path), files, iter(stamped), within)
+    return ByName(str(path), files, {photograph.path.name: photograph for photograph in photographs})
+
+
+def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
+    """N people in F frames: `vertices` [N, V, 3] or `joints` [N, J, 3]; `stamps` or `names` [F], `frame` [N].
+
+    docs/replay.md has the fields.
+    """
+    fields = npz_fields(path)
+    kind = next((name for name in ("vertices", "joints") if name in fields), None)
+    if kind is None:
+        if "poses" in fields:
+            raise InputError(f"{path}: holds parameters of bodies: make vertices of them by `mega vertices {path}`")
+        raise InputError(f"{path}: has neither 'vertices' nor 'joints', it has {', '.join(fields)}")
+    key = next((name for name in ("stamps", "names") if name in fields), None)
+    if key is None:
+        raise InputError(f"{path}: has neither 'stamps' nor 'names' of the frames, it has {', '.join(fields)}")
+    optional = [name for name in ("frame", "ids", "visible", "joint_names") if name in fields]
+    arrays = read_npz(path, [kind, key, *optional])
+    keys, count = arrays[key], len(arrays[kind])
+    frame = arrays.get("frame", np.arange(count))
+    if keys.ndim != 1 or keys.dtype.kind not in {"stamps": "iu", "names": "U"}[key]:
+        raise InputError(f"{path}: field '{key}' must hold {'whole nanoseconds' if key == 'stamps' else 'texts'}, [F]")
+    for name, wanted in (("frame", (count,)), ("ids", (count,))):
+        value = frame if name == "frame" else arrays.get(name, np.zeros(count, int))
+        if value.shape != wanted or value.dtype.kind not in "iu":
+            raise InputError(f"{path}: field '{name}' must hold {count} whole numbers, one per person")
+    if count and not 0 <= frame.min() <= frame.max() < len(keys):
+        raise InputError(
+            f"{path}: field 'frame' must number the {len(keys)} '{key}' from 0; it is for several in a frame"
+        )
+    if kind == "vertices":
+        vertices = floats(path, kind, arrays[kind], (None, None, 3))
+        try:
+            _check_body(vertices, topology)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        people = Truth(topology.joints(vertices), vertices, _visible(path, arrays, vertices), arrays.get("ids"))
+    else:
+        people = Truth(_joints(path, arrays, topology), ids=arrays.get("ids"))
+    if key == "stamps":
+        order = np.argsort(keys, kind="stable")
+        return ByStamp(str(path), [path], ((int(keys[k]), _some(people, frame == k)) for k in order), within)
+    return ByName(str(path), [path], {str(name): _some(people, frame == k) for k, name in enumerate(keys)})
+
+
+def _some(people: Truth, which: np.ndarray) -> Truth:
+    parts = (people.joints, people.vertices, people.visible, people.ids)
+    joints, *rest = (None if part is None else part[which] for part in parts)
+    assert joints is not None
+    return Truth(joints, *rest)
+
+
+def _visible(path: Path, arrays: Mapping[str, np.ndarray], vertices: np.ndarray) -> np.ndarray | None:
+    if "visible" not in arrays:
+        return None
+    if arrays["visible"].shape != vertices.shape[:2]:
+        raise InputError(f"{path}: field 'visible' must have the shape {list(vertices.shape[:2])}")
+    return arrays["visible"] > 0.5
+
+
+def _joints(path: Path, arrays: Mapping[str, np.ndarray], topology: Topology) -> np.ndarray:
+    """[N, J, 3] in the topology's order; NaN for those that the file lacks."""
+    given = arrays["joints"]
+    names: Iterable[str] = map(str, arrays.get("joint_names", np.array(topology.joint_names)))
+    columns = [topology.joint_names.index(name) if name in topology.joint_names else -1 for name in names]
+    if given.ndim != 3 or given.shape[1:] != (len(columns), 3) or given.dtype.kind != "f":
+        raise InputError(f"{path}: field 'joints' must have the shape [N, {len(columns)}, 3], in metres")
+    known = [k for k, column in enumerate(columns) if column >= 0]
+    joints = np.full((len(given), len(topology.joint_names), 3), np.nan, np.float32)
+    joints[:, [columns[k] for k in known]] = given[:, known]
+    if np.isnan(joints[:, 0]).any():
+        raise InputError(f"{path}: field 'joints' must have the pelvis, to which the others are compared")
+    return joints

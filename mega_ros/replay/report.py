@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from .measures import MEASURES, shown
 from .recording import Recording
 from .sources import Source
 
@@ -26,32 +28,8 @@ def summarise(source: Source, recording: Recording) -> dict[str, Any]:
     }
 
 
-FORMAT = 1
+FORMAT = 2
 """Of the report of `mega replay`."""
-NUMBERS = (
-    ("pve", "PVE (pelvis aligned)", "mm"),
-    ("mpjpe", "MPJPE (pelvis aligned)", "mm"),
-    ("pa_mpjpe", "PA-MPJPE", "mm"),
-    ("position", "pelvis position in the camera frame", "mm"),
-    ("recall", "recall", "%"),
-    ("precision", "precision", "%"),
-    ("spearman", "Spearman of sigma and error", ""),
-    ("ause", "AUSE", ""),
-    ("coverage_1_sigma", "errors within 1 sigma", "%"),
-    ("coverage_2_sigma", "errors within 2 sigma", "%"),
-    ("sigma_visible", "mean sigma, vertices in sight", "mm"),
-    ("sigma_hidden", "mean sigma, vertices out of sight", "mm"),
-)
-"""The scores of `Score.summary` that tables show: name, words, unit."""
-FACTOR = {"mm": 1000, "ms": 1000, "%": 100, "": 1}
-"""From the report's unit to that of a table."""
-
-
-def shown(value: float | None, unit: str) -> str:
-    """A number of a report, in the unit of a table."""
-    if value is None:
-        return "-"
-    return f"{FACTOR[unit] * value:.{0 if unit == 'ms' else 1 if unit else 3}f} {unit}".strip()
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -80,12 +58,19 @@ def offline_table(report: dict[str, Any]) -> Table:
     out.add_row("people", str(report["people"]), end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]
-        out.add_row("ground truth", escape(reference["name"]))
-        out.add_row("frames without ground truth", str(report["without_reference"]))
+        out.add_row("ground truth", f"{escape(reference['name'])}, {reference['matching']}")
+        out.add_row("frames without ground truth", _listed(reference["frames_without"]))
         if reference["unused"]:
-            out.add_row("ground truth without a frame", str(reference["unused"]))
-        _add_scores(out, scores)
+            out.add_row("ground truth without a frame", _listed(reference["unused"]))
+        _add_scores(out, scores, report["intervals"])
     return out
+
+
+def _listed(names: list[int | str]) -> str:
+    """How many there are, and the first of them."""
+    if not names:
+        return "0"
+    return f"{len(names)}: {escape(', '.join(map(str, names[:5])))}{', ...' if len(names) > 5 else ''}"
 
 
 def _two_columns(title: str) -> Table:
@@ -95,9 +80,20 @@ def _two_columns(title: str) -> Table:
     return out
 
 
-def _add_scores(out: Table, scores: dict[str, Any]) -> None:
+def _add_scores(out: Table, scores: dict[str, Any], intervals: Mapping[str, Sequence[float]] = {}) -> None:
     out.add_row("frames with ground truth scored", str(scores["frames"]))
     out.add_row("people to find, missed", f"{scores['wanted']}, {scores['missed']}")
     out.add_row("people found where none is", str(scores["invented"]))
-    for name, words, unit in NUMBERS:
-        out.add_row(words, shown(scores.get(name), unit))
+    if "switches" in scores:
+        out.add_row("id switches", str(scores["switches"]))
+    for name, measure in MEASURES.items():
+        if name in scores:
+            out.add_row(measure.words, shown(scores[name], measure.unit) + _between(intervals.get(name), measure.unit))
+
+
+def _between(ends: Sequence[float] | None, unit: str) -> str:
+    """A confidence interval behind a number."""
+    if ends is None:
+        return ""
+    low, high = (shown(end, unit).removesuffix(unit).strip() for end in ends)
+    return f"  ({low} to {high})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from mega_model.core.topology import Topology
 from ..recovery import People
 from ..ros.read import POINT, points_of
 from .bags import MESSAGES
+from .measures import Row
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
 
@@ -91,6 +93,16 @@ class MeshFile:
             joint_names=np.array(self._topology.joint_names),
             **arrays,
         )
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """The report's rows of frames: a column for each number that some frame has; `ids` are separated by spaces."""
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "bodies"))
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | ({"ids": " ".join(map(str, row["ids"]))} if "ids" in row else {}))
 
 
 class MeshBag:

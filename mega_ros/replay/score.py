@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -12,34 +14,32 @@ from mega_model.core.boxes import intersection_over_union
 from mega_model.core.geometry import project
 from mega_model.core.topology import Topology
 
-from ..ros.read import positions
+from ..recovery import People
+from .bootstrap import interval, ratios, resamples
+from .coco import LIMBS, Person, Photograph
+from .identities import Identities
+from .keypoints import FEWEST, find, torso
+from .measures import MEASURES, Row, parts
+from .reference import Truth
 
 MINIMUM_OVERLAP = 0.3
 """Smallest intersection over union of image boxes with which a recovered person matches a true one."""
 MINIMUM_VISIBLE = 0.05
 """A person with a smaller share of visible vertices need not be found."""
+NEAREST = 0.01
+"""Metres: what is nearer to the camera is not visible."""
 POOLED = 1000
 """Largest number of vertices per person, evenly spaced, that are used to compare sigma and error over all people."""
-
-
-def boxes_of(vertices: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around people [P, V, 3]."""
-    points = project(np.maximum(vertices, [-np.inf, -np.inf, 0.01]), intrinsics)
-    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-
-
-def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (recovered, true) of people [P, V, 3] and [T, V, 3] whose image boxes overlap most in total."""
-    if not len(predicted) or not len(truth):
-        return []
-    overlap = intersection_over_union(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
-    pairs = zip(*linear_sum_assignment(-overlap))
-    return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
+CORRECT = 0.2
+"""Torso lengths: the largest error of a correct keypoint."""
+DRAWN, DRAWS = 10_000, 200
+"""Vertices, and draws of the bootstrap, for the intervals of numbers that need all vertices of a draw."""
+COUNTS = ("wanted", "missed", "matched", "invented")
 
 
 @dataclass(frozen=True)
-class _Vertices:
-    """Of one matched person: error and sigma [V] in metres, both relative to the pelvis; visible [V]."""
+class _Points:
+    """Of one compared person: error and sigma [N] in metres, pelvises put together; visible [N]. Vertices or joints."""
 
     error: np.ndarray
     sigma: np.ndarray
@@ -48,97 +48,291 @@ class _Vertices:
 
 @dataclass
 class Score:
-    """Counts and errors over all frames."""
+    """Numbers of frames, and of all frames together. docs/replay.md and `MEASURES` define them."""
 
     topology: Topology
-    frames: int = 0
-    wanted: int = 0
-    """true people who must be found."""
-    missed: int = 0
-    matched: int = 0
-    """recovered people who are a true one."""
-    invented: int = 0
-    """recovered people without a match."""
-    errors: dict[str, list[float]] = field(default_factory=dict)
-    """one number per compared person, metres."""
-    _pool: list[_Vertices] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    """of the frames with ground truth, in their order."""
+    _pool: list[list[_Points]] = field(default_factory=list)
+    """the compared people of each of these frames."""
+    _identities: Identities = field(default_factory=Identities)
 
-    def add(self, predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> dict[str, float]:
-        """One frame: two clouds of `read_cloud`, the true one with a field `visible`. Returns the frame's own numbers.
+    def __post_init__(self) -> None:
+        self._limbs = [self.topology.joint_names.index(limb) for limb in LIMBS]
+
+    def add(
+        self, row: Row, people: People, truth: Truth | Photograph, intrinsics: np.ndarray, size: tuple[int, int]
+    ) -> None:
+        """One frame, whose numbers are added to `row`, which has its stamp. size: width, height of its image.
 
         People who are occluded or outside the image are not counted, whether they are found or not.
         """
-        vertices, true_vertices, visible = positions(predicted), positions(truth), truth["visible"] > 0.5
-        pairs = match(vertices, true_vertices, intrinsics)
-        wanted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(truth) else np.zeros(0, bool)
-        counts = {
+        if isinstance(truth, Photograph):
+            pool = self._add_photograph(row, people, truth, intrinsics)
+        else:
+            pool = self._add_bodies(row, people, truth, intrinsics, size)
+        row["claimed"] = row["matched"] + row["invented"]
+        if row["wanted"]:
+            row["recall"] = (row["wanted"] - row["missed"]) / row["wanted"]
+        if row["claimed"]:
+            row["precision"] = row["matched"] / row["claimed"]
+        row |= _honesty(pool)
+        self.rows.append(row)
+        self._pool.append(pool)
+
+    def finish(self) -> None:
+        """After the last frame: the numbers of frames that depend on all frames."""
+        self._identities.finish()
+
+    def _add_bodies(
+        self, row: Row, people: People, truth: Truth, intrinsics: np.ndarray, size: tuple[int, int]
+    ) -> list[_Points]:
+        solid = truth.vertices is not None
+        true_points = truth.joints if truth.vertices is None else truth.vertices
+        visible = in_view(true_points, intrinsics, size) if truth.visible is None else truth.visible
+        pairs = match(people.vertices if solid else people.joints, true_points, intrinsics)
+        wanted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
+        found = {t: p for p, t in pairs if wanted[t]}
+        row |= {
             "wanted": int(wanted.sum()),
-            "missed": int(wanted.sum()) - sum(bool(wanted[t]) for _, t in pairs),
+            "missed": int(wanted.sum()) - len(found),
             "matched": len(pairs),
-            "invented": len(predicted) - len(pairs),
+            "invented": len(people) - len(pairs),
+            "compared": len(found),
         }
-        self.frames += 1
-        for name, count in counts.items():
-            setattr(self, name, getattr(self, name) + count)
-        compared = [
-            self._compare(vertices[p], predicted["sigma"][p], true_vertices[t], visible[t])
-            for p, t in pairs
-            if wanted[t]
-        ]
-        errors = {name: [numbers[name] for numbers, _ in compared] for name in (compared[0][0] if compared else ())}
-        for name, values in errors.items():
-            self.errors.setdefault(name, []).extend(values)
-        pool = [points for _, points in compared]
-        self._pool += pool
-        return {**counts, "compared": len(compared), **_means(errors), **_honesty(pool)}
+        bodies, pool = [], []
+        for t in map(int, np.flatnonzero(wanted)):
+            body: Row = {} if truth.ids is None else {"truth": int(truth.ids[t])}
+            pixels, seen = _projected(truth.joints[t, self._limbs], intrinsics, size)
+            error = np.where(seen, np.inf, np.nan)
+            if t in found:
+                p = found[t]
+                numbers, points = self._compare(people, p, truth, t, visible[t])
+                body |= {"id": int(people.ids[p]), **numbers}
+                pool.append(points)
+                limbs = project(people.joints[p, self._limbs], intrinsics)
+                error = np.where(seen, np.linalg.norm(limbs - pixels, axis=1), np.nan)
+            if seen.any():
+                box = np.concatenate([pixels[seen].min(axis=0), pixels[seen].max(axis=0)])
+                body |= _keypoints(error, torso(Person(box, pixels, seen, False, None)))
+            bodies.append(body)
+        if truth.ids is not None:
+            ids = {int(truth.ids[t]): (int(people.ids[p]), people.joints[p], truth.joints[t]) for t, p in found.items()}
+            self._identities.add(row, ids)
+        _summarise_bodies(row, bodies)
+        return pool
 
     def _compare(
-        self, vertices: np.ndarray, sigma: np.ndarray, truth: np.ndarray, visible: np.ndarray
-    ) -> tuple[dict[str, float], _Vertices]:
-        joints, true_joints = self.topology.joints(vertices), self.topology.joints(truth)
+        self, people: People, p: int, truth: Truth, t: int, visible: np.ndarray
+    ) -> tuple[dict[str, float], _Points]:
+        joints, true_joints = people.joints[p], truth.joints[t]
+        known = np.isfinite(true_joints).all(axis=1)
         pelvis, true_pelvis = joints[0], true_joints[0]
+        errors = metrics.distances(joints - pelvis, true_joints - true_pelvis)
         numbers = {
-            "pve": metrics.mean_distance(vertices - pelvis, truth - true_pelvis),
-            "mpjpe": metrics.mean_distance(joints - pelvis, true_joints - true_pelvis),
-            "pa_mpjpe": metrics.pa_mpjpe(joints, true_joints),
+            "mpjpe": errors[known].mean(),
+            "pa_mpjpe": metrics.pa_mpjpe(joints[known], true_joints[known]),
             "position": metrics.distances(pelvis, true_pelvis),
-            "sigma_visible": sigma[visible].mean(),
-            "sigma_hidden": sigma[~visible].mean() if not visible.all() else np.nan,
         }
-        some = slice(None, None, -(-len(sigma) // POOLED))
-        error = metrics.distances(vertices - pelvis, truth - true_pelvis)
-        pooled = _Vertices(error[some], sigma[some].astype(np.float32), visible[some])
-        return {name: float(value) for name, value in numbers.items()}, pooled
+        sigma = people.joints_sigma[p]
+        some: Any = known
+        if truth.vertices is not None:
+            errors = metrics.distances(people.vertices[p] - pelvis, truth.vertices[t] - true_pelvis)
+            sigma = people.sigma[p]
+            numbers = {"pve": errors.mean(), **numbers}
+            some = slice(None, None, -(-len(sigma) // POOLED))
+        points = _Points(errors[some].astype(np.float32), sigma[some].astype(np.float32), visible[some])
+        return {name: float(value) for name, value in numbers.items()}, points
+
+    def _add_photograph(
+        self, row: Row, people: People, photograph: Photograph, intrinsics: np.ndarray
+    ) -> list[_Points]:
+        """As `mega evaluate keypoints` does with the detector's boxes."""
+        who, wrong = find(people.boxes, people.scores, photograph)
+        counts = {n for n, person in enumerate(photograph.people) if person.counts}
+        found = {int(n): p for p, n in enumerate(who) if n in counts}
+        complete = photograph.all_marked
+        row |= {
+            "wanted": len(counts),
+            "missed": len(counts) - len(found),
+            "matched": len(found) if complete else 0,
+            "invented": int(wrong.sum()) if complete else 0,
+        }
+        bodies = []
+        for n in sorted(counts):
+            person = photograph.people[n]
+            body: Row = {}
+            error = np.where(person.seen, np.inf, np.nan)
+            if n in found:
+                joints = people.joints[found[n], self._limbs]
+                body["id"] = int(people.ids[found[n]])
+                error = np.where(
+                    person.seen, np.linalg.norm(project(joints, intrinsics) - person.keypoints, axis=1), np.nan
+                )
+                if person.joints3d is not None:
+                    body["pa_mpjpe"] = float(metrics.pa_mpjpe(joints, person.joints3d))
+            if person.seen.sum() >= FEWEST:
+                body |= _keypoints(error, torso(person))
+            bodies.append(body)
+        row["compared"] = sum("pa_mpjpe" in body for body in bodies)
+        _summarise_bodies(row, bodies)
+        return []
 
     def summary(self) -> dict[str, float]:
-        """Counts, shares, and the mean of each error in metres; without those that nobody has."""
-        shares = {}
-        if self.wanted:
-            shares["recall"] = (self.wanted - self.missed) / self.wanted
-        if self.matched + self.invented:
-            shares["precision"] = self.matched / (self.matched + self.invented)
-        counts = {name: getattr(self, name) for name in ("frames", "wanted", "missed", "matched", "invented")}
-        return {**counts, **shares, **_means(self.errors), **_honesty(self._pool)}
+        """Counts, and each measure that some frame has. Spearman and AUSE are of the vertices of all frames at once."""
+        out: dict[str, float] = {"frames": len(self.rows)}
+        out |= {name: sum(row[name] for row in self.rows) for name in COUNTS}
+        if any("switches" in row for row in self.rows):
+            out["switches"] = sum(row.get("switches", 0) for row in self.rows)
+        for name in MEASURES:
+            known = [sums for row in self.rows if (sums := parts(name, row))]
+            if weight := sum(sums[1] for sums in known):
+                out[name] = sum(sums[0] for sums in known) / weight
+        return out | _ranks([points for pool in self._pool for points in pool])
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % confidence interval of each measure of `summary`, by `bootstrap`. Empty for a single frame."""
+        if len(self.rows) < 2:
+            return {}
+        names = [name for name in MEASURES if any(name in row for row in self.rows)]
+        sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in self.rows], np.float64)
+        out = {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
+        if {"spearman", "ause"} & {*names}:
+            few = -(-sum(len(p.error) for pool in self._pool for p in pool) // DRAWN)
+            thinned = [[_Points(p.error[::few], p.sigma[::few], p.visible[::few]) for p in pool] for pool in self._pool]
+            drawn = [
+                _ranks([points for k in chosen for points in thinned[k]]) for chosen in resamples(len(self.rows), DRAWS)
+            ]
+            for name in ("spearman", "ause"):
+                if values := [ranks[name] for ranks in drawn if name in ranks]:
+                    out[name] = interval(np.array(values))
+        return out
+
+    def persons(self) -> list[Row]:
+        """Each true person of the recording whose identity is known: frames, those in which they were found, means."""
+        bodies: dict[int, list[Row]] = {}
+        for row in self.rows:
+            for body in row["bodies"]:
+                if "truth" in body:
+                    bodies.setdefault(body["truth"], []).append(body)
+        out = []
+        for person, seen in sorted(bodies.items()):
+            found = [body for body in seen if "id" in body]
+            summary: Row = {"person": person, "frames": len(seen), "found": len(found)}
+            summary["ids"] = sorted({body["id"] for body in found})
+            for name in MEASURES:
+                if values := [body[name] for body in seen if name in body]:
+                    summary[name] = float(np.mean(values))
+            out.append(summary)
+        return out
+
+    def curves(self) -> dict[str, dict[str, list[float]]]:
+        """Calibration: share of errors within the radius that promises each level, for all, visible and hidden points.
+
+        Sparsification: mean error of the rest after each share is removed, by sigma and by the error, over that of all.
+        Empty where `_honesty` is.
+        """
+        pooled = _pooled([points for pool in self._pool for points in pool])
+        if pooled is None:
+            return {}
+        error, sigma, visible = pooled
+        radii = metrics.radius(metrics.LEVELS)
+        calibration = {"levels": metrics.LEVELS.tolist()}
+        for name, which in (("all", np.ones_like(visible)), ("visible", visible), ("hidden", ~visible)):
+            if which.any():
+                calibration[name] = metrics.reliability(error[which], sigma[which], radii).tolist()
+        out = {"calibration": calibration}
+        if error.any():
+            by_sigma, by_error = metrics.sparsification(error, sigma)
+            removed = metrics.REMOVED.tolist()
+            out["sparsification"] = {"removed": removed, "sigma": by_sigma.tolist(), "error": by_error.tolist()}
+        return out
 
 
-def _means(errors: dict[str, list[float]]) -> dict[str, float]:
-    return {name: float(np.nanmean(values)) for name, values in errors.items() if np.isfinite(values).any()}
+def boxes_of(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around people [P, N, 3]; NaN points are left out."""
+    pixels = project(np.maximum(points, [-np.inf, -np.inf, NEAREST]), intrinsics)
+    return np.concatenate([np.nanmin(pixels, axis=1), np.nanmax(pixels, axis=1)], axis=1)
 
 
-def _honesty(people: list[_Vertices]) -> dict[str, float]:
-    """How well sigma tells the error of the vertices of some people. Empty without people, or without sigma."""
+def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (recovered, true) of people [P, N, 3] and [T, N, 3] whose image boxes overlap most in total."""
+    if not len(predicted) or not len(truth):
+        return []
+    overlap = intersection_over_union(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
+    pairs = zip(*linear_sum_assignment(-overlap))
+    return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
+
+
+def _projected(points: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Points [..., N, 3] -> pixels [..., N, 2], and whether they lie in the image [..., N]."""
+    before = points[..., 2] > NEAREST
+    pixels = project(np.where(before[..., None], points, 1), intrinsics)
+    return pixels, before & ((pixels >= 0) & (pixels <= size)).all(axis=-1)
+
+
+def in_view(points: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which points [T, N, 3] lie in front of the camera and in the image of `size`: bool [T, N]."""
+    return _projected(points, intrinsics, size)[1]
+
+
+def _keypoints(error: np.ndarray, length: float) -> Row:
+    """2D numbers of a person: `error` [L] in pixels as `metrics.pck` takes it, `length` of the torso in pixels."""
+    annotated, found = ~np.isnan(error), np.isfinite(error)
+    row: Row = {"joints": int(annotated.sum()), "joints_found": int(found.sum())}
+    if annotated.any():
+        row["pck"] = metrics.pck(error[None], np.array([length]), CORRECT)
+    if found.any():
+        row["normalised_error"] = float(error[found].mean() / length)
+    return row
+
+
+def _summarise_bodies(row: Row, bodies: Sequence[Row]) -> None:
+    """The means over a frame's people, and the people themselves, into its row."""
+    for weight in ("joints", "joints_found"):
+        row[weight] = sum(body.get(weight, 0) for body in bodies)
+    for name, measure in MEASURES.items():
+        values = [(body[name], body.get(measure.weight, 1)) for body in bodies if name in body]
+        if values:
+            row[name] = float(np.average([v for v, _ in values], weights=[w for _, w in values]))
+    row["bodies"] = [*bodies]
+
+
+def _pooled(people: Sequence[_Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Error, sigma, visible [N] of some people; None without people, or without sigma."""
     if not people:
-        return {}
+        return None
     error, sigma, visible = (
         np.concatenate([getattr(p, name) for p in people]) for name in ("error", "sigma", "visible")
     )
-    if not np.isfinite(sigma).all() or not sigma.min() > 0:
+    return (error, sigma, visible) if np.isfinite(sigma).all() and sigma.min() > 0 else None
+
+
+def _ranks(people: Sequence[_Points]) -> dict[str, float]:
+    """How well sigma sorts the errors of some people."""
+    pooled = _pooled(people)
+    if pooled is None:
         return {}
+    error, sigma, _ = pooled
     out = {"ause": metrics.ause(error, sigma)} if error.any() else {}
     if np.ptp(sigma) > 0 and np.ptp(error) > 0:
         out["spearman"] = metrics.spearman(sigma, error)
+    return out
+
+
+def _honesty(people: Sequence[_Points]) -> dict[str, float]:
+    """How well sigma tells the error of the points of some people. Empty where `_pooled` is None."""
+    pooled = _pooled(people)
+    if pooled is None:
+        return {}
+    error, sigma, visible = pooled
+    out = _ranks(people)
     for name, which in (("", np.ones_like(visible)), ("_visible", visible), ("_hidden", ~visible)):
+        if name:
+            out[f"points{name}"] = int(which.sum())
         if which.any():
             for factor in (1, 2):
                 out[f"coverage_{factor}_sigma{name}"] = metrics.coverage(error[which], sigma[which], factor)
+            if name:
+                out[f"sigma{name}"] = float(sigma[which].mean())
     return out

@@ -1,0 +1,76 @@
+"""Identities over time: IDF1, id switches and acceleration.
+
+IDF1 is that of Ristani et al. 2016, id switches are those of CLEAR MOT (Bernardin and Stiefelhagen 2008). The package
+for these on PyPI, motmetrics, brings pandas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from mega_model.core import metrics
+
+from .measures import Row
+
+Moment = tuple[float, np.ndarray, np.ndarray]
+"""Time in seconds; recovered and true joints [J, 3], metres, the pelvis at the origin."""
+
+
+@dataclass
+class Identities:
+    """Who was found as whom, in frames that follow each other."""
+
+    _frames: list[tuple[Row, dict[int, int]]] = field(default_factory=list)
+    """each frame's row, and the recovered id of each true one that was found."""
+    _last: dict[int, int] = field(default_factory=dict)
+    """true id -> the recovered id under which the person was last found."""
+    _past: dict[int, list[Moment]] = field(default_factory=dict)
+    """true id -> up to two frames before this one without a gap."""
+
+    def add(self, row: Row, found: Mapping[int, tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """The next frame. found: true id -> recovered id, recovered and true joints [J, 3], metres.
+
+        Adds `switches`, and `acceleration` of the `accelerated` people, where there are some.
+        """
+        ids = {truth: person for truth, (person, _, _) in found.items()}
+        row["switches"] = sum(self._last.get(truth, person) != person for truth, person in ids.items())
+        if row["wanted"]:
+            row["switch_rate"] = row["switches"] / row["wanted"]
+        self._last |= ids
+        self._frames.append((row, ids))
+        past, self._past, errors = self._past, {}, []
+        for truth, (_, joints, true_joints) in found.items():
+            now = row["stamp"] / 1e9, joints - joints[0], true_joints - true_joints[0]
+            moments = [*past.get(truth, []), now]
+            if len(moments) == 3:
+                errors.append(_acceleration_error(moments))
+            self._past[truth] = moments[-2:]
+        if errors:
+            row |= {"acceleration": float(np.mean(errors)), "accelerated": len(errors)}
+
+    def finish(self) -> None:
+        """Adds `idf1` and its weight `identities` to the rows. Ids are assigned one to one over all frames."""
+        truths = sorted({truth for _, ids in self._frames for truth in ids})
+        persons = sorted({person for _, ids in self._frames for person in ids.values()})
+        together = np.zeros((len(truths), len(persons)), int)
+        for _, ids in self._frames:
+            for truth, person in ids.items():
+                together[truths.index(truth), persons.index(person)] += 1
+        pairs = zip(*linear_sum_assignment(-together))
+        right = {truths[t]: persons[p] for t, p in pairs}
+        for row, ids in self._frames:
+            count = row["wanted"] + row["invented"] + len(ids)  # people who need not be found count on neither side
+            if count:
+                same = sum(right.get(truth) == person for truth, person in ids.items())
+                row |= {"idf1": 2 * same / count, "identities": count}
+
+
+def _acceleration_error(moments: list[Moment]) -> float:
+    """Metres per second squared, mean over the known joints; the times need not be evenly spaced."""
+    (t0, *a), (t1, *b), (t2, *c) = moments
+    recovered, true = (2 * ((z - y) / (t2 - t1) - (y - x) / (t1 - t0)) / (t2 - t0) for x, y, z in zip(a, b, c))
+    return float(np.nanmean(metrics.distances(recovered, true)))
