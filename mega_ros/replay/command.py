@@ -51,6 +51,10 @@ class ReplayOptions:
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
     """The bag's intrinsics; by default camera_info beside the images."""
+    rectified: Literal["auto", "true", "false"] = "auto"
+    """Whether the bag's images are rectified; auto: by the name of their topic."""
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees, clockwise, by which the images must be turned so that people are upright."""
     fov: float = 60.0
     """Field of view over the larger image side where nobody knows the intrinsics, degrees."""
     bundle: str = "default"
@@ -97,8 +101,9 @@ def _replay(
     options: ReplayOptions, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
 ) -> None:
     """One input: its results into `out`, and its table onto the console."""
-    source = frames.open_input(paths, options.image_topic, options.camera_info_topic)
-    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=float(np.radians(options.fov)))
+    source = frames.open_input(paths, options.image_topic, options.camera_info_topic, options.rectified)
+    fov = float(np.radians(options.fov))
+    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate)
     vertices = len(recovery.topology.template)
     run = Run(recovery, settings, open_reference(options.reference, paths[0], vertices))
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
@@ -124,7 +129,7 @@ def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str,
         "command": shlex.join(command),
         "bundle": {"name": bundle.name, "hash": bundle.hash},
         "provider": run.recovery.backend,
-        "settings": {"boxes": run.settings.boxes, "seed": run.settings.seed, "fov": run.settings.fov},
+        "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate")},
         "inputs": frames.digests(source.files),
         "topics": source.topics,
         "reference": frames.digests(run.reference.files) if run.reference else [],

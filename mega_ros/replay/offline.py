@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
 from ..recovery import People, Recovery
@@ -22,7 +23,8 @@ from .results import MeshBag, MeshFile, put_in_place
 from .score import Score
 
 Row = dict[str, Any]
-"""Of one frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none."""
+"""Of one frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none, `notes` why some
+boxes have no person."""
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Run:
     rows: list[Row] = field(default_factory=list)
     why_assumed: str = ""
     """of the first frame whose intrinsics are assumed."""
+    camera_problem: str = ""
+    """what is wrong with the first camera_info that is used all the same."""
     watch: Callable[[int], None] = lambda done: None
     """called after each frame with the number of frames that are done."""
 
@@ -66,7 +70,7 @@ class Run:
             problem = frame.problem
             if frame.image is not None:
                 try:
-                    people = stream.process(frame.image, frame.intrinsics, frame.stamp, frame.unknown)
+                    people = stream.process(frame.image, frame.camera, frame.stamp, frame.camera_problem)
                 except InputError as error:
                     problem = f"{source.name}: {error}"
             if people is None:
@@ -74,10 +78,12 @@ class Run:
                 self.counts.unreadable += 1
             else:
                 row |= {"people": len(people), "ids": people.ids.tolist()}
+                row |= {"notes": stream.notes} if stream.notes else {}
+                self.camera_problem = self.camera_problem or ("" if stream.assumed else frame.camera_problem)
                 self.counts.people += len(people)
                 self.counts.assumed += bool(stream.assumed)
                 self.why_assumed = self.why_assumed or stream.assumed
-                row |= self._scores(frame, people, stream.intrinsics)
+                row |= self._scores(frame, people, stream.camera)
             self.counts.frames += 1
             self.rows.append(row)
             self.watch(self.counts.frames)
@@ -87,20 +93,22 @@ class Run:
         if self.reference is not None:
             self.reference.finish()
 
-    def _scores(self, frame: Frame, people: People, intrinsics: np.ndarray) -> dict[str, float]:
+    def _scores(self, frame: Frame, people: People, camera: Camera) -> dict[str, float]:
         truth = None if self.reference is None else self.reference.at(frame.stamp)
         if truth is None:
             self.counts.without_reference += self.reference is not None
             return {}
         assert frame.image is not None
-        truth = with_visible(truth, intrinsics, frame.image.shape[1], frame.image.shape[0])
-        return self.score.add(points_of(people.vertices, people.sigma, people.ids), truth, intrinsics)
+        truth = with_visible(truth, camera, frame.image.shape[1], frame.image.shape[0])
+        return self.score.add(points_of(people.vertices, people.sigma, people.ids), truth, camera.K)
 
     def results(self) -> dict[str, Any]:
         """The report's part that says what was found."""
         out: dict[str, Any] = asdict(self.counts)
         if self.why_assumed:
             out["assumed_because"] = f"{self.why_assumed}; a field of view of {np.degrees(self.settings.fov):g} degrees"
+        if self.camera_problem:
+            out["camera_problem"] = self.camera_problem
         if self.reference is not None:
             out["reference"] = {
                 "name": self.reference.name,

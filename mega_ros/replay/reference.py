@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_npz
-from mega_model.core.geometry import project
 
 from ..ros.read import points_of, positions, read_cloud
 from .bags import is_bag, open_bag
@@ -68,17 +68,15 @@ class Reference:
         self._next = next(self._clouds, None)
 
 
-def with_visible(cloud: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> np.ndarray:
+def with_visible(cloud: np.ndarray, camera: Camera, width: int, height: int) -> np.ndarray:
     """A reference whose points have the field `visible`, 1 for those that the camera sees."""
     if "visible" in (cloud.dtype.names or ()):
         return cloud
     out = np.zeros(cloud.shape, [*((name, "<f4") for name in FIELDS), ("visible", "<f4")])
     for name in FIELDS:
         out[name] = cloud[name]
-    points = positions(cloud)
-    before = points[..., 2] > 0.01
-    pixels = project(np.where(before[..., None], points, 1), intrinsics)
-    out["visible"] = before & ((pixels >= 0) & (pixels <= [width, height])).all(axis=-1)
+    pixels = camera.project(positions(cloud))
+    out["visible"] = ((pixels >= 0) & (pixels <= [width, height])).all(axis=-1)
     return out
 
 
