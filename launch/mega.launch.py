@@ -16,6 +16,8 @@ ARGUMENTS = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
     "image_transport": ("", "auto, raw or compressed; empty: as in the parameter file"),
+    "rectified": ("", "whether the images are: true, false or auto; empty: as in the parameter file"),
+    "rotate": ("", "degrees clockwise that turn people upright: 0, 90, 180, 270; empty: as in the parameter file"),
     "bundle": ("", "'default', or the folder of a bundle; empty: as in the parameter file"),
     "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
@@ -39,7 +41,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             # later ones win
             parameters=[
                 given["params"],
-                *({name: given[name]} for name in ("image_transport", "bundle") if given[name]),
+                *({name: given[name]} for name in ("image_transport", "rectified", "rotate", "bundle") if given[name]),
             ],
         ),
         Node(

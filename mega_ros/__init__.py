@@ -6,14 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mega_model.core.cameras import Camera
+
     from .bundle import Bundle, BundleError
     from .recovery import People, Recovery
     from .stream import Stream, StreamSettings
 
-__all__ = ["Bundle", "BundleError", "People", "Recovery", "Stream", "StreamSettings"]
+__all__ = ["Bundle", "BundleError", "Camera", "People", "Recovery", "Stream", "StreamSettings"]
 _HOME = {
     "Bundle": "bundle",
     "BundleError": "bundle",
+    "Camera": "recovery",
     "People": "recovery",
     "Recovery": "recovery",
     "Stream": "stream",

@@ -37,6 +37,21 @@ class Detector:
         return detections(self._engine.run(image=boxed), factors, width, height, threshold)
 
 
+def find_turned(detector: Detector, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
+    """`detector.find` on the image turned clockwise by `rotate` degrees; in the pixels of the image as it is."""
+    image = np.ascontiguousarray(np.rot90(image, -rotate // 90))
+    boxes, scores, keypoints = detector.find(image, threshold)
+    height, width = image.shape[:2]
+    for _ in range(rotate // 90):  # a quarter clockwise takes x, y to height - y, x, and that height is the new width
+        x0, y0, x1, y1 = boxes.T
+        boxes = np.stack([y0, width - x1, y1, width - x0], axis=1)
+        if keypoints is not None:
+            x, y, score = np.moveaxis(keypoints, -1, 0)
+            keypoints = np.stack([y, width - x, score], axis=-1)
+        width, height = height, width
+    return Detections(boxes, scores, keypoints)
+
+
 def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One person who fills the image."""
     return fixed_box([0, 0, image.shape[1], image.shape[0]])(image)

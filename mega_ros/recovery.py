@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mega_model.core import metrics
-from mega_model.core.detection import LIMB_JOINTS, in_image, keypoints_of
-from mega_model.core.errors import InputError
+from mega_model.core.cameras import Camera
+from mega_model.core.detection import LIMB_JOINTS, SMALLEST, in_image, keypoints_of
+from mega_model.core.errors import InputError, numbers
 from mega_model.core.fit import OBSERVES, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
     crop_cameras,
@@ -27,11 +28,17 @@ from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
-from .detect import Detector
+from .detect import Detector, find_turned
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
 """Radians over the larger image side: assumed where no intrinsics are known."""
+
+FARTHEST = 100.0
+"""Metres. At 100 m and an ordinary focal length of 600 pixels, a person has 10 pixels: too few to be found. So who
+seems to be farther away is somewhere else, and the intrinsics are wrong."""
+ROTATIONS = 0, 90, 180, 270
+"""Degrees, see `Recovery.run`."""
 
 
 @dataclass(frozen=True)
@@ -106,54 +113,66 @@ class Recovery:
     def run(
         self,
         image: np.ndarray,
-        K: np.ndarray | None = None,
+        K: np.ndarray | Camera | None = None,
         boxes: np.ndarray | None = None,
         ids: np.ndarray | None = None,
         samples: int | None = None,
         seed: int = 0,
         keypoints: np.ndarray | None = None,
+        rotate: int = 0,
     ) -> People:
         """People in an image.
 
-        image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels; None assumes a field of view of 60 degrees.
-        boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image; None asks the bundle's detector.
+        image: uint8 [H, W, 3] BGR. K: [3, 3] intrinsics in pixels, if the image has no distortion, or a `Camera`; None
+        assumes a field of view of 60 degrees.
+        boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image, and its centre less than 90 degrees
+        off the axis; None asks the bundle's detector.
         ids: [P], default 0 to P-1.
         keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
         They place the first crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
         not depend on the other people in the image.
+        rotate: 0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright.
+        Boxes, keypoints and people stay those of the image as it is.
 
         sigma is the expected error of each vertex, an output of the deterministic graph, with the distance between mesh
         and landmarks or keypoints added in quadrature, times calibration.scale. If the graph lacks this output, it is
         calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
-        People with non-finite outputs, and people who are not entirely in front of the camera, are left out, so there
-        may be fewer people than boxes.
+        People with non-finite outputs, behind the camera or farther away than 100 m are left out, so there may be fewer
+        people than boxes. Without a lens, all of a person has to be in front of the camera.
         Raises InputError that names the argument.
         """
         image = checked_image(image)
         height, width = image.shape[:2]
         if K is None:
-            intrinsics = intrinsics_from_fov(width, height, FOV_DEFAULT)
-        else:
-            intrinsics = _checked_intrinsics(K, width, height)
+            K = intrinsics_from_fov(width, height, FOV_DEFAULT)
+        camera = _checked_camera(K, width, height)
+        if rotate not in ROTATIONS:
+            raise InputError(f"rotate: must be one of {', '.join(map(str, ROTATIONS))} degrees, it is {rotate}")
         samples = self.bundle.sampling.samples if samples is None else samples
         if samples < 0 or seed < 0:
             raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
         if boxes is None:
             if self.detector is None:
                 raise InputError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
-            boxes, scores, keypoints = self.detector.find(image)
+            boxes, scores, keypoints = find_turned(self.detector, image, rotate)
+            seen = in_view(boxes, camera)
+            boxes, scores = boxes[seen], scores[seen]
+            keypoints = None if keypoints is None else keypoints[seen]
         else:
-            boxes = _checked_boxes(boxes, width, height)
-            keypoints = self._detected(image, boxes) if keypoints is None else _checked_keypoints(keypoints, len(boxes))
+            boxes = _checked_boxes(boxes, camera, width, height)
+            if keypoints is None:
+                keypoints = self._detected(image, boxes, rotate)
+            else:
+                keypoints = _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
         ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
             return self._nobody()
-        features, crop_intrinsics, crop_from_camera = self._features(image, intrinsics, boxes, keypoints)
+        features, crop_intrinsics, crop_from_camera = self._features(image, camera, boxes, keypoints, rotate)
         limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
         if keypoints is not None:
-            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, crop_intrinsics, crop_from_camera)
         given = {**features, "keypoints": limbs.astype(np.float32)}
         out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
         vertices, body_to_crop, translation, residuals = self._pose(out, features, crop_intrinsics, limbs)
@@ -169,7 +188,10 @@ class Recovery:
             scores,
             out.get("distance", np.full(len(boxes), np.nan, np.float32)),
         )
-        numbers = [vertices[..., 2] > 0, np.isfinite(vertices).reshape(len(vertices), -1)]
+        # beside a wide lens, a part of somebody whom it sees may lie behind the plane of the camera
+        depth = np.einsum("pvi,pi->pv", vertices, crop_from_camera[:, 2]) if camera.lens else vertices[..., 2]
+        in_front = (depth > 0) & (depth < FARTHEST) & (vertices.mean(axis=1) > 0)[:, 2:]
+        numbers = [in_front, np.isfinite(vertices).reshape(len(vertices), -1)]
         if self._predicts_errors or samples >= 2:
             numbers.append(np.isfinite(sigma))
         return people[np.flatnonzero(np.concatenate(numbers, axis=1).all(axis=1))]
@@ -180,14 +202,14 @@ class Recovery:
         types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 3
         return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
 
-    def _detected(self, image: np.ndarray, boxes: np.ndarray) -> np.ndarray | None:
+    def _detected(self, image: np.ndarray, boxes: np.ndarray, rotate: int) -> np.ndarray | None:
         """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
         if self.detector is None or not self._detects_keypoints or not len(boxes):
             return None
-        return keypoints_of(boxes, self.detector.find(image))
+        return keypoints_of(boxes, find_turned(self.detector, image, rotate))
 
     def _features(
-        self, image: np.ndarray, intrinsics: np.ndarray, boxes: np.ndarray, keypoints: np.ndarray | None
+        self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3].
 
@@ -195,11 +217,11 @@ class Recovery:
         detector's keypoints replace the first pass, because they place the second crop as well.
         """
         crop = self.bundle.crop
-        cameras = crop_cameras(boxes, intrinsics, crop.size, crop.margin)
+        cameras = crop_cameras(boxes, camera, crop.size, crop.margin, -np.radians(rotate))
 
         def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
-            crops = crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, crop.size)
+            crops = crop_images(image, camera, crop_intrinsics, crop_from_camera, crop.size)
             return self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
 
         def refine_cameras(people: np.ndarray, landmarks: np.ndarray) -> None:
@@ -210,9 +232,8 @@ class Recovery:
         everybody, unknown = np.arange(len(boxes)), np.arange(len(boxes))
         if keypoints is not None and crop.looks > 1:
             centre, side, roll, valid = keypoint_region(keypoints)
-            for part, new in zip(
-                cameras, square_cameras(centre[valid], side[valid], roll[valid], intrinsics, crop.size)
-            ):
+            valid &= np.isfinite(camera.rays(centre)).all(axis=-1)
+            for part, new in zip(cameras, square_cameras(centre[valid], side[valid], roll[valid], camera, crop.size)):
                 part[valid] = new
             unknown = np.flatnonzero(~valid)
         if crop.looks > 1 and len(unknown):
@@ -275,20 +296,19 @@ def checked_image(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def _checked_intrinsics(K: np.ndarray, width: int, height: int) -> np.ndarray:
-    intrinsics = _numbers("K", K)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or not np.allclose(intrinsics[2], [0, 0, 1]):
-        raise InputError(f"K: must be a finite 3 x 3 camera matrix with last row 0 0 1, it is {intrinsics.tolist()}")
-    larger = max(width, height)
-    focal_x, focal_y = intrinsics[0, 0], intrinsics[1, 1]
-    # a focal length of 1/50 of the image side means a field of view of 175 degrees: probably the unit is not pixels
-    if not all(larger / 50 < focal < 1000 * larger for focal in (focal_x, focal_y)):
-        raise InputError(f"K: focal lengths {focal_x:g}, {focal_y:g} pixels do not fit an image of {width} x {height}")
-    return intrinsics
+def in_view(boxes: np.ndarray, camera: Camera) -> np.ndarray:
+    """bool [P]: boxes [P, 4] whose centre the lens sees, less than 90 degrees off its axis."""
+    return np.isfinite(camera.rays((boxes[:, :2] + boxes[:, 2:]) / 2)).all(axis=-1)
 
 
-def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    boxes = _numbers("boxes", boxes).astype(np.float32)
+def _checked_camera(K: np.ndarray | Camera, width: int, height: int) -> Camera:
+    camera = K if isinstance(K, Camera) else Camera(K)
+    camera.must_fit(width, height)
+    return camera
+
+
+def _checked_boxes(boxes: np.ndarray, camera: Camera, width: int, height: int) -> np.ndarray:
+    boxes = numbers("boxes", boxes).astype(np.float32)
     if boxes.size == 0:
         return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -302,13 +322,20 @@ def _checked_boxes(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
         first = int(np.argmin(seen))
         raise InputError(
             f"boxes: number {first} is {boxes[first].tolist()}, of which an image of {width} x {height} pixels shows "
-            "nothing; leave it out"
+            f"less than {SMALLEST:g} x {SMALLEST:g}; leave it out"
+        )
+    seen = in_view(boxes, camera)
+    if not seen.all():
+        first = int(np.argmin(seen))
+        raise InputError(
+            f"boxes: number {first} is {boxes[first].tolist()}, whose centre is 90 degrees or more off the axis of "
+            f"K, or beyond what the lens shows; leave it out"
         )
     return boxes
 
 
 def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
-    keypoints = _numbers("keypoints", keypoints).astype(np.float32)
+    keypoints = numbers("keypoints", keypoints).astype(np.float32)
     if keypoints.shape != (count, 17, 3) or not np.isfinite(keypoints).all():
         raise InputError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
     return keypoints
@@ -321,10 +348,3 @@ def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:
     if count and (ids.min() < 0 or ids.max() >= 2**32):
         raise InputError(f"ids: must fit 32 bits without sign, they are {ids.tolist()}")
     return ids
-
-
-def _numbers(name: str, value: np.ndarray) -> np.ndarray:
-    try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None

@@ -10,12 +10,13 @@ from typing import Literal
 
 import numpy as np
 
-from mega_model.core.detection import Detections, in_image
+from mega_model.core.cameras import Camera
+from mega_model.core.detection import SMALLEST, Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import fixed_box, full_frame
-from .recovery import FOV_DEFAULT, People, Recovery, checked_image
+from .detect import find_turned, fixed_box, full_frame
+from .recovery import FARTHEST, FOV_DEFAULT, People, Recovery, checked_image, in_view
 from .track import Tracker
 
 RESTART = 10**9
@@ -38,6 +39,9 @@ class StreamSettings:
     """The samples' noise depends on seed and id only. A track keeps its noise, so its sigma does not flicker."""
     fov: float = float(FOV_DEFAULT)
     """Field of view over the larger image side, radians: assumed while no intrinsics are known."""
+    rotate: int = 0
+    """0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright. Boxes and
+    people stay in the pixels and in the camera frame of the image as it is."""
 
 
 class Stream:
@@ -49,14 +53,16 @@ class Stream:
         self.settings = settings
         self._tracker = Tracker()
         self._stamp = 0
-        self.intrinsics = np.eye(3)
-        """[3, 3], pixels: those of the last image, given or assumed."""
+        self.camera = Camera(np.eye(3))
+        """Of the last image, given or assumed."""
         self.assumed = ""
         """Why the intrinsics of the last image are assumed; empty if they were given."""
         self.boxes = np.zeros((0, 4), np.float32)
         """float32 [N, 4], pixels: the boxes in the last image."""
         self.left_out = np.zeros(0, bool)
-        """bool [N]: boxes that are left out because they lie outside the image."""
+        """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing."""
+        self.notes: list[str] = []
+        """Why there are fewer people than boxes in the last image; empty where there are not."""
 
     @property
     def settings(self) -> StreamSettings:
@@ -73,13 +79,14 @@ class Stream:
     def process(
         self,
         image: np.ndarray,
-        intrinsics: np.ndarray | None,
+        camera: Camera | np.ndarray | None,
         stamp: int,
         unknown: str = "no intrinsics are given",
     ) -> People:
         """The people in the next image, with the ids of their tracks.
 
-        image: uint8 [H, W, 3] BGR. intrinsics: [3, 3], pixels of this image; None assumes the settings' field of view.
+        image: uint8 [H, W, 3] BGR. camera: of this image, or its intrinsics [3, 3] in pixels if it has no distortion;
+        None assumes the settings' field of view.
         stamp: time of the image, nanoseconds on any clock. If it goes back by more than a second, a new recording has
         started and ids start again, so the same images give the same people.
         unknown: the reason why there are no intrinsics, for `assumed`.
@@ -87,35 +94,42 @@ class Stream:
         """
         image = checked_image(image)
         height, width = image.shape[:2]
-        self._use_intrinsics(intrinsics, width, height, unknown)
+        self.assumed = unknown if camera is None else ""
+        if camera is None:
+            camera = intrinsics_from_fov(width, height, self._settings.fov)
+        self.camera = camera if isinstance(camera, Camera) else Camera(camera)
         if stamp < self._stamp - RESTART:
             self._tracker = Tracker()
         self._stamp = stamp
         boxes, scores, keypoints = self._find(image)
-        inside = in_image(boxes, width, height)
+        shown = in_image(boxes, width, height)
+        inside = shown & in_view(boxes, self.camera)
         self.boxes, self.left_out = boxes, ~inside
         ids = self._tracker.update(boxes[inside])
         people = self._recovery.run(
             image,
-            self.intrinsics,
+            self.camera,
             boxes[inside],
             ids,
             self._settings.samples,
             self._settings.seed,
             None if keypoints is None else keypoints[inside],
+            self._settings.rotate,
         )
+        reasons = {
+            f"the image shows less than {SMALLEST:g} x {SMALLEST:g} pixels of them": (~shown).sum(),
+            "the lens shows nothing there, or 90 degrees or more off its axis": (shown & ~inside).sum(),
+            "their meshes are not finite, or not in front of the camera and nearer than "
+            f"{FARTHEST:g} m; check camera_info": inside.sum() - len(people),
+        }
+        self.notes = [f"{n} of {len(boxes)} boxes are left out: {why}" for why, n in reasons.items() if n]
         return replace(people, scores=scores[inside][np.isin(ids, people.ids)])
-
-    def _use_intrinsics(self, intrinsics: np.ndarray | None, width: int, height: int, unknown: str) -> None:
-        if intrinsics is None:
-            self.intrinsics, self.assumed = intrinsics_from_fov(width, height, self._settings.fov), unknown
-        else:
-            self.intrinsics, self.assumed = intrinsics, ""
 
     def _find(self, image: np.ndarray) -> Detections:
         if self._settings.boxes == "full_frame":
             return Detections(*full_frame(image), None)
         if self._settings.boxes == "fixed":
             return Detections(*fixed_box(self._settings.fixed_box)(image), None)
-        assert self._recovery.detector is not None  # the settings were checked
-        return self._recovery.detector.find(image, self._settings.score_threshold)
+        detector = self._recovery.detector
+        assert detector is not None  # the settings were checked
+        return find_turned(detector, image, self._settings.rotate, self._settings.score_threshold)

@@ -152,7 +152,7 @@ def test_mean_table_of_known_meshes(crops: ImageSet) -> None:
     offsets = d * np.array([0, 1, -1, 1, -1], np.float32)[:, None, None] * np.array([1, 0, 0], np.float32)
     single = truth + np.array([0, 3 * d, 0], np.float32)
     nothing = np.zeros((count, 3))
-    prediction = Prediction(batch, truth, single, truth[:, None] + offsets, nothing, nothing, nothing)
+    prediction = Prediction(batch, truth, single, truth[:, None] + offsets, nothing, nothing, nothing, nothing)
     errors = errors_by_mode([prediction, prediction], Protocol.of(crops, Conventions()))
     assert len(errors["mean of 5", "PVE"]) == 2 * count
     table = mean_table(errors, [1, 5])

@@ -1,6 +1,4 @@
-"""People, topology and intrinsics as ROS messages."""
-
-import math
+"""People and topology as ROS messages."""
 
 import numpy as np
 import pytest
@@ -9,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_ros.ros import messages
-from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
+from mega_ros.ros.read import positions, read_cloud, read_stamp
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_optical_frame")
 
@@ -100,28 +98,6 @@ def test_topology_message() -> None:
     message = messages.mesh(topology)
     np.testing.assert_array_equal([t.vertex_indices for t in message.triangles], topology.faces)
     np.testing.assert_array_equal([[p.x, p.y, p.z] for p in message.vertices], topology.template)
-
-
-def test_intrinsics() -> None:
-    K = read_intrinsics(CameraInfo(k=[500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]))
-    np.testing.assert_array_equal(K, [[500, 0, 320], [0, 510, 240], [0, 0, 1]])
-
-
-@pytest.mark.parametrize(
-    ("k", "reason"),
-    [
-        ([0.0] * 9, "all zero: the camera is not calibrated"),
-        ([math.nan, 0, 320, 0, 500, 240, 0, 0, 1], "not finite"),
-        ([500, 0, math.inf, 0, 500, 240, 0, 0, 1], "not finite"),
-        ([-500, 0, 320, 0, 500, 240, 0, 0, 1], "no camera matrix"),
-        ([0.0035, 0, 320, 0, 0.0035, 240, 0, 0, 1], "no camera matrix"),
-        ([500, 0, 320, 0, 0, 240, 0, 0, 1], "no camera matrix"),
-        ([500, 0, 320, 0, 500, 240, 0, 1, 0], "no camera matrix"),
-    ],
-)
-def test_refused_intrinsics(k: list[float], reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        read_intrinsics(CameraInfo(k=[float(x) for x in k]))
 
 
 def test_stamp_is_in_nanoseconds() -> None:

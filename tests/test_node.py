@@ -31,6 +31,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 
+from mega_model.core.cameras import Camera
 from mega_ros import Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.environment import share
@@ -180,7 +181,8 @@ def talk() -> Iterator[Peer]:
 @pytest.fixture
 def peer(talk: Peer) -> Peer:
     """The same node for every test, as it was at its start."""
-    assert not talk.set(boxes="full_frame", fixed_box=[0.0] * 4, samples=-1, seed=0, fov=1.0, score_threshold=0.5)
+    usual = {"fixed_box": [0.0] * 4, "samples": -1, "seed": 0, "fov": 1.0, "score_threshold": 0.5}
+    assert not talk.set(boxes="full_frame", rectified="auto", rotate=0, **usual)
     return talk
 
 
@@ -286,10 +288,9 @@ def test_bad_image_is_named_and_survived(peer: Peer, kind: str) -> None:
 
 BAD_INFOS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"k": [float("nan"), *K[1:]]}, "K is not finite"),
-    "zero": ({"k": [0.0] * 9}, "K is all zero"),
-    "no matrix": ({"k": [-300.0, *K[1:]]}, "K is no camera matrix"),
-    "millimetres": ({"k": [0.0035, 0.0, 160.0, 0.0, 0.0035, 120.0, 0.0, 0.0, 1.0]}, "K is no camera matrix in pixels"),
-    "another size": ({"width": 2 * WIDTH, "height": 2 * HEIGHT}, "it is for 640 x 480 pixels, the image has 320 x 240"),
+    "zero": ({"k": [0.0] * 9}, "K is all zero, and P, too"),
+    "another ratio": ({"width": 2 * WIDTH, "height": HEIGHT}, "it is for 640 x 240 pixels, the image has 320 x 240"),
+    "unknown lens": ({"distortion_model": "fov", "d": [0.9]}, "distortion_model 'fov' is unknown"),
 }
 
 
@@ -307,6 +308,56 @@ def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, k
     assumed = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
     people = recovery.run(GREY, assumed, np.array([[0, 0, WIDTH, HEIGHT]], np.float32))
     np.testing.assert_allclose(positions(read_cloud(mesh)), people.vertices, atol=1e-4)
+    calibrate(peer)
+
+
+FULL_FRAME = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
+INFO: dict[str, Any] = {"width": 2 * WIDTH, "height": 2 * HEIGHT, "k": [600.0, 0, 320, 0, 600, 240, 0, 0, 1]}
+FISHEYE = INFO | {"distortion_model": "equidistant", "d": [0.1, 0.0, 0.0, 0.0]}
+RECTIFIED = FISHEYE | {"p": [440.0, 0, 300, 0, 0, 440, 260, 0, 0, 0, 1, 0]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "parameters", "camera"),
+    [
+        (FISHEYE, {}, Camera(np.reshape(K, (3, 3)), "equidistant", [0.1, 0, 0, 0])),
+        (RECTIFIED, {"rectified": True, "rotate": 90}, Camera(np.array([[220.0, 0, 150], [0, 220, 130], [0, 0, 1]]))),
+    ],
+    ids=["lens", "rectified and turned"],
+)
+def test_camera_info_is_understood_whole(
+    peer: Peer, recovery: Recovery, sent: dict[str, Any], parameters: dict[str, Any], camera: Camera
+) -> None:
+    """Lens, scaled image, rectified image, turned camera: the mesh is that of the library."""
+    pixels = np.random.default_rng(2).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    rotate = parameters.get("rotate", 0)
+    people = recovery.run(pixels, camera, FULL_FRAME, rotate=rotate)
+    assert not peer.set(**parameters)
+
+    def again() -> None:
+        peer.infos.publish(CameraInfo(**sent))
+        peer.send(image(pixels))
+
+    def right() -> bool:
+        mesh = peer.meshes[-1]
+        return mesh.height == len(people) and np.allclose(positions(read_cloud(mesh)), people.vertices, atol=1e-3)
+
+    peer.wait(right, again)
+    values = peer.status(lambda s, v: s.level == DiagnosticStatus.OK, lambda: peer.send(image(pixels)))
+    assert values["intrinsics"] == "camera_info"
+    calibrate(peer)
+
+
+def test_a_stand_in_for_the_calibration_is_a_warning(peer: Peer) -> None:
+    sent = CameraInfo(**RECTIFIED | {"k": [0.0] * 9})
+
+    def again() -> None:
+        peer.infos.publish(sent)
+        peer.send(image(GREY))
+
+    reason = "/camera_info: K is all zero, so P stands in for it"
+    values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and reason in s.message, again)
+    assert values["intrinsics"] == "camera_info"
     calibrate(peer)
 
 
@@ -346,6 +397,9 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"samples": -2}, "range"),
         ({"score_threshold": 1.5}, "range"),
         ({"fov": 0.0}, "range"),
+        ({"rotate": 45}, "range|step"),
+        ({"rectified": "maybe"}, "one of auto, true, false"),
+        ({"rectified": 3}, "one of auto, true, false"),
         ({"seed": -1}, "range"),
         ({"boxes": "hog"}, "one of detector, full_frame, fixed"),
         ({"boxes": "fixed"}, "fixed_box must be"),

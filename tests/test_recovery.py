@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from mega_model.core.boxes import intersection_over_union
-from mega_model.core.detection import in_image
+from mega_model.core.cameras import Camera
+from mega_model.core.detection import Detections, in_image
 from mega_model.core.errors import InputError
-from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame
@@ -182,7 +183,14 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         ({"boxes": [[0, 0, 10, 10], [-90, -90, -10, -10]]}, "boxes: number 1 .* image of 320 x 240"),
         ({"boxes": [[319.5, 0, 400, 200], [0, 0, 10, 10]]}, "boxes: number 0 .* image of 320 x 240"),
         ({"boxes": [[0, -100, 100, 0.5]]}, "boxes: number 0 .* image of 320 x 240"),
-        ({"boxes": [[100, 100, 101, 101]]}, "boxes: number 0 .* image of 320 x 240"),
+        ({"boxes": [[100, 100, 101, 101]]}, "boxes: number 0 .* image of 320 x 240 pixels shows less than 4 x 4"),
+        ({"boxes": [[100, 100, 103.5, 200]]}, "boxes: number 0 .* shows less than 4 x 4"),
+        ({"K": np.stack([K, K])}, "K: must be one 3 x 3 camera matrix"),
+        ({"rotate": 45}, "rotate: must be one of 0, 90, 180, 270 degrees, it is 45"),
+        (
+            {"K": Camera(np.array([[50.0, 0, 160], [0, 50, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)},
+            "boxes: number 0 .* 90 degrees or more off the axis",
+        ),
         ({"ids": [1]}, "ids: must be 2 whole numbers"),
         ({"ids": [0.5, 1]}, "ids: must be 2 whole numbers"),
         ({"ids": [-1, 1]}, "ids: must fit"),
@@ -207,6 +215,68 @@ def test_nobody_is_behind_the_camera(recovery: Recovery) -> None:
     wide = np.array([[15.0, 0, 320], [0, 15.0, 240], [0, 0, 1]])
     people = recovery.run(np.full((480, 640, 3), 90, np.uint8), wide, np.array([[0, 0, 640, 480]], np.float32))
     assert (people.vertices[..., 2] > 0).all()
+
+
+LENSES = {
+    "equidistant": ("equidistant", [0.0] * 4),
+    "plumb_bob": ("plumb_bob", [-0.35, 0.12, 0.002, -0.003, 0.0]),
+    "rational_polynomial": ("rational_polynomial", [0.9, 0.2, 0.001, 0.002, 0.0, 0.3, 0.1, 0.0]),
+}
+
+
+@pytest.mark.parametrize("lens", LENSES)
+@pytest.mark.parametrize("given", [True, False], ids=["boxes", "detector"])
+def test_people_seen_through_a_lens_are_in_the_same_place(
+    recovery: Recovery, frame: Any, people: People, lens: str, given: bool
+) -> None:
+    """The frame as a camera with distortion would have taken it: far from where K alone puts people."""
+    camera = Camera(frame.K, *LENSES[lens])
+    height, width = frame.image.shape[:2]
+    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+    x, y = np.nan_to_num(np.moveaxis(project(camera.rays(pixels), frame.K), -1, 0) - 0.5, nan=-9).astype(np.float32)
+    image = cv2.remap(frame.image, x, y, cv2.INTER_LINEAR)
+    points = camera.project(frame.vertices)
+    boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1) if given else None
+    if boxes is None:
+        people = recovery.run(frame.image, frame.K)
+    through, ignored = (recovery.run(image, which, boxes) for which in (camera, frame.K))
+    assert len(through) == 2
+    off, wrong = (
+        np.linalg.norm(found.joints[:, 0] - people.joints[:, 0], axis=-1).max() for found in (through, ignored)
+    )
+    assert off < 0.15 and off < 0.4 * wrong, (off, wrong)
+    about = through.vertices - through.joints[:, :1] - (people.vertices - people.joints[:, :1])
+    assert np.linalg.norm(about, axis=-1).mean() < 0.03
+
+
+def test_keypoints_beyond_the_lens_do_not_place_a_crop(recovery: Recovery, frame: Any) -> None:
+    camera = Camera(frame.K, "equidistant", [0.0] * 4)
+    nowhere = np.zeros((1, 17, 3), np.float32)
+    nowhere[..., 0], nowhere[..., 1], nowhere[..., 2] = 9000, np.arange(17), 1
+    lost = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere)
+    unseen = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere * [1, 1, 0])
+    np.testing.assert_array_equal(lost.vertices, unseen.vertices)
+    assert len(lost) == 1
+
+
+@pytest.mark.parametrize("rotate", [90, 180, 270])
+def test_people_in_a_turned_camera_are_those_of_an_upright_one(recovery: Recovery, frame: Any, rotate: int) -> None:
+    """Found and recovered as they stand, and told in the frame and in the pixels of the turned image."""
+    turned, K, turn = np.rot90(frame.image, rotate // 90), frame.K, np.eye(3)
+    width, height = frame.image.shape[1::-1]
+    for _ in range(rotate // 90):  # counterclockwise: x, y go to y, width - x
+        K = np.array([[K[1, 1], 0, K[1, 2]], [0, K[0, 0], width - K[0, 2]], [0, 0, 1]])
+        turn = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]]) @ turn
+        width, height = height, width
+    upright = recovery.run(frame.image, frame.K)
+    people = recovery.run(turned, K, rotate=rotate)
+    np.testing.assert_allclose(people.vertices, upright.vertices @ turn.T, atol=0.02)
+    np.testing.assert_allclose(people.sigma, upright.sigma, atol=0.02)
+    middles = [(boxes[:, :2] + boxes[:, 2:]) / 2 for boxes in (upright.boxes, people.boxes)]
+    rays = [Camera(k).rays(middle) for k, middle in zip((frame.K, K), middles)]
+    np.testing.assert_allclose(rays[1], rays[0] @ turn.T, atol=1e-3)
+    again = recovery.run(turned, K, people.boxes, rotate=rotate)
+    np.testing.assert_array_equal(again.vertices, people.vertices)
 
 
 def test_detector_answers_in_image_pixels(recovery: Recovery, frame: Any) -> None:
@@ -333,6 +403,51 @@ def test_sigma_is_calibrated(little: Callable[..., Recovery], errors: bool) -> N
     np.testing.assert_allclose(scaled.sigma, 2.5 * plain.sigma, rtol=1e-6)
     np.testing.assert_allclose(scaled.joints_sigma, 2.5 * plain.joints_sigma, rtol=1e-6)
     np.testing.assert_array_equal(scaled.vertices, plain.vertices)
+
+
+@pytest.mark.parametrize("lens", ["equidistant", "plumb_bob", "rational_polynomial", ""])
+def test_a_person_lies_on_the_ray_of_the_box(little: Callable[..., Recovery], lens: str) -> None:
+    import little_bundle
+
+    camera = Camera(np.array([[139.0, 0, 160], [0, 139, 120], [0, 0, 1]]), *LENSES.get(lens, ()))
+    boxes = np.array([[20, 20, 60, 100], [140, 60, 180, 140], [250, 150, 290, 230]], np.float32)
+    people = little().run(painted(*GREEN), camera, boxes)
+    rays = camera.rays((boxes[:, :2] + boxes[:, 2:]) / 2)
+    # the template is not centred, so take its place out, as the crop's camera sees it
+    towards = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+    upside_down = little_bundle.TEMPLATE.mean(axis=0) * [1, -1, -1]
+    crop_from_camera = look_at(rays)
+    origins = people.vertices.mean(axis=1) - np.einsum("pji,j->pi", crop_from_camera, upside_down)
+    np.testing.assert_allclose(origins / np.linalg.norm(origins, axis=-1, keepdims=True), towards, atol=1e-4)
+
+
+def test_what_the_detector_finds_beside_the_lens_is_left_out(little: Callable[..., Recovery]) -> None:
+    class Both:
+        def find(self, image: np.ndarray, threshold: float | None) -> Detections:
+            return Detections(np.array([[0, 100, 20, 140], MIDDLE[0]], np.float32), np.ones(2, np.float32), None)
+
+    recovery = little()
+    recovery.detector = Both()  # type: ignore[assignment]
+    camera = Camera(np.array([[80.0, 0, 160], [0, 80, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
+    people = recovery.run(painted(*GREEN), camera)
+    np.testing.assert_array_equal(people.boxes, MIDDLE)
+    assert np.isfinite(people.vertices).all()
+
+
+def test_beside_a_wide_lens_somebody_may_reach_behind_the_camera(little: Callable[..., Recovery]) -> None:
+    """85 degrees off the axis, half of a person lies at negative depth; of a pinhole, that would be an error."""
+    camera = Camera(np.array([[100.0, 0, 160], [0, 100, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
+    people = little().run(painted(*GREEN), camera, np.array([[298, 90, 318, 150]], np.float32))
+    assert len(people) == 1
+    depths = people.vertices[0, :, 2]
+    assert depths.min() < 0 < depths.mean()
+
+
+@pytest.mark.parametrize(("focal", "there"), [(4000.0, True), (8000.0, False)])
+def test_who_seems_farther_than_100_m_is_left_out(little: Callable[..., Recovery], focal: float, there: bool) -> None:
+    people = little().run(painted(*GREEN), K * [[focal / K[0, 0]], [focal / K[1, 1]], [1]], MIDDLE)
+    assert len(people) == there
+    assert (people.vertices[..., 2] > 50).all()
 
 
 @pytest.mark.parametrize("lost", [(0, 0, 0), (255, 255, 0)], ids=["vertices", "sigma"])

@@ -19,6 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
+from mega_model.core.cameras import Camera
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.recovery import People
@@ -30,7 +31,7 @@ from mega_ros.replay.keypoints import torso
 from mega_ros.replay.reference import Truth
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
-from mega_ros.ros.read import positions, read_cloud, read_intrinsics, read_stamp
+from mega_ros.ros.read import positions, read_cloud, read_stamp
 
 K = intrinsics_from_fov(640, 480, 1.0)
 BODY = np.random.default_rng(0).normal(size=(60, 3)) * [0.2, 0.5, 0.1]
@@ -68,14 +69,14 @@ def scored(topology: Topology, *frames: tuple[People, Truth], seconds: float = 0
     """After all frames, which are so far apart."""
     score = Score(topology)
     for k, (people, true) in enumerate(frames):
-        score.add({"stamp": round(k * seconds * 1e9)}, people, true, K, (640, 480))
+        score.add({"stamp": round(k * seconds * 1e9)}, people, true, Camera(K), (640, 480))
     score.finish()
     return score
 
 
 def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
     vertices = np.array([(-1, 0, 4), (1, 0, 5)])[:, None] + BODY
-    assert sorted(match(vertices, vertices[::-1], K)) == [(0, 1), (1, 0)]
+    assert sorted(match(vertices, vertices[::-1], Camera(K))) == [(0, 1), (1, 0)]
 
 
 def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
@@ -248,7 +249,7 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path: Path) -
     info, image = (deserialize_message(m.data, kind) for m, kind in zip(messages, (CameraInfo, CompressedImage)))
     assert info.header == image.header and info.header.frame_id == "camera_optical_frame"
     assert read_stamp(info) == messages[0].time
-    np.testing.assert_allclose(read_intrinsics(info), intrinsics_from_fov(400, 300, 1.0))
+    np.testing.assert_allclose(np.reshape(info.k, (3, 3)), intrinsics_from_fov(400, 300, 1.0))
     assert to_bgr(image).shape == (300, 400, 3) and (info.height, info.width) == (300, 400)
 
 
@@ -267,7 +268,7 @@ def test_the_embedded_clip(root: Path) -> None:
     np.testing.assert_allclose([m.time - images[0].time for m in images], np.arange(90) * 1e9 / 15, atol=1)
     image = to_bgr(deserialize_message(images[0].data, CompressedImage))
     info = next(m for m in messages if m.topic == sources.INFO)
-    K = read_intrinsics(deserialize_message(info.data, CameraInfo))
+    K = deserialize_message(info.data, CameraInfo).k.reshape(3, 3)
     assert image.shape == (480, 640, 3)
     truth = truth_of(folder)
     assert set(truth) <= {m.time for m in images}

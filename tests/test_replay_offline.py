@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from mega_model.core.cameras import Camera
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS
+from mega_ros import Recovery
 from mega_ros.cli import main
 from mega_ros.replay import frames
 from mega_ros.replay.bags import open_bag, read_bag
@@ -31,6 +34,7 @@ from mega_ros.replay.measures import MEASURES
 from mega_ros.replay.pages import PageFrame
 from mega_ros.replay.report_page import Worst
 from mega_ros.replay.results import point_cloud
+from mega_ros.replay.score import in_view
 from mega_ros.ros.read import points_of, positions, read_cloud
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
@@ -230,6 +234,40 @@ def test_without_camera_info_the_field_of_view_is_said(
     said = report(tmp_path / "out")
     assert said["assumed"] == 1 and "no camera_info; a field of view of 50 degrees" in said["assumed_because"]
     assert "assumed intrinsics" in capsys.readouterr().out
+
+
+def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lens, scaled and rectified images, a turned camera; what stands in for a calibration is said."""
+    recovery, box = Recovery.load(bundle, provider="cpu"), np.array([[0, 0, WIDTH, HEIGHT]])
+    topic, stamp, message = Recorder().info(0)
+    double = (K * [[2], [2], [1]]).ravel()
+    sent = replace(
+        message, width=2 * WIDTH, height=2 * HEIGHT, k=double, distortion_model="equidistant", d=np.ones(4) / 9
+    )
+    P = np.insert(double * [0.5, 1, 1, 1, 0.5, 1, 1, 1, 1], [3, 6, 9], 0.0)
+    halved = K * [[0.5, 1, 1], [1, 0.5, 1], [1, 1, 1]]
+    for number, (changes, words, camera, problem) in enumerate(
+        (
+            ({}, ["--rotate", "90"], Camera(K, "equidistant", np.ones(4) / 9), ""),
+            ({"p": P}, ["--rectified", "true"], Camera(halved), ""),
+            ({"p": P, "k": np.zeros(9)}, [], Camera(halved), "K is all zero, so P stands in for it"),
+        )
+    ):
+        path = bag(tmp_path / f"bag{number}", (topic, stamp, replace(sent, **changes)), Recorder().raw(0))
+        assert replay(bundle, tmp_path / "out", path, *words) == 0
+        people = recovery.run(picture(0), camera, box, rotate=90 if "--rotate" in words else 0)
+        np.testing.assert_allclose(np.load(tmp_path / "out" / "meshes.npz")["vertices"], people.vertices, atol=1e-5)
+        said = report(tmp_path / "out")
+        assert said["assumed"] == 0 and said.get("camera_problem", "").startswith(problem)
+        assert problem in " ".join(capsys.readouterr().out.split())
+    assert said["provenance"]["settings"]["rotate"] == 0
+
+
+def test_what_a_lens_sees_is_visible() -> None:
+    points = np.array([[[0, 0, 1], [np.tan(1.2), 0, 1], [np.tan(1.2), 0, -1]]])
+    focal = np.array([[25.0, 0, WIDTH / 2], [0, 25, HEIGHT / 2], [0, 0, 1]])
+    for camera, visible in ((Camera(focal), [1, 0, 0]), (Camera(focal, "equidistant", np.zeros(4)), [1, 1, 0])):
+        assert in_view(points, camera, (WIDTH, HEIGHT)).tolist() == [visible]
 
 
 def test_topics_are_named_where_there_are_several(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mega_model.core.cameras import Camera
 from mega_model.core.detection import Detections
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros import People, Recovery, Stream, StreamSettings
@@ -31,8 +33,11 @@ class Walkers:
     def __init__(self) -> None:
         self.boxes = np.zeros((0, 4), np.float32)
         self.scores: np.ndarray | None = None
+        self.seen: tuple[int, ...] = ()
+        """shape of the image that was searched last"""
 
     def find(self, image: np.ndarray, threshold: float) -> Detections:
+        self.seen = image.shape
         scores = np.ones(len(self.boxes), np.float32) if self.scores is None else self.scores
         good = scores >= threshold
         return Detections(self.boxes[good], scores[good], None)
@@ -153,6 +158,70 @@ def test_boxes_beside_the_image_are_left_out_and_reported(walkers: tuple[Recover
     assert stream.left_out.tolist() == [False]
 
 
+def test_boxes_that_show_too_little_are_noted(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    stream = Stream(made)
+    detector.boxes = np.array([box(20), [50, 50, 53, 90], box(WIDTH - 3)], np.float32)
+    assert len(stream.process(GREEN, K, 0)) == 1
+    assert stream.notes == ["2 of 3 boxes are left out: the image shows less than 4 x 4 pixels of them"]
+    detector.boxes = detector.boxes[:1]
+    stream.process(GREEN, K, 1)
+    assert stream.notes == []
+
+
+def test_boxes_beside_the_lens_and_people_who_cannot_be_are_noted(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    stream = Stream(made)
+    fisheye = Camera(np.array([[80.0, 0, 160], [0, 80, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
+    detector.boxes = np.array([box(0), box(100)], np.float32)
+    assert stream.process(GREEN, fisheye, 0).ids.tolist() == [0]
+    assert stream.left_out.tolist() == [True, False] and stream.camera is fisheye
+    assert stream.notes == [
+        "1 of 2 boxes are left out: the lens shows nothing there, or 90 degrees or more off its axis"
+    ]
+    assert len(stream.process(GREEN, K * [[80], [80], [1]], 1)) == 0
+    assert re.fullmatch("2 of 2 boxes are left out: .* nearer than 100 m; check camera_info", stream.notes[0])
+
+
+# ------------------------------------------------------------------------------------------------------- turned cameras
+
+
+@pytest.mark.parametrize(
+    ("rotate", "shape", "found", "there"),
+    [
+        (0, (HEIGHT, WIDTH), [20, 60, 60, 160], [20, 60, 60, 160]),
+        (90, (WIDTH, HEIGHT), [20, 60, 60, 160], [60, 180, 160, 220]),
+        (180, (HEIGHT, WIDTH), [20, 60, 60, 160], [260, 80, 300, 180]),
+        (270, (WIDTH, HEIGHT), [20, 60, 60, 160], [160, 20, 260, 60]),
+    ],
+)
+def test_a_turned_camera_is_searched_upright(
+    walkers: tuple[Recovery, Walkers], rotate: int, shape: tuple[int, int], found: list[float], there: list[float]
+) -> None:
+    """The detector sees people as they stand; boxes are told in the pixels of the image as it is."""
+    made, detector = walkers
+    detector.boxes = np.array([found], np.float32)
+    stream = Stream(made, StreamSettings(rotate=rotate))
+    people = stream.process(GREEN, K, 0)
+    assert detector.seen == (*shape, 3)
+    assert people.boxes.tolist() == stream.boxes.tolist() == [there]
+
+
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_a_turned_camera_shows_turned_people(recovery: Callable[..., Recovery], rotate: int) -> None:
+    made = recovery()
+    upright, turned = (Stream(made, replace(FIXED, rotate=r)).process(GREEN, K, 0).vertices[0] for r in (0, rotate))
+    # whoever must be turned clockwise stands counterclockwise; y points down, so that is a negative angle
+    angle = np.radians(-rotate)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    np.testing.assert_allclose(turned, upright @ turn.T, atol=1e-5)
+
+
+def test_a_turn_of_another_angle_is_named(recovery: Callable[..., Recovery]) -> None:
+    with pytest.raises(ValueError, match="rotate: must be one of 0, 90, 180, 270 degrees, it is 45"):
+        Stream(recovery(), replace(FIXED, rotate=45)).process(GREEN, K, 0)
+
+
 def test_nobody(walkers: tuple[Recovery, Walkers]) -> None:
     made, _ = walkers
     stream = Stream(made)
@@ -167,12 +236,12 @@ def test_intrinsics_are_given_or_assumed_with_a_reason(recovery: Callable[..., R
     stream = Stream(recovery(), replace(FIXED, fov=0.8))
     people = stream.process(GREEN, K, 0)
     assert stream.assumed == ""
-    np.testing.assert_array_equal(stream.intrinsics, K)
+    np.testing.assert_array_equal(stream.camera.K, K)
     per_pixel = depth(people) / K[0, 0]
     people = stream.process(GREEN, None, 1)
     assert stream.assumed == "no intrinsics are given"
-    np.testing.assert_allclose(stream.intrinsics, intrinsics_from_fov(WIDTH, HEIGHT, 0.8))
-    assert depth(people) / stream.intrinsics[0, 0] == pytest.approx(per_pixel, rel=1e-3)
+    np.testing.assert_allclose(stream.camera.K, intrinsics_from_fov(WIDTH, HEIGHT, 0.8))
+    assert depth(people) / stream.camera.K[0, 0] == pytest.approx(per_pixel, rel=1e-3)
     stream.process(GREEN, None, 2, "the camera is not calibrated")
     assert stream.assumed == "the camera is not calibrated"
     stream.process(GREEN, K, 3)
@@ -182,7 +251,7 @@ def test_intrinsics_are_given_or_assumed_with_a_reason(recovery: Callable[..., R
 def test_without_anything_60_degrees_are_assumed(recovery: Callable[..., Recovery]) -> None:
     stream = Stream(recovery(), FULL)
     stream.process(GREEN, None, 0)
-    assert 2 * np.arctan(WIDTH / 2 / stream.intrinsics[0, 0]) == pytest.approx(np.radians(60))
+    assert 2 * np.arctan(WIDTH / 2 / stream.camera.K[0, 0]) == pytest.approx(np.radians(60))
 
 
 # ------------------------------------------------------------------------------------------------- tracks and noise

@@ -16,6 +16,8 @@ from mega_model.core.topology import SMPL_JOINTS
 
 OVERLAP = 0.5
 """Intersection over union above which the box with the lower score is dropped."""
+SMALLEST = 4.0
+"""Pixels, in both directions: a box that shows less of the image holds nothing to recover a person from."""
 SAME_PERSON = 0.5
 """Intersection over union from which on a given box and a detected one are the same person's."""
 
@@ -43,9 +45,9 @@ class Detections(NamedTuple):
 
 
 def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
-    """bool [P]: boxes [P, 4] that overlap the image by more than one pixel in both directions. False for NaN."""
+    """bool [P]: boxes [P, 4] that overlap the image by `SMALLEST` in both directions. False for NaN."""
     low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], [width, height])
-    return np.asarray((high - low > 1).all(axis=1))
+    return np.asarray((high - low >= SMALLEST).all(axis=1))
 
 
 def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,17 @@
 """The error that a user can fix: a command prints it as one line. Any other exception is a bug."""
 
+from __future__ import annotations
+
+import numpy as np
+
 
 class InputError(ValueError):
     """A file, option or field that cannot be used. One line: its name, the fault, and what to do."""
+
+
+def numbers(name: str, value: object) -> np.ndarray:
+    """`value` as float64. Raises InputError that names the argument."""
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None

@@ -1,4 +1,4 @@
-"""Cameras and crops: pure functions, no state.
+"""Crops, and the cameras that see them: pure functions, no state. Lenses are in `cameras`.
 
 Frames (metres, radians): *canonical* is SMPL's (x to the person's left, y up, z forward, vertex mean at the origin);
 *camera* is REP-103 optical (x right, y down, z forward). A crop is the image of a virtual pinhole camera at the same
@@ -11,6 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from mega_model.core.cameras import Camera
+
+STEP = 4
+"""Pixels of a crop. Between two that are so far apart, what the lens does differs from a straight line by less than 0.1
+pixels for crops of up to 60 degrees."""
 
 
 def crop_translation(camera: np.ndarray, focal: np.ndarray) -> np.ndarray:
@@ -45,58 +51,98 @@ def look_at(direction: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-1).reshape(-1, 3, 3)
 
 
-def crop_cameras(boxes: np.ndarray, intrinsics: np.ndarray, size: int, margin: float) -> tuple[np.ndarray, np.ndarray]:
+def crop_cameras(
+    boxes: np.ndarray, camera: Camera | np.ndarray, size: int, margin: float, roll: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Virtual cameras that look at boxes.
 
-    boxes [P, 4]: x0, y0, x1, y1, pixels of a camera with `intrinsics` [3, 3]. The crop's square has `margin` times the
-    larger side of the box. Returns the same as `square_cameras`.
+    boxes [P, 4]: x0, y0, x1, y1, pixels of `camera`. The crop's square has `margin` times the larger side of the box.
+    The other arguments and the result are those of `square_cameras`.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     side = margin * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    return square_cameras((boxes[:, :2] + boxes[:, 2:]) / 2, side, np.zeros(len(boxes)), intrinsics, size)
+    return square_cameras((boxes[:, :2] + boxes[:, 2:]) / 2, side, np.full(len(boxes), roll), camera, size)
 
 
 def square_cameras(
-    centre: np.ndarray, side: np.ndarray, roll: np.ndarray, intrinsics: np.ndarray, size: int
+    centre: np.ndarray, side: np.ndarray, roll: np.ndarray, camera: Camera | np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Virtual cameras that look at squares of an image, turned about the optical axis.
 
     centre [P, 2] and side [P]: of the squares, pixels. roll [P], radians: the crop's x axis is the direction
-    (cos roll, sin roll) of the image, so a positive roll is clockwise in the image. intrinsics [3, 3] or [P, 3, 3]: of
-    the image's camera. Returns `crop_intrinsics` [P, 3, 3] of crops of `size` pixels square, whose principal
-    point is the centre, and the rotations `crop_from_camera` [P, 3, 3] from the full camera to each virtual camera.
+    (cos roll, sin roll) of the image, so a positive roll is clockwise in the image. camera: that of the image, or its
+    intrinsics [3, 3] or [P, 3, 3].
+
+    Returns `crop_intrinsics` [P, 3, 3] of crops of `size` pixels square, whose principal point is the centre, and the
+    rotations `crop_from_camera` [P, 3, 3] from the full camera to each virtual camera; NaN where the centre has no ray.
     """
-    ray = np.concatenate([centre, np.ones((len(centre), 1))], axis=1)
-    ray = np.einsum("...ij,...j->...i", np.linalg.inv(intrinsics), ray)
-    # off the axis, a pixel spans a smaller angle, so take the focal length along the ray
-    focal = size * np.linalg.norm(ray, axis=1) * np.sqrt(intrinsics[..., 0, 0] * intrinsics[..., 1, 1]) / side
-    crop_intrinsics = np.zeros((len(ray), 3, 3))
-    crop_intrinsics[:, 0, 0] = crop_intrinsics[:, 1, 1] = focal
+    camera = camera if isinstance(camera, Camera) else Camera(camera)
+    crop_intrinsics = np.zeros((len(centre), 3, 3))
+    crop_intrinsics[:, 0, 0] = crop_intrinsics[:, 1, 1] = size / camera.spans(centre, side, roll)
     crop_intrinsics[:, :2, 2] = size / 2
     crop_intrinsics[:, 2, 2] = 1
-    rolled = np.zeros((len(ray), 3, 3))
+    rolled = np.zeros((len(centre), 3, 3))
     rolled[:, 0, 0] = rolled[:, 1, 1] = np.cos(roll)
     rolled[:, 0, 1], rolled[:, 1, 0], rolled[:, 2, 2] = np.sin(roll), -np.sin(roll), 1
-    return crop_intrinsics, rolled @ look_at(ray)
+    return crop_intrinsics, rolled @ look_at(camera.rays(centre))
 
 
 def crop_images(
-    image: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int
+    image: np.ndarray,
+    camera: Camera | np.ndarray,
+    crop_intrinsics: np.ndarray,
+    crop_from_camera: np.ndarray,
+    size: int,
 ) -> np.ndarray:
-    """The images of the virtual cameras: image [H, W, C] -> crops uint8 [P, size, size, C], black outside."""
+    """The images of the virtual cameras: image [H, W, C] -> crops uint8 [P, size, size, C], black outside.
+
+    camera: that of the image, or its intrinsics [3, 3]. A lens is undone in the crops only, not in all of the image.
+    """
+    camera = camera if isinstance(camera, Camera) else Camera(camera)
     out = np.zeros((len(crop_intrinsics), size, size, image.shape[2]), np.uint8)
-    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV has pixel centres at integers, K at half-integers
     for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
         # downscale by averaging first, because warping alone would alias
-        shrink = max(1, int(np.sqrt(intrinsics[0, 0] * intrinsics[1, 1]) / crop[0, 0]))
+        shrink = max(1, int(camera.focal / crop[0, 0]))
         source = image
         if shrink > 1:
             h, w = (max(1, s // shrink) for s in image.shape[:2])
             source = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
         scale = np.diag([source.shape[1] / image.shape[1], source.shape[0] / image.shape[0], 1.0])
-        homography = half @ crop @ rotation @ np.linalg.inv(half @ scale @ intrinsics)
-        out[p] = cv2.warpPerspective(source, homography, (size, size), flags=cv2.INTER_LINEAR).reshape(out[p].shape)
+        # a homography would mirror what is behind the camera into the crop
+        how = _mapped if camera.lens or _reaches_behind(camera, crop, rotation, size) else _flat
+        out[p] = how(source, scale, camera, crop, rotation, size).reshape(out[p].shape)
     return out
+
+
+def _flat(
+    source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
+) -> np.ndarray:
+    """One crop of an image without distortion. scale [3, 3]: from the camera's pixels to those of `source`."""
+    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV has pixel centres at integers, K at half-integers
+    matrix = camera.K if camera.R is None else camera.K @ camera.R
+    homography = half @ crop @ rotation @ np.linalg.inv(half @ scale @ matrix)
+    return cv2.warpPerspective(source, homography, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def _reaches_behind(camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int) -> bool:
+    """Whether a corner of a crop lies 90 degrees or more off the axis of the image's camera."""
+    corners = np.linalg.inv(crop) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+    forward = np.array([0, 0, 1]) if camera.R is None else camera.R[2]
+    return bool((forward @ rotation.T @ corners).min() <= 0)
+
+
+def _mapped(
+    source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
+) -> np.ndarray:
+    """The same of any image. Every `STEP`-th pixel goes through the lens, those between are interpolated."""
+    nodes = (np.arange(-1, -(-size // STEP) + 1) + 0.5) * STEP  # as `cv2.resize` places them; one more at each end
+    across = ((nodes - crop[0, 2]) / crop[0, 0]).astype(np.float32)
+    down = ((nodes - crop[1, 2]) / crop[1, 1]).astype(np.float32)[:, None]
+    pixels = np.stack(camera.pixels(*(across * a + (down * b + c) for a, b, c in rotation.T.tolist())), axis=-1)
+    pixels = pixels * np.diag(scale)[:2].astype(np.float32) - np.float32(0.5)  # OpenCV has pixel centres at integers
+    pixels = cv2.resize(pixels, None, fx=STEP, fy=STEP)[STEP : STEP + size, STEP : STEP + size]
+    pixels = np.nan_to_num(pixels, nan=-size)
+    return cv2.remap(source, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR)
 
 
 def place(
@@ -112,16 +158,15 @@ def place(
 
 
 def in_crops(
-    points: np.ndarray, intrinsics: np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray
+    points: np.ndarray, camera: Camera | np.ndarray, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray
 ) -> np.ndarray:
     """Points [P, N, 3] (x, y in pixels of the image, score) in crop coordinates, -1 to 1.
 
-    intrinsics [3, 3] or [P, 3, 3]: of the image's camera. crop_intrinsics and crop_from_camera [P, 3, 3]: what
-    `square_cameras` gives. A point behind the crop's camera gets the score 0.
+    camera: that of the image, or its intrinsics [3, 3] or [P, 3, 3]. crop_intrinsics and crop_from_camera [P, 3, 3]:
+    what `square_cameras` gives. A point behind the crop's camera, or beyond what the lens shows, gets the score 0.
     """
-    pixels = np.concatenate([points[..., :2], np.ones_like(points[..., :1])], axis=-1)
-    rays = pixels @ np.linalg.inv(intrinsics).swapaxes(-1, -2)
-    in_crop = rays @ crop_from_camera.transpose(0, 2, 1)
+    camera = camera if isinstance(camera, Camera) else Camera(camera[..., None, :, :])
+    in_crop = np.nan_to_num(camera.rays(points[..., :2])) @ crop_from_camera.transpose(0, 2, 1)
     in_front = in_crop[..., 2:] > 0.1
     focal = crop_intrinsics[:, None, :1, 0] / crop_intrinsics[:, None, :1, 2]
     xy = focal * in_crop[..., :2] / np.where(in_front, in_crop[..., 2:], 1)

@@ -61,6 +61,10 @@ class ReplayOptions:
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
     """The bag's intrinsics; by default camera_info beside the images."""
+    rectified: Literal["auto", "true", "false"] = "auto"
+    """Whether the bag's images are rectified; auto: by the name of their topic."""
+    rotate: Literal[0, 90, 180, 270] = 0
+    """Degrees, clockwise, by which the images must be turned so that people are upright."""
     fov: float = 60.0
     """Field of view over the larger image side where nobody knows the intrinsics, degrees."""
     bundle: str = "default"
@@ -111,8 +115,10 @@ def _replay(
     """One input: its results into `out`, and its table onto the console."""
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
-    source = frames.open_input(paths, options.image_topic, options.camera_info_topic, options.images, turn=turn)
-    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=float(np.radians(options.fov)))
+    topics = options.image_topic, options.camera_info_topic
+    source = frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
+    fov = float(np.radians(options.fov))
+    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate)
     reference = open_reference(options.reference, paths[0], recovery.topology, options.within, options.images)
     run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
@@ -139,7 +145,7 @@ def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str,
         "command": shlex.join(command),
         "bundle": {"name": bundle.name, "hash": bundle.hash},
         "provider": run.recovery.backend,
-        "settings": {"boxes": run.settings.boxes, "seed": run.settings.seed, "fov": run.settings.fov},
+        "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate")},
         "inputs": frames.digests(source.files),
         "topics": source.topics,
         "reference": frames.digests(run.reference.files) if run.reference else [],

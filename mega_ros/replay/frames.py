@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from mega_model.core import images as image_files
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.images import without_stderr
 
+from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
-from ..ros.read import intrinsics_for
 from . import coco
 from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
 from .sources import FRAME, open_video
@@ -43,10 +44,9 @@ class Frame:
     """uint8 [H, W, 3] BGR; None if it cannot be read."""
     problem: str = ""
     """why it cannot."""
-    intrinsics: np.ndarray | None = None
-    """[3, 3], pixels."""
-    unknown: str = NO_INFO
-    """why there are no intrinsics."""
+    camera: Camera | None = None
+    camera_problem: str = NO_INFO
+    """why there is no camera, or what is wrong with its camera_info; else empty."""
     frame_id: str = FRAME
     """name of the camera's coordinate frame."""
     name: str = ""
@@ -88,14 +88,16 @@ def open_input(
     paths: Sequence[Path],
     image_topic: str | None = None,
     info_topic: str | None = None,
+    rectified: str = "auto",
     images: Path | None = None,
     *,
     turn: bool = True,
 ) -> Input:
     """A bag, a video, a photograph, a folder of images, a COCO json; or several photographs.
 
-    The topics are those of a bag. images: folder of a json's images. turn: whether photographs are turned as their EXIF
-    data say; a json's images never are, because annotations refer to the stored pixels.
+    The topics are those of a bag. rectified: auto, true or false, see `is_rectified`; for the images of a bag. images:
+    folder of a json's images. turn: whether photographs are turned as their EXIF data say; a json's images never are,
+    because annotations refer to the stored pixels.
     Raises InputError that says what is wrong with it.
     """
     first = paths[0]
@@ -103,7 +105,7 @@ def open_input(
         name = first.name if len(paths) == 1 else f"{len(paths)} images"
         source: Input = ImageFiles(name, in_order(paths), turn)
     elif is_bag(first):
-        return Recorded(first, image_topic, info_topic)
+        return Recorded(first, image_topic, info_topic, rectified)
     elif first.is_dir():
         source = ImageFiles(first.name, _image_files_in(first), turn)
     elif first.suffix.lower() == ".json" and first.is_file():
@@ -240,12 +242,13 @@ class Recorded:
 
     one_camera = True
 
-    def __init__(self, path: Path, image_topic: str | None, info_topic: str | None) -> None:
+    def __init__(self, path: Path, image_topic: str | None, info_topic: str | None, rectified: str) -> None:
         self.name, self.path = path.name, path
         self.files = [*files_of(path), *([path / "metadata.yaml"] if (path / "metadata.yaml").is_file() else [])]
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
             info = _info_topic(bag, info_topic, image)
+            self._rectified = is_rectified(image, rectified)
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
             self._infos = list(bag.in_stamp_order(info)) if info else []
             self.count = sum(1 for _ in bag.messages([image]))
@@ -261,15 +264,15 @@ class Recorded:
                 except InputError as error:
                     yield Frame(stamp, None, f"{self.path}: {self.topics['image']}: {error}", frame_id=frame_id)
                     continue
-                intrinsics, unknown = self._intrinsics(stamp, image.shape[1], image.shape[0])
-                yield Frame(stamp, image, intrinsics=intrinsics, unknown=unknown, frame_id=frame_id)
+                camera, problem = self._camera(stamp, image.shape[1], image.shape[0])
+                yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
 
-    def _intrinsics(self, stamp: int, width: int, height: int) -> tuple[np.ndarray | None, str]:
+    def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:
         """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""
         if not self._infos:
             return None, "the bag has no camera_info"
         k = bisect_right(self._infos, stamp, key=lambda info: info[0])
-        return intrinsics_for(self._infos[max(0, k - 1)][1], width, height)
+        return camera_for(self._infos[max(0, k - 1)][1], width, height, self._rectified)
 
 
 def _image_topic(bag: Bag, named: str | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
 from ..recovery import People, Recovery
@@ -64,14 +65,16 @@ class Run:
     """of each frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none."""
     why_assumed: str = ""
     """of the first frame whose intrinsics are assumed."""
+    camera_problem: str = ""
+    """what is wrong with the first camera_info that is used all the same."""
     watch: Callable[[int], None] = lambda done: None
     """called after each frame with the number of frames that are done."""
 
     def __post_init__(self) -> None:
         self.score = Score(self.recovery.topology)
 
-    def process(self, source: Input) -> Iterator[tuple[Frame, People | None, np.ndarray]]:
-        """Frames with the people in them and the intrinsics [3, 3]; None where the frame cannot be used.
+    def process(self, source: Input) -> Iterator[tuple[Frame, People | None, Camera]]:
+        """Frames with the people in them and the camera; None where the frame cannot be used.
 
         Raises InputError where none can.
         """
@@ -86,7 +89,7 @@ class Run:
                 stream = Stream(self.recovery, self.settings)
             if frame.image is not None:
                 try:
-                    people = stream.process(frame.image, frame.intrinsics, frame.stamp, frame.unknown)
+                    people = stream.process(frame.image, frame.camera, frame.stamp, frame.camera_problem)
                 except InputError as error:
                     problem = f"{source.name}: {error}"
             if people is None:
@@ -96,33 +99,37 @@ class Run:
                 row |= {"people": len(people), "ids": people.ids.tolist()}
                 if people.sigma.size and np.isfinite(people.sigma).all():
                     row["sigma"] = float(people.sigma.mean())
+                row |= {"notes": stream.notes} if stream.notes else {}
+                self.camera_problem = self.camera_problem or ("" if stream.assumed else frame.camera_problem)
                 self.counts.people += len(people)
                 self.counts.assumed += bool(stream.assumed)
                 self.why_assumed = self.why_assumed or stream.assumed
-                self._add_scores(row, frame, people, stream.intrinsics)
+                self._add_scores(row, frame, people, stream.camera)
             self.counts.frames += 1
             self.rows.append(row)
             self.watch(self.counts.frames)
-            yield frame, people, stream.intrinsics
+            yield frame, people, stream.camera
         if self.counts.unreadable == self.counts.frames:
             raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
             self.reference.finish()
         self.score.finish()
 
-    def _add_scores(self, row: Row, frame: Frame, people: People, intrinsics: np.ndarray) -> None:
+    def _add_scores(self, row: Row, frame: Frame, people: People, camera: Camera) -> None:
         truth = None if self.reference is None else self.reference.at(frame)
         if truth is None:
             self.counts.without_reference += self.reference is not None
             return
         assert frame.image is not None
-        self.score.add(row, people, truth, intrinsics, (frame.image.shape[1], frame.image.shape[0]))
+        self.score.add(row, people, truth, camera, (frame.image.shape[1], frame.image.shape[0]))
 
     def results(self) -> dict[str, Any]:
         """The report's part that says what was found."""
         out: dict[str, Any] = asdict(self.counts)
         if self.why_assumed:
             out["assumed_because"] = f"{self.why_assumed}; a field of view of {np.degrees(self.settings.fov):g} degrees"
+        if self.camera_problem:
+            out["camera_problem"] = self.camera_problem
         if self.reference is not None:
             out["reference"] = {
                 "name": self.reference.name,
@@ -156,7 +163,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
             recorded = MeshBag(folder / outputs.bag.name)
         film = Film(fresh / "video.webm", run.recovery.topology) if outputs.video else None
         worst = Worst()
-        for k, (frame, people, intrinsics) in enumerate(run.process(source)):
+        for k, (frame, people, camera) in enumerate(run.process(source)):
             meshes.add(frame.stamp, people)
             if people is None:
                 continue
@@ -165,7 +172,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
                 recorded.add(frame.stamp, frame.frame_id, people)
             if outputs.export and outputs.by == "frame":
                 write_frame(fresh / "meshes" / f"{k:06}.{outputs.export}", people, run.recovery.topology)
-            shown = PageFrame(frame.image, intrinsics, people.vertices, people.sigma, people.ids)
+            shown = PageFrame(frame.image, camera.K, people.vertices, people.sigma, people.ids)
             worst.add(run.rows[-1], shown)
             if film:
                 film.add(frame.stamp, shown)

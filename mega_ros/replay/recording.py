@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..ros.images import to_bgr
-from ..ros.read import read_cloud, read_intrinsics, read_stamp
+from ..ros.read import read_cloud, read_stamp
 from .bags import Message
 from .sources import COMPRESSED, INFO
 
@@ -49,8 +49,8 @@ class Recording:
         return to_bgr(self.images[stamp])
 
     def intrinsics(self, stamp: int) -> np.ndarray:
-        """[3, 3] of the image with this stamp, pixels."""
-        return read_intrinsics(self.infos[stamp])
+        """[3, 3] of the image with this stamp, pixels. What is played has no distortion."""
+        return np.asarray(self.infos[stamp].k).reshape(3, 3)
 
     def latencies(self) -> np.ndarray:
         """Seconds from image to mesh, for every frame that has one."""

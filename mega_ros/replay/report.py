@@ -55,6 +55,8 @@ def offline_table(report: dict[str, Any]) -> Table:
         out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {escape(first)}")
     if report["assumed"]:
         out.add_row("frames with assumed intrinsics", f"{report['assumed']}: {report['assumed_because']}")
+    if "camera_problem" in report:
+        out.add_row("camera_info", escape(report["camera_problem"]))
     out.add_row("people", str(report["people"]), end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]

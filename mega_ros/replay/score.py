@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from mega_model.core import metrics
 from mega_model.core.boxes import intersection_over_union
-from mega_model.core.geometry import project
+from mega_model.core.cameras import Camera
 from mega_model.core.topology import Topology
 
 from ..recovery import People
@@ -60,17 +60,15 @@ class Score:
     def __post_init__(self) -> None:
         self._limbs = [self.topology.joint_names.index(limb) for limb in LIMBS]
 
-    def add(
-        self, row: Row, people: People, truth: Truth | Photograph, intrinsics: np.ndarray, size: tuple[int, int]
-    ) -> None:
+    def add(self, row: Row, people: People, truth: Truth | Photograph, camera: Camera, size: tuple[int, int]) -> None:
         """One frame, whose numbers are added to `row`, which has its stamp. size: width, height of its image.
 
         People who are occluded or outside the image are not counted, whether they are found or not.
         """
         if isinstance(truth, Photograph):
-            pool = self._add_photograph(row, people, truth, intrinsics)
+            pool = self._add_photograph(row, people, truth, camera)
         else:
-            pool = self._add_bodies(row, people, truth, intrinsics, size)
+            pool = self._add_bodies(row, people, truth, camera, size)
         row["claimed"] = row["matched"] + row["invented"]
         if row["wanted"]:
             row["recall"] = (row["wanted"] - row["missed"]) / row["wanted"]
@@ -85,12 +83,12 @@ class Score:
         self._identities.finish()
 
     def _add_bodies(
-        self, row: Row, people: People, truth: Truth, intrinsics: np.ndarray, size: tuple[int, int]
+        self, row: Row, people: People, truth: Truth, camera: Camera, size: tuple[int, int]
     ) -> list[_Points]:
         solid = truth.vertices is not None
         true_points = truth.joints if truth.vertices is None else truth.vertices
-        visible = in_view(true_points, intrinsics, size) if truth.visible is None else truth.visible
-        pairs = match(people.vertices if solid else people.joints, true_points, intrinsics)
+        visible = in_view(true_points, camera, size) if truth.visible is None else truth.visible
+        pairs = match(people.vertices if solid else people.joints, true_points, camera)
         wanted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
         found = {t: p for p, t in pairs if wanted[t]}
         row |= {
@@ -103,14 +101,14 @@ class Score:
         bodies, pool = [], []
         for t in map(int, np.flatnonzero(wanted)):
             body: Row = {} if truth.ids is None else {"truth": int(truth.ids[t])}
-            pixels, seen = _projected(truth.joints[t, self._limbs], intrinsics, size)
+            pixels, seen = _projected(truth.joints[t, self._limbs], camera, size)
             error = np.where(seen, np.inf, np.nan)
             if t in found:
                 p = found[t]
                 numbers, points = self._compare(people, p, truth, t, visible[t])
                 body |= {"id": int(people.ids[p]), **numbers}
                 pool.append(points)
-                limbs = project(people.joints[p, self._limbs], intrinsics)
+                limbs = camera.project(people.joints[p, self._limbs])
                 error = np.where(seen, np.linalg.norm(limbs - pixels, axis=1), np.nan)
             if seen.any():
                 box = np.concatenate([pixels[seen].min(axis=0), pixels[seen].max(axis=0)])
@@ -144,9 +142,7 @@ class Score:
         points = _Points(errors[some].astype(np.float32), sigma[some].astype(np.float32), visible[some])
         return {name: float(value) for name, value in numbers.items()}, points
 
-    def _add_photograph(
-        self, row: Row, people: People, photograph: Photograph, intrinsics: np.ndarray
-    ) -> list[_Points]:
+    def _add_photograph(self, row: Row, people: People, photograph: Photograph, camera: Camera) -> list[_Points]:
         """As `mega evaluate keypoints` does with the detector's boxes."""
         who, wrong = find(people.boxes, people.scores, photograph)
         counts = {n for n, person in enumerate(photograph.people) if person.counts}
@@ -166,9 +162,7 @@ class Score:
             if n in found:
                 joints = people.joints[found[n], self._limbs]
                 body["id"] = int(people.ids[found[n]])
-                error = np.where(
-                    person.seen, np.linalg.norm(project(joints, intrinsics) - person.keypoints, axis=1), np.nan
-                )
+                error = np.where(person.seen, np.linalg.norm(camera.project(joints) - person.keypoints, axis=1), np.nan)
                 if person.joints3d is not None:
                     body["pa_mpjpe"] = float(metrics.pa_mpjpe(joints, person.joints3d))
             if person.seen.sum() >= FEWEST:
@@ -249,31 +243,31 @@ class Score:
         return out
 
 
-def boxes_of(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around people [P, N, 3]; NaN points are left out."""
-    pixels = project(np.maximum(points, [-np.inf, -np.inf, NEAREST]), intrinsics)
+def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around what the camera sees of people [P, N, 3]."""
+    pixels = camera.project(points)
     return np.concatenate([np.nanmin(pixels, axis=1), np.nanmax(pixels, axis=1)], axis=1)
 
 
-def match(predicted: np.ndarray, truth: np.ndarray, intrinsics: np.ndarray) -> list[tuple[int, int]]:
+def match(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> list[tuple[int, int]]:
     """Pairs (recovered, true) of people [P, N, 3] and [T, N, 3] whose image boxes overlap most in total."""
     if not len(predicted) or not len(truth):
         return []
-    overlap = intersection_over_union(boxes_of(predicted, intrinsics), boxes_of(truth, intrinsics))
-    pairs = zip(*linear_sum_assignment(-overlap))
+    overlap = intersection_over_union(boxes_of(predicted, camera), boxes_of(truth, camera))
+    pairs = zip(*linear_sum_assignment(-np.nan_to_num(overlap)))
     return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
 
 
-def _projected(points: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _projected(points: np.ndarray, camera: Camera, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Points [..., N, 3] -> pixels [..., N, 2], and whether they lie in the image [..., N]."""
     before = points[..., 2] > NEAREST
-    pixels = project(np.where(before[..., None], points, 1), intrinsics)
+    pixels = camera.project(np.where(before[..., None], points, 1))
     return pixels, before & ((pixels >= 0) & (pixels <= size)).all(axis=-1)
 
 
-def in_view(points: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def in_view(points: np.ndarray, camera: Camera, size: tuple[int, int]) -> np.ndarray:
     """Which points [T, N, 3] lie in front of the camera and in the image of `size`: bool [T, N]."""
-    return _projected(points, intrinsics, size)[1]
+    return _projected(points, camera, size)[1]
 
 
 def _keypoints(error: np.ndarray, length: float) -> Row:

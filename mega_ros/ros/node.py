@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 import rclpy
 import tyro
 from diagnostic_msgs.msg import DiagnosticArray
@@ -27,16 +26,18 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
 from ..bundle import Bundle
 from ..recovery import Recovery
 from ..stream import Stream, StreamSettings
 from . import messages, parameters
+from .camera_info import camera_for, is_rectified
 from .diagnostics import Health
 from .environment import HELP, remove_profile, transport, use_large_messages
 from .images import to_bgr
-from .read import intrinsics_for, read_stamp
+from .read import read_stamp
 from .signals import Ending
 from .transport import OVERRIDABLE, MatchedSubscription, camera_info_topic, image_sources, type_name
 
@@ -133,6 +134,7 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
             samples=None if self._get("samples") < 0 else self._get("samples"),
             seed=self._get("seed"),
             fov=self._get("fov"),
+            rotate=self._get("rotate"),
         )
 
     # ------------------------------------------------------------------------------------------- the executor's thread
@@ -211,25 +213,27 @@ class MegaNode(Node):  # type: ignore[misc]  # rclpy's types are skipped
         """Process one image message and publish the result. Returns the number of people."""
         image = to_bgr(message)
         header, topic = message.header, self._infos.topic
-        intrinsics, unknown = self._intrinsics(width=image.shape[1], height=image.shape[0])
+        camera, problem = self._camera(width=image.shape[1], height=image.shape[0])
         stream = self._stream
         stream.settings = self._settings()
-        people = stream.process(image, intrinsics, read_stamp(message), unknown)
+        people = stream.process(image, camera, read_stamp(message), problem)
         self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
         if stream.assumed:
             self._warn(topic, f"{stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
-        if stream.left_out.any():
-            count = f"{stream.left_out.sum()} of {len(stream.left_out)} boxes"
-            self._warn(self._images.topic, f"{count} are left out: they lie outside the image")
+        elif problem:
+            self._warn(topic, problem)
+        for note in stream.notes:
+            self._warn(self._images.topic, note)
         self._mesh.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
         self._joints.publish(messages.point_cloud(header, people.joints, people.joints_sigma, people.ids))
         return len(people)
 
-    def _intrinsics(self, width: int, height: int) -> tuple[np.ndarray | None, str]:
-        """Intrinsics [3, 3] of the last camera_info for an image of this size, or None and the reason."""
+    def _camera(self, width: int, height: int) -> tuple[Camera | None, str]:
+        """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""
         if self._info is None:
             return None, "no camera_info has come"
-        return intrinsics_for(self._info, width, height)
+        rectified = is_rectified(self._images.topic, str(self._get("rectified")).lower())  # true may be a bool
+        return camera_for(self._info, width, height, rectified)
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()

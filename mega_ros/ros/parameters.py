@@ -14,6 +14,7 @@ CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
     "image_transport": ("auto", "raw", "compressed"),
     "image_reliability": ("auto", "reliable", "best_effort"),
+    "rectified": ("auto", "true", "false"),
     "boxes": ("detector", "full_frame", "fixed"),
 }
 
@@ -44,6 +45,16 @@ def declare(node: Node) -> None:
                 "image_reliability", "of the subscription to `image`; auto: as the publishers offer", read_only=True
             ),
         ),
+        (
+            "rectified",
+            "auto",
+            _choice("rectified", "whether the images are; auto: by the name of `image`", dynamic_typing=True),
+        ),
+        (
+            "rotate",
+            0,
+            _integer("degrees, clockwise, by which the image must be turned so that people are upright", 0, 270, 90),
+        ),
         ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
         (
             "samples",
@@ -73,7 +84,9 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
         return new[0] if new else node.get_parameter(name).value
 
     for change in changes:
-        if change.name in CHOICES and change.value not in CHOICES[change.name]:
+        # -p and parameter files read true as a bool
+        choice = str(change.value).lower() if isinstance(change.value, bool) else change.value
+        if change.name in CHOICES and choice not in CHOICES[change.name]:
             reason = f"{change.name} must be one of {', '.join(CHOICES[change.name])}, not '{change.value}'"
             return SetParametersResult(successful=False, reason=reason)
         if change.name in ("boxes", "fixed_box") and node.has_parameter("fixed_box") and value("boxes") == "fixed":
@@ -88,13 +101,14 @@ def _text(what: str, read_only: bool = False) -> ParameterDescriptor:
     return ParameterDescriptor(description=what, read_only=read_only)
 
 
-def _choice(name: str, what: str, read_only: bool = False) -> ParameterDescriptor:
+def _choice(name: str, what: str, **more: bool) -> ParameterDescriptor:
     choices = f"one of {', '.join(CHOICES[name])}"
-    return ParameterDescriptor(description=f"{what}: {choices}", additional_constraints=choices, read_only=read_only)
+    return ParameterDescriptor(description=f"{what}: {choices}", additional_constraints=choices, **more)
 
 
-def _integer(what: str, low: int, high: int) -> ParameterDescriptor:
-    return ParameterDescriptor(description=what, integer_range=[IntegerRange(from_value=low, to_value=high, step=1)])
+def _integer(what: str, low: int, high: int, step: int = 1) -> ParameterDescriptor:
+    limits = IntegerRange(from_value=low, to_value=high, step=step)
+    return ParameterDescriptor(description=what, integer_range=[limits])
 
 
 def _real(what: str, low: float, high: float) -> ParameterDescriptor:

@@ -1,4 +1,4 @@
-"""PointCloud2 and CameraInfo messages, of rclpy or of rosbags, to arrays. `images` does the same for images.
+"""PointCloud2 messages, of rclpy or of rosbags, to arrays; `images` and `camera_info` read the other two.
 
 Also the points of a PointCloud2 as an array, which `messages` and the replay put into messages.
 """
@@ -53,26 +53,3 @@ def read_cloud(message: Any) -> np.ndarray:
 def positions(cloud: np.ndarray) -> np.ndarray:
     """A cloud of `read_cloud` -> float32 [P, V, 3], metres."""
     return np.stack([cloud[axis] for axis in "xyz"], axis=-1).astype(np.float32)
-
-
-def read_intrinsics(info: Any) -> np.ndarray:
-    """CameraInfo -> intrinsics [3, 3], pixels. Raises InputError with the reason why it cannot be used."""
-    intrinsics = np.asarray(info.k, np.float64).reshape(3, 3)
-    if not np.isfinite(intrinsics).all():
-        raise InputError(f"K is not finite: {intrinsics.ravel().tolist()}")
-    if not intrinsics.any():
-        raise InputError("K is all zero: the camera is not calibrated")
-    if intrinsics[0, 0] < 1 or intrinsics[1, 1] < 1 or not np.array_equal(intrinsics[2], [0, 0, 1]):
-        raise InputError(f"K is no camera matrix in pixels: {intrinsics.ravel().tolist()}")
-    return intrinsics
-
-
-def intrinsics_for(info: Any, width: int, height: int) -> tuple[np.ndarray | None, str]:
-    """Intrinsics [3, 3] of a CameraInfo for an image of this size, or None and the reason."""
-    try:
-        intrinsics = read_intrinsics(info)
-    except InputError as error:
-        return None, str(error)
-    if (info.width, info.height) != (width, height):
-        return None, f"it is for {info.width} x {info.height} pixels, the image has {width} x {height}"
-    return intrinsics, ""
