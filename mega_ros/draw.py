@@ -65,11 +65,11 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
     weights = np.stack([1 - second - third, second, third], axis=1).astype(np.float32)
     weights = np.clip(weights, 0, 1)  # pixels at the outline may lie outside the triangle
     weights /= weights.sum(axis=1, keepdims=True)
-    return Surface((rows, columns), triangles[seen], weights, _light(points, triangles))
+    return Surface((rows, columns), triangles[seen], weights, light(points, triangles))
 
 
-def _light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Brightness of each point [N, 3]: ambient light, light from the camera, and a lamp above and left of it."""
+def light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Brightness of each point [N, 3] of triangles [F, 3]: ambient light, light from the camera, and a lamp above and left of it."""
     normals = _vertex_normals(points, triangles)
     facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
     lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])
