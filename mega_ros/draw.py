@@ -69,7 +69,7 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
 
 
 def light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Brightness of each point [N, 3] of triangles [F, 3]: ambient light, light from the camera, and a lamp above and left of it."""
+    """Brightness of points [N, 3] of triangles [F, 3]: ambient light, the camera's, and a lamp above and left of it."""
     normals = _vertex_normals(points, triangles)
     facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
     lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])

@@ -246,7 +246,7 @@ def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
     """Images faster than the node: what it received and did not process it counts as dropped. The last one comes."""
 
     def counted(values: dict[str, str]) -> list[int]:
-        return [int(values[f"frames_{what}"]) for what in ("received", "processed", "dropped", "rejected")]
+        return [int(values[f"frames_{what}"]) for what in ("received", "processed", "dropped", "rejected", "idle")]
 
     def settled(status: DiagnosticStatus, values: dict[str, str]) -> bool:
         return counted(values)[0] == sum(counted(values)[1:])
@@ -257,10 +257,10 @@ def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
         peer.executor_.spin_once(timeout_sec=0.002)
     peer.wait(lambda: any(m.header.stamp.sec == last for m in peer.meshes))
     after = counted(peer.status(settled))
-    received, processed, dropped, rejected = (b - a for a, b in zip(before, after))
+    received, processed, dropped, rejected, idle = (b - a for a, b in zip(before, after))
     assert received > processed > 0
     assert dropped == received - processed
-    assert rejected == 0
+    assert rejected == idle == 0
 
 
 BAD_IMAGES = {
@@ -364,6 +364,7 @@ def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
         names = list(shown)
         values = peer.call(GetParameters, "get_parameters", GetParameters.Request(names=names)).values
         kinds = {
+            ParameterType.PARAMETER_BOOL: "bool_value",
             ParameterType.PARAMETER_STRING: "string_value",
             ParameterType.PARAMETER_INTEGER: "integer_value",
             ParameterType.PARAMETER_DOUBLE: "double_value",
