@@ -62,11 +62,18 @@ class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
         self.joints: list[PointCloud2] = []
         self.topologies: list[Mesh] = []
         self.statuses: list[DiagnosticStatus] = []
-        self.create_subscription(PointCloud2, "mega/mesh", self.meshes.append, 10)
-        self.create_subscription(PointCloud2, "mega/joints", self.joints.append, 10)
+        self.clouds: list[Any] = []
+        self.listen(True)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.create_subscription(Mesh, "mega/topology", self.topologies.append, latched)
         self.create_subscription(DiagnosticArray, "/diagnostics", lambda m: self.statuses.extend(m.status), 10)
+
+    def listen(self, on: bool) -> None:
+        """Subscribes to mesh and joints, or no longer."""
+        for subscription in self.clouds:
+            self.destroy_subscription(subscription)
+        topics = {"mega/mesh": self.meshes, "mega/joints": self.joints} if on else {}
+        self.clouds = [self.create_subscription(PointCloud2, name, heard.append, 10) for name, heard in topics.items()]
 
     def wait(self, until: Callable[[], Any], again: Callable[[], Any] | None = None) -> Any:
         """Spins until `until()` is true and returns it; calls `again` every half second, for what may get lost."""
@@ -131,9 +138,13 @@ def command(*ros_args: str) -> list[str]:
 
 @contextmanager
 def running(
-    *ros_args: str, image_type: type = Image, image_topic: str = "image", namespace: str = "/"
+    *ros_args: str,
+    image_type: type = Image,
+    image_topic: str = "image",
+    namespace: str = "/",
+    starts: bool = True,
 ) -> Iterator[tuple[Peer, subprocess.Popen[str]]]:
-    """The node with `ros_args` and somebody to talk to it, alone in a DDS domain."""
+    """The node with `ros_args` and somebody to talk to it, alone in a DDS domain. starts: whether it activates itself."""
     domain = random.SystemRandom().randint(1, 230)
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
     process = subprocess.Popen(
@@ -143,7 +154,7 @@ def running(
     rclpy.init(context=context, domain_id=domain)
     peer = Peer(context, image_type, image_topic, namespace)
     try:
-        peer.wait(lambda: peer.topologies and peer.statuses)
+        peer.wait(lambda: peer.statuses and (peer.topologies or not starts))
         yield peer, process
     finally:
         process.terminate()
