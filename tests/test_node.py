@@ -144,7 +144,7 @@ def running(
     namespace: str = "/",
     starts: bool = True,
 ) -> Iterator[tuple[Peer, subprocess.Popen[str]]]:
-    """The node with `ros_args` and somebody to talk to it, alone in a DDS domain. starts: whether it activates itself."""
+    """The node with `ros_args` and a peer, alone in a DDS domain. starts: whether it activates itself."""
     domain = random.SystemRandom().randint(1, 230)
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
     process = subprocess.Popen(
@@ -220,6 +220,7 @@ def test_mesh_is_what_recovery_gives(peer: Peer, recovery: Recovery) -> None:
         np.testing.assert_allclose(positions(cloud), points, atol=1e-4)
         np.testing.assert_allclose(cloud["sigma"], sigma, atol=1e-4)
     assert (people.sigma > 0).all()
+    np.testing.assert_allclose(read_cloud(joints)["distance"], np.tile(people.distance[:, None], 24), atol=1e-3)
 
 
 def test_topology_comes_to_late_subscribers(peer: Peer, recovery: Recovery) -> None:
@@ -251,6 +252,10 @@ def test_diagnostics_tell_what_runs(peer: Peer, recovery: Recovery) -> None:
     assert int(values["frames_received"]) >= int(values["frames_processed"]) > 0
     assert 0 < float(values["latency_p50_s"]) <= float(values["latency_p95_s"])
     assert float(values["rate_hz"]) > 0
+    parts = [float(values[f"{stage}_p50_s"]) for stage in ("decode", "crop", "infer", "publish")]
+    assert min(parts) >= 0 and parts[2] > 0
+    assert float(values["latency_from_stamp_p50_s"]) > 1e9, "the stamps of these tests are old"
+    assert [key for key in values if re.fullmatch(r"person_\d+", key)]
 
 
 def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
@@ -387,7 +392,9 @@ def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
         assert all(d.description for d in described.descriptors)
 
 
-def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path) -> None:
+def test_namespace_remapping_parameter_file_and_compressed_images(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """As a launch file starts it: the topics move, the parameter file still fits, a later -p wins."""
     parameters = tmp_path / "mega.yaml"
     parameters.write_text("/**:\n  ros__parameters:\n    boxes: full_frame\n    fov: 0.7\n")
@@ -401,10 +408,21 @@ def test_namespace_remapping_parameter_file_and_compressed_images(tmp_path: Path
         assert mesh.height == 1
         values = peer.status(lambda s, v: "no camera_info has come" in s.message)
         assert values["intrinsics"] == "assumed: /camera/camera_info: no camera_info has come"
+        assert values["message"].count("no camera_info has come") == 1
         reason = "the JPEG data are cut off"
         cut = CompressedImage(format="jpeg", data=array.array("B", jpeg[: len(jpeg) // 2]))
         values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(cut))
         assert values["last_bad_input"].startswith(f"{topic}: ")
+        noise = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, GREY.shape, np.uint8))[1].tobytes()
+        for k in range(60):  # libjpeg complains about those that are damaged, but whole
+            at = 700 + 100 * k
+            for broken in (noise[:at], noise[:at] + noise[at + 50 :]):
+                peer.send(CompressedImage(format="jpeg", data=array.array("B", broken)))
+                peer.executor_.spin_once(timeout_sec=0.02)
+        assert peer.ask(CompressedImage(format="jpeg", data=array.array("B", jpeg)))[0].height == 1
+    said = capfd.readouterr().err.splitlines()
+    assert 1 <= len([line for line in said if "cut off" in line]) < 10
+    assert not [line for line in said if line and not line.startswith("[")]
 
 
 def test_large_images_arrive_best_effort() -> None:
