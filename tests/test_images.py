@@ -181,11 +181,13 @@ def test_refused_files(data: bytes, kind: str, reason: str) -> None:
 
 
 def test_codecs_do_not_print(capfd: pytest.CaptureFixture[str]) -> None:
-    """They write to the process' standard error; what others write there stays."""
+    """They write to the process' standard error; what others write there meanwhile stays."""
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     for suffix in (".jpg", ".png"):
         data = cv2.imencode(suffix, noise)[1].tobytes()
-        with contextlib.suppress(ImageError), without_stderr():
-            os.write(2, b"[WARN] of another thread\n")
-            to_bgr(CompressedImage(format=suffix, data=array.array("B", data[:800] + data[850:])))
-    assert capfd.readouterr().err == 2 * "[WARN] of another thread\n"
+        damaged = CompressedImage(format=suffix, data=array.array("B", data[:800] + data[850:]))
+        with contextlib.suppress(ImageError):
+            to_bgr(damaged)
+    with without_stderr():
+        os.write(2, b"libpng error: damaged\n[WARN] of another thread\n")
+    assert capfd.readouterr().err == "[WARN] of another thread\n"
