@@ -32,6 +32,9 @@ from .camera import Camera
 from .environment import transport, use_large_messages
 from .outputs import Outputs, create_publisher
 
+FAULTS = (InputError, ParameterException, RuntimeError)
+"""What a user can mend: rcl and rclpy raise RuntimeErrors for wrong arguments and `qos_overrides`."""
+
 
 class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skipped
     """Raises rclpy's ParameterException, with one clear line, if a parameter is not allowed."""
@@ -78,8 +81,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         """Go to the state `goal`. If `step` fails, the state stays, and the reason is logged: rclpy would hide it."""
         try:
             step()
-        except (InputError, ParameterException) as error:
+        except FAULTS as error:
             self.get_logger().error(str(error).strip().splitlines()[0])
+            self.get_logger().debug(traceback.format_exc())
         except Exception:
             self.get_logger().error(traceback.format_exc())
         else:
@@ -167,7 +171,7 @@ def main(args: Sequence[str]) -> int:
         # rclpy's own handlers, and its spin(), do not always end with code 0
         rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
         node = MegaNode()
-    except (ParameterException, InputError, RuntimeError) as error:  # rcl's errors are RuntimeErrors
+    except FAULTS as error:
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
