@@ -2,7 +2,7 @@
 
 import gc
 import importlib.util
-import os
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -90,7 +90,9 @@ def test_it_works_again(peer: Peer) -> None:
 @pytest.fixture
 def node(request: pytest.FixtureRequest) -> Iterator[MegaNode]:
     """In this process, with the parameters of the test."""
-    rclpy.init(args=["--ros-args", "-p", "provider:=cpu", *request.param], domain_id=os.getpid() % 200 + 1)
+    rclpy.init(
+        args=["--ros-args", "-p", "provider:=cpu", *request.param], domain_id=random.SystemRandom().randint(1, 230)
+    )
     made = MegaNode()
     try:
         yield made
