@@ -137,7 +137,7 @@ def test_outputs_are_computed_for_subscribers_only(node: Node, topology: Topolog
         np.testing.assert_array_equal(joints["distance"], np.tile(frame.people.distance[:, None], 24))
     finally:
         outputs.close()
-    assert not [publisher for publisher in node.publishers if publisher.topic.startswith("/mega/")]
+    assert not [publisher for publisher in node.publishers if publisher.topic_name.startswith("/mega/")]
 
 
 PUBLISHED = {
