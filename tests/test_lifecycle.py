@@ -121,7 +121,7 @@ def test_a_bad_bundle_fails_to_configure_and_the_node_lives(node: MegaNode, capf
     assert not node.start()
     assert node.trigger_configure() == FAILURE
     lines = [line for line in capfd.readouterr().err.splitlines() if "ERROR" in line]
-    assert len(lines) == 2 and all("nowhere/bundle.json: cannot be read" in line for line in lines)
+    assert len(lines) == 2 and all("nowhere/bundle.json: " in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,10 @@ class Newest:
     def take(self) -> tuple[AnyImage, float] | None:
         """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._item is not None or self._closed)
+            while self._item is None and not self._closed:
+                self._changed.wait(1.0)
+                # Python waits for this thread when a program ends without `close`, by an exception
+                self._closed |= not threading.main_thread().is_alive()
             item, self._item = self._item, None
             return None if self._closed else item
 

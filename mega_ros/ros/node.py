@@ -6,12 +6,9 @@ it, cleanup frees the model. With the parameter `autostart` it becomes active by
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 import rclpy
 import tyro
@@ -29,8 +26,9 @@ from ..bundle import Bundle
 from ..recovery import Recovery
 from . import parameters
 from .camera import Camera
-from .environment import transport, use_large_messages
+from .environment import remove_profile, transport, use_large_messages
 from .outputs import Outputs, create_publisher
+from .signals import Ending
 
 FAULTS = (InputError, ParameterException, RuntimeError)
 """What a user can mend: rcl and rclpy raise RuntimeErrors for wrong arguments and `qos_overrides`."""
@@ -158,28 +156,23 @@ def options() -> None:
 
 
 def main(args: Sequence[str]) -> int:
+    ending = Ending()
     use_large_messages()
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
     try:
-        tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
-        # rclpy's own handlers, and its spin(), do not always end with code 0
-        rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-        node = MegaNode()
+        with ending.at_once(remove_profile):
+            tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
+            # rclpy's own handlers, and its spin(), do not always end with code 0
+            rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
+            node = MegaNode()
+            started = node.start()
     except FAULTS as error:
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    started = node.start()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        while started and not stop.is_set():
+        while started and not ending.asked.is_set():
             executor.spin_once(timeout_sec=0.1)
     finally:
         executor.shutdown()
