@@ -485,7 +485,14 @@ def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> Non
 
 def test_a_program_with_the_node_ends_by_its_exception() -> None:
     """Python waits for the node's worker, which nobody closes."""
-    code = "import rclpy; from mega_ros.node import MegaNode; rclpy.init(); node = MegaNode(); node.start(); raise KeyError('of ours')"
+    code = """
+import rclpy
+from mega_ros.node import MegaNode
+rclpy.init()
+node = MegaNode()
+assert node.start()
+raise KeyError("ours")
+"""
     end = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert end.returncode == 1 and "KeyError: 'ours'" in end.stderr
 
