@@ -16,6 +16,7 @@ ROS = [
     "ros-sensor-msgs",
     "ros-shape-msgs",
     "ros-std-msgs",
+    "ros-visualization-msgs",
 ]
 TRAIN = [
     "torch>=2.4",

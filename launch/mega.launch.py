@@ -1,10 +1,14 @@
 """ros2 launch mega_ros mega.launch.py image:=/camera/image_raw
 
-By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters.
+By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters; the arguments named like
+parameters win over it. The launch ends with code 1 if the parameter file or rviz2 is missing, or if the node fails.
 """
 
+from pathlib import Path
+from typing import Any
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
@@ -12,51 +16,113 @@ from launch_ros.substitutions import FindPackageShare
 from launch import LaunchContext, LaunchDescription
 
 SHARE = FindPackageShare("mega_ros")
-ARGUMENTS = {
+PARAMETERS: dict[str, tuple[type, str]] = {
+    "bundle": (str, "'default', or the folder of a bundle"),
+    "provider": (str, "what runs the model: auto, cpu or cuda"),
+    "image_transport": (str, "auto, raw or compressed"),
+    "image_reliability": (str, "auto, reliable or best_effort"),
+    "rectified": (str, "whether the images are: true, false or auto"),
+    "rotate": (int, "degrees clockwise that turn people upright: 0, 90, 180, 270"),
+    "boxes": (str, "source of the person boxes: detector, full_frame or fixed"),
+    "score_threshold": (float, "detections with a lower score are ignored"),
+    "samples": (int, "samples per person; -1: the bundle's number"),
+    "fov": (float, "field of view without camera_info, radians"),
+    "timeout": (float, "seconds without an image after which the camera counts as silent"),
+    "tf": (bool, "true also publishes a TF frame per person"),
+    "autostart": (bool, "false leaves the node unconfigured, for a lifecycle manager"),
+}
+"""Of the node: type and description. Empty: as in the parameter file."""
+ARGUMENTS: dict[str, tuple[Any, str]] = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
-    "image_transport": ("", "auto, raw or compressed; empty: as in the parameter file"),
-    "rectified": ("", "whether the images are: true, false or auto; empty: as in the parameter file"),
-    "rotate": ("", "degrees clockwise that turn people upright: 0, 90, 180, 270; empty: as in the parameter file"),
-    "bundle": ("", "'default', or the folder of a bundle; empty: as in the parameter file"),
     "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
+    **{name: ("", f"{text}; empty: as in the parameter file") for name, (_, text) in PARAMETERS.items()},
+    "log_level": ("info", "debug, info, warn, error or fatal"),
+    "emulate_tty": ("true", "false: output without colours, in blocks"),
+    "respawn": ("false", "true starts the node again, two seconds after it ended; on_exit does not apply then"),
+    "on_exit": ("shutdown", "what follows when the node ends: shutdown of the whole launch, or nothing (continue)"),
     "rviz": ("false", "true also starts RViz"),
+    "frame": ("", "RViz's fixed frame; empty: camera_optical_frame"),
 }
+
+
+def check(context: LaunchContext) -> None:
+    """Before anything starts, so that nothing has to be stopped."""
+    params = Path(LaunchConfiguration("params").perform(context))
+    if not params.is_file():
+        raise FileNotFoundError(f"params: there is no file {params}")
+    if is_true(LaunchConfiguration("rviz").perform(context)):
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            raise RuntimeError("rviz: rviz2 is not installed: apt install ros-$ROS_DISTRO-rviz2") from None
 
 
 def nodes(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     # beside the base topic, as image_transport has it; a relative name stays relative
-    beside, slash, _ = given["image"].removesuffix("/compressed").rpartition("/")
-    camera_info = given["camera_info"] or f"{beside}{slash}camera_info"
-    return [
-        Node(
-            package="mega_ros",
-            executable="node",
-            name="mega",
-            namespace=given["namespace"],
-            output="screen",
-            remappings=[("image", given["image"]), ("camera_info", camera_info)],
-            # later ones win
-            parameters=[
-                given["params"],
-                *({name: given[name]} for name in ("image_transport", "rectified", "rotate", "bundle") if given[name]),
-            ],
-        ),
-        Node(
-            package="rviz2",
-            executable="rviz2",
-            arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "mega.rviz"])],
-            condition=IfCondition(given["rviz"]),
-        ),
-    ]
+    base = given["image"].removesuffix("/compressed")
+    beside, slash, _ = base.rpartition("/")
+    respawn = is_true(given["respawn"])
+    mega = Node(
+        package="mega_ros",
+        executable="node",
+        name="mega",
+        namespace=given["namespace"],
+        output="screen",
+        emulate_tty=is_true(given["emulate_tty"]),
+        respawn=respawn,
+        respawn_delay=2.0,
+        on_exit=None if respawn or given["on_exit"] != "shutdown" else ended,
+        ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
+        remappings=[("image", given["image"]), ("camera_info", given["camera_info"] or f"{beside}{slash}camera_info")],
+        # later ones win
+        parameters=[given["params"], *({name: value(name, given[name])} for name in PARAMETERS if given[name])],
+    )
+    if not is_true(given["rviz"]):
+        return [mega]
+    rviz = Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=given["namespace"],
+        arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "mega.rviz"])]
+        + (["-f", given["frame"]] if given["frame"] else []),
+        # the file's topics: those of the node are relative to the namespace
+        remappings=[
+            *((f"/mega/{topic}", f"mega/{topic}") for topic in ("mesh", "joints", "markers", "overlay")),
+            ("/camera/image_raw", base),
+        ],
+    )
+    return [mega, rviz]
+
+
+def value(name: str, text: str) -> Any:
+    kind, _ = PARAMETERS[name]
+    try:
+        return is_true(text) if kind is bool else kind(text)
+    except ValueError:
+        raise ValueError(f"{name}: '{text}' is not of type {kind.__name__}") from None
+
+
+def is_true(text: str) -> bool:
+    return text.lower() in ("true", "1", "yes", "on")
+
+
+def ended(event: Any, context: LaunchContext) -> Any:
+    """The node ended. An exception is what makes `ros2 launch` return 1; launch then stops the other processes."""
+    from launch.actions import Shutdown  # here, because nothing else needs it
+
+    if event.returncode:
+        raise RuntimeError(f"the node ended with code {event.returncode}")
+    return Shutdown(reason="the node ended")
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *(DeclareLaunchArgument(k, default_value=v, description=text) for k, (v, text) in ARGUMENTS.items()),
+            OpaqueFunction(function=check),
             OpaqueFunction(function=nodes),
         ]
     )

@@ -25,6 +25,11 @@ class Detector:
         _, self._height, self._width, _ = (int(size) for size in bundle.graphs["detector"].inputs["image"].shape)
         self.threshold = threshold
 
+    @property
+    def seconds(self) -> float:
+        """What the graph's runs took so far."""
+        return self._engine.seconds
+
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float32 [P, 4] and scores [P] of the people in an image uint8 [H, W, 3] BGR."""
         return self.find(image)[:2]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mega_model.core.geometry import project
+from mega_model.core.cameras import Camera
 
 FINER = 2  # supersampling factor, for smooth outlines
 OVER_IMAGE = 0.88  # opacity of a mesh over an image
@@ -38,12 +38,12 @@ class Surface:
     """float32 [P*V]."""
 
 
-def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> Surface:
-    """Render surfaces [P, V, 3] with triangles [F, 3] in a camera of `size` (width, height), by painter's algorithm."""
+def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: tuple[int, int]) -> Surface:
+    """Surfaces [P, V, 3] with triangles [F, 3] in an image of `size` (width, height), by the painter's algorithm."""
     width, height = size
     points = vertices.reshape(-1, 3).astype(np.float32)
     triangles = (faces[None] + vertices.shape[1] * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
-    corners = project(np.maximum(points, [-np.inf, -np.inf, NEAREST]), intrinsics)[triangles]  # [F, 3, 2]
+    corners = camera.project(points)[triangles]  # [F, 3, 2]
     (ax, ay), (bx, by) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
     area = ax * by - ay * bx  # negative: the front side is visible
     depth = points[triangles, 2]
@@ -65,11 +65,11 @@ def trace(vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size:
     weights = np.stack([1 - second - third, second, third], axis=1).astype(np.float32)
     weights = np.clip(weights, 0, 1)  # pixels at the outline may lie outside the triangle
     weights /= weights.sum(axis=1, keepdims=True)
-    return Surface((rows, columns), triangles[seen], weights, _light(points, triangles))
+    return Surface((rows, columns), triangles[seen], weights, light(points, triangles))
 
 
-def _light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Brightness of each point [N, 3]: ambient light, light from the camera, and a lamp above and left of it."""
+def light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Brightness of points [N, 3] of triangles [F, 3]: ambient light, the camera's, and a lamp above and left of it."""
     normals = _vertex_normals(points, triangles)
     facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
     lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])
@@ -105,9 +105,9 @@ def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float
     return out
 
 
-def finer(intrinsics: np.ndarray) -> np.ndarray:
-    """Intrinsics [3, 3] of the same camera with FINER times as many pixels."""
-    return intrinsics * [[FINER], [FINER], [1]]
+def finer(camera: Camera) -> Camera:
+    """The same camera with FINER times as many pixels."""
+    return camera.moved(np.diag([FINER, FINER, 1]))
 
 
 def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
@@ -124,13 +124,11 @@ def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
     return np.where(known[:, None], colours, 200).astype(np.float32)
 
 
-def overlay(
-    image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray
-) -> np.ndarray:
+def overlay(image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, camera: Camera) -> np.ndarray:
     """The surfaces [P, V, 3] over their image, one colour per person."""
     if not len(vertices):
         return image.copy()
-    surface = trace(vertices, faces, finer(intrinsics), (image.shape[1] * FINER, image.shape[0] * FINER))
+    surface = trace(vertices, faces, finer(camera), (image.shape[1] * FINER, image.shape[0] * FINER))
     return paint(image, surface, person_colours(ids, vertices.shape[1]), OVER_IMAGE)
 
 
@@ -138,7 +136,7 @@ def sigma_views(
     vertices: np.ndarray,
     sigma: np.ndarray,
     faces: np.ndarray,
-    intrinsics: np.ndarray,
+    camera: Camera,
     size: tuple[int, int],
     limit: float,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -148,13 +146,13 @@ def sigma_views(
         return paper, paper.copy()
     colours = sigma_colours(sigma, limit)
     large = (size[0] * FINER, size[1] * FINER)
-    camera = trace(vertices, faces, finer(intrinsics), large)
+    surface = trace(vertices, faces, finer(camera), large)
     turned, side_camera = from_the_side(vertices, large)
-    return paint(paper, camera, colours), paint(paper, trace(turned, faces, side_camera, large), colours)
+    return paint(paper, surface, colours), paint(paper, trace(turned, faces, side_camera, large), colours)
 
 
-def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """People [P, V, 3] in a second camera that looks along x, and its intrinsics, such that all fit into `size`."""
+def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Camera]:
+    """People [P, V, 3] in the frame of a second camera that looks along x, and this camera: all fit into `size`."""
     centre = (vertices.max(axis=(0, 1)) + vertices.min(axis=(0, 1))) / 2
     x, y, z = np.moveaxis(vertices - centre, -1, 0)
     turned = np.stack([-z, y, x], axis=-1)  # the first camera is to the right
@@ -163,4 +161,4 @@ def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarr
     turned[..., 2] += distance
     near = distance - extent[2] / 2
     focal = 0.9 * min(size[0] * near / max(extent[0], 1e-3), size[1] * near / max(extent[1], 1e-3))
-    return turned, np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
+    return turned, Camera(np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ Provider = Literal["auto", "cpu", "cuda"]
 class Engine(Protocol):
     backend: str
     """Description of the runtime, for display."""
+    seconds: float
+    """What all runs so far took."""
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Inputs and outputs have the names, shapes and dtypes of the bundle's manifest."""
@@ -48,13 +51,17 @@ class OnnxEngine:
                 "provider: cuda was asked for, but onnxruntime could not start it here; check CUDA or use cpu"
             )
         self.backend = f"onnxruntime {actual}"
+        self.seconds = 0.0
         specification = bundle.graphs[graph]
         _check(f"{path}: input", self._session.get_inputs(), specification.inputs)
         _check(f"{path}: output", self._session.get_outputs(), specification.outputs)
         self._outputs = list(specification.outputs)
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs)))
+        start = time.perf_counter()
+        outputs = self._session.run(self._outputs, inputs)
+        self.seconds += time.perf_counter() - start
+        return dict(zip(self._outputs, outputs))
 
 
 def _providers(provider: Provider) -> list[str]:

@@ -5,6 +5,7 @@ Camera frame: REP-103 optical (x right, y down, z forward), metres. P people, Q 
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Recovery:
         joints = self.topology.joints(template)
         self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
         self.backend = self._sampler.backend
+        self._crop_seconds = 0.0
 
     @classmethod
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
@@ -109,6 +111,11 @@ class Recovery:
         Raises BundleError, or InputError if the provider is not available; both have one line.
         """
         return cls(Bundle.load(name), provider)
+
+    def seconds(self) -> dict[str, float]:
+        """What cutting crops and running graphs took, in all runs so far."""
+        infer = self._backbone.seconds + self._deterministic.seconds + self._sampler.seconds
+        return {"crop": self._crop_seconds, "infer": infer + (self.detector.seconds if self.detector else 0.0)}
 
     def run(
         self,
@@ -221,7 +228,9 @@ class Recovery:
 
         def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
+            start = time.perf_counter()
             crops = crop_images(image, camera, crop_intrinsics, crop_from_camera, crop.size)
+            self._crop_seconds += time.perf_counter() - start
             return self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
 
         def refine_cameras(people: np.ndarray, landmarks: np.ndarray) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.cameras import Camera
+from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros import draw
 
-K = intrinsics_from_fov(320, 240, 1.0)
+CAMERA = Camera(intrinsics_from_fov(320, 240, 1.0))
 # an octahedron of 30 cm, counter-clockwise seen from outside
 BALL = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.3
 FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
@@ -29,29 +30,29 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("place", [(0, 0, 3), (0.8, -0.5, 3), (-0.6, 0.4, 2)])
 def test_a_surface_is_drawn_where_its_points_project_to(image: np.ndarray, place: tuple[float, float, float]) -> None:
-    drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, K))
-    corners = project(people(place)[0], K)
+    drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, CAMERA))
+    corners = CAMERA.project(people(place)[0])
     np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
     np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
 
 
 def test_nobody_leaves_the_image_as_it_is(image: np.ndarray) -> None:
     nobody = np.zeros((0, 6, 3), np.float32)
-    np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, K), image)
+    np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, CAMERA), image)
 
 
 @pytest.mark.parametrize("place", [(0, 0, -3), (0, 0, 0), (9, 0, 3)])
 def test_what_lies_behind_or_beside_the_camera_is_not_drawn(
     image: np.ndarray, place: tuple[float, float, float]
 ) -> None:
-    np.testing.assert_array_equal(draw.overlay(image, people(place), np.array([0]), FACES, K), image)
+    np.testing.assert_array_equal(draw.overlay(image, people(place), np.array([0]), FACES, CAMERA), image)
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_the_nearer_person_hides_the_other(image: np.ndarray, order: tuple[int, int]) -> None:
     places = np.array([(0, 0, 2), (0, 0, 4)])
-    both = draw.overlay(image, people(*places[list(order)]), np.array(order), FACES, K)
-    alone = draw.overlay(image, people((0, 0, 2)), np.array([0]), FACES, K)
+    both = draw.overlay(image, people(*places[list(order)]), np.array(order), FACES, CAMERA)
+    alone = draw.overlay(image, people((0, 0, 2)), np.array([0]), FACES, CAMERA)
     np.testing.assert_allclose(both[120, 160].astype(int), alone[120, 160], atol=2)
 
 
@@ -66,7 +67,7 @@ def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey() -> None:
 
 def test_sigma_views_show_sigma(image: np.ndarray) -> None:
     sigma = 0.05 + BALL[None, :, 0] / 6  # 0 to 0.1 m, uncertain to the right
-    front, _ = draw.sigma_views(people((0, 0, 3)), sigma, FACES, K, (320, 240), 0.1)
+    front, _ = draw.sigma_views(people((0, 0, 3)), sigma, FACES, CAMERA, (320, 240), 0.1)
     left, right = front[120, 140].astype(int), front[120, 180].astype(int)
     assert left[0] > left[2]
     assert right[2] > right[0]
@@ -74,10 +75,10 @@ def test_sigma_views_show_sigma(image: np.ndarray) -> None:
 
 def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view() -> None:
     vertices = people((0, 0, 3), (0.2, 0.1, 6))
-    turned, intrinsics = draw.from_the_side(vertices, (320, 240))
-    pixels = project(turned.reshape(-1, 3), intrinsics)
+    turned, camera = draw.from_the_side(vertices, (320, 240))
+    pixels = camera.project(turned.reshape(-1, 3))
     assert (pixels > 0).all() and (pixels < [320, 240]).all()
-    centres = project(turned.mean(axis=1), intrinsics)
+    centres = camera.project(turned.mean(axis=1))
     assert centres[0, 0] - centres[1, 0] > 100  # the farther one stands to the left: the camera is to the right
     inward = np.cross(turned[0, 2] - turned[0, 0], turned[0, 4] - turned[0, 0])
     assert inward @ (turned[0, [0, 2, 4]].mean(axis=0) - turned[0].mean(axis=0)) > 0  # turned, not mirrored

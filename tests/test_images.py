@@ -1,6 +1,8 @@
 """ROS images to BGR: every encoding against OpenCV's or rosbags-image's own conversion, every refusal by its reason."""
 
 import array
+import contextlib
+import os
 from typing import Any
 
 import cv2
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image
 
+from mega_model.core.images import without_stderr
 from mega_ros.ros.images import ImageError, to_bgr
 
 HEIGHT, WIDTH = 6, 8
@@ -175,3 +178,16 @@ def test_grey_jpeg_has_three_channels(bgr: np.ndarray) -> None:
 def test_refused_files(data: bytes, kind: str, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         to_bgr(compressed(data, kind))
+
+
+def test_codecs_do_not_print(capfd: pytest.CaptureFixture[str]) -> None:
+    """They write to the process' standard error; what others write there meanwhile stays."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for suffix in (".jpg", ".png"):
+        data = cv2.imencode(suffix, noise)[1].tobytes()
+        damaged = CompressedImage(format=suffix, data=array.array("B", data[:800] + data[850:]))
+        with contextlib.suppress(ImageError):
+            to_bgr(damaged)
+    with without_stderr():
+        os.write(2, b"libpng error: damaged\n[WARN] of another thread\n")
+    assert capfd.readouterr().err == "[WARN] of another thread\n"

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from mega_model.core.cameras import Camera
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros.replay import pages
 
-K = intrinsics_from_fov(320, 240, 1.0)
+CAMERA = Camera(intrinsics_from_fov(320, 240, 1.0))
 # one person, an octahedron of 30 cm at 3 m
 BALL = np.array([[[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]], np.float32) * 0.3 + np.array(
     [0, 0, 3], np.float32
@@ -30,8 +31,8 @@ def test_fit_says_where_pixels_go() -> None:
 
 def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) -> None:
     sigma = np.full((1, 6), 0.03)
-    somebody = pages.PageFrame(image, K, BALL, sigma, np.array([4]), "0.00 s")
-    nobody = pages.PageFrame(image, K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
+    somebody = pages.PageFrame(image, CAMERA, BALL, sigma, np.array([4]), "0.00 s")
+    nobody = pages.PageFrame(image, CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
     one = pages.contact_sheet([somebody], FACES)
     two = pages.contact_sheet([somebody, nobody], FACES)
     assert two.shape[0] - one.shape[0] > 300
@@ -39,8 +40,8 @@ def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) ->
 
 
 def test_video_frames_have_even_sides_and_one_size(image: np.ndarray) -> None:
-    nobody = pages.PageFrame(image[:239, :319], K, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
-    somebody = pages.PageFrame(image[:239, :319], K, BALL, np.full((1, 6), np.nan), np.array([0]))
+    nobody = pages.PageFrame(image[:239, :319], CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
+    somebody = pages.PageFrame(image[:239, :319], CAMERA, BALL, np.full((1, 6), np.nan), np.array([0]))
     shapes = {pages.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
     assert len(shapes) == 1
     assert all(side % 2 == 0 for side in shapes.pop()[:2])

@@ -639,7 +639,7 @@ def test_the_worst_frames_are_kept() -> None:
     worst = Worst()
     errors = np.random.default_rng(0).permutation(30)
     for k, error in enumerate(errors):
-        nobody = PageFrame(picture(0), K, np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
+        nobody = PageFrame(picture(0), Camera(K), np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
         worst.add({"frame": k, "sigma": 9.0, **({"pve": float(error)} if error % 2 else {})}, nobody)
     assert [row.get("pve") for row, _ in worst.drawn(np.array([[0, 1, 2]]))] == [29, 27, 25, 23, 21, 19]
 

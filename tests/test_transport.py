@@ -82,7 +82,7 @@ def test_qos_overrides_on_every_topic() -> None:
     arguments = [text for name, value in topics.items() for text in ("-p", f"qos_overrides.{name}:={value}")]
     with running(*ONE_PERSON, *arguments) as (peer, _):
         camera(peer, RELIABLE)
-        peer.status(lambda s, v: v["frames_processed"] != "0", lambda: peer.send(image(GREY)))
+        peer.status(lambda s, v: v["frames_received"] != "0", lambda: peer.send(image(GREY)))
         assert [q.reliability for q in subscribed(peer)] == [ReliabilityPolicy.BEST_EFFORT]
         assert [q.reliability for q in subscribed(peer, "/camera_info")] == [ReliabilityPolicy.BEST_EFFORT]
         offers = {

@@ -8,7 +8,7 @@ not used: its fixed-point iteration fails near the edge of wide lenses, and noth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,10 @@ class Camera:
             raise InputError(f"K: focal lengths {focals} pixels do not fit an image of {width} x {height}")
 
     # -------------------------------------------------------------------------------------------------------- to pixels
+
+    def moved(self, matrix: np.ndarray) -> Camera:
+        """The camera of an image whose pixels were moved by matrix [3, 3], for example scaled."""
+        return replace(self, K=matrix @ self.K)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Points [..., 3] -> pixels [..., 2]; NaN where the lens shows nothing: behind it, or beyond its limit."""

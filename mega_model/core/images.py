@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,19 +23,27 @@ MOST_PIXELS = 2**27
 """Of one image: it then takes 400 MB."""
 MOST_BYTES = 2**29
 """Of an image file."""
-_lock, _inside, _stderr = threading.Lock(), 0, -1
-"""Of `without_stderr`: threads inside, and the descriptor that stderr had."""
+_lock, _inside, _stderr, _caught = threading.Lock(), 0, -1, -1
+"""Of `without_stderr`: threads inside, the descriptor that stderr had, and the one in its place."""
+
+_OF_CODECS = re.compile(
+    rb"Corrupt JPEG|Premature end|Invalid SOS|Inconsistent progression|Unknown Adobe|Warning: unknown JFIF|libpng "
+    rb"|\[ ?[A-Z]+:\d+@|\s*$"
+)
+"""How lines of libjpeg, libpng and OpenCV begin."""
 
 
 @contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keeps quiet what OpenCV and its libraries print beside our own message. Several threads may be inside."""
-    global _inside, _stderr
+    """Keeps quiet what OpenCV, libjpeg and libpng print beside our own message. Several threads may be inside.
+
+    They write to the process' standard error. What others write there meanwhile follows at the end.
+    """
+    global _inside, _stderr, _caught
     with _lock:
         if not _inside:
-            _stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.close(nowhere)
+            _stderr, _caught = os.dup(2), os.memfd_create("stderr")
+            os.dup2(_caught, 2)
         _inside += 1
     try:
         yield
@@ -43,6 +52,11 @@ def without_stderr() -> Iterator[None]:
             _inside -= 1
             if not _inside:
                 os.dup2(_stderr, 2)
+                os.lseek(_caught, 0, os.SEEK_SET)
+                with os.fdopen(_caught, "rb") as lines:
+                    for line in lines:
+                        if not _OF_CODECS.match(line):
+                            os.write(_stderr, line)
                 os.close(_stderr)
 
 

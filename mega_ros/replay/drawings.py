@@ -105,12 +105,12 @@ def _frame(recording: Recording, stamp: int, shown: int | None) -> pages.PageFra
     """The image at `stamp` with the people of the frame `shown`, which is an earlier one if this frame was dropped."""
     begin = min(recording.sent)
     caption = f"{(stamp - begin) / 1e9:.2f} s"
-    image, intrinsics = recording.image(stamp), recording.intrinsics(stamp)
+    image, camera = recording.image(stamp), recording.camera(stamp)
     if shown is None:
         return pages.PageFrame(
-            image, intrinsics, np.zeros((0, 0, 3)), np.zeros((0, 0)), np.zeros(0), f"{caption}, no mesh yet"
+            image, camera, np.zeros((0, 0, 3)), np.zeros((0, 0)), np.zeros(0), f"{caption}, no mesh yet"
         )
     if shown != stamp:
         caption += f", dropped: mesh of {(shown - begin) / 1e9:.2f} s"
     cloud = recording.clouds[shown]
-    return pages.PageFrame(image, intrinsics, positions(cloud), cloud["sigma"], cloud["id"][:, 0], caption)
+    return pages.PageFrame(image, camera, positions(cloud), cloud["sigma"], cloud["id"][:, 0], caption)

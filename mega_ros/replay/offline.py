@@ -172,7 +172,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
                 recorded.add(frame.stamp, frame.frame_id, people)
             if outputs.export and outputs.by == "frame":
                 write_frame(fresh / "meshes" / f"{k:06}.{outputs.export}", people, run.recovery.topology)
-            shown = PageFrame(frame.image, camera.K, people.vertices, people.sigma, people.ids)
+            shown = PageFrame(frame.image, camera, people.vertices, people.sigma, people.ids)
             worst.add(run.rows[-1], shown)
             if film:
                 film.add(frame.stamp, shown)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from mega_model.core.cameras import Camera
+
 from ..draw import FINER, OVER_IMAGE, PAPER, finer, overlay, paint, person_colours, sigma_colours, sigma_views, trace
 
 INK = (64, 52, 44)
@@ -59,8 +61,7 @@ class PageFrame:
 
     image: np.ndarray
     """uint8 BGR [H, W, 3]."""
-    intrinsics: np.ndarray
-    """[3, 3]."""
+    camera: Camera
     vertices: np.ndarray
     """[P, V, 3]."""
     sigma: np.ndarray
@@ -73,10 +74,10 @@ class PageFrame:
 def panels(frame: PageFrame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
     """Image, mesh over it, mesh by sigma from the camera and from the side: four images of `size` (width, height)."""
     image, moved = fit(frame.image, size)
-    intrinsics = moved @ frame.intrinsics
-    over = overlay(image, frame.vertices, frame.ids, faces, intrinsics)
+    camera = frame.camera.moved(moved)
+    over = overlay(image, frame.vertices, frame.ids, faces, camera)
     _caption(image, frame.caption)
-    return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, intrinsics, size, limit)]
+    return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, camera, size, limit)]
 
 
 def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
@@ -88,7 +89,7 @@ def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int 
     image, moved = fit(frame.image, size)
     paper = np.full_like(image, PAPER)
     if len(frame.vertices):
-        surface = trace(frame.vertices, faces, finer(moved @ frame.intrinsics), (size[0] * FINER, size[1] * FINER))
+        surface = trace(frame.vertices, faces, finer(frame.camera.moved(moved)), (size[0] * FINER, size[1] * FINER))
         image = paint(image, surface, person_colours(frame.ids, frame.vertices.shape[1]), OVER_IMAGE)
         paper = paint(paper, surface, sigma_colours(frame.sigma, limit))
     paper[-44:] = legend(size[0], limit)

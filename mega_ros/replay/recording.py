@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.cameras import Camera
+
 from ..ros.images import to_bgr
 from ..ros.read import read_cloud, read_stamp
 from .bags import Message
@@ -48,9 +50,9 @@ class Recording:
         """uint8 [H, W, 3] BGR."""
         return to_bgr(self.images[stamp])
 
-    def intrinsics(self, stamp: int) -> np.ndarray:
-        """[3, 3] of the image with this stamp, pixels. What is played has no distortion."""
-        return np.asarray(self.infos[stamp].k).reshape(3, 3)
+    def camera(self, stamp: int) -> Camera:
+        """Of the image with this stamp. What is played has no distortion."""
+        return Camera(np.asarray(self.infos[stamp].k).reshape(3, 3))
 
     def latencies(self) -> np.ndarray:
         """Seconds from image to mesh, for every frame that has one."""

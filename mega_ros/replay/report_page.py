@@ -51,7 +51,7 @@ class Worst:
         scale = THUMBNAIL / max(height, width)
         size = max(pages.SMALLEST[0], round(width * scale)), max(pages.SMALLEST[1], round(height * scale))
         image, moved = pages.fit(frame.image, size)
-        small = replace(frame, image=image, intrinsics=moved @ frame.intrinsics)
+        small = replace(frame, image=image, camera=frame.camera.moved(moved))
         self._kept.append((judged, row, small))
         self._kept.sort(key=lambda kept: kept[0], reverse=True)
         del self._kept[KEPT:]

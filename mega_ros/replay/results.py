@@ -20,7 +20,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 
 from ..recovery import People
-from ..ros.read import POINT, points_of
+from ..ros.read import points_of
 from .bags import MESSAGES
 from .measures import Row
 
@@ -120,7 +120,7 @@ class MeshBag:
         header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), frame_id)
         for topic, points in (
             (self._mesh, points_of(people.vertices, people.sigma, people.ids)),
-            (self._joints, points_of(people.joints, people.joints_sigma, people.ids)),
+            (self._joints, points_of(people.joints, people.joints_sigma, people.ids, people.distance)),
         ):
             self._writer.write(topic, stamp, MESSAGES.serialize_cdr(point_cloud(header, points), CLOUD))
 
@@ -129,7 +129,7 @@ class MeshBag:
 
 
 def point_cloud(header: Any, points: np.ndarray) -> Any:
-    """`POINT` [P, V] as the message that the node publishes, as rosbags has it."""
+    """`POINT` or `JOINT` [P, V] as the message that the node publishes, as rosbags has it."""
     field = ros.sensor_msgs__msg__PointField
     return ros.sensor_msgs__msg__PointCloud2(
         header,
@@ -137,11 +137,11 @@ def point_cloud(header: Any, points: np.ndarray) -> Any:
         width=points.shape[1],
         fields=[
             field(name, 4 * k, field.UINT32 if name == "id" else field.FLOAT32, 1)
-            for k, name in enumerate(POINT.names or ())
+            for k, name in enumerate(points.dtype.names or ())
         ],
         is_bigendian=False,
-        point_step=POINT.itemsize,
-        row_step=POINT.itemsize * points.shape[1],
+        point_step=points.dtype.itemsize,
+        row_step=points.dtype.itemsize * points.shape[1],
         data=np.frombuffer(points.tobytes(), np.uint8),
         is_dense=True,
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from ..recovery import People
 from .transport import Losses
 
 WINDOW = 10.0
@@ -19,6 +20,8 @@ RECENT = 5.0
 """Seconds for which a problem is reported, and between two log lines about problems of one kind."""
 LOSSY = 0.05
 """Share of lost frames from which on it is reported as a problem."""
+UNUSUAL = 2.0
+"""`People.distance` from which on a person is unlike the training set, so that sigma cannot be trusted."""
 
 
 def kind_of(problem: str) -> str:
@@ -27,20 +30,20 @@ def kind_of(problem: str) -> str:
 
 
 class Health:
-    """Frame statistics, for use by several threads."""
+    """Frame statistics since the node was activated, for use by several threads."""
 
-    def __init__(self, facts: dict[str, str]) -> None:
-        """facts: values that do not change while the node runs."""
-        self._facts = facts
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._done: deque[tuple[float, float]] = deque()  # when, latency: seconds
+        self._done: deque[tuple[float, dict[str, float]]] = deque()  # when, and what took how long: seconds
         self._problems: dict[str, float] = {}  # kind -> when one was logged last
         self._losses = Losses()
         self._arrived: deque[tuple[float, int]] = deque()  # when, and how many were found missing: seconds
         self._lost = 0
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
-        self._received = self._processed = self._rejected = self._people = 0
+        self._received = self._processed = self._rejected = self._idle = self._tracks = 0
+        self._people: dict[str, str] = {}  # of the last frame: id -> description
+        self._unlike = ""
         self._bad_input = ""
         self._bad_input_at = -np.inf
         self.assumed = ""
@@ -65,16 +68,29 @@ class Health:
             sent = lost + len(self._arrived)
         return f"{lost} of the last {sent} frames never arrived" if lost > LOSSY * sent else ""
 
-    def processed(self, latency: float, people: int) -> None:
-        """latency: seconds from arrival to publication."""
+    def processed(self, people: People, times: dict[str, float]) -> None:
+        """times: name -> seconds. `latency` is the time from arrival to publication, `latency_from_stamp` includes what
+        came before; the others are stages of it."""
+        described = {
+            f"person_{person}": f"sigma {sigma:.3f} m, distance {distance:.2f}"
+            for person, sigma, distance in zip(people.ids.tolist(), people.sigma.mean(axis=1), people.distance)
+        }
+        unlike = ", ".join(map(str, people.ids[people.distance > UNUSUAL].tolist()))
         with self._lock:
-            self._done.append((time.monotonic(), latency))
+            self._done.append((time.monotonic(), times))
             self._processed += 1
-            self._people = people
+            self._people = described
+            self._tracks = max([self._tracks, *(person + 1 for person in people.ids.tolist())])
+            self._unlike = f"unlike the training set, so sigma may be too small: person {unlike}" if unlike else ""
 
     def rejected(self) -> None:
         with self._lock:
             self._rejected += 1
+
+    def idle(self) -> None:
+        """A frame that was not processed because nobody subscribes to any output."""
+        with self._lock:
+            self._idle += 1
 
     def problem(self, topic: str, reason: str) -> bool:
         """Record a bad input. Returns whether to log it now."""
@@ -105,28 +121,27 @@ class Health:
             now = time.monotonic()
             while self._done and now - self._done[0][0] > WINDOW:
                 self._done.popleft()
-            latencies = [latency for _, latency in self._done]
-            p50, p95 = np.percentile(latencies, [50, 95]) if latencies else (np.nan, np.nan)
-            rate = len(latencies) / min(max(now - self._first, 1.0), WINDOW)
+            rate = len(self._done) / min(max(now - self._first, 1.0), WINDOW)
             assumed = f"intrinsics are assumed: {self.assumed}" if self.assumed else ""
             recent = self._bad_input if now - self._bad_input_at < RECENT else ""
-            texts = [text for text in (silence, recent, assumed, *warnings) if text]
+            texts = [text for text in (silence, recent, assumed, self._unlike, *warnings) if text]
             died = silence and self._first
             warning = DiagnosticStatus.WARN if texts else DiagnosticStatus.OK
             values = {
                 "rate_hz": f"{rate:.2f}",
-                "latency_p50_s": f"{p50:.4f}",
-                "latency_p95_s": f"{p95:.4f}",
+                **_medians([times for _, times in self._done]),
                 "frames_received": str(self._received),
                 "frames_processed": str(self._processed),
                 "frames_dropped": str(dropped),
                 "frames_lost": str(self._lost),
                 "camera_rate_hz": f"{1 / self._losses.period:.2f}",
                 "frames_rejected": str(self._rejected),
-                "people": str(self._people),
+                "frames_idle": str(self._idle),
+                "people": str(len(self._people)),
+                "tracks": str(self._tracks),
+                **self._people,
                 "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
                 "last_bad_input": self._bad_input or "none",
-                **self._facts,
                 **facts,
             }
         return DiagnosticStatus(
@@ -136,3 +151,14 @@ class Health:
             hardware_id=name,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
+
+
+def _medians(frames: Sequence[dict[str, float]]) -> dict[str, str]:
+    """The times of several frames -> their medians, and the 95th percentiles of latencies; seconds."""
+    values = {}
+    for name in ("latency", "latency_from_stamp", "decode", "crop", "infer", "publish"):
+        seconds = [times[name] for times in frames] or [np.nan]
+        values[f"{name}_p50_s"] = f"{np.percentile(seconds, 50):.4f}"
+        if name.startswith("latency"):
+            values[f"{name}_p95_s"] = f"{np.percentile(seconds, 95):.4f}"
+    return values

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mega_model.core.errors import InputError
-from mega_model.core.images import decode
+from mega_model.core.images import decode, without_stderr
 
 
 class ImageError(InputError):
@@ -91,7 +91,8 @@ def _decode(message: Any) -> np.ndarray:
         raise ImageError(_refusal(message.format))
     try:
         # rotation by EXIF would make the image inconsistent with its camera_info
-        return decode(message.data, turn=False)
+        with without_stderr():
+            return decode(message.data, turn=False)
     except InputError as error:
         raise ImageError(f"format '{message.format}': {error}") from None
 

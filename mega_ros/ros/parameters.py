@@ -9,6 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..recovery import FOV_DEFAULT
+from ..stream import StreamSettings
 
 CHOICES = {
     "provider": ("auto", "cpu", "cuda"),
@@ -27,8 +28,10 @@ def declare(node: Node) -> None:
     node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
     # fixed_box first: the check of `boxes` reads it
     for name, default, descriptor in (
+        ("autostart", True, _text("whether the node configures and activates itself at its start", read_only=True)),
         ("bundle", "default", _text("the model: 'default', or the folder of a bundle", read_only=True)),
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
+        ("tf", False, _text("whether a TF frame person_<id> is published for each person", read_only=True)),
         (
             "image_transport",
             "auto",
@@ -76,6 +79,24 @@ def declare(node: Node) -> None:
         ),
     ):
         node.declare_parameter(name, default, descriptor)
+
+
+def get(node: Node, name: str) -> Any:
+    return node.get_parameter(name).value
+
+
+def stream_settings(node: Node) -> StreamSettings:
+    """The current parameters."""
+    samples = get(node, "samples")
+    return StreamSettings(
+        boxes=get(node, "boxes"),
+        fixed_box=tuple(get(node, "fixed_box")),
+        score_threshold=get(node, "score_threshold"),
+        samples=None if samples < 0 else samples,
+        seed=get(node, "seed"),
+        fov=get(node, "fov"),
+        rotate=get(node, "rotate"),
+    )
 
 
 def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:

@@ -15,16 +15,25 @@ from mega_model.core.errors import InputError
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4"), ("id", "<u4")])
-"""One point of `~/mesh` and `~/joints`: metres in the camera frame, and the person's id."""
+"""One point of `~/mesh`: metres in the camera frame, and the person's id."""
+JOINT = np.dtype([*POINT.descr, ("distance", "<f4")])
+"""One point of `~/joints`: the same, and how far the person is from the training set (`People.distance`)."""
 
 
-def points_of(positions: np.ndarray, sigma: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """positions [P, V, 3] and sigma [P, V] in metres, ids [P] -> `POINT` [P, V]: a row per person."""
-    points = np.zeros(sigma.shape, POINT)
+def points_of(
+    positions: np.ndarray, sigma: np.ndarray, ids: np.ndarray, distance: np.ndarray | None = None
+) -> np.ndarray:
+    """positions [P, V, 3] and sigma [P, V] in metres, ids [P] -> `POINT` [P, V]: a row per person.
+
+    With distance [P]: `JOINT`.
+    """
+    points = np.zeros(sigma.shape, POINT if distance is None else JOINT)
     for axis, name in enumerate("xyz"):
         points[name] = positions[..., axis]
     points["sigma"] = sigma
     points["id"] = ids[:, None]
+    if distance is not None:
+        points["distance"] = distance[:, None]
     return points
 
 

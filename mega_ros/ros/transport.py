@@ -81,6 +81,9 @@ class MatchedSubscription:
         """What is subscribed to now: the topic and the class of its messages. Any thread may read them."""
         self.follow()
 
+    def close(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+
     @property
     def topics(self) -> list[str]:
         """Where messages may come from."""

@@ -1,0 +1,176 @@
+"""People for other packages: frames for tf2, boxes for vision_msgs, bodies for ROS4HRI (REP-155).
+
+These packages are no requirement. Functions that need one take its module `msg` as their first argument.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from geometry_msgs.msg import (
+    Point,
+    Pose,
+    PoseWithCovariance,
+    Quaternion,
+    Transform,
+    TransformStamped,
+    Vector3,
+)
+from rclpy.node import Node
+from scipy.spatial.transform import Rotation
+
+from mega_model.core.errors import InputError
+from mega_model.core.topology import SMPL_JOINTS
+
+if TYPE_CHECKING:
+    from .outputs import Frame
+
+PELVIS, LEFT_HIP, RIGHT_HIP, NECK = (SMPL_JOINTS.index(name) for name in ("pelvis", "left_hip", "right_hip", "neck"))
+UNKNOWN_ANGLE = np.pi**2 / 3
+"""Variance of an angle of which nothing is known, radians squared: uniform over a turn."""
+HRI_SKELETON = (
+    "- neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
+    "right_ankle left_hip left_knee left_ankle - - - -"
+).split()
+"""The 18 points of hri_msgs/Skeleton2D as SMPL's joints; nose, eyes and ears are no joints."""
+
+
+def package(name: str) -> Any:
+    """The messages of a ROS package, or None where it is not installed."""
+    try:
+        return importlib.import_module(f"{name}.msg")
+    except ImportError:
+        return None
+
+
+def required(name: str, what: str) -> Any:
+    """The same for a package that the user's settings need. Raises InputError that says what needs it."""
+    found = package(name)
+    if found is None:
+        apt = name.replace("_", "-")
+        raise InputError(f"{what} needs the package {name}, which is not installed: apt install ros-$ROS_DISTRO-{apt}")
+    return found
+
+
+def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints [P, 24, 3] -> positions [P, 3], metres, and rotations [P, 3, 3] of the pelvis.
+
+    Its axes are those of REP-103 for a body: x forward, y left, z up.
+    """
+    up = joints[:, NECK] - joints[:, PELVIS]
+    left = joints[:, LEFT_HIP] - joints[:, RIGHT_HIP]
+    forward = np.cross(left, up)
+    axes = np.stack([forward, left, np.cross(forward, left)], axis=-1)  # columns
+    return joints[:, PELVIS], axes / (np.linalg.norm(axes, axis=1, keepdims=True) + 1e-9)
+
+
+def transforms(tf2: Any, frame: Frame) -> Any:
+    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis."""
+    people = frame.people
+    found = []
+    for person, position, turn in zip(people.ids.tolist(), *_poses(people.joints)):
+        transform = Transform(translation=_xyz(Vector3, position), rotation=turn)
+        found.append(TransformStamped(header=frame.header, child_frame_id=f"person_{person}", transform=transform))
+    return tf2.TFMessage(transforms=found)
+
+
+def detections(vision: Any, frame: Frame) -> Any:
+    """vision_msgs/Detection3DArray: the box of each body, and two results.
+
+    `person` has the detector's score and the pose of the pelvis, whose covariance comes from its sigma: that is a
+    distance in space, so a third of its square is the variance of each axis. The orientation's is not known. `distance`
+    has `People.distance` in place of a score.
+    """
+    people = frame.people
+    found = []
+    for k, (position, turn) in enumerate(zip(*_poses(people.joints))):
+        variances = [float(people.joints_sigma[k, PELVIS]) ** 2 / 3] * 3 + [UNKNOWN_ANGLE] * 3
+        pose = PoseWithCovariance(
+            pose=Pose(position=_xyz(Point, position), orientation=turn), covariance=np.diag(variances).ravel()
+        )
+        low, high = people.vertices[k].min(axis=0), people.vertices[k].max(axis=0)
+        upright = Quaternion(x=0.0, y=0.0, z=0.0, w=1.0)
+        box = vision.BoundingBox3D(
+            center=Pose(position=_xyz(Point, (low + high) / 2), orientation=upright), size=_xyz(Vector3, high - low)
+        )
+        results = [
+            vision.ObjectHypothesisWithPose(
+                hypothesis=vision.ObjectHypothesis(class_id=name, score=float(score)), pose=pose
+            )
+            for name, score in (("person", people.scores[k]), ("distance", people.distance[k]))
+        ]
+        found.append(vision.Detection3D(header=frame.header, results=results, bbox=box, id=str(people.ids[k])))
+    return vision.Detection3DArray(header=frame.header, detections=found)
+
+
+def region(hri: Any, frame: Frame, k: int) -> Any:
+    """hri_msgs/NormalizedRegionOfInterest2D: the box of person number k."""
+    height, width = frame.image.shape[:2]
+    box = np.clip(frame.people.boxes[k] / [width, height, width, height], 0, 1)
+    xmin, ymin, xmax, ymax = box.tolist()
+    score = float(frame.people.scores[k])
+    return hri.NormalizedRegionOfInterest2D(header=frame.header, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, c=score)
+
+
+def skeleton(hri: Any, frame: Frame, k: int) -> Any:
+    """hri_msgs/Skeleton2D: the joints of person number k in the image; confidence 0 for points that are no joints."""
+    height, width = frame.image.shape[:2]
+    at = frame.camera.project(frame.people.joints[k]) / [width, height]
+    score = float(frame.people.scores[k])
+    points = []
+    for name in HRI_SKELETON:
+        x, y = at[SMPL_JOINTS.index(name)].tolist() if name != "-" else (0.0, 0.0)
+        points.append(hri.NormalizedPointOfInterest2D(x=x, y=y, c=score if name != "-" else 0.0))
+    return hri.Skeleton2D(header=frame.header, skeleton=points)
+
+
+class Humans:
+    """Topics `/humans/bodies/...`: who is seen, and for each body a region and a skeleton."""
+
+    def __init__(self, node: Node, hri: Any) -> None:
+        """hri: the module hri_msgs.msg."""
+        self._node, self._hri = node, hri
+        self._tracked = node.create_publisher(hri.IdsList, "/humans/bodies/tracked", 1)
+        self._regions: dict[str, Any] = {}
+        self._skeletons: dict[str, Any] = {}
+
+    def is_wanted(self) -> bool:
+        publishers = [self._tracked, *self._regions.values(), *self._skeletons.values()]
+        return any(publisher.get_subscription_count() for publisher in publishers)
+
+    def publish(self, frame: Frame) -> None:
+        ids = [f"mega{person}" for person in frame.people.ids.tolist()]  # a part of a topic's name begins with a letter
+        self._have(ids)
+        self._tracked.publish(self._hri.IdsList(header=frame.header, ids=ids))
+        for k, body in enumerate(ids):
+            for publisher, message in ((self._regions[body], region), (self._skeletons[body], skeleton)):
+                if publisher.get_subscription_count():
+                    publisher.publish(message(self._hri, frame, k))
+
+    def close(self) -> None:
+        self._have([])
+        self._node.destroy_publisher(self._tracked)
+
+    def _have(self, ids: list[str]) -> None:
+        """Publishers for these bodies, and no others."""
+        kinds = {"roi": self._hri.NormalizedRegionOfInterest2D, "skeleton2d": self._hri.Skeleton2D}
+        for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
+            for gone in publishers.keys() - set(ids):
+                self._node.destroy_publisher(publishers.pop(gone))
+            for new in set(ids) - publishers.keys():
+                publishers[new] = self._node.create_publisher(kind, f"/humans/bodies/{new}/{name}", 1)
+
+
+def _poses(joints: np.ndarray) -> tuple[np.ndarray, list[Quaternion]]:
+    positions, rotations = pelvis_poses(joints)
+    if not len(joints):
+        return positions, []
+    turns = Rotation.from_matrix(rotations).as_quat().tolist()
+    return positions, [Quaternion(x=x, y=y, z=z, w=w) for x, y, z, w in turns]
+
+
+def _xyz(kind: Any, point: np.ndarray) -> Any:
+    x, y, z = point.tolist()
+    return kind(x=x, y=y, z=z)

@@ -1,0 +1,214 @@
+"""One camera of the node, while it is active: its topics, and the thread that recovers the people in its images.
+
+The executor's thread receives messages; a worker thread recovers people and publishes, so that camera_info and
+diagnostics do not wait for it. The queue between them holds one frame; replacing it by a newer one counts as a drop.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from contextlib import ExitStack
+from typing import TypeAlias
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mega_model.core.cameras import Camera
+from mega_model.core.errors import InputError
+
+from ..recovery import Recovery
+from ..stream import Stream
+from . import parameters
+from .camera_info import camera_for, is_rectified
+from .diagnostics import Health
+from .environment import HELP
+from .images import to_bgr
+from .outputs import Frame, Outputs
+from .read import read_stamp
+from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name
+
+FOLLOW = 0.5
+"""Seconds between two looks at what publishers offer."""
+
+AnyImage: TypeAlias = "Image | CompressedImage"
+
+
+class Newest:
+    """A queue of length one between two threads. `put` replaces an image that was not taken, and counts it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._item: tuple[AnyImage, float] | None = None
+        self._closed = False
+        self.replaced = 0
+
+    def put(self, image: AnyImage) -> None:
+        with self._changed:
+            self.replaced += self._item is not None
+            self._item = image, time.monotonic()
+            self._changed.notify()
+
+    def take(self) -> tuple[AnyImage, float] | None:
+        """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
+        with self._changed:
+            while self._item is None and not self._closed:
+                self._changed.wait(1.0)
+                # Python waits for this thread when a program ends without `close`, by an exception
+                self._closed |= not threading.main_thread().is_alive()
+            item, self._item = self._item, None
+            return None if self._closed else item
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+class LiveCamera:
+    """Subscribes to `image` and `camera_info`, and publishes the people."""
+
+    def __init__(self, node: Node, recovery: Recovery, outputs: Outputs, advice: str) -> None:
+        """advice: what to set if camera images are likely to be lost, see `environment.transport`.
+
+        Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
+        """
+        self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
+        self._stream = Stream(recovery, parameters.stream_settings(node))
+        self._health = Health()
+        self._info: CameraInfo | None = None
+        self._newest = Newest()
+        topic = node.resolve_topic_name("image")
+        sources = image_sources(topic, parameters.get(node, "image_transport"))
+        infos = [(camera_info_topic(node, topic), CameraInfo)]
+        with ExitStack() as stack:
+            reliability = parameters.get(node, "image_reliability")
+            self._images = MatchedSubscription(node, sources, self._on_image, reliability)
+            stack.callback(self._images.close)
+            self._infos = MatchedSubscription(node, infos, self._on_camera_info)
+            stack.callback(self._infos.close)
+            timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+            stack.callback(node.destroy_timer, timer)
+            worker = threading.Thread(target=self._work, name="recovery")
+            worker.start()
+            stack.callback(worker.join)
+            stack.callback(self._newest.close)
+            self._open = stack.pop_all()
+
+    def close(self) -> None:
+        """Ends the worker and the subscriptions."""
+        self._open.close()
+
+    # ------------------------------------------------------------------------------------------- the executor's thread
+
+    def _on_image(self, image: AnyImage) -> None:
+        self._health.received(read_stamp(image))
+        if self._outputs.are_wanted():
+            self._newest.put(image)
+        else:
+            self._health.idle()
+
+    def _on_camera_info(self, info: CameraInfo) -> None:
+        self._info = info
+
+    def _follow(self) -> None:
+        self._images.follow()
+        self._infos.follow()
+
+    def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
+        """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
+        warnings = [warning, self._why_lossy()]
+        facts = facts | {
+            "image_topic": self._images.topic,
+            "image_type": type_name(self._images.kind),
+            "image_reliability": "reliable" if self._images.reliable else "best_effort",
+        }
+        for text in warnings:
+            if text and self._health.is_due(text):
+                self._node.get_logger().warning(text)
+        return self._health.status(name, self._newest.replaced, self._why_silent(), warnings, facts)
+
+    def _why_lossy(self) -> str:
+        losses = self._health.losses()
+        return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _remedy(self) -> str:
+        return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
+
+    def _why_silent(self) -> str:
+        if self._health.silence() < parameters.get(self._node, "timeout"):
+            return ""
+        topic = self._images.topic
+        kinds = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(topic)}
+        wanted = type_name(self._images.kind)
+        if kinds - {wanted}:
+            return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
+        if not kinds:
+            return f"{topic}: no images, nobody publishes {' or '.join(self._images.topics)}"
+        return f"{topic}: no images, though somebody publishes it; if they are large, {self._remedy()}"
+
+    # ---------------------------------------------------------------------------------------------- the worker's thread
+
+    def _work(self) -> None:
+        while (item := self._newest.take()) is not None:
+            try:
+                self._recover(*item)
+            except InputError as error:  # an invalid image or argument
+                self._reject(str(error))
+            except Exception as error:  # keep running: the next frame may succeed
+                self._reject(f"{type(error).__name__}: {error}")
+                self._node.get_logger().debug(traceback.format_exc())
+
+    def _recover(self, message: AnyImage, arrived: float) -> None:
+        """Process one image message and publish the result. arrived: time.monotonic."""
+        start = time.monotonic()
+        image = to_bgr(message)
+        decoded = time.monotonic()
+        before = self._recovery.seconds()
+        topic, stamp = self._infos.topic, read_stamp(message)
+        camera, problem = self._of_image(width=image.shape[1], height=image.shape[0])
+        stream = self._stream
+        stream.settings = parameters.stream_settings(self._node)
+        people = stream.process(image, camera, stamp, problem)
+        self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
+        if stream.assumed:
+            self._say(f"{topic}: {stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
+        elif problem:
+            self._say(f"{topic}: {problem}")
+        for note in stream.notes:
+            self._warn(note)
+        recovered = time.monotonic()
+        self._outputs.publish(Frame(message.header, image, stream.camera, people, self._recovery.topology.faces))
+        published = time.monotonic()
+        stages = {name: seconds - before[name] for name, seconds in self._recovery.seconds().items()}
+        times = {
+            "latency": published - arrived,
+            "latency_from_stamp": (self._node.get_clock().now().nanoseconds - stamp) / 1e9,
+            "decode": decoded - start,
+            "publish": published - recovered,
+        }
+        self._health.processed(people, times | stages)
+
+    def _of_image(self, width: int, height: int) -> tuple[Camera | None, str]:
+        """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""
+        if self._info is None:
+            return None, "no camera_info has come"
+        rectified = is_rectified(self._images.topic, str(parameters.get(self._node, "rectified")).lower())  # or a bool
+        return camera_for(self._info, width, height, rectified)
+
+    def _say(self, text: str) -> None:
+        """A warning, unless the same was said a moment ago."""
+        if self._health.is_due(text):
+            self._node.get_logger().warning(text)
+
+    def _reject(self, reason: str) -> None:
+        self._health.rejected()
+        self._warn(reason)
+
+    def _warn(self, reason: str) -> None:
+        """About a bad input on the image topic."""
+        if self._health.problem(self._images.topic, reason):
+            self._node.get_logger().warning(f"{self._images.topic}: {reason}")

@@ -1,0 +1,126 @@
+"""What the node publishes about a frame. Each output is computed only while somebody subscribes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from shape_msgs.msg import Mesh
+from visualization_msgs.msg import MarkerArray
+
+from mega_model.core.cameras import Camera
+from mega_model.core.topology import Topology
+
+from .. import draw
+from ..recovery import People
+from . import bodies, messages
+from .markers import Markers
+from .transport import OVERRIDABLE
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A processed image."""
+
+    header: Any
+    """The image's std_msgs/Header."""
+    image: np.ndarray
+    """uint8 [H, W, 3] BGR."""
+    camera: Camera
+    people: People
+    faces: np.ndarray
+    """int [F, 3]: triangles of every person's vertices."""
+
+    @cached_property
+    def overlay(self) -> np.ndarray:
+        """The surfaces over the image: both transports of `~/overlay` need it."""
+        return draw.overlay(self.image, self.people.vertices, self.people.ids, self.faces, self.camera)
+
+
+class Output:
+    """A topic and how its message is made from a frame."""
+
+    def __init__(self, publisher: Any, message: Callable[[Frame], Any]) -> None:
+        self._publisher = publisher
+        self._message = message
+
+    def is_wanted(self) -> bool:
+        return bool(self._publisher.get_subscription_count())
+
+    def publish(self, frame: Frame) -> None:
+        self._publisher.publish(self._message(frame))
+
+
+class Outputs:
+    """All outputs of one camera: those of ROS' common messages, and those whose packages are installed."""
+
+    def __init__(self, node: Node, topology: Topology, tf: bool) -> None:
+        """Publishes the topology. tf: whether to publish a frame per person.
+
+        Raises InputError if a package is missing, and what rclpy raises for a wrong `qos_overrides`.
+        """
+        markers = Markers(topology.faces)
+        made: list[tuple[Any, str, Callable[[Frame], Any]]] = [
+            (PointCloud2, "~/mesh", _mesh),
+            (PointCloud2, "~/joints", _joints),
+            (MarkerArray, "~/markers", lambda frame: markers.message(frame.header, frame.people)),
+            (Image, "~/overlay", lambda frame: messages.image(frame.header, frame.overlay)),
+            (
+                CompressedImage,
+                "~/overlay/compressed",
+                lambda frame: messages.compressed_image(frame.header, frame.overlay),
+            ),
+        ]
+        if vision := bodies.package("vision_msgs"):
+            made.append((vision.Detection3DArray, "~/people", lambda frame: bodies.detections(vision, frame)))
+        if tf:
+            tf2 = bodies.required("tf2_msgs", "the parameter tf")
+            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame)))
+        self._outputs: list[Output | bodies.Humans] = []
+        with ExitStack() as stack:
+            latched = create_publisher(node, Mesh, "~/topology", durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            stack.callback(node.destroy_publisher, latched)
+            for kind, topic, message in made:
+                publisher = create_publisher(node, kind, topic)
+                stack.callback(node.destroy_publisher, publisher)
+                self._outputs.append(Output(publisher, message))
+            if hri := bodies.package("hri_msgs"):
+                humans = bodies.Humans(node, hri)
+                stack.callback(humans.close)
+                self._outputs.append(humans)
+            self._open = stack.pop_all()
+        latched.publish(messages.mesh(topology))
+
+    def are_wanted(self) -> bool:
+        """Whether anybody subscribes to anything that is made from a frame."""
+        return any(output.is_wanted() for output in self._outputs)
+
+    def publish(self, frame: Frame) -> None:
+        for output in self._outputs:
+            if output.is_wanted():
+                output.publish(frame)
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
+    """Reliable, with room for the newest message, where `qos_overrides` say nothing else."""
+    return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
+
+
+def _mesh(frame: Frame) -> PointCloud2:
+    people = frame.people
+    return messages.point_cloud(frame.header, people.vertices, people.sigma, people.ids)
+
+
+def _joints(frame: Frame) -> PointCloud2:
+    people = frame.people
+    return messages.point_cloud(frame.header, people.joints, people.joints_sigma, people.ids, people.distance)

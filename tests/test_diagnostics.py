@@ -1,0 +1,60 @@
+"""What the statistics of frames say, without a node."""
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from mega_ros.recovery import People
+from mega_ros.ros.diagnostics import Health
+
+STAGES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "publish")
+
+
+def people(*distances: float) -> People:
+    count = len(distances)
+    sigma = np.full((count, 3), 0.125, np.float32)
+    joints = np.zeros((count, 2, 3), np.float32)
+    ids, distance = np.arange(4, 4 + count), np.array(distances, np.float32)
+    return People(joints, sigma, joints, sigma, ids, np.zeros((count, 4)), distance, distance)
+
+
+def told(health: Health) -> tuple[DiagnosticStatus, dict[str, str]]:
+    status = health.status("mega", 0, "", [], {})
+    return status, {value.key: value.value for value in status.values}
+
+
+def test_times_and_people() -> None:
+    health = Health()
+    for k in range(21):
+        health.received(k)
+        health.processed(people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(STAGES)})
+    status, values = told(health)
+    assert status.level == DiagnosticStatus.OK
+    for order, name in enumerate(STAGES):
+        assert values[f"{name}_p50_s"] == f"{0.1 * order + 0.010:.4f}"
+    assert values["latency_from_stamp_p95_s"] == "0.1190"
+    assert values["person_4"] == "sigma 0.125 m, distance 1.00"
+    assert values["person_5"] == "sigma 0.125 m, distance nan"
+    assert (values["people"], values["tracks"]) == ("2", "6")
+    health.processed(people(), dict.fromkeys(STAGES, 0.0))
+    _, values = told(health)
+    assert (values["people"], values["tracks"]) == ("0", "6")
+    assert "person_4" not in values
+
+
+def test_who_is_unlike_the_training_set_is_a_warning() -> None:
+    health = Health()
+    health.processed(people(1.0, 2.5), dict.fromkeys(STAGES, 0.0))
+    status, _ = told(health)
+    assert status.level == DiagnosticStatus.WARN
+    assert status.message == "unlike the training set, so sigma may be too small: person 5"
+    health.processed(people(1.0, 1.9), dict.fromkeys(STAGES, 0.0))
+    assert told(health)[0].level == DiagnosticStatus.OK
+
+
+def test_the_same_sentence_is_not_said_twice() -> None:
+    """Why intrinsics are assumed is a warning of its own, not also the last bad input."""
+    health = Health()
+    health.assumed = "/camera_info: no camera_info has come"
+    status, values = told(health)
+    assert status.message.count("no camera_info has come") == 1
+    assert values["last_bad_input"] == "none"

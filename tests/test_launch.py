@@ -1,0 +1,132 @@
+"""The launch file. `launch` comes with a ROS installation only, so stand-ins take its classes' arguments here."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from mega_ros.environment import share
+
+
+class StandIn:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.arguments = arguments
+        self.named = named
+
+
+class LaunchConfiguration(StandIn):
+    def perform(self, context: dict[str, str]) -> str:
+        return context[self.arguments[0]]
+
+
+MODULES = {
+    "launch": "LaunchContext LaunchDescription",
+    "launch.actions": "DeclareLaunchArgument OpaqueFunction Shutdown",
+    "launch.substitutions": "LaunchConfiguration PathJoinSubstitution",
+    "launch_ros": "",
+    "launch_ros.actions": "Node",
+    "launch_ros.substitutions": "FindPackageShare",
+}
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Any]:
+    """The launch file as a module."""
+    for name, classes in MODULES.items():
+        module = ModuleType(name)
+        for each in classes.split():
+            kind = LaunchConfiguration if each == "LaunchConfiguration" else type(each, (StandIn,), {})
+            setattr(module, each, kind)
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("mega_launch", root / "launch" / "mega.launch.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+
+
+def context(launch: Any, **given: str) -> dict[str, str]:
+    """What launch knows after its arguments are declared."""
+    declared = [a for a in launch.generate_launch_description().arguments[0] if "default_value" in a.named]
+    values = {a.arguments[0]: a.named["default_value"] for a in declared}
+    assert all(a.named["description"] for a in declared)
+    assert given.keys() <= values.keys()
+    return values | {"params": str(share() / "config" / "mega.yaml")} | given
+
+
+def test_arguments_become_parameters_of_their_type(launch: Any) -> None:
+    given = {"samples": "5", "fov": "1", "tf": "true", "autostart": "false", "boxes": "full_frame", "provider": "cpu"}
+    (node,) = launch.nodes(context(launch, **given))
+    file, *others = node.named["parameters"]
+    assert file == str(share() / "config" / "mega.yaml")
+    chosen = {name: value for other in others for name, value in other.items()}
+    right = {"samples": 5, "fov": 1.0, "tf": True, "autostart": False, "boxes": "full_frame", "provider": "cpu"}
+    assert chosen == right
+    assert {name: type(value) for name, value in chosen.items()} == {n: type(v) for n, v in right.items()}
+    with pytest.raises(ValueError, match="fov: 'wide' is not of type float"):
+        launch.nodes(context(launch, fov="wide"))
+
+
+def test_every_parameter_among_the_arguments_is_one_of_the_node(launch: Any) -> None:
+    known = yaml.safe_load((share() / "config" / "mega.yaml").read_text())["/**"]["ros__parameters"]
+    for name, (kind, _) in launch.PARAMETERS.items():
+        assert isinstance(known[name], kind)
+
+
+def test_how_the_process_runs(launch: Any) -> None:
+    (node,) = launch.nodes(context(launch))
+    assert (node.named["emulate_tty"], node.named["respawn"], node.named["on_exit"]) == (True, False, launch.ended)
+    assert node.named["ros_arguments"] == ["--log-level", "info"]
+    other = context(launch, emulate_tty="false", respawn="true", log_level="debug")
+    (node,) = launch.nodes(other)
+    assert (node.named["emulate_tty"], node.named["respawn"], node.named["on_exit"]) == (False, True, None)
+    assert node.named["ros_arguments"] == ["--log-level", "debug"]
+    (node,) = launch.nodes(context(launch, on_exit="continue"))
+    assert node.named["on_exit"] is None
+
+
+def test_a_node_that_fails_makes_launch_fail(launch: Any) -> None:
+    """launch returns 1 after an exception, and stops what runs; after Shutdown it returns 0."""
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        launch.ended(SimpleNamespace(returncode=1), None)
+    assert type(launch.ended(SimpleNamespace(returncode=0), None)).__name__ == "Shutdown"
+
+
+def test_what_is_missing_is_named_before_anything_starts(
+    launch: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packages = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+    packages.mkdir(parents=True)
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    functions = [
+        a.named["function"] for a in launch.generate_launch_description().arguments[0] if a.named.get("function")
+    ]
+    assert functions == [launch.check, launch.nodes]
+    launch.check(context(launch))
+    with pytest.raises(FileNotFoundError, match=r"params: there is no file nowhere\.yaml"):
+        launch.check(context(launch, params="nowhere.yaml"))
+    with pytest.raises(RuntimeError, match="rviz2 is not installed: apt install"):
+        launch.check(context(launch, rviz="true"))
+    (packages / "rviz2").touch()
+    launch.check(context(launch, rviz="true"))
+
+
+def test_rviz_follows_namespace_topic_and_frame(launch: Any, root: Path) -> None:
+    """Every topic of the file is remapped, relative to the namespace."""
+    given = {"rviz": "true", "namespace": "robot", "image": "front/image_raw/compressed", "frame": "front_optical"}
+    _, rviz = launch.nodes(context(launch, **given))
+    assert rviz.named["namespace"] == "robot"
+    moved = dict(rviz.named["remappings"])
+    assert moved["/mega/mesh"] == "mega/mesh"
+    assert moved["/camera/image_raw"] == "front/image_raw"
+    content = yaml.safe_load((root / "rviz" / "mega.rviz").read_text())
+    topics = [d["Topic"]["Value"] for d in content["Visualization Manager"]["Displays"] if "Topic" in d]
+    assert topics and set(topics) <= set(moved)
+    assert rviz.named["arguments"][-2:] == ["-f", "front_optical"]
+    _, rviz = launch.nodes(context(launch, rviz="true"))
+    assert "-f" not in rviz.named["arguments"]

@@ -1,0 +1,140 @@
+"""The node as a managed node: what it has and does in each state."""
+
+import gc
+import importlib.util
+import random
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.lifecycle import TransitionCallbackReturn
+from test_node import GREY, Peer, image, running
+
+from mega_ros import Recovery
+from mega_ros.ros.node import MegaNode
+
+UNMANAGED = ("-p", "boxes:=full_frame", "-p", "provider:=cpu", "-p", "autostart:=false")
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[Peer]:
+    """The tests below take this node through its states, in order."""
+    with running(*UNMANAGED, starts=False) as (peer, _):
+        yield peer
+
+
+def change(peer: Peer, transition: int) -> str:
+    """The label of the state after a transition that succeeds."""
+    request = ChangeState.Request(transition=Transition(id=transition))
+    assert peer.call(ChangeState, "change_state", request).success
+    return str(peer.call(GetState, "get_state", GetState.Request()).current_state.label)
+
+
+def listens(peer: Peer) -> bool:
+    return bool(peer.get_subscriptions_info_by_topic("/image"))
+
+
+def test_autostart_can_be_left_out(peer: Peer) -> None:
+    peer.status(lambda s, v: s.message == "unconfigured" and s.level == DiagnosticStatus.OK)
+    assert not peer.get_publishers_info_by_topic("/mega/mesh") and not listens(peer)
+
+
+def test_configure_loads_and_activate_works(peer: Peer) -> None:
+    assert change(peer, Transition.TRANSITION_CONFIGURE) == "inactive"
+    peer.wait(lambda: peer.topologies)
+    peer.status(lambda s, v: s.message == "inactive")
+    assert not listens(peer)
+    assert change(peer, Transition.TRANSITION_ACTIVATE) == "active"
+    assert peer.ask(image(GREY))[0].height == 1
+
+
+def test_nothing_is_computed_for_nobody(peer: Peer) -> None:
+    """Frames that nobody wants are neither processed nor dropped. One subscriber to anything is enough."""
+
+    def counted(frames: int) -> list[int]:
+        """Processed, dropped and idle frames, after so many more."""
+        received = int(peer.status(lambda s, v: True)["frames_received"])
+        values = peer.status(
+            lambda s, v: int(v["frames_received"]) >= received + frames, lambda: peer.send(image(GREY))
+        )
+        return [int(values[f"frames_{what}"]) for what in ("processed", "dropped", "idle")]
+
+    peer.listen(False)
+    before = counted(2)  # the node may not know yet
+    after = counted(3)
+    assert after[:2] == before[:2] and after[2] > before[2]
+    peer.listen(True)
+    assert peer.ask(image(GREY))[0].height == 1
+
+
+def test_deactivate_ends_the_work_and_cleanup_the_outputs(peer: Peer) -> None:
+    assert change(peer, Transition.TRANSITION_DEACTIVATE) == "inactive"
+    peer.wait(lambda: not listens(peer))
+    assert peer.get_publishers_info_by_topic("/mega/mesh")
+    assert change(peer, Transition.TRANSITION_CLEANUP) == "unconfigured"
+    peer.wait(lambda: not peer.get_publishers_info_by_topic("/mega/mesh"))
+
+
+def test_it_works_again(peer: Peer) -> None:
+    assert change(peer, Transition.TRANSITION_CONFIGURE) == "inactive"
+    assert change(peer, Transition.TRANSITION_ACTIVATE) == "active"
+    assert peer.ask(image(GREY))[0].height == 1
+    assert change(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN) == "finalized"
+    peer.wait(lambda: not listens(peer))
+
+
+@pytest.fixture
+def node(request: pytest.FixtureRequest) -> Iterator[MegaNode]:
+    """In this process, with the parameters of the test."""
+    rclpy.init(
+        args=["--ros-args", "-p", "provider:=cpu", *request.param], domain_id=random.SystemRandom().randint(1, 230)
+    )
+    made = MegaNode()
+    try:
+        yield made
+    finally:
+        made.close()
+        made.destroy_node()
+        rclpy.shutdown()
+
+
+def models() -> int:
+    gc.collect()
+    return sum(isinstance(thing, Recovery) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("node", [[]], indirect=True)
+def test_cleanup_frees_the_model(node: MegaNode) -> None:
+    before = models()
+    assert node.start()
+    assert models() == before + 1
+    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+    assert models() == before
+
+
+@pytest.mark.parametrize("node", [["-p", "bundle:=nowhere"]], indirect=True)
+def test_a_bad_bundle_fails_to_configure_and_the_node_lives(node: MegaNode, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not node.start()
+    assert node.trigger_configure() == FAILURE
+    lines = [line for line in capfd.readouterr().err.splitlines() if "ERROR" in line]
+    assert len(lines) == 2 and all("nowhere/bundle.json: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "node", [["-p", "qos_overrides./camera_info.subscription.reliability:=perhaps"]], indirect=True
+)
+def test_a_failed_activation_leaves_nothing(node: MegaNode) -> None:
+    before = len(list(node.subscriptions))
+    assert not node.start()
+    assert len(list(node.subscriptions)) == before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tf2_msgs") is not None, reason="tf2_msgs is installed")
+@pytest.mark.parametrize("node", [["-p", "tf:=true"]], indirect=True)
+def test_frames_need_tf2(node: MegaNode, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not node.start()
+    assert "the parameter tf needs the package tf2_msgs, which is not installed" in capfd.readouterr().err

@@ -1,0 +1,224 @@
+"""What the node publishes beside mesh and joints: surfaces, overlay, and people for other packages."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from builtin_interfaces.msg import Time
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from std_msgs.msg import Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from mega_model.core.cameras import Camera
+from mega_model.core.geometry import project
+from mega_model.core.topology import Topology
+from mega_ros.bundle import DEFAULT, TOPOLOGY
+from mega_ros.recovery import People
+from mega_ros.ros import bodies
+from mega_ros.ros.markers import Markers
+from mega_ros.ros.outputs import Frame, Outputs
+from mega_ros.ros.read import read_cloud
+
+HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_optical_frame")
+K = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
+TO_CAMERA = np.diag([1.0, -1, -1]).astype(np.float32)
+"""Somebody upright who looks at the camera."""
+
+
+@pytest.fixture(scope="module")
+def topology() -> Topology:
+    return Topology.load(DEFAULT / TOPOLOGY)
+
+
+def some_people(topology: Topology, ids: list[int]) -> People:
+    """People in a row, 4 m away; the sigma of a vertex grows with its number."""
+    count = len(ids)
+    places = np.array([[k - (count - 1) / 2, 0, 4] for k in range(count)], np.float32).reshape(-1, 1, 3)
+    vertices = topology.template @ TO_CAMERA + places
+    sigma = np.tile(np.linspace(0, 0.5, len(topology.template), dtype=np.float32), (count, 1))
+    points = project(vertices, K)
+    return People(
+        vertices=vertices,
+        sigma=sigma,
+        joints=topology.joints(vertices),
+        joints_sigma=np.full((count, 24), 0.3, np.float32),
+        ids=np.array(ids, np.uint32),
+        boxes=np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(np.float32),
+        scores=np.full(count, 0.9, np.float32),
+        distance=1.5 + np.arange(count, dtype=np.float32),
+    )
+
+
+def some_frame(topology: Topology, ids: list[int]) -> Frame:
+    return Frame(HEADER, np.full((240, 320, 3), 128, np.uint8), Camera(K), some_people(topology, ids), topology.faces)
+
+
+@settings(max_examples=12, deadline=None)
+@given(now=st.lists(st.integers(0, 2**32 - 1), max_size=3, unique=True), frame_id=st.text("abc", max_size=9))
+def test_markers_are_surfaces_coloured_by_sigma(now: list[int], frame_id: str) -> None:
+    """rclpy reads from the patched bytes what it would have written, at any alignment."""
+    topology = Topology.load(DEFAULT / TOPOLOGY)
+    topology = replace(topology, faces=topology.faces[::40])
+    markers, before = Markers(topology.faces), [7, 2**32 - 1]
+    header = Header(stamp=HEADER.stamp, frame_id=frame_id)
+    markers.message(header, some_people(topology, before))
+    people = some_people(topology, now)
+    found = deserialize_message(markers.message(header, people), MarkerArray).markers
+    assert all(marker.header == header for marker in found)
+    surfaces = [marker for marker in found if marker.action == Marker.ADD]
+    assert [marker.id % 2**32 for marker in surfaces] == now
+    for marker, vertices in zip(surfaces, people.vertices):
+        points = np.array([[p.x, p.y, p.z] for p in marker.points])
+        np.testing.assert_array_equal(points, vertices[topology.faces.ravel()])
+        colours = np.array([[c.r, c.g, c.b, c.a] for c in marker.colors])
+        assert (colours[:, 3] == 1).all() and colours.min() > 0 and colours.max() <= 1
+        sigma = people.sigma[0][topology.faces.ravel()]
+        red, blue = colours[sigma > 0.4], colours[sigma < 0.1]
+        assert (red[:, 0] > red[:, 2]).all() and (blue[:, 2] > blue[:, 0]).all()
+    gone = {marker.id % 2**32 for marker in found if marker.action == Marker.DELETE}
+    assert gone == set(before) - set(now)
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=random.SystemRandom().randint(1, 230))
+    made = Node("mega", context=context)
+    yield made
+    made.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def heard(node: Node, outputs: Outputs, kind: Any, topic: str, frame: Frame) -> Any:
+    """The message that a subscriber gets of a frame."""
+    messages: list[Any] = []
+    subscription = node.create_subscription(kind, topic, messages.append, 1)
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    while not messages:
+        outputs.publish(frame)
+        executor.spin_once(timeout_sec=0.05)
+    executor.remove_node(node)
+    node.destroy_subscription(subscription)
+    while outputs.are_wanted():
+        time.sleep(0.01)
+    return messages[0]
+
+
+def test_outputs_are_computed_for_subscribers_only(node: Node, topology: Topology) -> None:
+    """Without a subscriber, not even what cannot be computed is noticed."""
+    outputs = Outputs(node, topology, tf=False)
+    frame = some_frame(topology, [3, 5])
+    try:
+        assert not outputs.are_wanted()
+        outputs.publish(replace(frame, people=None))  # type: ignore[arg-type]
+        surfaces = heard(node, outputs, MarkerArray, "mega/markers", replace(frame, image=None))  # type: ignore[arg-type]
+        assert [marker.id for marker in surfaces.markers] == [3, 5]
+        raw = heard(node, outputs, Image, "mega/overlay", frame)
+        assert (raw.header, raw.encoding, raw.height, raw.width) == (HEADER, "bgr8", 240, 320)
+        drawn = np.frombuffer(raw.data, np.uint8).reshape(240, 320, 3)
+        assert (drawn != 128).any() and (drawn[:, :5] == 128).all()
+        jpeg = heard(node, outputs, CompressedImage, "mega/overlay/compressed", frame)
+        decoded = cv2.imdecode(np.frombuffer(jpeg.data, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None and np.abs(decoded.astype(float) - drawn).mean() < 5
+        joints = read_cloud(heard(node, outputs, PointCloud2, "mega/joints", frame))
+        np.testing.assert_array_equal(joints["distance"], np.tile(frame.people.distance[:, None], 24))
+    finally:
+        outputs.close()
+    assert not [publisher for publisher in node.publishers if publisher.topic_name.startswith("/mega/")]
+
+
+PUBLISHED = {
+    "vision_msgs": {
+        "ObjectHypothesis": "string class_id\nfloat64 score",
+        "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+        "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size",
+        "Detection3D": "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox3D bbox\nstring id",
+        "Detection3DArray": "std_msgs/Header header\nDetection3D[] detections",
+    },
+    "hri_msgs": {
+        "NormalizedRegionOfInterest2D": "std_msgs/Header header\nfloat32 xmin\nfloat32 ymin\nfloat32 xmax\n"
+        "float32 ymax\nfloat32 c",
+        "NormalizedPointOfInterest2D": "float32 x\nfloat32 y\nfloat32 c",
+        "Skeleton2D": "std_msgs/Header header\nNormalizedPointOfInterest2D[18] skeleton",
+    },
+    "tf2_msgs": {"TFMessage": "geometry_msgs/TransformStamped[] transforms"},
+}
+"""Fields of messages that no wheel has, as their packages publish them."""
+STORE = get_typestore(Stores.ROS2_JAZZY)
+for name, definitions in PUBLISHED.items():
+    STORE.register(
+        {t: d for kind, text in definitions.items() for t, d in get_types_from_msg(text, f"{name}/msg/{kind}").items()}
+    )
+
+
+def stand_in(package: str) -> Any:
+    """The module `msg` of a package, with classes of the published fields."""
+    return SimpleNamespace(**{kind: STORE.types[f"{package}/msg/{kind}"] for kind in PUBLISHED[package]})
+
+
+def through_cdr(message: Any, name: str) -> Any:
+    """What a subscriber gets: every field must be there, and of its type."""
+    return STORE.deserialize_cdr(STORE.serialize_cdr(message, name), name)
+
+
+def test_pelvis_axes_are_forward_left_up(topology: Topology) -> None:
+    positions, rotations = bodies.pelvis_poses(topology.joints(topology.template)[None])
+    np.testing.assert_allclose(positions[0], topology.joints(topology.template)[0])
+    np.testing.assert_allclose(rotations[0].T @ rotations[0], np.eye(3), atol=1e-5)
+    left, up, forward = np.eye(3)  # of the canonical frame
+    for axis, right in zip(rotations[0].T, (forward, left, up)):
+        assert axis @ right > 0.9
+
+
+def test_frames_of_people(topology: Topology) -> None:
+    frame = some_frame(topology, [3, 5])
+    message = through_cdr(bodies.transforms(stand_in("tf2_msgs"), frame), "tf2_msgs/msg/TFMessage")
+    assert [t.child_frame_id for t in message.transforms] == ["person_3", "person_5"]
+    for found, joints in zip(message.transforms, frame.people.joints):
+        assert found.header.frame_id == HEADER.frame_id
+        place = found.transform.translation
+        np.testing.assert_allclose([place.x, place.y, place.z], joints[0], atol=1e-6)
+        q = found.transform.rotation
+        assert 2 * (q.x * q.z - q.w * q.y) < -0.9, "who looks at the camera looks against its z axis"
+
+
+def test_people_as_detections(topology: Topology) -> None:
+    frame = some_frame(topology, [3, 5])
+    message = through_cdr(bodies.detections(stand_in("vision_msgs"), frame), "vision_msgs/msg/Detection3DArray")
+    assert [d.id for d in message.detections] == ["3", "5"]
+    for k, found in enumerate(message.detections):
+        low, high = frame.people.vertices[k].min(axis=0), frame.people.vertices[k].max(axis=0)
+        np.testing.assert_allclose([found.bbox.size.x, found.bbox.size.y, found.bbox.size.z], high - low, atol=1e-5)
+        person, distance = found.results
+        assert (person.hypothesis.class_id, distance.hypothesis.class_id) == ("person", "distance")
+        assert person.hypothesis.score == pytest.approx(0.9)
+        assert distance.hypothesis.score == pytest.approx(1.5 + k)
+        covariance = person.pose.covariance.reshape(6, 6)
+        assert np.trace(covariance[:3, :3]) == pytest.approx(0.3**2, rel=1e-5)
+        assert person.pose.pose.position.z == pytest.approx(frame.people.joints[k, 0, 2])
+
+
+def test_bodies_of_rep_155(topology: Topology) -> None:
+    frame = some_frame(topology, [3, 5])
+    hri = stand_in("hri_msgs")
+    roi = through_cdr(bodies.region(hri, frame, 1), "hri_msgs/msg/NormalizedRegionOfInterest2D")
+    box = frame.people.boxes[1] / [320, 240, 320, 240]
+    np.testing.assert_allclose([roi.xmin, roi.ymin, roi.xmax, roi.ymax], np.clip(box, 0, 1), atol=1e-6)
+    points = through_cdr(bodies.skeleton(hri, frame, 1), "hri_msgs/msg/Skeleton2D").skeleton
+    assert [k for k, point in enumerate(points) if not point.c] == [0, 14, 15, 16, 17]
+    left_wrist = project(frame.people.joints[1], K)[20] / [320, 240]
+    np.testing.assert_allclose([points[7].x, points[7].y], left_wrist, atol=1e-6)
