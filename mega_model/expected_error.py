@@ -22,6 +22,8 @@ from mega_model.tokenizer import MeshTokenizer
 
 SMALLEST, LARGEST = 0.01, 3.0
 """Metres."""
+KNOTS = 10
+"""Points of the calibration curve."""
 AGREEMENT = 3
 """Numbers that say how well landmark and keypoint of a limb agree: two scores, and a log distance."""
 _REACH = 0.08
@@ -52,7 +54,7 @@ class ErrorHead(nn.Module):
         self.vertex, self.joint = nn.Parameter(torch.zeros(vertices)), nn.Parameter(torch.zeros(joints))
         shares = {"shares": (vertices, tokens), "joint_shares": (joints, tokens), "limb_shares": (tokens, 12)}
         features = {"centre": (channels,), "whiten": (channels, channels)}
-        for name, shape in {**shares, **features, "calibration": (2, 2), "modes": (modes, vertices, 3)}.items():
+        for name, shape in {**shares, **features, "calibration": (2, 2, KNOTS), "modes": (modes, vertices, 3)}.items():
             self.register_buffer(name, torch.zeros(shape))
         self.shares: Tensor
         self.joint_shares: Tensor
@@ -61,9 +63,9 @@ class ErrorHead(nn.Module):
         self.whiten: Tensor
         self.modes: Tensor
         self.calibration: Tensor
-        """[2, 2]: offset and slope from the head's log error to the log of sigma, for vertices and for joints"""
+        """[2, 2, K]: for vertices and for joints, some logs of the head's errors, ascending, and their logs of sigma"""
         with torch.no_grad():
-            self.calibration[:, 1] = 1
+            self.calibration[:] = torch.linspace(SMALLEST, LARGEST, KNOTS).log()
             for head in (self.token, self.person):
                 for parameter in head[-1].parameters():
                     parameter.mul_(0.1)
@@ -92,9 +94,10 @@ class ErrorHead(nn.Module):
 
     def forward(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> ExpectedError:
         vertices, joints, distance = self.log_errors(states, features, keypoints)
-        (a, b), (c, d) = self.calibration
-        limits = SMALLEST, LARGEST
-        sigma, joints_sigma = ((x + y * log).exp().clamp(*limits) for x, y, log in ((a, b, vertices), (c, d, joints)))
+        sigma, joints_sigma = (
+            interpolated(log, *knots).exp().clamp(SMALLEST, LARGEST)
+            for log, knots in zip((vertices, joints), self.calibration)
+        )
         return ExpectedError(sigma, joints_sigma, distance, self.modes)
 
     def log_errors(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,6 +121,13 @@ class ErrorHead(nn.Module):
         states = torch.cat([states, self.limb_shares @ agreement], dim=-1)
         tokens = self.token(states)[..., 0] + self.person(person) - 2  # initially about a decimetre
         return tokens @ self.shares.T + self.vertex, tokens @ self.joint_shares.T + self.joint, distance
+
+
+def interpolated(x: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """The polygon through `values` [K] at `at` [K], ascending, with slope 1 beyond its ends: [...] -> [...]."""
+    slopes = values.diff() / at.diff()
+    within = (x[..., None] - at[:-1]).clamp(min=0).minimum(at.diff())
+    return values[0] + (x - at[0]).clamp(max=0) + (within * slopes).sum(dim=-1) + (x - at[-1]).clamp(min=0)
 
 
 def token_centres(tokenizer: MeshTokenizer, topology: Topology) -> Tensor:

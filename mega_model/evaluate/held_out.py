@@ -55,6 +55,7 @@ def compare(p: Prediction, tokenizer: MeshTokenizer, protocol: Protocol) -> Comp
     return {
         **vertex_fields(p, protocol),
         **protocol.errors(p.single, p.truth),
+        "vertex": protocol.vertex_errors(p.single, p.truth),
         "visible": p.batch["visible"].numpy(),
         "part": p.batch["part"].numpy(),
         "apart": np.degrees(np.arccos(np.clip((apart - 1) / 2, -1, 1))),
@@ -85,8 +86,8 @@ def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]
         "PVE": compared["PVE"],
         "MPJPE": compared["MPJPE"],
         "PA-MPJPE": compared["PA-MPJPE"],
-        "PVE visible": compared["error"][compared["visible"]],
-        "PVE hidden": compared["error"][~compared["visible"]],
+        "PVE visible": compared["vertex"][compared["visible"]],
+        "PVE hidden": compared["vertex"][~compared["visible"]],
         "PVE of the tokenizer alone": compared["tokenizer"],
         "PVE constant answer": constant,
         "PVE one sample": compared["samples"],

@@ -28,7 +28,7 @@ from mega_model.core.topology import Topology
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
-from mega_model.expected_error import ErrorHead
+from mega_model.expected_error import KNOTS, ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
@@ -207,22 +207,20 @@ def loss(head: ErrorHead, known: Known) -> Tensor:
 
 @torch.no_grad()
 def calibrate(head: ErrorHead, known: Known) -> None:
-    """Set the offset and slope with which sigma is the root mean square error, for small and large errors.
+    """Set the curve with which sigma is the root mean square error, for small and large errors; it never falls.
 
-    Points are sorted into ten equal groups by expected error; a line is fitted to the logs of the groups' errors, less
-    the residuals, which are added later.
+    Points are sorted into equal groups by expected error: each gives a point of the curve. The mean square of the
+    residuals, which are added later, is taken off.
     """
     logs = head.log_errors(known.states, known.features, known.keypoints)
     both = (known.vertices, known.missed), (known.joints, known.joints_missed)
-    for row, (log, (error, missed)) in enumerate(zip(logs, both)):
-        order = log.flatten().argsort()
-        groups = [part for part in order.chunk(10) if len(part)]
-        square = error.square().flatten()
-        rest = torch.maximum(square - missed.square().flatten(), 0 * square)
-        x = torch.stack([log.flatten()[part].mean() for part in groups])
-        y = torch.stack([rest[part].mean().sqrt().log() for part in groups])
-        slope = ((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum()
-        head.calibration[row] = torch.stack([y.mean() - slope * x.mean(), slope])
+    for curve, (log, (error, missed)) in zip(head.calibration, zip(logs, both)):
+        groups = log.flatten().argsort().tensor_split(KNOTS)
+        at, square, less = (
+            torch.stack([x.flatten()[part].mean() for part in groups]) for x in (log, error.square(), missed.square())
+        )
+        values = torch.maximum(square - less, 0.1 * square).sqrt().log()
+        curve.copy_(torch.stack([at, values.cummax(dim=0).values]))
 
 
 def equal_shares(part: np.ndarray) -> np.ndarray:
