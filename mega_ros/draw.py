@@ -54,9 +54,9 @@ def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: tuple[i
 
     index = np.full((height, width), -1, np.int32)
     shift = 4  # OpenCV takes coordinates in 1/16 pixel, with pixel centres at integers
-    fixed = np.round((corners - 0.5) * 2**shift).astype(np.int32)
-    for face in drawn.tolist():
-        cv2.fillConvexPoly(index, fixed[face], face, shift=shift)
+    fixed = np.round((corners[drawn] - 0.5) * 2**shift).astype(np.int32)
+    for face, triangle in zip(drawn.tolist(), fixed):
+        cv2.fillConvexPoly(index, triangle, face, shift=shift)
 
     rows, columns = np.nonzero(index >= 0)
     seen = index[rows, columns]
