@@ -129,7 +129,8 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
         "world": ("P", 39, 3),
         "presence": ("P",),
     }
-    assert list(graphs["deterministic"].inputs) == list(graphs["backbone"].outputs)
+    assert list(graphs["deterministic"].inputs) == [*graphs["backbone"].outputs, "keypoints"]
+    assert graphs["deterministic"].inputs["keypoints"].shape == ("P", 12, 3)
     shapes = {name: t.shape for name, t in graphs["deterministic"].outputs.items()}
     assert shapes["prior"] == shapes["logits"] == ("P", length, 16)
     assert (shapes["sigma"], shapes["joints_sigma"], shapes["distance"]) == (("P", 128), ("P", 24), ("P",))

@@ -14,9 +14,10 @@ import pytest
 
 from mega_model.core.boxes import intersection_over_union
 from mega_model.core.cameras import Camera
-from mega_model.core.detection import Detections, in_image
+from mega_model.core.detection import KEYPOINTS, Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, look_at, project
+from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame
@@ -506,3 +507,21 @@ def test_a_uniform_is_never_0(little: Callable[..., Recovery]) -> None:
     assert np.random.default_rng([seed, 0]).random(shape, np.float32).min() == 0, "take another seed"
     people = little(errors=False).run(painted(*GREEN), K, MIDDLE, samples=samples, seed=seed)
     assert np.isfinite(people.sigma).all() and len(people) == 1
+
+
+def test_sigma_is_small_where_keypoints_landmarks_and_mesh_agree(recovery: Recovery, frame: Any) -> None:
+    assert recovery.detector is not None
+    boxes, _, keypoints = recovery.detector.find(frame.image)
+    assert keypoints is not None
+    wrist = KEYPOINTS.index("left_wrist")
+    moved = keypoints.copy()
+    moved[:, wrist, :2] += 0.25 * (boxes[:, 3:] - boxes[:, 1:2])
+    moved[:, wrist, 2] = 1
+    agreeing, apart, unseen = (
+        recovery.run(frame.image, frame.K, boxes, keypoints=given)
+        for given in (keypoints, moved, keypoints * np.float32([1, 1, 0]))
+    )
+    joint, other = SMPL_JOINTS.index("left_wrist"), SMPL_JOINTS.index("right_ankle")
+    wider = apart.joints_sigma / agreeing.joints_sigma
+    assert (wider[:, joint] > 1.3).all() and (wider[:, joint] > 1.2 * wider[:, other]).all()
+    assert unseen.sigma.mean() > 1.1 * agreeing.sigma.mean()

@@ -22,6 +22,7 @@ class Measure(NamedTuple):
 
 
 _ALIGNED = "the pelvises put together"
+_NEAR = "with the recovered person moved along the line of sight to the true distance"
 MEASURES = {
     "pve": Measure("PVE", "mm", "compared", "low", f"Per-vertex error: mean distance of the vertices, {_ALIGNED}."),
     "mpjpe": Measure(
@@ -75,7 +76,11 @@ MEASURES = {
         "How often a true person is found under another id than before, over the frames of all true people.",
     ),
     "spearman": Measure(
-        "Spearman", "", "compared", "high", "Rank correlation of sigma and the error of all vertices; 1 is the best."
+        "Spearman",
+        "",
+        "compared",
+        "high",
+        f"Rank correlation of sigma and the error of all vertices, {_NEAR}; 1 is the best.",
     ),
     "ause": Measure(
         "AUSE",
@@ -90,7 +95,7 @@ MEASURES = {
             "%",
             {"": "compared", "_visible": "points_visible", "_hidden": "points_hidden"}[suffix],
             "promised",
-            f"Share of the errors of {of} that are at most {k} sigma, {_ALIGNED}. An isotropic Gaussian error would "
+            f"Share of the errors of {of} that are at most {k} sigma, {_NEAR}. An isotropic Gaussian error would "
             f"have {100 * gammainc(1.5, 1.5 * k * k):.1f} %.",
         )
         for suffix, words, of in (

@@ -126,18 +126,23 @@ class Score:
         joints, true_joints = people.joints[p], truth.joints[t]
         known = np.isfinite(true_joints).all(axis=1)
         pelvis, true_pelvis = joints[0], true_joints[0]
-        errors = metrics.distances(joints - pelvis, true_joints - true_pelvis)
+        # sigma is also about where the person is across the line of sight
+        moved = pelvis - metrics.beside(pelvis, true_pelvis)
+        errors = metrics.distances(joints - moved, true_joints - true_pelvis)
         numbers = {
-            "mpjpe": errors[known].mean(),
+            "mpjpe": metrics.mean_distance(joints[known] - pelvis, true_joints[known] - true_pelvis),
             "pa_mpjpe": metrics.pa_mpjpe(joints[known], true_joints[known]),
             "position": metrics.distances(pelvis, true_pelvis),
         }
         sigma = people.joints_sigma[p]
         some: Any = known
         if truth.vertices is not None:
-            errors = metrics.distances(people.vertices[p] - pelvis, truth.vertices[t] - true_pelvis)
+            errors = metrics.distances(people.vertices[p] - moved, truth.vertices[t] - true_pelvis)
             sigma = people.sigma[p]
-            numbers = {"pve": errors.mean(), **numbers}
+            numbers = {
+                "pve": metrics.mean_distance(people.vertices[p] - pelvis, truth.vertices[t] - true_pelvis),
+                **numbers,
+            }
             some = slice(None, None, -(-len(sigma) // POOLED))
         points = _Points(errors[some].astype(np.float32), sigma[some].astype(np.float32), visible[some])
         return {name: float(value) for name, value in numbers.items()}, points
