@@ -318,6 +318,23 @@ def test_residuals_are_distances_at_the_depth_of_the_body(rest: np.ndarray) -> N
     assert np.median(np.delete(residuals, [0, knee], axis=1)) < 0.05
 
 
+def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
+    """Meshes [P, Q] of people whose landmarks are [P, 1]."""
+    rng = np.random.default_rng(0)
+    meshes = rest + 0.05 * rng.normal(size=(3, 2, len(rest), 3))
+    upright = np.repeat(Rotation.from_rotvec([np.pi, 0, 0]).as_matrix()[None], 3, axis=0)
+    camera, focal = np.tile([0.8, 0, 0], (3, 1)), np.full(3, 2.0)
+    landmarks, keypoints = rng.uniform(-0.5, 0.5, (3, 39, 5)), rng.uniform(0, 0.5, (3, 12, 3))
+    landmarks[..., 3:] = 1
+    regressor, modes = np.eye(len(SMPL_JOINTS)), 0.1 * rng.normal(size=(2, len(SMPL_JOINTS), 3))
+    of_people = upright, camera, focal, landmarks, keypoints
+    together = fit_people(meshes, *(part[:, None] for part in of_people), regressor, modes)
+    for q in range(2):
+        alone = fit_people(meshes[:, q], *of_people, regressor, modes)
+        for part, whole in zip(alone, together):
+            np.testing.assert_allclose(part, whole[:, q], atol=1e-9)
+
+
 def test_what_a_limb_misses_widens_sigma_around_it(rest: np.ndarray) -> None:
     shares = limb_shares(rest, rest)
     np.testing.assert_allclose(shares.sum(axis=1), 1)

@@ -158,8 +158,7 @@ def fit_people(
         regressor @ modes @ crop_to_body[..., None, :, :],
     )
     mesh, turned = vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop
-    both = *fit.residuals.shape[:-1], 2, len(OBSERVES)
-    squares, shares = (fit.residuals**2).reshape(both), weights.reshape(both)
+    squares, shares = (x.reshape(*x.shape[:-1], 2, len(OBSERVES)) for x in (fit.residuals**2, weights))
     squares = (shares * squares).sum(-2) / (shares.sum(-2) + UNSEEN)
     scale = fit.translation[..., 2] / focal  # metres of one crop unit at the body's depth
     return FittedPeople(mesh, turned, fit.translation, np.sqrt(squares) * scale[..., None])
