@@ -217,3 +217,11 @@ def test_a_crop_beside_a_wide_pinhole_does_not_mirror_what_is_behind() -> None:
 def test_a_square_beside_the_lens_has_no_crop() -> None:
     camera = Camera(STRAIGHT, "equidistant", [0.0] * 4)
     assert np.isnan(square_cameras(np.array([[940.0, 300.0]]), np.ones(1), np.zeros(1), camera, 64)[1]).all()
+
+
+@pytest.mark.parametrize("lens, distortion", [("", []), ("plumb_bob", [0.0] * 5), ("plumb_bob", [0.1, 0.02, 0, 0, 0])])
+def test_a_camera_of_a_scaled_image(lens: str, distortion: list[float]) -> None:
+    camera = Camera(np.array([[400.0, 0, 300], [0, 410, 200], [0, 0, 1]]), lens, distortion)
+    points = np.random.default_rng(0).uniform([-1, -1, 2], [1, 1, 5], (20, 3))
+    half = camera.moved(np.array([[0.5, 0, 7], [0, 0.5, 3], [0, 0, 1]]))
+    np.testing.assert_allclose(half.project(points), camera.project(points) / 2 + [7, 3])

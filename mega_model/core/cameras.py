@@ -60,7 +60,8 @@ class Camera:
             raise InputError(f"distortion: must be finite, it is {distortion.tolist()}")
         if self.lens and K.ndim > 2:
             raise InputError(f"K: a camera with a lens has one 3 x 3 matrix, this has the shape {list(K.shape)}")
-        lens = "" if self.lens != "equidistant" and not distortion.any() else self.lens
+        pinhole = self.lens != "equidistant" and not distortion.any()
+        lens, distortion = ("", distortion[:0]) if pinhole else (self.lens, distortion)
         for name, value in (("K", K), ("distortion", distortion), ("lens", lens)):
             object.__setattr__(self, name, value)
 
