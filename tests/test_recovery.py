@@ -22,16 +22,16 @@ from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.detect import fixed_box, full_frame
 
-# What the default bundle gives for people of the embedded clip in their true boxes. These show what is wrong as a
-# whole; what is wrong by little, such as the order of the colours or the margin, shows in the known graphs below.
-PVE = 0.04, 0.20
+# What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
+# without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
+PVE = {True: (0.112, 0.128), False: (0.109, 0.125)}
 """Metres: mean error of the vertices about the pelvis."""
 DEPTH = 0.0, 0.25
 """Median error of the pelvis' depth, over the true depth."""
-OFF = 0.0, 0.04
+OFF = 0.0, 0.022
 """Median distance of the joints from the true ones in the image, over the box's height."""
-WITHIN_1_SIGMA, WITHIN_2_SIGMA = (0.3, 0.9), (0.7, 1.0)
-"""Shares of the vertices whose error about the pelvis is within one and two sigma."""
+WITHIN_1_SIGMA = {True: (0.55, 0.7), False: (0.83, 0.93)}
+"""Share of the vertices whose error about the pelvis is within one sigma."""
 
 WIDTH, HEIGHT = 320, 240
 K = intrinsics_from_fov(WIDTH, HEIGHT, np.radians(60))
@@ -90,11 +90,12 @@ def test_shapes_and_types(recovery: Recovery, frame: Any, people: People) -> Non
     assert recovery.backend == "onnxruntime CPUExecutionProvider"
 
 
-def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any]) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["keypoints", "no keypoints"])
+def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any], seen: bool) -> None:
     """Where they are, in which pose, and how wrong sigma says that is."""
     errors, sigma, depths, off = [], [], [], []
     for frame in clip_frames[::5]:
-        people = recovery.run(frame.image, frame.K, frame.boxes)
+        people = recovery.run(frame.image, frame.K, frame.boxes, keypoints=None if seen else np.zeros((2, 17, 3)))
         assert len(people) == 2
         truth = recovery.topology.joints(frame.vertices)
         about_pelvis = people.vertices - people.joints[:, :1] - (frame.vertices - truth[:, :1])
@@ -104,11 +105,10 @@ def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any]) -> N
         pixels = np.linalg.norm(project(people.joints, frame.K) - project(truth, frame.K), axis=-1)
         off.append(pixels / (frame.boxes[:, 3] - frame.boxes[:, 1])[:, None])
     ratio = np.array(errors) / np.array(sigma)
-    assert inside(np.mean(errors), PVE), np.mean(errors)
+    assert inside(np.mean(errors), PVE[seen]), np.mean(errors)
     assert inside(np.median(np.abs(depths)), DEPTH), np.median(np.abs(depths))
     assert inside(np.median(off), OFF), np.median(off)
-    assert inside(np.mean(ratio < 1), WITHIN_1_SIGMA), np.mean(ratio < 1)
-    assert inside(np.mean(ratio < 2), WITHIN_2_SIGMA), np.mean(ratio < 2)
+    assert inside(np.mean(ratio < 1), WITHIN_1_SIGMA[seen]), np.mean(ratio < 1)
 
 
 def test_sigma_is_large_where_nobody_is(recovery: Recovery, frame: Any, people: People) -> None:
