@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
+from export.options import CheckConfig
 from export.to_onnx import FEATURES, as_stored
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.commands import call
 from mega_model.core.detection import LIMB_JOINTS
+from mega_model.core.settings import parse
 from mega_model.geometry import rot6d_to_matrix
 from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engines import OnnxEngine
@@ -50,14 +50,6 @@ LIMITS = {
 """Largest allowed differences: metres for vertices and sigmas; for tokens, the number of different ones."""
 SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 """P, Q"""
-
-
-@dataclass(frozen=True)
-class CheckConfig:
-    checkpoint: Path
-    """folder that the bundle was exported from"""
-    bundle: tyro.conf.Positional[str] = "default"
-    """folder of the bundle"""
 
 
 Differences = dict[tuple[str, str], float]
@@ -156,8 +148,7 @@ def rendered_crops(parity: Parity, count: int) -> np.ndarray:
     return draw_crops(np.random.default_rng(0), BodySampler("test"), renderer, count).images
 
 
-def main(args: list[str]) -> int:
-    config = tyro.cli(CheckConfig, args=args, description=__doc__)
+def main(config: CheckConfig) -> int:
     parity = Parity(Bundle.load(config.bundle), config.checkpoint)
     table = Table("inputs", "graph", "output", "largest difference", "allowed", "")
     good = True
@@ -173,4 +164,4 @@ def main(args: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(call("export/check.py", lambda: main(sys.argv[1:])))
+    sys.exit(call("export/check.py", lambda: main(parse(CheckConfig, sys.argv[1:]))))

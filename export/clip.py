@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tyro
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -16,6 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
 
+from export.options import Clip
 from mega_model.body.anny import AnnyBody
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.data import backgrounds, sensor
@@ -199,7 +199,7 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
     }
 
 
-def make(out: Path = Path("demo/clip")) -> None:
+def make(out: Path) -> None:
     """Write the clip to `out`. Existing content is replaced."""
     body, view = AnnyBody(), camera()
     vertices = view.camera(scene(body))
@@ -210,5 +210,5 @@ def make(out: Path = Path("demo/clip")) -> None:
     print(f"{out}: {len(images)} frames, {size / 1e6:.1f} MB")
 
 
-def main(args: list[str]) -> None:
-    tyro.cli(make, args=args)
+def main(config: Clip) -> None:
+    make(config.out)

@@ -13,23 +13,23 @@ import shutil
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
+from export.options import ExportConfig
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.commands import call
 from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
+from mega_model.core.settings import parse
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.image_encoding import ImageTokens
@@ -59,26 +59,6 @@ DETERMINISTIC = (
 )
 """Outputs of the deterministic graph; `prior` only with a lifter, the last four only with an error head."""
 NOT_CALIBRATED = bundle.Calibration(1.0, "not calibrated: sigma is the samples' own spread", {})
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    checkpoint: Path
-    """checkpoint folder, as written by `mega train recover`"""
-    out: Path
-    """folder of the bundle; its files are replaced"""
-    detector: Path | None = None
-    """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
-    name: str | None = None
-    """name of the bundle; by default the names of body and backbone"""
-    steps: int = 3
-    """T, steps of the sampler"""
-    samples: int = 0
-    """Q, default number of samples per person"""
-    temperature: float = 1.0
-    """temperature of the first step"""
-    body: tyro.conf.Suppress[bundle.Body | None] = None
-    """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
 
 
 class BackboneGraph(nn.Module):
@@ -380,8 +360,7 @@ def _tensors(values: Any) -> dict[str, bundle.Tensor]:
     }
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(ExportConfig, args=args, description=__doc__)
+def main(config: ExportConfig) -> None:
     logging.disable(logging.WARNING)  # the exporter logs its own internals
     made = export(config)
     size = sum((made.folder / file).stat().st_size for file in made.files) / 1e6
@@ -391,4 +370,4 @@ def main(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(call("export/to_onnx.py", lambda: main(sys.argv[1:])))
+    sys.exit(call("export/to_onnx.py", lambda: main(parse(ExportConfig, sys.argv[1:]))))

@@ -12,21 +12,20 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tflite
 import torch
-import tyro
 from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
+from mega_model.options import ImportBackbone
 
 PACKAGE = "@mediapipe/pose"
 VERSION = "0.5.1675469404"
@@ -38,20 +37,7 @@ PUBLISHED = {
 """Size -> SHA-256 of the package's file."""
 
 
-@dataclass
-class ImportBackbone:
-    """Import the published weights of BlazePose GHUM (Apache-2.0), to start training from."""
-
-    out: Path
-    """Folder for model.safetensors and origin.json."""
-    tflite: Path | None = None
-    """The pose_landmark file, of any size. By default `npm pack @mediapipe/pose` downloads it."""
-    size: Literal["lite", "full", "heavy"] = "full"
-    """Size of the file to download."""
-
-
-def main(args: Sequence[str]) -> None:
-    config = tyro.cli(ImportBackbone, args=args, prog="mega import-backbone")
+def main(config: ImportBackbone) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = config.tflite or fetch(config.size, Path(folder))
         backbone, width = read(file)

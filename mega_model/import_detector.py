@@ -7,18 +7,16 @@ other weights are accepted, but get no note of their origin.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
 import numpy as np
 import onnx
-import tyro
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model.core.errors import InputError
 from mega_model.onnx_files import LARGE, halve, read
+from mega_model.options import ImportDetector
 
 KEYPOINTS = 17
 ROW = 3 * KEYPOINTS + 5
@@ -34,18 +32,7 @@ ORIGIN = (
 )
 
 
-@dataclass
-class ImportDetector:
-    """MoveNet MultiPose (Apache-2.0) as the person detector of a bundle, see docs/detector.md."""
-
-    onnx: Path
-    """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""
-    out: Path
-    """The file to write, for `mega export onnx --detector`."""
-
-
-def main(args: Sequence[str]) -> None:
-    config = tyro.cli(ImportDetector, args=args, prog="mega import-detector")
+def main(config: ImportDetector) -> None:
     model, known = detector(config.onnx)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.write_bytes(model.SerializeToString())

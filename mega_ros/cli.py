@@ -9,22 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 
 from mega_model.core import verbs
-from mega_model.core.commands import run
+from mega_model.core.commands import Verb, run
 
 OF_RUNTIME = {
-    "node": ("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
-    "demo": ("mega_ros.replay.demo:main", "play a clip, image, video or camera to the node and report the result"),
-    "replay": (
-        "mega_ros.replay.command:main",
-        "run bags, videos and images through the model and score them, without ROS",
+    "node": Verb("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
+    "demo": Verb("mega_ros.replay.demo:main", "play a clip, image, video or camera to the node and report the result"),
+    "replay": Verb(
+        "mega_ros.replay.command:main", "run bags, videos and images through the model and score them, without ROS"
     ),
-    "replay compare": ("mega_ros.replay.compare:main", "compare two reports; exit code 1 on a regression"),
-    "evaluate keypoints": ("mega_ros.replay.keypoints:main", "evaluate a bundle on annotated photographs"),
+    "replay compare": Verb("mega_ros.replay.compare:main", "compare two reports; exit code 1 on a regression"),
+    "evaluate keypoints": Verb("mega_ros.replay.keypoints:main", "evaluate a bundle on annotated photographs"),
 }
 OF_CHECKOUT = {
-    "export onnx": ("export.to_onnx:main", "a checkpoint to a bundle for the node"),
-    "export check": ("export.check:main", "compare a bundle's outputs with torch's"),
-    "clip": ("export.clip:main", "render the demo's clip"),
+    "export onnx": Verb("export.to_onnx:main", "a checkpoint to a bundle for the node", "export.options:ExportConfig"),
+    "export check": Verb("export.check:main", "compare a bundle's outputs with torch's", "export.options:CheckConfig"),
+    "clip": Verb("export.clip:main", "render the demo's clip", "export.options:Clip"),
 }
 """These need a checkout: the folder export/ is not installed."""
 FIRST = {

@@ -24,11 +24,12 @@ from test_hierarchy import icosphere
 from mega_model.core.topology import Topology
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega, MegaConfig
+from mega_model.options import LoopConfig, RecoverTraining, TokenizerTraining
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.loop import Batch, LoopConfig, fit
+from mega_model.train.loop import Batch, fit
 from mega_model.train.pretrain import PretrainObjective
-from mega_model.train.recover import RecoverObjective, RecoverTraining
-from mega_model.train.tokenizer import TokenizerObjective, TokenizerTraining
+from mega_model.train.recover import RecoverObjective
+from mega_model.train.tokenizer import TokenizerObjective
 
 STEPS, PER_PROCESS = 12, 3
 STAGES = ("pretrain", "recover")

@@ -24,7 +24,8 @@ from test_reference import small as small
 from tiny_people import WIDTH
 
 from export.check import LIMITS, Parity
-from export.to_onnx import ExportConfig, export
+from export.options import ExportConfig
+from export.to_onnx import export
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.smpl import SmplBody
@@ -37,13 +38,14 @@ from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import ImageSelection, Prediction, SamplingOptions, features_of, predict, uniforms
-from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
+from mega_model.evaluate.predict import Prediction, features_of, predict, uniforms
+from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
+from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
 from mega_model.train.published import load_imported
 from mega_ros import cli
@@ -384,7 +386,7 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     checkpoint.save_weights(start, tmp_path / "start")
     coco, pw3d = f"coco:{write_spin(tmp_path / 'coco')}", f"3dpw:{write_3dpw(tmp_path / '3dpw', body)}"
     emdb = f"emdb:{write_emdb(tmp_path / 'emdb', body)}"
-    shards.write(shards.Write(coco, tmp_path / "shards"))
+    shards.write(Write(coco, tmp_path / "shards"))
 
     options = f"--pretrained {tmp_path}/start --out {tmp_path}/model --steps 2 --batch 6 --lr 0.001 --warmup 1"
     assert cli.main(["train", "recover", *options.split(), "--sets", coco, pw3d, "--body", str(body)]) == 0

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from export.check import LIMITS, Parity
-from export.to_onnx import ExportConfig, backbone_origin, export
+from export.options import ExportConfig
+from export.to_onnx import backbone_origin, export
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.errors import InputError

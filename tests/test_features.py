@@ -17,9 +17,10 @@ from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
-from mega_model.data.features import Extract, FeatureSet, extract
+from mega_model.data.features import FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import Crops
+from mega_model.options import Extract, Render
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.train.published import load_imported
 
@@ -187,7 +188,7 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(rendered, "draw_crops", random_crops)
     for name in ("BodySampler", "Renderer"):
         monkeypatch.setattr(rendered, name, lambda *_: None)
-    config = rendered.Render("train", 120, tmp_path / "whole", tmp_path / "scenes" / "topology.npz", workers=2)
+    config = Render("train", 120, tmp_path / "whole", tmp_path / "scenes" / "topology.npz", workers=2)
     rendered.render(config)
     file = config.out / "images.npy"
     made = np.load(file)

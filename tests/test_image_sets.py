@@ -25,6 +25,7 @@ from mega_model.data.annotations import read_people
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.people import SPIN_JOINTS, mirrored
 from mega_model.data.rendered import SceneSet
+from mega_model.options import Write
 
 K = np.array([[600.0, 0, 160], [0, 600, 120], [0, 0, 1]])
 FIELDS = {"images", "vertices", "joints", "rotation", "joints2d", "confidence"}
@@ -628,7 +629,7 @@ def test_damaged_rendered_crops_are_named(tmp_path: Path) -> None:
 
 def test_shards_give_what_the_set_gave(tmp_path: Path, body: Path) -> None:
     name = f"coco:{write_spin(tmp_path)}"
-    shards.write(shards.Write(name, tmp_path / "shards", per_shard=3))
+    shards.write(Write(name, tmp_path / "shards", per_shard=3))
     assert sorted(p.name for p in (tmp_path / "shards").iterdir()) == [
         "index.npz", "shard-000000.tar", "shard-000001.tar"
     ]  # fmt: skip
@@ -649,7 +650,7 @@ def test_shards_give_what_the_set_gave(tmp_path: Path, body: Path) -> None:
 
 def test_shards_far_away(tmp_path: Path, body: Path) -> None:
     name = f"emdb:{write_emdb(tmp_path, body)}"
-    shards.write(shards.Write(name, tmp_path / "shards"))
+    shards.write(Write(name, tmp_path / "shards"))
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "shards"), "/bucket/emdb", recursive=True)
     far = open_set("shards:memory://bucket/emdb", (32, 32), body)
@@ -663,7 +664,7 @@ def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     folder = tmp_path / "shards"
     with pytest.raises(InputError, match=r"shards/index\.npz: there is no such file"):
         open_set(f"shards:{folder}", body=body)
-    shards.write(shards.Write(f"coco:{write_spin(tmp_path)}", folder))
+    shards.write(Write(f"coco:{write_spin(tmp_path)}", folder))
     images = open_set(f"shards:{folder}", body=body)
     tar = folder / "shard-000000.tar"
     data = tar.read_bytes()

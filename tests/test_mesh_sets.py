@@ -13,7 +13,9 @@ from smpl_files import write_smpl
 from mega_model import checkpoint, generate
 from mega_model.body.smpl import SmplBody, load_bodies
 from mega_model.core.errors import InputError
+from mega_model.core.settings import parse
 from mega_model.data.mesh_sets import SmplMeshes, read_motion
+from mega_model.options import PretrainTraining, TokenizerTraining
 from mega_model.train import pretrain, tokenizer
 
 
@@ -144,9 +146,9 @@ def test_the_stages_train_on_them(folder: Path) -> None:
     few = ["--steps", "4", "--warmup", "1", "--lr", "0.001", "--batch", "4"]
     smpl = ["--meshes", str(folder / "motions"), "--smpl", str(folder / "smplh")]
     out = {"tokenizer": folder / "tokenizer", "pretrain": folder / "pretrain"}
-    tokenizer.main([*few, *smpl, "--out", str(out["tokenizer"]), "--quantize-from", "2"])
+    tokenizer.main(parse(TokenizerTraining, [*few, *smpl, "--out", str(out["tokenizer"]), "--quantize-from", "2"]))
     on_tokens = [*few, "--tokenizer", str(out["tokenizer"]), "--bodies", "100", "--out", str(out["pretrain"])]
-    pretrain.main([*on_tokens, *smpl])
+    pretrain.main(parse(PretrainTraining, [*on_tokens, *smpl]))
 
     model, mesh, topology = checkpoint.load_mega(out["pretrain"])
     assert topology.template.shape == (162, 3)
@@ -157,4 +159,4 @@ def test_the_stages_train_on_them(folder: Path) -> None:
 
     smpl[-1] = str(write_smpl(folder / "SMPL_NEUTRAL.npz", vertices=200))
     with pytest.raises(InputError, match="its tokenizer is for meshes of 162 vertices, these have 200"):
-        pretrain.main([*on_tokens, *smpl])
+        pretrain.main(parse(PretrainTraining, [*on_tokens, *smpl]))

@@ -243,7 +243,7 @@ for verb in VERBS:
 
 def test_neither_package_names_the_modules_of_the_other() -> None:
     for package, table in (("mega_model", verbs.VERBS), ("mega_ros", OF_RUNTIME), ("export", OF_CHECKOUT)):
-        assert {function.split(".")[0] for function, _ in table.values()} == {package}
+        assert {place.split(".")[0] for v in table.values() for place in (v.function, v.options) if place} == {package}
     assert len(VERBS) == len(verbs.VERBS) + len(OF_RUNTIME) + len(OF_CHECKOUT)
 
 

@@ -16,20 +16,9 @@ from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import FOOT, HAND, Figure, Light, Look
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import Rasteriser
-from mega_model.data.rendered import CHUNK, Render, SceneSet, render
-from mega_model.data.scenes import (
-    HIDDEN,
-    MIXTURE,
-    PARTS,
-    Crops,
-    Renderer,
-    Scene,
-    Thing,
-    View,
-    draw_bodies,
-    draw_crops,
-    standing,
-)
+from mega_model.data.rendered import CHUNK, SceneSet, render
+from mega_model.data.scenes import HIDDEN, PARTS, Crops, Renderer, Scene, Thing, View, draw_bodies, draw_crops, standing
+from mega_model.options import MIXTURE, Render
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,27 @@ from torch import nn
 from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
 from mega_model.core.errors import InputError
+from mega_model.core.settings import parse
 from mega_model.data import features, rendered
 from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
+from mega_model.options import (
+    Default,
+    ErrorTraining,
+    Evaluate,
+    Extract,
+    ImageTraining,
+    LoopConfig,
+    PretrainTraining,
+    RecoverTraining,
+    Render,
+    TokenizerTraining,
+)
 from mega_model.reference.keys import released_name
 from mega_model.train import default, errors, images, lift, pretrain, recover, tokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
-from mega_model.train.settings import parse
 
 Weights = dict[str, torch.Tensor]
 
@@ -239,10 +251,10 @@ def test_what_a_file_leaves_out_must_be_given(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("files", "kind"),
     [
-        ("tokenizer paper_tokenizer", tokenizer.TokenizerTraining),
-        ("pretrain paper_pretrain", pretrain.PretrainTraining),
-        ("lift", images.ImageTraining),
-        ("recover paper_coco paper_mix", recover.RecoverTraining),
+        ("tokenizer paper_tokenizer", TokenizerTraining),
+        ("pretrain paper_pretrain", PretrainTraining),
+        ("lift", ImageTraining),
+        ("recover paper_coco paper_mix", RecoverTraining),
     ],
 )
 def test_shipped_files_are_read(root: Path, files: str, kind: type[LoopConfig]) -> None:
@@ -364,7 +376,7 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
 def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
     with pytest.raises(InputError, match=r"precision bf16-mixed: .* need 32-true"):
-        tokenizer.main(options)
+        tokenizer.main(parse(TokenizerTraining, options))
 
 
 def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> None:
@@ -373,9 +385,9 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
     with pytest.raises(InputError, match=r"start: its model has no lifter.*use train recover"):
-        lift.main([*options.split(), "--sets", f"features:{people}/features/train"])
+        lift.main(parse(ImageTraining, [*options.split(), "--sets", f"features:{people}/features/train"]))
     with pytest.raises(InputError, match=r"start: only a model with BlazePose has an error head"):
-        errors.main(["--checkpoint", f"{tmp_path}/start"])
+        errors.main(parse(ErrorTraining, ["--checkpoint", f"{tmp_path}/start"]))
     with pytest.raises(InputError, match=r"blazepose/model\.safetensors: of another model: "):
         load_backbone(people / "blazepose", start)
 
@@ -391,14 +403,21 @@ def test_all_stages(
     def options(name: str, steps: int, lr: float = 0.001) -> list[str]:
         return f"--out {folder[name]} --steps {steps} --warmup 1 --lr {lr} --batch 8".split()
 
-    tokenizer.main([*options("tokenizer", 40, 0.003), "--quantize-from", "30"])
-    pretrain.main([*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
+    tokenizer.main(parse(TokenizerTraining, [*options("tokenizer", 40, 0.003), "--quantize-from", "30"]))
+    pretrain.main(
+        parse(PretrainTraining, [*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
+    )
     seen, backbone = f"features:{people}/features/train", str(people / "blazepose")
-    lift.main([*options("lift", 30), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone])
+    lift.main(
+        parse(
+            ImageTraining,
+            [*options("lift", 30), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone],
+        )
+    )
     on_features = ["--sets", seen, "--pretrained", folder["lift"], "--trained-blocks", "0"]
-    recover.main([*options("recover", 20), *on_features])
+    recover.main(parse(RecoverTraining, [*options("recover", 20), *on_features]))
     on_images = ["--sets", f"rendered:{people}/scenes", "--pretrained", folder["recover"]]
-    recover.main([*options("images", 2), *on_images, "--batch", "2"])
+    recover.main(parse(RecoverTraining, [*options("images", 2), *on_images, "--batch", "2"]))
 
     lifted = ["latents", "mesh", "posed", "joints2d", "rotation", "reprojection"]
     for stage, losses in {
@@ -433,12 +452,19 @@ def test_all_stages(
 
     sets = ["--sets", f"{people}/features/test", f"{people}/features/turned"]
     capsys.readouterr()
-    errors.main(["--checkpoint", folder["recover"], *sets, "--steps", "30", "--nobody", "20", "--batch", "32"])
+    errors.main(
+        parse(
+            ErrorTraining,
+            ["--checkpoint", folder["recover"], *sets, "--steps", "30", "--nobody", "20", "--batch", "32"],
+        )
+    )
     printed = json.loads(capsys.readouterr().out)
     of_sets = printed.pop("root mean squares")
     assert [found.keys() for found in of_sets] == [{"error", "sigma"}] * 2
     assert printed.keys() == {"loss", "Spearman", "Spearman joints"} and np.isfinite([*printed.values()]).all()
-    held_out.main(["--checkpoint", folder["recover"], "--test", f"{people}/features/test", "--samples", "3"])
+    held_out.main(
+        parse(Evaluate, ["--checkpoint", folder["recover"], "--test", f"{people}/features/test", "--samples", "3"])
+    )
     scores = json.loads((tmp_path / "recover" / "scores.json").read_text())
     assert scores["parts"]["all"]["images"] == 40 and scores["parts"]["all"]["PVE"] > 0
     assert json.loads((tmp_path / "recover" / "calibration.json").read_text())["scale"] == 1
@@ -460,9 +486,8 @@ def test_the_default_model_is_made_stage_by_stage(
         for path in paths:
             assert path.exists(), f"{path} is not made by an earlier stage"
 
-    def training(name: str, kind: type[images.ImageTraining] | type[Any]) -> Callable[[list[str]], None]:
-        def main(args: list[str]) -> None:
-            config = parse(kind, args)
+    def training(name: str) -> Callable[[LoopConfig], None]:
+        def main(config: LoopConfig) -> None:
             fields = vars(config)
             needed(*(fields[n] for n in ("pretrained", "backbone", "tokenizer") if fields.get(n)))
             needed(*(Path(place.removeprefix("features:")) for place in fields.get("sets", ())))
@@ -476,22 +501,20 @@ def test_the_default_model_is_made_stage_by_stage(
         for file in files:
             (folder / file).touch()
 
-    def render(config: rendered.Render) -> None:
+    def render(config: Render) -> None:
         needed(config.topology)
         assert config.count % rendered.CHUNK == 0
         write("render", config.out)
 
-    def extract(config: features.Extract) -> None:
+    def extract(config: Extract) -> None:
         needed(config.scenes, config.backbone)
         write("extract", config.out)
 
-    def error_head(args: list[str]) -> None:
-        config = parse(errors.ErrorTraining, args)
+    def error_head(config: ErrorTraining) -> None:
         needed(config.checkpoint, *map(Path, config.sets))
         write("errors", config.checkpoint, checkpoint.ERRORS)
 
-    def score(args: list[str]) -> None:
-        config = parse(held_out.Evaluate, args)
+    def score(config: Evaluate) -> None:
         needed(config.checkpoint / checkpoint.ERRORS, config.test)
         write("scores", config.checkpoint, "scores.json")
 
@@ -499,24 +522,24 @@ def test_the_default_model_is_made_stage_by_stage(
         needed(folder / "scores.json")
         write("bundle", bundle, "bundle.json")
 
-    monkeypatch.setattr(tokenizer, "main", training("tokenizer", tokenizer.TokenizerTraining))
-    monkeypatch.setattr(pretrain, "main", training("pretrain", pretrain.PretrainTraining))
-    monkeypatch.setattr(lift, "main", training("lift", images.ImageTraining))
-    monkeypatch.setattr(recover, "main", training("recover", recover.RecoverTraining))
-    monkeypatch.setattr(import_backbone, "main", lambda args: write("backbone", Path(args[1]), "origin.json"))
+    monkeypatch.setattr(tokenizer, "main", training("tokenizer"))
+    monkeypatch.setattr(pretrain, "main", training("pretrain"))
+    monkeypatch.setattr(lift, "main", training("lift"))
+    monkeypatch.setattr(recover, "main", training("recover"))
+    monkeypatch.setattr(import_backbone, "main", lambda config: write("backbone", config.out, "origin.json"))
     monkeypatch.setattr(rendered, "render", render)
     monkeypatch.setattr(features, "extract", extract)
     monkeypatch.setattr(errors, "main", error_head)
     monkeypatch.setattr(held_out, "main", score)
     monkeypatch.setattr(default, "export", export)
-    default.main(["--out", str(runs)])
+    default.main(Default(out=runs))
     assert (
         ran[0] == "tokenizer"
         and ran[-3:] == ["errors", "scores", "bundle"]
-        and len(ran) == len(default.stages(default.Default(out=runs)))
+        and len(ran) == len(default.stages(Default(out=runs)))
     )
     assert f"{runs}: {len(ran)} stages to do, about " in capsys.readouterr().out
     ran.clear()
     (runs / "recover" / "scores.json").unlink()
-    default.main(["--out", str(runs)])
+    default.main(Default(out=runs))
     assert ran == ["scores"]

@@ -15,6 +15,7 @@ from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
 from mega_model.body.anny import HIERARCHY_SEEDS
 from mega_model.data import features, rendered
 from mega_model.data.meshes import BodySampler
+from mega_model.options import Extract, Render
 from mega_model.tokenizer import TokenizerConfig
 
 WIDTH = 16
@@ -35,11 +36,11 @@ def make(folder: Path) -> None:
     tokenizer.quantizer.codebook.mul_(0.03)  # small codes: small steps away from the template
     checkpoint.save_weights(tokenizer, folder / "tokenizer")
     scenes = folder / "scenes"
-    rendered.render(rendered.Render("test", 40, scenes, folder / "topology.npz", size=96, shares=(1, 1, 1, 1, 1)))
+    rendered.render(Render("test", 40, scenes, folder / "topology.npz", size=96, shares=(1, 1, 1, 1, 1)))
     blazepose(folder / "blazepose")
     with patch.object(features, "compiled", in_torch):  # to compile takes longer than a few crops
         for name in ("train", "test", "turned"):
-            config = features.Extract(
+            config = Extract(
                 scenes, folder / "features" / name, folder / "blazepose", WIDTH,
                 train=name == "train", turned=name == "turned",
             )  # fmt: skip

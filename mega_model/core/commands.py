@@ -1,7 +1,7 @@
 """Command line verbs: find the verb, import its module, call it, and print an `InputError` as one line.
 
-A table maps each verb to "module:function" and a description. The function takes the arguments after the verb and
-returns the exit code, or None for 0. The module is imported only when the verb is called.
+The module of a verb is imported only when the verb is called, and after its arguments were checked, because torch and
+others take seconds.
 """
 
 from __future__ import annotations
@@ -10,10 +10,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from mega_model.core.errors import InputError
+from mega_model.core.settings import parse
 
-Verbs = Mapping[str, tuple[str, str]]
+
+class Verb(NamedTuple):
+    function: str
+    """module:function. It takes the options and returns the exit code, or None for 0."""
+    what: str
+    """For the list of the verbs."""
+    options: str = ""
+    """module:class, a dataclass, in a module that is imported fast. Without one, the function takes the arguments."""
+
+
+Verbs = Mapping[str, Verb]
 
 EXTRAS = {
     **dict.fromkeys(
@@ -64,8 +76,18 @@ def run(verbs: Verbs, args: Sequence[str]) -> int:
     if verb is None:
         return _help(verbs, args)
     sys.argv[0] = f"mega {verb}"  # the name in the verb's help
-    module, function = verbs[verb][0].split(":")
-    return call(f"mega {verb}", lambda: getattr(import_module(module), function)([*args[len(verb.split()) :]]))
+    found, rest = verbs[verb], [*args[len(verb.split()) :]]
+
+    def command() -> int | None:
+        options = parse(_named(found.options), rest) if found.options else rest
+        return _named(found.function)(options)
+
+    return call(f"mega {verb}", command)
+
+
+def _named(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(import_module(module), name)
 
 
 def call(name: str, command: Callable[[], int | None]) -> int:
@@ -92,5 +114,5 @@ def _help(verbs: Verbs, args: Sequence[str]) -> int:
         listed = {*verbs}
     print("usage: mega <verb> [options]      mega <verb> --help shows a verb's options\n", file=stream)
     for verb in sorted(listed):
-        print(f"  {verb:<22} {verbs[verb][1]}", file=stream)
+        print(f"  {verb:<22} {verbs[verb].what}", file=stream)
     return 0 if stream is sys.stdout else 2

@@ -10,13 +10,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,6 +25,7 @@ from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
 from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
+from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
 
@@ -41,26 +40,6 @@ CHUNK = 40
 PASSES = 3
 """Crops of a person at run time; the features of the last one are used."""
 _ACROSS = np.array([-1, 1, 1], np.float32)
-
-
-@dataclass(frozen=True)
-class Extract:
-    scenes: Path
-    """Folder of a rendered set."""
-    out: Path
-    backbone: Path = Path("runs/blazepose")
-    """What `mega import-backbone` wrote."""
-    width: int = 144
-    """Of the BlazePose, see `blazepose.VARIANTS`."""
-    train: bool = False
-    """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
-    run time's last crop."""
-    detector: Path | None = None
-    """What `mega import-detector` wrote. Its keypoints of the people are stored, too; not for a training set."""
-    turned: bool = False
-    """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
-    seed: int = 0
-    workers: int = 1
 
 
 class FeatureSet:
@@ -315,5 +294,5 @@ def _run(config: Extract, chunks: Sequence[int]) -> None:
         (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
 
 
-def main(args: list[str]) -> None:
-    extract(tyro.cli(Extract, args=args, description=__doc__))
+def main(config: Extract) -> None:
+    extract(config)

@@ -15,7 +15,8 @@ from mega_model.body import anny, smpl
 from mega_model.core.errors import InputError
 from mega_model.core.files import floats, read_npz
 from mega_model.core.topology import Topology
-from mega_model.data.meshes import MOTION, BodySampler, Split
+from mega_model.data.meshes import MOTION, BodySampler
+from mega_model.options import MeshOptions, Split
 
 _NO_MOTION = ("*shape.npz", "*stagei.npz")  # further files of AMASS: one per person
 
@@ -38,17 +39,10 @@ class MeshSet(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class MeshOptions:
-    """Which meshes to train on; by default random Anny bodies."""
-
-    meshes: Path | None = None
-    """Folder with motion files of AMASS or BEDLAM, for training on SMPL bodies."""
-    smpl: Path | None = None
-    """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
-
-    def open_meshes(self) -> MeshSet:
-        return SmplMeshes(self.meshes, smpl.load_bodies(self.smpl), "train") if self.meshes else AnnyMeshes()
+def open_meshes(options: MeshOptions) -> MeshSet:
+    if options.meshes:
+        return SmplMeshes(options.meshes, smpl.load_bodies(options.smpl), "train")
+    return AnnyMeshes()
 
 
 class AnnyMeshes:

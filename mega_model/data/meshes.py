@@ -10,11 +10,11 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from mega_model.body.anny import AnnyBody
+from mega_model.options import Split
 
 POSES = Path(__file__).with_name("cmu_anny_poses.npz")
 MOTION = "CMU motion capture, mocap.cs.cmu.edu, created with funding from NSF EIA-0196217"
 """The acknowledgement that the authors of the poses request."""
-Split = Literal["train", "calibration", "test"]
 Kind = Literal["adult", "child", "low"]
 """Adults and children stand and move; `low` are adults who lie, sit, kneel or squat."""
 KINDS: tuple[Kind, ...] = ("adult", "child", "low")

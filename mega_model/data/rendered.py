@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,28 +18,14 @@ from mega_model.core.errors import InputError
 from mega_model.core.geometry import crop_images, square_cameras
 from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
-from mega_model.data.meshes import BodySampler, Split
-from mega_model.data.scenes import MIXTURE, Crops, Renderer, draw_crops
+from mega_model.data.meshes import BodySampler
+from mega_model.data.scenes import Crops, Renderer, draw_crops
+from mega_model.options import Render
 
 MARGIN = 1.2
 """A crop's side over the larger side of the person's box."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
-
-
-@dataclass(frozen=True)
-class Render:
-    split: Split
-    count: int
-    """Scenes, a multiple of 40."""
-    out: Path
-    topology: Path
-    size: int = 320
-    """Side of the images, pixels."""
-    shares: tuple[float, float, float, float, float] = MIXTURE
-    """Relative shares of `scenes.PARTS`. Use 1 1 1 1 1 for a test set: equally many of each."""
-    seed: int = 0
-    workers: int = 1
 
 
 class SceneSet:
@@ -200,5 +185,5 @@ def _run(config: Render, chunks: Sequence[int]) -> None:
         (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
 
 
-def main(args: list[str]) -> None:
-    render(tyro.cli(Render, args=args, description=__doc__))
+def main(config: Render) -> None:
+    render(config)

@@ -22,12 +22,11 @@ from mega_model.data import backgrounds, sensor
 from mega_model.data.looks import Figure, Light, Look
 from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
+from mega_model.options import MIXTURE
 
 PARTS = ("clear", "occluded", "truncated", "lying", "children")
 """Kinds of images. clear: an upright adult, all in the frame, nothing in front. occluded: objects and people hide 20 to
 60 % of the body's pixels. truncated: the frame's edge cuts the body. lying: lying and sitting. children: upright."""
-MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
-"""Shares of PARTS in training."""
 HIDDEN = (0.2, 0.6)
 """Share of the pixels of an occluded body that are hidden."""
 PLAN = 4

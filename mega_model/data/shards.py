@@ -14,7 +14,6 @@ import json
 import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -22,7 +21,6 @@ from typing import Any, cast, get_args
 import cv2
 import fsspec
 import numpy as np
-import tyro
 from tqdm import tqdm
 
 from mega_model.core.errors import InputError
@@ -30,21 +28,13 @@ from mega_model.core.files import floats
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Square, affine_crop, decode
 from mega_model.data.people import COLUMNS, Compared, ImageReader, LabelledPeople
+from mega_model.options import Write
 
 REACH = 1.8
 """Side of a stored image over that of the person's square: enough for augmentation (1.25 times as large, turned)."""
 
 LARGEST = 448
 """Pixels: a larger square is shrunk to this side."""
-
-
-@dataclass(frozen=True)
-class Write:
-    people: tyro.conf.Positional[str]
-    """Data set to convert, KIND:PATH."""
-    out: Path
-    per_shard: int = 1000
-    """People per file."""
 
 
 def write(config: Write) -> None:
@@ -150,5 +140,5 @@ def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
     )
 
 
-def main(args: list[str]) -> None:
-    write(tyro.cli(Write, args=args, description=__doc__))
+def main(config: Write) -> None:
+    write(config)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -22,15 +21,7 @@ from mega_model import generate
 from mega_model.backbones import BACKBONES
 from mega_model.blazepose import PoseFeatures
 from mega_model.mega import PRESETS, Mega, MegaConfig
-
-
-@dataclass(frozen=True)
-class Bench:
-    preset: Literal["default", "hrnet", "vit", "resnet"] = "hrnet"
-    samples: int = 25
-    steps: int = 5
-    repeats: int = 3
-    """Number of runs; the table shows medians."""
+from mega_model.options import Bench
 
 
 def random_features(config: MegaConfig) -> Any:
@@ -80,8 +71,7 @@ def seconds(run: Callable[[], Tensor], repeats: int) -> float:
 
 
 @torch.no_grad()
-def main(args: list[str]) -> None:
-    config = tyro.cli(Bench, args=args, description=__doc__)
+def main(config: Bench) -> None:
     torch.manual_seed(0)
     preset = PRESETS[config.preset]
     features = random_features(preset)

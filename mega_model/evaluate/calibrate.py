@@ -6,28 +6,17 @@ Sigma is then the root mean square error of the vertices. `mega train errors` ca
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import tyro
 
 from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import ImageSelection, SamplingOptions, collect, predict
-from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.predict import collect, device_of, predict
+from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import vertex_fields
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibrate(ImageSelection, SamplingOptions):
-    checkpoint: Path = Path("runs/recover")
-    set: Path = Path("runs/features/calibration")
-    """Rendered people that the model has not seen, or their features."""
-    steps: int = 3
-    """T, as the export's."""
+from mega_model.options import Calibrate, Conventions
 
 
 def calibration(config: Calibrate) -> dict[str, object]:
@@ -37,7 +26,7 @@ def calibration(config: Calibrate) -> dict[str, object]:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     people = open_people(config.set, topology)
     protocol = Protocol.of(people, Conventions())
-    predictions = predict(model.to(config.device), tokenizer.to(config.device), people, config, config)
+    predictions = predict(model.to(device_of(config)), tokenizer.to(device_of(config)), people, config, config)
     found = collect(vertex_fields(p, protocol) for p in predictions)
     error, spread = found["error"], found["sigma"]
     scale = float(np.sqrt(np.square(error).mean() / np.square(spread).mean()))
@@ -49,6 +38,5 @@ def calibration(config: Calibrate) -> dict[str, object]:
     }
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Calibrate, args=args, description=__doc__)
+def main(config: Calibrate) -> None:
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration(config), indent=1) + "\n")

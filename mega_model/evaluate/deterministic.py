@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from mega_model import checkpoint
-from mega_model.evaluate.predict import Subject, collect, predict
-from mega_model.evaluate.protocols import METRICS, Conventions, Protocol
+from mega_model.evaluate.predict import collect, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deterministic(Subject, Conventions):
-    pass
+from mega_model.options import Deterministic
 
 
 def evaluate(config: Deterministic) -> Report:
-    model, tokenizer, images = config.open()
+    model, tokenizer, images = open_subject(config)
     protocol = Protocol.of(images, config)
     predictions = predict(model, tokenizer, images, config, errors=checkpoint.load_errors(config.checkpoint))
     errors = collect(protocol.errors(p.single, p.truth) for p in predictions)
     return Report(
         "Deterministic mode (tables 1 and 3)",
-        config.facts(protocol.name, len(images)),
+        facts_of(config, protocol.name, len(images)),
         {"Errors, mm": {config.images: {metric: 1000 * float(errors[metric].mean()) for metric in METRICS}}},
         {"Cumulative distribution of the errors": distribution(errors)},
     )
@@ -44,6 +37,5 @@ def distribution(errors: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Deterministic, args=args, description=__doc__)
-    config.publish("deterministic", evaluate(config))
+def main(config: Deterministic) -> None:
+    publish_table(config, "deterministic", evaluate(config))

@@ -5,13 +5,11 @@ Figure 3 comes with `mega evaluate random`; figure 6 also with the table it belo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -19,24 +17,15 @@ from mega_model import checkpoint, generate
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
-from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, predict
-from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.predict import Prediction, device_of, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report
 from mega_model.mega import Mega
+from mega_model.options import Figures
 from mega_model.tokenizer import MeshTokenizer
 
 SHOWN_STEPS = (1, 5, 9, 13, 16, 20)
 """Steps of unconditional generation that figure 7 shows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures(Subject, SamplingOptions, Conventions):
-    count: int | None = 100
-    """Number of images of figure 6, drawn at random."""
-    rows: int = 4
-    """Number of images in each of the other figures."""
-    pretrained: Path | None = None
-    """Pre-training checkpoint, for the random bodies of figure 7."""
 
 
 class ShownPerson(NamedTuple):
@@ -62,7 +51,7 @@ def people(p: Prediction, protocol: Protocol) -> list[ShownPerson]:
 
 
 def evaluate(config: Figures) -> Report:
-    model, tokenizer, images = config.open()
+    model, tokenizer, images = open_subject(config)
     protocol = Protocol.of(images, config)
     faces = images.topology.faces
     shown: list[ShownPerson] = []
@@ -86,7 +75,7 @@ def evaluate(config: Figures) -> Report:
     if config.pretrained:
         random = steps_of_random_bodies(config.pretrained, faces, config)
         figures["Figure 7, continued: random bodies after some of 20 steps"] = random
-    facts = config.facts(protocol.name, len(images)) | {"samples": config.describe()}
+    facts = facts_of(config, protocol.name, len(images)) | {"samples": config.describe()}
     return Report("Figures", facts, {}, figures)
 
 
@@ -143,9 +132,9 @@ def steps_of_images(
     model: Mega, tokenizer: MeshTokenizer, shown: list[ShownPerson], faces: np.ndarray, config: Figures
 ) -> Figure:
     """Figure 7, upper part: a row per image."""
-    images = torch.from_numpy(np.stack([p.image for p in shown])).to(config.device)
+    images = torch.from_numpy(np.stack([p.image for p in shown])).to(device_of(config))
     seen = model.encode_image(model.backbone(model.normalise(images.float() / 255)))
-    uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(config.device)
+    uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(device_of(config))
     noise = generate.temperatures(config.steps, config.temperature)
     logits = generate.first_logits(model, seen.image)
     states = generate.unmask(model, seen.image, logits, uniforms, noise)
@@ -179,6 +168,5 @@ def known_bodies(tokenizer: MeshTokenizer, tokens: Tensor, index: Tensor) -> np.
     return tokenizer.decode(kept).cpu().numpy()
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Figures, args=args, description=__doc__)
-    config.publish("figures", evaluate(config))
+def main(config: Figures) -> None:
+    publish_table(config, "figures", evaluate(config))

@@ -8,13 +8,12 @@ The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertain
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
 from mega_model import checkpoint
 from mega_model.core import metrics
@@ -23,23 +22,12 @@ from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import ImageSelection, Prediction, SamplingOptions, collect, predict
-from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.predict import Prediction, collect, device_of, predict
+from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, saved_calibration, vertex_fields
+from mega_model.options import Conventions, Evaluate
 from mega_model.tokenizer import MeshTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(ImageSelection, SamplingOptions):
-    checkpoint: Path = Path("runs/recover")
-    test: Path = Path("runs/features/test")
-    """Folder of a rendered set, or of its features."""
-    samples: int = 25
-    """Q, meshes per image."""
-    steps: int = 3
-    """T, as in the export."""
-
 
 Comparison = dict[str, np.ndarray]
 """The results of `compare` for all images."""
@@ -107,7 +95,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     """The report, and the contents of scores.json."""
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     errors = checkpoint.load_errors(config.checkpoint)
-    model, tokenizer = model.to(config.device), tokenizer.to(config.device)
+    model, tokenizer = model.to(device_of(config)), tokenizer.to(device_of(config))
     test = open_people(config.test, topology)
     protocol = Protocol.of(test, Conventions())
 
@@ -156,8 +144,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     return report, scores
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Evaluate, args=args, description=__doc__)
+def main(config: Evaluate) -> None:
     report, scores = evaluate(config)
     (config.checkpoint / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     publish(report, config.checkpoint / "evaluation", "held_out")

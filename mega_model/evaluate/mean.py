@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from mega_model.core import metrics
-from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, collect, predict
-from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
+from mega_model.evaluate.predict import Prediction, collect, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.protocols import METRICS, Protocol, sample_counts
 from mega_model.evaluate.report import Report, Rows
+from mega_model.options import Mean
 
 DISTANCE, DEVIATION, SINGLE = "Dist. to det.", "SD", "deterministic"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mean(Subject, SamplingOptions, Conventions):
-    samples: int = 100
-    """Q, meshes per image: the largest Q in the table."""
-
-
 def evaluate(config: Mean) -> Report:
-    model, tokenizer, images = config.open()
+    model, tokenizer, images = open_subject(config)
     protocol = Protocol.of(images, config)
     errors = errors_by_mode(predict(model, tokenizer, images, config, config), protocol)
     table = mean_table(errors, sample_counts(config.samples))
     return Report(
         "Mean of the samples (table 4)",
-        {**config.facts(protocol.name, len(images)), "samples": config.describe()},
+        {**facts_of(config, protocol.name, len(images)), "samples": config.describe()},
         {"Errors of the mean mesh, its distance to the deterministic mesh, deviation of the samples, mm": table},
         {"Distribution of the errors (figure 6)": error_distribution(errors)},
     )
@@ -80,6 +73,5 @@ def error_distribution(errors: Errors) -> Figure:
     return figure
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Mean, args=args, description=__doc__)
-    config.publish("mean", evaluate(config))
+def main(config: Mean) -> None:
+    publish_table(config, "mean", evaluate(config))

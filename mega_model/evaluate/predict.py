@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,89 +23,42 @@ from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
+from mega_model.options import ImageSelection, Random, SamplingOptions, Subject
 from mega_model.tokenizer import MeshTokenizer
 
 Name = TypeVar("Name")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageSelection:
-    """Which images are evaluated, and on which device."""
-
-    count: int | None = None
-    """Number of images, drawn at random; by default all."""
-    seed: int = 0
-    batch: int = 20
-    """Images per batch."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    decode: Literal["expected", "argmax"] = "expected"
-    """Decode the deterministic mesh from the expected codes, as at run time, or from the most likely ones, as in the
-    paper."""
-    fit: bool = True
-    """Fit meshes and samples to landmarks and keypoints, as the run time fits its mesh, if there is an error head and
-    the set has focal lengths."""
+def open_subject(subject: Subject) -> tuple[Mega, MeshTokenizer, ImageSet]:
+    """The model on its device, and the images. Raises InputError if they are of different bodies."""
+    model, tokenizer, topology = checkpoint.load_mega(subject.checkpoint)
+    size = model.config.image_size
+    images = open_set(subject.images, size=(size, size), body=subject.body, topology=topology)
+    here, there = len(topology.template), len(images.topology.template)
+    if here != there:
+        raise InputError(
+            f"{subject.images} has meshes of {there} vertices, the model of {subject.checkpoint} of {here}"
+        )
+    device = device_of(subject)
+    return model.to(device), tokenizer.to(device), images
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """The stochastic mode; defaults are the paper's for HRNet. For ResNet-50 it takes 2 steps at temperature 10."""
-
-    samples: int = 25
-    """Q, meshes per image."""
-    steps: int = 5
-    """T"""
-    temperature: float = 1.0
-    """Temperature of the first step."""
-
-    def describe(self) -> str:
-        return f"{self.samples} in {self.steps} steps, temperature {self.temperature:g}"
+def device_of(options: ImageSelection | Random) -> str:
+    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The model, and the folder of its report."""
-
-    checkpoint: Path
-    """Folder of a trained or imported model."""
-    out: Path | None = None
-    """Folder of the report; by default the checkpoint's folder `evaluation`."""
-
-    @property
-    def folder(self) -> Path:
-        return self.out or self.checkpoint / "evaluation"
+def facts_of(subject: Subject, protocol: str, total: int) -> dict[str, str]:
+    """The report's entries on the model, the evaluated images out of `total`, and the protocol."""
+    count = len(image_indices(total, subject))
+    drawn = f"{count}, drawn at random with seed {subject.seed}" if count < total else f"{count}, the whole set"
+    return {"model": str(subject.checkpoint), "set": subject.images, "images": drawn, "protocol": protocol}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject(Trained, ImageSelection):
-    """A model on an image set."""
-
-    images: Annotated[str, tyro.conf.arg(name="set")]
-    """KIND:PATH of an image set, for example rendered:runs/crops/test or 3dpw:/data/3DPW."""
-    body: Path | None = None
-    """SMPL model file of the set's meshes, or a folder with one for each gender; by default the environment variable
-    MEGA_SMPL. A rendered set needs none."""
-
-    def publish(self, table: str, report: Report) -> None:
-        """Write the report. Its file name holds table, set and protocol, so that reports can share a folder."""
-        kind, _, place = self.images.partition(":")
-        words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
-        publish(report, self.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
-
-    def facts(self, protocol: str, total: int) -> dict[str, str]:
-        """The report's entries on the model, the evaluated images out of `total`, and the protocol."""
-        count = len(image_indices(total, self))
-        drawn = f"{count}, drawn at random with seed {self.seed}" if count < total else f"{count}, the whole set"
-        return {"model": str(self.checkpoint), "set": self.images, "images": drawn, "protocol": protocol}
-
-    def open(self) -> tuple[Mega, MeshTokenizer, ImageSet]:
-        """Raises InputError if model and set are of different bodies."""
-        model, tokenizer, topology = checkpoint.load_mega(self.checkpoint)
-        size = model.config.image_size
-        images = open_set(self.images, size=(size, size), body=self.body, topology=topology)
-        here, there = len(topology.template), len(images.topology.template)
-        if here != there:
-            raise InputError(f"{self.images} has meshes of {there} vertices, the model of {self.checkpoint} of {here}")
-        return model.to(self.device), tokenizer.to(self.device), images
+def publish_table(subject: Subject, table: str, report: Report) -> None:
+    """Write the report. Its file name holds table, set and protocol, so that reports can share a folder."""
+    kind, _, place = subject.images.partition(":")
+    words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
+    publish(report, subject.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
 
 
 @dataclass(frozen=True)
@@ -155,7 +107,7 @@ def predict(
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
-        features = features_of(model, batch, config.device)
+        features = features_of(model, batch, device_of(config))
         seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
@@ -164,10 +116,10 @@ def predict(
         else:
             single = generate.expected_vertices(tokenizer, logits)
         rotation = rot6d_to_matrix(seen.rot6d)
-        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(config.device)
+        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(device_of(config))
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
-            random = uniforms(index, sampling, tokenizer.length, config.seed).to(config.device)
+            random = uniforms(index, sampling, tokenizer.length, config.seed).to(device_of(config))
             tokens = generate.sample(model, seen.image, logits, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.data.images import ImageSet
+from mega_model.options import Conventions
 
 METRICS = ("PVE", "MPJPE", "PA-MPJPE")
 COUNTS = (1, 5, 10, 25, 50, 100)
 """Q of the paper's tables 2 and 4."""
 
-Joints = Literal["h36m14", "smpl24"]
-Align = Literal["pelvis", "mean"]
-
 _HIPS = [2, 3]
 """Right and left hip among the 14 joints of Human3.6M that are compared."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conventions:
-    """Conventions that differ in the literature."""
-
-    joints: Joints | None = None
-    """Joints that are regressed from both meshes: 14 of Human3.6M's, or SMPL's 24. By default h36m14 if the set has its
-    regressor, as in tables on 3DPW, else smpl24."""
-    align: Align = "pelvis"
-    """Point at which predicted and true body are aligned: the pelvis, as in published tables, or the mean of the
-    vertices, as in the released code."""
 
 
 @dataclass(frozen=True)

@@ -6,50 +6,28 @@ FID compares the latents of a mesh autoencoder, so only FIDs of the same autoenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 
 from mega_model import checkpoint, generate
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.data.mesh_sets import MeshOptions, MeshSet
+from mega_model.data.mesh_sets import MeshSet, open_meshes
 from mega_model.evaluate import draw
-from mega_model.evaluate.predict import Trained
+from mega_model.evaluate.predict import device_of
 from mega_model.evaluate.report import Report, publish
 from mega_model.mega import Mega
+from mega_model.options import Random
 from mega_model.tokenizer import MeshTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Random(MeshOptions, Trained):
-    count: int = 500
-    """Number of random bodies."""
-    compared: int = 5000
-    """Number of bodies of the mesh set to compare with."""
-    steps: int = 20
-    temperature: float = 1.2
-    """Temperature of the first step."""
-    autoencoder: Path | None = None
-    """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
-    paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
-    batch: int = 50
-    """Bodies per batch."""
-    seed: int = 0
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def evaluate(config: Random) -> Report:
     model, tokenizer, known = checkpoint.load_mega(config.checkpoint)
-    model, tokenizer = model.to(config.device), tokenizer.to(config.device)
-    autoencoder = (
-        checkpoint.load_tokenizer(config.autoencoder)[0].to(config.device) if config.autoencoder else tokenizer
-    )
-    meshes = config.open_meshes()
+    device = device_of(config)
+    model, tokenizer = model.to(device), tokenizer.to(device)
+    autoencoder = checkpoint.load_tokenizer(config.autoencoder)[0].to(device) if config.autoencoder else tokenizer
+    meshes = open_meshes(config)
     topology = meshes.topology()
     here, there = len(known.template), len(topology.template)
     if here != there:
@@ -84,7 +62,7 @@ def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.n
     for uniforms in generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed).split(
         config.batch
     ):
-        *_, (tokens, _) = generate.unmask_bodies(model, uniforms.to(config.device), config.temperature)
+        *_, (tokens, _) = generate.unmask_bodies(model, uniforms.to(device_of(config)), config.temperature)
         parts.append(tokenizer.decode(tokens).cpu())
     return torch.cat(parts).numpy()
 
@@ -98,7 +76,8 @@ def draw_bodies(meshes: MeshSet, rng: np.random.Generator, count: int, batch: in
 def latents(autoencoder: MeshTokenizer, vertices: np.ndarray, config: Random) -> np.ndarray:
     """[n, V, 3] -> float64 [n, D]"""
     parts = torch.from_numpy(vertices).split(config.batch)
-    return torch.cat([autoencoder.latents(part.to(config.device)).flatten(1).cpu() for part in parts]).double().numpy()
+    device = device_of(config)
+    return torch.cat([autoencoder.latents(part.to(device)).flatten(1).cpu() for part in parts]).double().numpy()
 
 
 def gallery(bodies: np.ndarray, faces: np.ndarray, rows: int = 3, columns: int = 8) -> Figure:
@@ -109,6 +88,5 @@ def gallery(bodies: np.ndarray, faces: np.ndarray, rows: int = 3, columns: int =
     return figure
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Random, args=args, description=__doc__)
+def main(config: Random) -> None:
     publish(evaluate(config), config.folder, "random")

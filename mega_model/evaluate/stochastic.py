@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from mega_model.core import metrics
-from mega_model.evaluate.predict import SamplingOptions, Subject, collect, predict
-from mega_model.evaluate.protocols import METRICS, Conventions, Protocol, sample_counts
+from mega_model.evaluate.predict import collect, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.protocols import METRICS, Protocol, sample_counts
 from mega_model.evaluate.report import Report
-
-Best = Literal["metric", "sample"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stochastic(Subject, SamplingOptions, Conventions):
-    best: Best = "metric"
-    """`metric`: the smallest error of all samples for each metric, as in published tables. `sample`: all metrics of the
-    sample with the smallest PVE."""
+from mega_model.options import Best, Stochastic
 
 
 def evaluate(config: Stochastic) -> Report:
-    model, tokenizer, images = config.open()
+    model, tokenizer, images = open_subject(config)
     protocol = Protocol.of(images, config)
     parts = predict(model, tokenizer, images, config, config)
     both = [(protocol.errors(p.single, p.truth), protocol.errors(p.samples, p.truth[:, None])) for p in parts]
@@ -34,7 +22,7 @@ def evaluate(config: Stochastic) -> Report:
     protocol_name = f"{protocol.name}, best by {config.best}"
     return Report(
         "Stochastic mode (table 2)",
-        {**config.facts(protocol_name, len(images)), "samples": config.describe()},
+        {**facts_of(config, protocol_name, len(images)), "samples": config.describe()},
         {"Error of the best of Q samples, mm; Imp: how much the last Q improves on the first, %": table},
         {"Error of the best of Q samples": by_count(table)},
     )
@@ -73,6 +61,5 @@ def by_count(table: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Stochastic, args=args, description=__doc__)
-    config.publish("stochastic", evaluate(config))
+def main(config: Stochastic) -> None:
+    publish_table(config, "stochastic", evaluate(config))

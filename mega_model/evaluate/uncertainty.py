@@ -8,12 +8,10 @@ coverage.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
 from mega_model import checkpoint
@@ -21,9 +19,10 @@ from mega_model.core import metrics
 from mega_model.data.features import FeatureSet
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet
-from mega_model.evaluate.predict import Prediction, SamplingOptions, Subject, collect, predict
-from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.predict import Prediction, collect, device_of, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report
+from mega_model.options import Uncertainty
 
 GAUSSIAN = (
     "the error is an isotropic 3D Gaussian whose root mean square radius is sigma, "
@@ -34,19 +33,13 @@ MEASURED = "the radius that contains a given share of the errors was measured, i
 BY_ITSELF = "not occluded by the person's own body; this set has no labels of other occlusion"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Uncertainty(Subject, SamplingOptions, Conventions):
-    scale: float | None = None
-    """Factor on the samples' spread; by default the one in the checkpoint's calibration.json."""
-
-
 def evaluate(config: Uncertainty) -> Report:
-    model, tokenizer, images = config.open()
+    model, tokenizer, images = open_subject(config)
     protocol = Protocol.of(images, config)
     rendered = isinstance(images, SceneSet | FeatureSet)
 
     def visible(p: Prediction) -> np.ndarray:
-        return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, config.device)
+        return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, device_of(config))
 
     errors = checkpoint.load_errors(config.checkpoint)
     scale, source = 1.0, "the error head"
@@ -56,7 +49,7 @@ def evaluate(config: Uncertainty) -> Report:
     predictions = predict(model, tokenizer, images, config, config, errors)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
-    facts = config.facts(protocol.name, len(images))
+    facts = facts_of(config, protocol.name, len(images))
     radii, model_of_errors = error_model(config.checkpoint)
     facts |= {"sigma": source, "error model": model_of_errors}
     facts["visible"] = "visible to the camera" if rendered else BY_ITSELF
@@ -129,6 +122,5 @@ def curves(error: np.ndarray, sigma: np.ndarray, radii: np.ndarray) -> Figure:
     return figure
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Uncertainty, args=args, description=__doc__)
-    config.publish("uncertainty", evaluate(config))
+def main(config: Uncertainty) -> None:
+    publish_table(config, "uncertainty", evaluate(config))

@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-import tyro
+from typing import Any
 
 from mega_model import checkpoint
 from mega_model.body.smpl import SmplBody
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
+from mega_model.options import ImportReference
 from mega_model.reference.faces import check_faces, read_faces
 from mega_model.reference.files import read_weights
 from mega_model.reference.keys import UNUSED
 from mega_model.reference.load import load_mega, load_tokenizer, unknown_body
 from mega_model.tokenizer import MeshTokenizer
-
-Preset = Literal["hrnet", "vit", "resnet"]
-
-
-@dataclass(frozen=True)
-class ImportReference:
-    mega: Path
-    """released file: mega_hrnet, mega_resnet, mega_vit or mega_pretrained"""
-    mesh_vqvae: Path
-    """released file: mesh_vqvae_54"""
-    connections: Path
-    """folder of the tables that Mesh-VQ-VAE reads: _pool0.npy, _unpool0.npy, ..."""
-    out: Path
-    """folder of the checkpoint"""
-    smpl_model: Path | None = None
-    """SMPL model file: gives the checkpoint template, faces and joints, which the export needs"""
-    smpl_faces: Path | None = None
-    """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
-    preset: Preset = "hrnet"
-    """preset of the untrained backbone for mega_pretrained"""
 
 
 def import_reference(config: ImportReference) -> Mega:
@@ -66,8 +43,7 @@ def import_reference(config: ImportReference) -> Mega:
     return model
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(ImportReference, args=args, description=__doc__)
+def main(config: ImportReference) -> None:
     model = import_reference(config)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     print(f"{config.out}: {model.config.backbone}, {size:.1f} million parameters")

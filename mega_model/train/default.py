@@ -11,34 +11,34 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
+from typing import TypeVar
 
 from mega_model import import_backbone, onnx_files
 from mega_model.checkpoint import ERRORS
+from mega_model.core.settings import parse
 from mega_model.data import features, rendered
-from mega_model.data.meshes import Split
-from mega_model.data.scenes import MIXTURE
 from mega_model.evaluate import held_out
+from mega_model.options import (
+    MIXTURE,
+    Default,
+    ErrorTraining,
+    Evaluate,
+    Extract,
+    ImageTraining,
+    ImportBackbone,
+    PretrainTraining,
+    RecoverTraining,
+    Render,
+    Split,
+    TokenizerTraining,
+)
 from mega_model.train import errors, lift, pretrain, recover, tokenizer
 
+Training = TypeVar("Training")
 Shares = tuple[float, float, float, float, float]
 """Shares of `scenes.PARTS`."""
 SETTINGS = Path(__file__).parents[2] / "config" / "train"
 EXPORT = Path(__file__).parents[2] / "export" / "to_onnx.py"
-
-
-@dataclass(frozen=True)
-class Default:
-    out: Path = Path("runs")
-    """Folder of all the stages."""
-    scenes: int = 10000
-    """Rendered people to train on, a multiple of 40."""
-    detector: Path | None = None
-    """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
-    bundle: Path | None = None
-    """Folder of the bundle; by default inside `out`."""
-    workers: int = 2
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,33 @@ def stages(c: Default) -> list[Stage]:
     runs = c.out
 
     def render(part: str, split: Split, count: int, shares: Shares = MIXTURE) -> Callable[[], None]:
-        config = rendered.Render(
+        config = Render(
             split, count, runs / "scenes" / part, runs / "tokenizer" / "topology.npz", shares=shares, workers=c.workers
         )
         return lambda: finish(rendered.render, config)
 
     def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
-        config = features.Extract(
+        config = Extract(
             runs / "scenes" / scenes, runs / "features" / part, runs / "blazepose",
             train=train, turned=turned, detector=None if train else c.detector, workers=c.workers,
         )  # fmt: skip
         return lambda: finish(features.extract, config)
 
-    def finish(make: Callable[..., None], config: rendered.Render | features.Extract) -> None:
+    def finish(make: Callable[..., None], config: Render | Extract) -> None:
         make(config)
         (config.out / "done").touch()
 
-    def train(stage: str, main: Callable[[list[str]], None], *more: str | Path) -> Callable[[], None]:
+    def train(
+        stage: str, main: Callable[[Training], None], kind: type[Training], *more: str | Path
+    ) -> Callable[[], None]:
         def run() -> None:
-            main([str(SETTINGS / f"{stage}.yaml"), "--out", str(runs / stage), *map(str, more)])
+            main(parse(kind, [str(SETTINGS / f"{stage}.yaml"), "--out", str(runs / stage), *map(str, more)]))
             (runs / stage / "done").touch()
 
         return run
 
     backbone, seen = ("--backbone", runs / "blazepose"), ("--sets", f"features:{runs / 'features' / 'train'}")
-    held = ["--sets", *(str(runs / "features" / part) for part in ("calibration", "calibration_turned"))]
-    checkpoint = ["--checkpoint", str(runs / "recover")]
+    held = tuple(str(runs / "features" / part) for part in ("calibration", "calibration_turned"))
     drawn = c.scenes // (1200 * c.workers) + 1
     scenes, features_ = runs / "scenes", runs / "features"
 
@@ -88,12 +89,17 @@ def stages(c: Default) -> list[Stage]:
         return folder / "done"
 
     table: tuple[tuple[str, int, Path, Callable[[], object]], ...] = (
-        ("meshes to tokens and back", 30, done(runs / "tokenizer"), train("tokenizer", tokenizer.main)),
+        (
+            "meshes to tokens and back",
+            30,
+            done(runs / "tokenizer"),
+            train("tokenizer", tokenizer.main, TokenizerTraining),
+        ),
         (
             "BlazePose's published weights",
             1,
             runs / "blazepose" / "origin.json",
-            lambda: import_backbone.main(["--out", str(runs / "blazepose")]),
+            lambda: import_backbone.main(ImportBackbone(runs / "blazepose")),
         ),
         ("people to train on", drawn, done(scenes / "train"), render("train", "train", c.scenes)),
         ("people to calibrate on", 2, done(scenes / "calibration"), render("calibration", "calibration", 2000)),
@@ -111,26 +117,31 @@ def stages(c: Default) -> list[Stage]:
             "masked meshes, without images",
             10,
             done(runs / "pretrain"),
-            train("pretrain", pretrain.main, "--tokenizer", runs / "tokenizer"),
+            train("pretrain", pretrain.main, PretrainTraining, "--tokenizer", runs / "tokenizer"),
         ),
         (
             "the lifter alone",
             10,
             done(runs / "lift"),
-            train("lift", lift.main, "--pretrained", runs / "pretrain", *backbone, *seen),
+            train("lift", lift.main, ImageTraining, "--pretrained", runs / "pretrain", *backbone, *seen),
         ),
         (
             "images to meshes",
             30,
             done(runs / "recover"),
-            train("recover", recover.main, "--pretrained", runs / "lift", *seen),
+            train("recover", recover.main, RecoverTraining, "--pretrained", runs / "lift", *seen),
         ),
-        ("how wrong a mesh is", 5, runs / "recover" / ERRORS, lambda: errors.main([*checkpoint, *held])),
+        (
+            "how wrong a mesh is",
+            5,
+            runs / "recover" / ERRORS,
+            lambda: errors.main(ErrorTraining(runs / "recover", held)),
+        ),
         (
             "scores",
             5,
             runs / "recover" / "scores.json",
-            lambda: held_out.main([*checkpoint, "--test", str(features_ / "test")]),
+            lambda: held_out.main(Evaluate(checkpoint=runs / "recover", test=features_ / "test")),
         ),
         (
             "the bundle",
@@ -148,8 +159,7 @@ def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
     subprocess.run([sys.executable, str(EXPORT), *map(str, options)], check=True)
 
 
-def main(args: list[str]) -> None:
-    config = tyro.cli(Default, args=args, description=__doc__)
+def main(config: Default) -> None:
     if config.detector:
         onnx_files.read(config.detector)  # an hour before the export needs it
     todo = [stage for stage in stages(config) if not stage.made.exists()]

@@ -31,29 +31,13 @@ from mega_model.data.features import FeatureSet
 from mega_model.expected_error import KNOTS, ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
+from mega_model.options import ErrorTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.settings import parse
 
 MODES = 20
 """Number of modes: they contain 98 % of the variance of the default model's errors; more have no effect."""
 NOBODY = 1.0
 """Metres: the error for a crop without a person."""
-
-
-@dataclass(frozen=True)
-class ErrorTraining:
-    checkpoint: Path
-    """Folder that `mega train recover` wrote; the head is added to it."""
-    sets: tuple[str, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
-    """Folders with features of held-out people."""
-    steps: int = 3000
-    batch: int = 128
-    lr: float = 0.001
-    nobody: int = 600
-    """Number of crops without a person."""
-    held_out: float = 0.3
-    """Share of each set, its last scenes, that is used for calibration only."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,8 +227,7 @@ def sigmas(head: ErrorHead, known: Known) -> tuple[Tensor, Tensor]:
     return found.sigma.hypot(known.missed), found.joints_sigma.hypot(known.joints_missed)
 
 
-def main(args: list[str]) -> None:
-    config = parse(ErrorTraining, args)
+def main(config: ErrorTraining) -> None:
     torch.manual_seed(config.seed)
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not isinstance(model.backbone, BlazePose):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -23,36 +22,16 @@ from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.image_encoding import ImageEncoding
 from mega_model.mega import PRESETS, Mega
+from mega_model.options import ImageTraining
 from mega_model.reference.keys import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
+from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
 BACKBONE_FIELDS = ("backbone", "backbone_width", "image_size", "head_dropout")
 """Fields of `MegaConfig` that depend on the backbone."""
 C = TypeVar("C", bound="ImageTraining")
-
-
-@dataclass(frozen=True)
-class ImageTraining(LoopConfig):
-    pretrained: Path = Path("runs/lift")
-    """Checkpoint to start from, with its tokenizer."""
-    sets: tuple[str, ...] = ("features:runs/features/train",)
-    """Image sets, KIND:PATH each (see mega_model.data.images)."""
-    proportions: tuple[float, ...] = ()
-    """Share of each set in a batch. By default proportional to the number of people."""
-    body: Path | None = None
-    """SMPL model for sets without meshes, see `images.open_set`."""
-    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
-    """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
-    backbone: Path | None = None
-    """Published weights that the backbone starts from, see `published.load_backbone`."""
-    pixels: int | None = None
-    """Side of the crops, by default the model's. Smaller crops are faster."""
-    rotation: Literal["rot6d", "matrix"] = "rot6d"
-    """What the rotation loss compares. The released code compares matrices. With rot6d, an uncertain network can output
-    small numbers, and learns faster."""
 
 
 def encode_images(model: Mega, batch: Batch) -> ImageEncoding:

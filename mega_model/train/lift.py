@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
+from mega_model.options import ImageTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.images import ImageTraining, encode_images, latent_losses, pose_losses, run
+from mega_model.train.images import encode_images, latent_losses, pose_losses, run
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
-from mega_model.train.settings import parse
 
 
 class LiftObjective(Objective):
@@ -41,5 +41,5 @@ class LiftObjective(Objective):
         }
 
 
-def main(args: list[str]) -> None:
-    run(parse(ImageTraining, args), LiftObjective)
+def main(config: ImageTraining) -> None:
+    run(config, LiftObjective)

@@ -19,10 +19,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,31 +33,7 @@ from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    out: Path
-    """Folder of the run. If it holds a checkpoint, the run resumes."""
-    steps: int
-    batch: int
-    """Examples per step, over all processes."""
-    lr: float
-    micro_batch: int | None = None
-    """Examples that a process computes at once; smaller ones need less memory, and their gradients are accumulated. By
-    default the process's share of the batch."""
-    warmup: int = 200
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = 1.0
-    """Largest gradient norm."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of the computation; weights and data have 32 bits."""
-    seed: int = 0
-    save_every: int = 200
-    loaders: int = 1
-    """Threads per process that prefetch micro-batches."""
-
+from mega_model.options import LoopConfig
 
 Batch = Mapping[str, Tensor]
 Losses = dict[str, Tensor]

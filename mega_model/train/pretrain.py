@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,20 +12,11 @@ from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
-from mega_model.data.mesh_sets import MeshOptions, MeshSet
+from mega_model.data.mesh_sets import MeshSet, open_meshes
 from mega_model.mega import PRESETS, Mega, token_loss
+from mega_model.options import PretrainTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
-from mega_model.train.settings import parse
-
-
-@dataclass(frozen=True)
-class PretrainTraining(MeshOptions, LoopConfig):
-    preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
-    """Size of the model, and its backbone, which this stage does not train."""
-    tokenizer: Path = Path("runs/tokenizer")
-    bodies: int = 20000
-    """Number of random bodies, tokenised once before training."""
+from mega_model.train.loop import Batch, Losses, Objective, fit
 
 
 class PretrainObjective(Objective):
@@ -49,10 +38,9 @@ def tokenise(tokenizer: MeshTokenizer, meshes: MeshSet, count: int, seed: int) -
     return torch.cat([tokenizer.encode(vertices.to(device)).cpu() for vertices in drawn])
 
 
-def main(args: list[str]) -> None:
-    config = parse(PretrainTraining, args)
+def main(config: PretrainTraining) -> None:
     tokenizer, topology = checkpoint.load_tokenizer(config.tokenizer)
-    meshes = config.open_meshes()
+    meshes = open_meshes(config)
     known, given = len(topology.template), len(meshes.topology().template)
     if known != given:
         raise InputError(f"{config.tokenizer}: its tokenizer is for meshes of {known} vertices, these have {given}")

@@ -6,25 +6,17 @@ metres, through the tokenizer's frozen decoder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from mega_model.backbones import Backbone, ViT
 from mega_model.core.errors import InputError
 from mega_model.generate import first_logits
 from mega_model.mega import Mega, token_loss
+from mega_model.options import RecoverTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.images import ImageTraining, encode_images, full_precision, latent_losses, pose_losses, run
+from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
-from mega_model.train.settings import parse
-
-
-@dataclass(frozen=True)
-class RecoverTraining(ImageTraining):
-    trained_blocks: int | None = None
-    """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained."""
 
 
 class RecoverObjective(Objective):
@@ -73,5 +65,5 @@ def freeze(backbone: Backbone, trained_blocks: int) -> None:
             module.requires_grad_(True)
 
 
-def main(args: list[str]) -> None:
-    run(parse(RecoverTraining, args), RecoverObjective)
+def main(config: RecoverTraining) -> None:
+    run(config, RecoverObjective)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
-from mega_model.data.mesh_sets import MeshOptions, MeshSet
+from mega_model.data.mesh_sets import MeshSet, open_meshes
+from mega_model.options import TokenizerTraining
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.loop import Batch, LoopConfig, Losses, Objective, fit
-from mega_model.train.settings import parse
+from mega_model.train.loop import Batch, Losses, Objective, fit
 
 PRESETS = {
     "default": TokenizerConfig(),
@@ -23,13 +22,6 @@ PRESETS = {
 }
 """`default` is for the default body's 1229 vertices, `paper` for SMPL's 6890 (spec section 1.1); both give 54 tokens.
 `autoencoder` gives SMPL bodies 7 latents, which FID compares without quantisation (section 4.3)."""
-
-
-@dataclass(frozen=True)
-class TokenizerTraining(MeshOptions, LoopConfig):
-    preset: Literal["default", "paper", "autoencoder"] = "default"
-    quantize_from: int = 500
-    """Step at which k-means on the latents of random bodies initialises the codebook."""
 
 
 class TokenizerObjective(Objective):
@@ -58,11 +50,10 @@ def perplexity(tokens: Tensor) -> Tensor:
     return (-(p * (p + 1e-10).log()).sum()).exp()
 
 
-def main(args: list[str]) -> None:
-    config = parse(TokenizerTraining, args)
+def main(config: TokenizerTraining) -> None:
     if config.precision != "32-true":
         raise InputError(f"precision {config.precision}: the layers on meshes need 32-true, so leave the option out")
-    meshes = config.open_meshes()
+    meshes = open_meshes(config)
     torch.manual_seed(config.seed)
     preset = replace(PRESETS[config.preset], seeds=meshes.seeds)
     model = checkpoint.begin_tokenizer(config.out, meshes.topology(), preset)

@@ -1,4 +1,4 @@
-"""Settings of a stage: a YAML file whose keys are option names, then options that override it."""
+"""A verb's options: a YAML file whose keys are option names, if there is one, then options that override it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 import tyro
-import yaml
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
@@ -27,6 +26,8 @@ def parse(config: type[C], args: list[str]) -> C:
 
 def _read(config: type[Any], file: Path) -> dict[str, Any]:
     """The values in the file, converted to the types of the config's fields."""
+    import yaml  # only for files, and not in every installation
+
     must_exist(file)
     try:
         values = yaml.safe_load(file.read_text())

@@ -1,0 +1,424 @@
+"""The options of each verb of mega_model. Nothing here needs torch, so a wrong argument is refused at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """Which meshes to train on; by default random Anny bodies."""
+
+    meshes: Path | None = None
+    """Folder with motion files of AMASS or BEDLAM, for training on SMPL bodies."""
+    smpl: Path | None = None
+    """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
+
+
+Split = Literal["train", "calibration", "test"]
+MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
+"""Shares of `scenes.PARTS` in training."""
+
+
+@dataclass(frozen=True)
+class Render:
+    """Render people: scenes on disk, a folder with one memory-mapped .npy file per field."""
+
+    split: Split
+    count: int
+    """Scenes, a multiple of 40."""
+    out: Path
+    topology: Path
+    size: int = 320
+    """Side of the images, pixels."""
+    shares: tuple[float, float, float, float, float] = MIXTURE
+    """Relative shares of `scenes.PARTS`. Use 1 1 1 1 1 for a test set: equally many of each."""
+    seed: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Extract:
+    """Compute a frozen BlazePose's outputs for crops of rendered people once, with labels.
+
+    Crops are made as at run time: the first around the box, each further one around the region that the landmarks give;
+    the detector's keypoints place the second one.
+    """
+
+    scenes: Path
+    """Folder of a rendered set."""
+    out: Path
+    backbone: Path = Path("runs/blazepose")
+    """What `mega import-backbone` wrote."""
+    width: int = 144
+    """Of the BlazePose, see `blazepose.VARIANTS`."""
+    train: bool = False
+    """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
+    run time's last crop."""
+    detector: Path | None = None
+    """What `mega import-detector` wrote. Its keypoints of the people are stored, too; not for a training set."""
+    turned: bool = False
+    """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
+    seed: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write one image and one label per person to tar files (WebDataset shards) on a disk, a server or an object store.
+
+    mega shards coco:data/coco/coco.npz --out shards/coco
+    """
+
+    people: tyro.conf.Positional[str]
+    """Data set to convert, KIND:PATH."""
+    out: Path
+    per_shard: int = 1000
+    """People per file."""
+
+
+Preset = Literal["hrnet", "vit", "resnet"]
+
+
+@dataclass(frozen=True)
+class ImportReference:
+    """Convert a pair of released files to a checkpoint of this project."""
+
+    mega: Path
+    """released file: mega_hrnet, mega_resnet, mega_vit or mega_pretrained"""
+    mesh_vqvae: Path
+    """released file: mesh_vqvae_54"""
+    connections: Path
+    """folder of the tables that Mesh-VQ-VAE reads: _pool0.npy, _unpool0.npy, ..."""
+    out: Path
+    """folder of the checkpoint"""
+    smpl_model: Path | None = None
+    """SMPL model file: gives the checkpoint template, faces and joints, which the export needs"""
+    smpl_faces: Path | None = None
+    """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
+    preset: Preset = "hrnet"
+    """preset of the untrained backbone for mega_pretrained"""
+
+
+@dataclass
+class ImportBackbone:
+    """Import the published weights of BlazePose GHUM (Apache-2.0), to start training from."""
+
+    out: Path
+    """Folder for model.safetensors and origin.json."""
+    tflite: Path | None = None
+    """The pose_landmark file, of any size. By default `npm pack @mediapipe/pose` downloads it."""
+    size: Literal["lite", "full", "heavy"] = "full"
+    """Size of the file to download."""
+
+
+@dataclass
+class ImportDetector:
+    """MoveNet MultiPose (Apache-2.0) as the person detector of a bundle, see docs/detector.md."""
+
+    onnx: Path
+    """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""
+    out: Path
+    """The file to write, for `mega export onnx --detector`."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What all training stages have in common."""
+
+    out: Path
+    """Folder of the run. If it holds a checkpoint, the run resumes."""
+    steps: int
+    batch: int
+    """Examples per step, over all processes."""
+    lr: float
+    micro_batch: int | None = None
+    """Examples that a process computes at once; smaller ones need less memory, and their gradients are accumulated. By
+    default the process's share of the batch."""
+    warmup: int = 200
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    """Largest gradient norm."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the computation; weights and data have 32 bits."""
+    seed: int = 0
+    save_every: int = 200
+    loaders: int = 1
+    """Threads per process that prefetch micro-batches."""
+
+
+@dataclass(frozen=True)
+class TokenizerTraining(MeshOptions, LoopConfig):
+    """Stage 1: the Mesh-VQ-VAE learns to reconstruct bodies."""
+
+    preset: Literal["default", "paper", "autoencoder"] = "default"
+    quantize_from: int = 500
+    """Step at which k-means on the latents of random bodies initialises the codebook."""
+
+
+@dataclass(frozen=True)
+class PretrainTraining(MeshOptions, LoopConfig):
+    """Stage 2: MEGA learns masked mesh tokens without images."""
+
+    preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
+    """Size of the model, and its backbone, which this stage does not train."""
+    tokenizer: Path = Path("runs/tokenizer")
+    bodies: int = 20000
+    """Number of random bodies, tokenised once before training."""
+
+
+@dataclass(frozen=True)
+class ImageTraining(LoopConfig):
+    """A stage on images. `train lift` trains only the lifter, for BlazePose."""
+
+    pretrained: Path = Path("runs/lift")
+    """Checkpoint to start from, with its tokenizer."""
+    sets: tuple[str, ...] = ("features:runs/features/train",)
+    """Image sets, KIND:PATH each (see mega_model.data.images)."""
+    proportions: tuple[float, ...] = ()
+    """Share of each set in a batch. By default proportional to the number of people."""
+    body: Path | None = None
+    """SMPL model for sets without meshes, see `images.open_set`."""
+    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
+    backbone: Path | None = None
+    """Published weights that the backbone starts from, see `published.load_backbone`."""
+    pixels: int | None = None
+    """Side of the crops, by default the model's. Smaller crops are faster."""
+    rotation: Literal["rot6d", "matrix"] = "rot6d"
+    """What the rotation loss compares. The released code compares matrices. With rot6d, an uncertain network can output
+    small numbers, and learns faster."""
+
+
+@dataclass(frozen=True)
+class RecoverTraining(ImageTraining):
+    """Stage 3: MEGA learns masked mesh tokens, rotation and camera from images."""
+
+    trained_blocks: int | None = None
+    """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained."""
+
+
+@dataclass(frozen=True)
+class ErrorTraining:
+    """After stage 3: the error head learns to predict the errors of the published mesh, on held-out people."""
+
+    checkpoint: Path
+    """Folder that `mega train recover` wrote; the head is added to it."""
+    sets: tuple[str, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
+    """Folders with features of held-out people."""
+    steps: int = 3000
+    batch: int = 128
+    lr: float = 0.001
+    nobody: int = 600
+    """Number of crops without a person."""
+    held_out: float = 0.3
+    """Share of each set, its last scenes, that is used for calibration only."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Default:
+    """Train the default model from scratch, stage by stage. Completed stages are skipped.
+
+    Every stage is also a separate command and can resume, so after an interruption, run the same command again. The
+    times are for two CPU cores.
+    """
+
+    out: Path = Path("runs")
+    """Folder of all the stages."""
+    scenes: int = 10000
+    """Rendered people to train on, a multiple of 40."""
+    detector: Path | None = None
+    """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
+    bundle: Path | None = None
+    """Folder of the bundle; by default inside `out`."""
+    workers: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSelection:
+    """Which images are evaluated, and on which device."""
+
+    count: int | None = None
+    """Number of images, drawn at random; by default all."""
+    seed: int = 0
+    batch: int = 20
+    """Images per batch."""
+    device: str | None = None
+    """cpu, cuda or cuda:1; by default a GPU if there is one."""
+    decode: Literal["expected", "argmax"] = "expected"
+    """Decode the deterministic mesh from the expected codes, as at run time, or from the most likely ones, as in the
+    paper."""
+    fit: bool = True
+    """Fit meshes and samples to landmarks and keypoints, as the run time fits its mesh, if there is an error head and
+    the set has focal lengths."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """The stochastic mode; defaults are the paper's for HRNet. For ResNet-50 it takes 2 steps at temperature 10."""
+
+    samples: int = 25
+    """Q, meshes per image."""
+    steps: int = 5
+    """T"""
+    temperature: float = 1.0
+    """Temperature of the first step."""
+
+    def describe(self) -> str:
+        return f"{self.samples} in {self.steps} steps, temperature {self.temperature:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The model, and the folder of its report."""
+
+    checkpoint: Path
+    """Folder of a trained or imported model."""
+    out: Path | None = None
+    """Folder of the report; by default the checkpoint's folder `evaluation`."""
+
+    @property
+    def folder(self) -> Path:
+        return self.out or self.checkpoint / "evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject(Trained, ImageSelection):
+    """A model on an image set."""
+
+    images: Annotated[str, tyro.conf.arg(name="set")]
+    """KIND:PATH of an image set, for example rendered:runs/crops/test or 3dpw:/data/3DPW."""
+    body: Path | None = None
+    """SMPL model file of the set's meshes, or a folder with one for each gender; by default the environment variable
+    MEGA_SMPL. A rendered set needs none."""
+
+
+Joints = Literal["h36m14", "smpl24"]
+Align = Literal["pelvis", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """Conventions that differ in the literature."""
+
+    joints: Joints | None = None
+    """Joints that are regressed from both meshes: 14 of Human3.6M's, or SMPL's 24. By default h36m14 if the set has its
+    regressor, as in tables on 3DPW, else smpl24."""
+    align: Align = "pelvis"
+    """Point at which predicted and true body are aligned: the pelvis, as in published tables, or the mean of the
+    vertices, as in the released code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ImageSelection, SamplingOptions):
+    """Score a trained model on rendered people of held-out clips, for each kind of image.
+
+    Errors are computed in the camera's orientation, with both meshes centred at the pelvis, in millimetres. Writes
+    scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`.
+    The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
+    """
+
+    checkpoint: Path = Path("runs/recover")
+    test: Path = Path("runs/features/test")
+    """Folder of a rendered set, or of its features."""
+    samples: int = 25
+    """Q, meshes per image."""
+    steps: int = 3
+    """T, as in the export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(ImageSelection, SamplingOptions):
+    """How many times the samples' spread is sigma, for a model without an error head."""
+
+    checkpoint: Path = Path("runs/recover")
+    set: Path = Path("runs/features/calibration")
+    """Rendered people that the model has not seen, or their features."""
+    steps: int = 3
+    """T, as the export's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deterministic(Subject, Conventions):
+    """Tables 1 and 3 of the paper, one mesh per image."""
+
+
+Best = Literal["metric", "sample"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stochastic(Subject, SamplingOptions, Conventions):
+    """Table 2 of the paper, the best of Q meshes per image."""
+
+    best: Best = "metric"
+    """`metric`: the smallest error of all samples for each metric, as in published tables. `sample`: all metrics of the
+    sample with the smallest PVE."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Subject, SamplingOptions, Conventions):
+    """Table 4 and figure 6 of the paper, the mean of Q meshes beside the deterministic mesh."""
+
+    samples: int = 100
+    """Q, meshes per image: the largest Q in the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(MeshOptions, Trained):
+    """Random bodies of a pre-trained model, their diversity and plausibility (paper 4.4, figure 3).
+
+    They are compared with the meshes of the pre-training. Only FIDs of the same autoencoder can be compared.
+    """
+
+    count: int = 500
+    """Number of random bodies."""
+    compared: int = 5000
+    """Number of bodies of the mesh set to compare with."""
+    steps: int = 20
+    temperature: float = 1.2
+    """Temperature of the first step."""
+    autoencoder: Path | None = None
+    """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
+    paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
+    batch: int = 50
+    """Bodies per batch."""
+    seed: int = 0
+    device: str | None = None
+    """cpu, cuda or cuda:1; by default a GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertainty(Subject, SamplingOptions, Conventions):
+    """How well does sigma predict the error of each vertex? (The paper: figure 4.)"""
+
+    scale: float | None = None
+    """Factor on the samples' spread; by default the one in the checkpoint's calibration.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Subject, SamplingOptions, Conventions):
+    """Figures 4 to 7 and 9 of the paper, on the first images of a random draw."""
+
+    count: int | None = 100
+    """Number of images of figure 6, drawn at random."""
+    rows: int = 4
+    """Number of images in each of the other figures."""
+    pretrained: Path | None = None
+    """Pre-training checkpoint, for the random bodies of figure 7."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time of generation, compared with a plain loop over samples and steps with the same weights."""
+
+    preset: Literal["default", "hrnet", "vit", "resnet"] = "hrnet"
+    samples: int = 25
+    steps: int = 5
+    repeats: int = 3
+    """Number of runs; the table shows medians."""
