@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mega_model.core.errors import InputError
-from mega_model.core.onnx_runtime import ort
 
 from .bundle import Bundle, BundleError, GraphName, Tensor
 
@@ -34,6 +33,8 @@ class OnnxEngine:
     """
 
     def __init__(self, bundle: Bundle, graph: GraphName, provider: Provider = "auto") -> None:
+        from mega_model.core.onnx_runtime import ort  # slow to load
+
         providers = _providers(provider)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, so log nothing else
@@ -67,6 +68,8 @@ class OnnxEngine:
 def _providers(provider: Provider) -> list[str]:
     if provider not in ("auto", "cpu", "cuda"):
         raise InputError(f"provider: {provider!r} is unknown; use auto, cpu or cuda")
+    from mega_model.core.onnx_runtime import ort
+
     has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
     if provider == "cuda" and not has_cuda:
         raise InputError(

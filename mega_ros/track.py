@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from mega_model.core.boxes import intersection_over_union
 
@@ -30,6 +29,8 @@ class Tracker:
 
     def update(self, boxes: ArrayLike) -> np.ndarray:
         """boxes [P, 4] (x0, y0, x1, y1, pixels) of the next frame -> ids int64 [P]."""
+        from scipy.optimize import linear_sum_assignment  # slow to load
+
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         expected = self._boxes + self._drift
         overlaps = intersection_over_union(expected, boxes)

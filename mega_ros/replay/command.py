@@ -93,13 +93,21 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
     if not options.within >= 0:
         raise InputError(f"--within {options.within:g}: must not be negative")
-    recovery = Recovery.load(options.bundle, provider=options.provider)
     console = Console()
-    code = 0
-    for name, paths in inputs:
+    opened, code = [], 0
+    for name, paths in inputs:  # all of them, before the model is loaded
+        try:
+            opened.append((name, paths[0], _open(options, paths)))
+        except InputError as error:
+            print(f"mega replay: {error}", file=sys.stderr)
+            code = 1
+    if not opened:
+        return code
+    recovery = Recovery.load(options.bundle, provider=options.provider)
+    for name, path, source in opened:
         out = options.out / name if len(inputs) > 1 else options.out
         try:
-            _replay(options, recovery, paths, out, ["mega", "replay", *args], console)
+            _replay(options, recovery, source, path, out, ["mega", "replay", *args], console)
         except InputError as error:
             print(f"mega replay: {error}", file=sys.stderr)
             code = 1
@@ -109,17 +117,26 @@ def main(args: list[str]) -> int:
     return code
 
 
-def _replay(
-    options: ReplayOptions, recovery: Recovery, paths: list[Path], out: Path, command: list[str], console: Console
-) -> None:
-    """One input: its results into `out`, and its table onto the console."""
+def _open(options: ReplayOptions, paths: list[Path]) -> frames.Input:
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
     topics = options.image_topic, options.camera_info_topic
-    source = frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
+    return frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
+
+
+def _replay(
+    options: ReplayOptions,
+    recovery: Recovery,
+    source: frames.Input,
+    path: Path,
+    out: Path,
+    command: list[str],
+    console: Console,
+) -> None:
+    """One input, whose first file is `path`: its results into `out`, and its table onto the console."""
     fov = float(np.radians(options.fov))
     settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate)
-    reference = open_reference(options.reference, paths[0], recovery.topology, options.within, options.images)
+    reference = open_reference(options.reference, path, recovery.topology, options.within, options.images)
     run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
 

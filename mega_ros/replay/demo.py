@@ -58,11 +58,11 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    from .live.play import play  # needs rclpy, which is optional for other users of this module
-
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         source = _source(options)
+        from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
+
         bundle = Bundle.load(options.bundle)
         topology = Topology.load(bundle.folder / TOPOLOGY)
         options.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mega_model.core import metrics
 
@@ -54,6 +53,8 @@ class Identities:
 
     def finish(self) -> None:
         """Adds `idf1` and its weight `identities` to the rows. Ids are assigned one to one over all frames."""
+        from scipy.optimize import linear_sum_assignment  # slow to load
+
         truths = sorted({truth for _, ids in self._frames for truth in ids})
         persons = sorted({person for _, ids in self._frames for person in ids.values()})
         together = np.zeros((len(truths), len(persons)), int)

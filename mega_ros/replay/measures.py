@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from math import erf, exp, pi, sqrt
 from typing import Any, Literal, NamedTuple
-
-from scipy.special import gammainc
 
 Row = dict[str, Any]
 """Of one frame in report.json."""
@@ -19,6 +18,12 @@ class Measure(NamedTuple):
     better: Literal["low", "high", "promised", ""]
     """`promised`: near `PROMISED`. Empty: neither is better."""
     definition: str
+
+
+def _promised(sigmas: float) -> float:
+    """Share of isotropic Gaussian errors within so many root mean squares: chi distribution, 3 degrees of freedom."""
+    half = 1.5 * sigmas**2
+    return erf(sqrt(half)) - 2 * sqrt(half / pi) * exp(-half)
 
 
 _ALIGNED = "the pelvises put together"
@@ -96,7 +101,7 @@ MEASURES = {
             {"": "compared", "_visible": "points_visible", "_hidden": "points_hidden"}[suffix],
             "promised",
             f"Share of the errors of {of} that are at most {k} sigma, {_NEAR}. An isotropic Gaussian error would "
-            f"have {100 * gammainc(1.5, 1.5 * k * k):.1f} %.",
+            f"have {100 * _promised(k):.1f} %.",
         )
         for suffix, words, of in (
             ("", "", "vertices"),
@@ -109,12 +114,7 @@ MEASURES = {
     "sigma_hidden": Measure("mean sigma, hidden", "mm", "points_hidden", "", "Mean sigma of hidden vertices."),
 }
 """Name -> measure, in the order of tables. Where a reference has joints only, vertices are joints."""
-PROMISED = {
-    name: float(gammainc(1.5, 1.5 * k * k))
-    for k in (1, 2)
-    for name in MEASURES
-    if name.startswith(f"coverage_{k}_sigma")
-}
+PROMISED = {name: _promised(k) for k in (1, 2) for name in MEASURES if name.startswith(f"coverage_{k}_sigma")}
 """Shares of errors within k sigma by the error model of `metrics.radius`."""
 FACTOR = {"mm": 1000, "ms": 1000, "%": 100, "m/s²": 1, "": 1}
 """From the report's unit to that of a table."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mega_model.core import metrics
 from mega_model.core.boxes import intersection_over_union
@@ -256,6 +255,8 @@ def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
 
 def match(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> list[tuple[int, int]]:
     """Pairs (recovered, true) of people [P, N, 3] and [T, N, 3] whose image boxes overlap most in total."""
+    from scipy.optimize import linear_sum_assignment  # slow to load
+
     if not len(predicted) or not len(truth):
         return []
     overlap = intersection_over_union(boxes_of(predicted, camera), boxes_of(truth, camera))

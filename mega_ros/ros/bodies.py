@@ -19,7 +19,6 @@ from geometry_msgs.msg import (
     Vector3,
 )
 from rclpy.node import Node
-from scipy.spatial.transform import Rotation
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS
@@ -167,6 +166,8 @@ def _poses(joints: np.ndarray) -> tuple[np.ndarray, list[Quaternion]]:
     positions, rotations = pelvis_poses(joints)
     if not len(joints):
         return positions, []
+    from scipy.spatial.transform import Rotation  # slow to load
+
     turns = Rotation.from_matrix(rotations).as_quat().tolist()
     return positions, [Quaternion(x=x, y=y, z=z, w=w) for x, y, z, w in turns]
 
