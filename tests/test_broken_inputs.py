@@ -10,13 +10,14 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from little_bundle import little_bundle
 
 from mega_ros import Recovery
 from mega_ros.cli import VERBS, main
@@ -72,6 +73,8 @@ FILES = {
     "strange.npz": npz(template=np.array(["a"]), faces=np.zeros(()), imgname=np.zeros((2, 2)), stamps=np.zeros((0,))),
     "bomb.npz": bomb(),
     "cut.npz": npz(template=np.zeros((10, 3)))[:-30],
+    "list.yaml": b"- 1",
+    "cut.yaml": b"steps: [1",
     "cut.safetensors": b"\xff\xff\xff\xff\xff\xff\xff\x7f{}",
     "code.pt": pickle.dumps(os.getcwd),
     "caf\udce9.jpg": b"\xff\xd8",
@@ -79,9 +82,66 @@ FILES = {
 """Name -> content. The last name is not UTF-8."""
 
 
+ANY = ("empty", "page", "folder", "gone")
+"""What every argument is given."""
+KINDS = {
+    "MEDIA": ("text.txt", "pipe", *(name for name in FILES if name.endswith((".png", ".jpg", ".mp4", ".json")))),
+    "BAG": tuple(name for name in FILES if name.startswith(("cut.mcap", "cut.db3", "cut.bag"))),
+    "NPZ": tuple(name for name in FILES if name.endswith(".npz")),
+    "JSON": tuple(name for name in FILES if name.endswith(".json")),
+    "YAML": ("list.yaml", "cut.yaml", "gone.yaml"),
+    "WEIGHTS": ("cut.safetensors", "code.pt", "/dev/zero"),
+    "FOLDER": ("cut.json",),
+}
+"""Word in an argument -> the inputs that it is given beside `ANY`. Arguments with one reader get all of them once."""
+FEW = ["--steps", "1", "--batch", "1", "--lr", "1", "--out", "OUT"]
+RUNTIME: dict[str, Sequence[Sequence[str]]] = {
+    "demo": [["--image", "MEDIA"], ["--video", "MEDIA"], ["--video", "BAG"], ["--bundle", "FOLDER", "--image", "GOOD"]],
+    "replay": [
+        ["MEDIA", "--out", "OUT"],
+        ["BAG", "--out", "OUT"],
+        ["GOOD", "--bundle", "FOLDER", "--out", "OUT"],
+        *(["GOOD", "--reference", kind, "--out", "OUT"] for kind in ("NPZ", "JSON", "BAG")),
+    ],
+    "replay compare": [["JSON", "JSON"]],
+    "evaluate keypoints": [["--set", "coco-keypoints:JSON"], ["--set", "coco-keypoints:COCO", "--bundle", "FOLDER"]],
+    "vertices": [["NPZ"]],
+}
+EVALUATED = [["--checkpoint", "FOLDER", "--set", "rendered:FOLDER"]]
+TRAINING: dict[str, Sequence[Sequence[str]]] = {
+    "train tokenizer": [["YAML"], ["--meshes", "FOLDER", *FEW]],
+    "train pretrain": [["--tokenizer", "FOLDER", *FEW]],
+    "train lift": [["--pretrained", "FOLDER", *FEW]],
+    "train recover": [["--pretrained", "FOLDER", *FEW]],
+    "train errors": [["--checkpoint", "FOLDER"]],
+    "train default": [["--detector", "WEIGHTS", "--out", "OUT"]],
+    "render": [["--topology", "NPZ", "--count", "40", "--out", "OUT", "--split", "test"]],
+    "features": [["--scenes", "FOLDER", "--out", "OUT"]],
+    "shards": [
+        ["coco:NPZ", "--out", "OUT"],
+        *([f"{kind}:FOLDER", "--out", "OUT"] for kind in ("3dpw", "emdb", "none")),
+    ],
+    "import-reference": [["--mega", "WEIGHTS", "--mesh-vqvae", "WEIGHTS", "--connections", "folder", "--out", "OUT"]],
+    "import-backbone": [["--tflite", "WEIGHTS", "--out", "OUT"]],
+    "import-detector": [["--onnx", "WEIGHTS", "--out", "OUT"]],
+    "calibrate": [["--checkpoint", "FOLDER"]],
+    "evaluate": [["--checkpoint", "FOLDER"]],
+    "evaluate deterministic": EVALUATED,
+    "evaluate stochastic": EVALUATED,
+    "evaluate mean": EVALUATED,
+    "evaluate random": [["--checkpoint", "FOLDER"]],
+    "evaluate uncertainty": EVALUATED,
+    "evaluate figures": EVALUATED,
+    "export onnx": [["--checkpoint", "FOLDER", "--out", "OUT"]],
+    "export check": [["FOLDER", "--checkpoint", "FOLDER"]],
+}
+"""Verb -> its arguments."""
+ELSEWHERE = {"node": "test_node.py", "bench": "has no input", "clip": "has no input"}
+
+
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The broken files, a folder that holds all that a bundle or checkpoint should, a pipe, and no file at all."""
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the broken files, a folder that holds all that a bundle or checkpoint should, and a pipe."""
     root = tmp_path_factory.mktemp("broken")
     for name, content in FILES.items():
         (root / name).write_bytes(content)
@@ -90,47 +150,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         for folder in (root / "folder", root / "folder" / "tokenizer"):
             (folder / name).write_bytes(b"{")
     os.mkfifo(root / "pipe")
-    return [str(path) for path in (*sorted(root.iterdir()), root / "gone", Path("/dev/zero"))]
-
-
-FEW = ["--steps", "1", "--batch", "1", "--lr", "1", "--out", "OUT"]
-RUNTIME: dict[str, Sequence[Sequence[str]]] = {
-    "demo": [["--image", "IN"], ["--video", "IN"], ["--bundle", "IN", "--image", "GOOD"]],
-    "replay": [
-        ["IN", "--out", "OUT"],
-        ["GOOD", "--bundle", "IN", "--out", "OUT"],
-        ["GOOD", "--reference", "IN", "--out", "OUT"],
-    ],
-    "replay compare": [["IN", "IN"]],
-    "evaluate keypoints": [["--set", "coco-keypoints:IN"], ["--set", "coco-keypoints:COCO", "--bundle", "IN"]],
-}
-EVALUATED = [["--checkpoint", "IN", "--set", "rendered:IN"]]
-TRAINING: dict[str, Sequence[Sequence[str]]] = {
-    "train tokenizer": [["IN"], ["--meshes", "IN", *FEW]],
-    "train pretrain": [["IN"], ["--tokenizer", "IN", *FEW]],
-    "train lift": [["IN"], ["--pretrained", "IN", *FEW], ["--sets", "IN", *FEW]],
-    "train recover": [["IN"], ["--pretrained", "IN", *FEW], ["--sets", "coco:IN", *FEW]],
-    "train errors": [["--checkpoint", "IN"]],
-    "train default": [["--detector", "IN", "--out", "OUT"]],
-    "render": [["--topology", "IN", "--count", "40", "--out", "OUT", "--split", "test"]],
-    "features": [["--scenes", "IN", "--out", "OUT"], ["--scenes", "IN", "--backbone", "IN", "--out", "OUT"]],
-    "shards": [[f"{kind}:IN", "--out", "OUT"] for kind in ("coco", "3dpw", "emdb", "nonsense")],
-    "import-reference": [["--mega", "IN", "--mesh-vqvae", "IN", "--connections", "IN", "--out", "OUT"]],
-    "import-backbone": [["--tflite", "IN", "--out", "OUT"]],
-    "import-detector": [["--onnx", "IN", "--out", "OUT"]],
-    "calibrate": [["--checkpoint", "IN"]],
-    "evaluate": [["--checkpoint", "IN"]],
-    "evaluate deterministic": EVALUATED,
-    "evaluate stochastic": EVALUATED,
-    "evaluate mean": EVALUATED,
-    "evaluate random": [["--checkpoint", "IN"]],
-    "evaluate uncertainty": EVALUATED,
-    "evaluate figures": EVALUATED,
-    "export onnx": [["--checkpoint", "IN", "--out", "OUT"]],
-    "export check": [["IN", "--checkpoint", "IN"]],
-}
-"""Verb -> its arguments, where IN is a broken input."""
-ELSEWHERE = {"node": "test_node.py", "bench": "has no input", "clip": "has no input"}
+    return root
 
 
 def test_every_verb_is_fed() -> None:
@@ -150,47 +170,41 @@ def refuses(verb: str, arguments: Sequence[str], capfd: pytest.CaptureFixture[st
 
 
 @pytest.fixture
-def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str], str], list[str]]:
-    """Arguments with files in place of the words in capital letters."""
-    monkeypatch.chdir(tmp_path)
+def feed(
+    tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[[str, Sequence[Sequence[str]]], None]:
+    """Calls a verb with each of its arguments, once for each input of the kind that they name."""
+    monkeypatch.chdir(broken)
     good, coco = tmp_path / "good.png", tmp_path / "coco.json"
     cv2.imwrite(str(good), np.full((64, 64, 3), 90, np.uint8))
     limbs = [f"{side}_{part}" for part in "shoulder elbow wrist hip knee ankle".split() for side in ("left", "right")]
     coco.write_text(json.dumps({"categories": [{"id": 1, "keypoints": limbs}], "images": [], "annotations": []}))
-    words = {"GOOD": str(good), "COCO": str(coco), "OUT": str(tmp_path / "out")}
+    words = {"GOOD": good, "COCO": coco, "OUT": tmp_path / "out"}
 
-    def fill(arguments: Sequence[str], broken: str) -> list[str]:
-        out = []
-        for word in arguments:
-            for name, value in (words | {"IN": broken}).items():
-                word = value if word == name else word.removesuffix(name) + value if word.endswith(f":{name}") else word
-            out.append(word)
-        return out
+    def fill(argument: str, words: Mapping[str, object]) -> str:
+        kind, _, name = argument.rpartition(":")
+        return f"{kind}:{words.get(name, name)}".removeprefix(":")
 
-    return fill
+    def feed(verb: str, commands: Sequence[Sequence[str]]) -> None:
+        for arguments in commands:
+            (kind,) = {word.rpartition(":")[2] for word in arguments} & {*KINDS}
+            for name in (*ANY, *KINDS[kind]):
+                refuses(verb, [fill(word, words | {kind: name}) for word in arguments], capfd)
+
+    return feed
 
 
 @pytest.mark.parametrize("verb", RUNTIME)
 def test_the_runtime_refuses(
-    verb: str,
-    inputs: list[str],
-    filled: Callable[..., list[str]],
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    verb: str, feed: Callable[..., None], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    default, load = Recovery.load("default"), Recovery.load
-    once = staticmethod(lambda name="default", **more: default if name == "default" else load(name, **more))
+    little, load = Recovery(little_bundle(tmp_path_factory.mktemp("little"))), Recovery.load
+    once = staticmethod(lambda name, **more: little if name == "default" else load(name, **more))
     monkeypatch.setattr(Recovery, "load", once)
-    for arguments in RUNTIME[verb]:
-        for broken in inputs:
-            refuses(verb, filled(arguments, broken), capfd)
+    feed(verb, RUNTIME[verb])
 
 
 @pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")
 @pytest.mark.parametrize("verb", TRAINING)
-def test_training_refuses(
-    verb: str, inputs: list[str], filled: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
-) -> None:
-    for arguments in TRAINING[verb]:
-        for broken in inputs:
-            refuses(verb, filled(arguments, broken), capfd)
+def test_training_refuses(verb: str, feed: Callable[..., None]) -> None:
+    feed(verb, TRAINING[verb])

@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from little_bundle import MARGIN, VERTICES, little_bundle
 from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Writer as Writer1
@@ -22,6 +24,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from mega_model.core.cameras import Camera
+from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import Recovery
@@ -819,6 +822,26 @@ def cut(folder: Path, kind: str, share: float) -> Path:
     path = KINDS[kind](folder)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     return path
+
+
+@pytest.mark.parametrize("kind", ["bare mcap", "bare db3", "bare db3.zstd", "ROS 1"])
+def test_a_bag_cut_anywhere_is_read_or_refused(tmp_path: Path, kind: str) -> None:
+    """By an InputError: anything else would be a traceback."""
+    path = KINDS[kind](tmp_path)
+    whole = path.read_bytes()
+
+    @settings(max_examples=15, deadline=None, database=None)
+    @given(share=st.floats(0, 1, exclude_max=True))
+    def read(share: float) -> None:
+        path.write_bytes(whole[: int(share * len(whole))])
+        try:
+            seen = list(frames.open_input([path]).frames())
+        except InputError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert len(seen) <= 4
+
+    read()
 
 
 def with_metadata(text: bytes) -> Callable[[Path], Path]:

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from mega_model.core import metrics
 from mega_model.core.boxes import intersection_over_union
+from mega_model.core.detection import Detections, keypoints_of
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import Topology
@@ -169,12 +170,12 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCount
     `FEWEST` annotated joints."""
     image = photograph.load()
     people = {n: p for n, p in enumerate(photograph.people) if p.counts and p.seen.sum() >= FEWEST}
-    answers = recover(recovery, image, {n: p.box for n, p in people.items()})
+    found = None if recovery.detector is None else recovery.detector.find(image)
+    answers = recover(recovery, image, {n: p.box for n, p in people.items()}, found)
     detections, end_to_end = None, {}
-    if recovery.detector is not None:
-        boxes, scores = recovery.detector(image)
-        who, wrong = find(boxes, scores, photograph)
-        end_to_end = recover(recovery, image, {int(who[d]): boxes[d] for d in np.flatnonzero(who >= 0)})
+    if found is not None:
+        who, wrong = find(found.boxes, found.scores, photograph)
+        end_to_end = recover(recovery, image, {int(who[d]): found.boxes[d] for d in np.flatnonzero(who >= 0)}, found)
         counts = np.array([p.counts for p in photograph.people], bool)
         detections = DetectionCounts(
             group=photograph.group,
@@ -190,11 +191,15 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCount
     return detections, scored
 
 
-def recover(recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarray]) -> dict[int, Limbs]:
-    """The recovered people for boxes [4], by the same keys. People may be missing."""
+def recover(
+    recovery: Recovery, image: np.ndarray, boxes: Mapping[int, np.ndarray], found: Detections | None
+) -> dict[int, Limbs]:
+    """The recovered people for boxes [4], by the same keys. People may be missing. found: by the detector."""
     if not boxes:
         return {}
-    people = recovery.run(image, boxes=np.stack(list(boxes.values())))
+    places = np.stack(list(boxes.values()))
+    keypoints = None if found is None or found.keypoints is None else keypoints_of(places, found)
+    people = recovery.run(image, boxes=places, keypoints=keypoints)
     columns = _columns(recovery.topology)
     keys = list(boxes)
     limbs = (Limbs(joints, sigma) for joints, sigma in zip(people.joints[:, columns], people.joints_sigma[:, columns]))
