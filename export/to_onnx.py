@@ -228,7 +228,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
                 CROP_MARGIN,
                 model.backbone.mean,
                 model.backbone.std,
-                looks=PASSES if model.lifter is not None else 1,
+                passes=PASSES if model.lifter is not None else 1,
             ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,

@@ -72,8 +72,7 @@ class Graphs(NeededGraphs, total=False):
     detector: Graph
 
 
-@dataclass(frozen=True)
-class Crop:
+class Crop(msgspec.Struct, frozen=True, rename={"passes": "looks"}):
     size: Pixels
     """Pixels; crops are square."""
     margin: Positive
@@ -81,8 +80,9 @@ class Crop:
     mean: tuple[float, ...]
     """RGB normalisation, 0 to 1. For information only: the backbone graph applies it."""
     std: tuple[float, ...]
-    looks: Count
-    """Number of crops per person: the first around the box, the others around the region that the landmarks give."""
+    passes: Count
+    """Number of crops per person, each a pass of the backbone: the first around the box, the others around the region
+    that the landmarks give. The manifest calls it `looks`."""
     camera: Literal["ray"] = "ray"
     """Crops come from the cameras of `mega_model.core.geometry.crop_cameras`."""
 
@@ -243,7 +243,7 @@ def _check_links(manifest: Manifest, path: Path) -> None:
             "deterministic",
         ),
         ("graphs.sampler.inputs", set(sampler.inputs) - {"uniforms"}, "deterministic"),
-        ("crop.looks", {"landmarks"} if manifest.crop.looks > 1 else set(), "backbone"),
+        ("crop.looks", {"landmarks"} if manifest.crop.passes > 1 else set(), "backbone"),
         ("graphs.deterministic.outputs", {"landmarks"} if "modes" in deterministic.outputs else set(), "backbone"),
     ):
         lacking = sorted(needed - set(manifest.graphs[giver].outputs))

@@ -220,7 +220,7 @@ class Recovery:
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3].
 
-        There are `crop.looks` passes. The first crop is that of the box; the next ones are closer and upright. The
+        There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
         detector's keypoints replace the first pass, because they place the second crop as well.
         """
         crop = self.bundle.crop
@@ -239,16 +239,16 @@ class Recovery:
                 part[people] = new
 
         everybody, unknown = np.arange(len(boxes)), np.arange(len(boxes))
-        if keypoints is not None and crop.looks > 1:
+        if keypoints is not None and crop.passes > 1:
             centre, side, roll, valid = keypoint_region(keypoints)
             valid &= np.isfinite(camera.rays(centre)).all(axis=-1)
             for part, new in zip(cameras, square_cameras(centre[valid], side[valid], roll[valid], camera, crop.size)):
                 part[valid] = new
             unknown = np.flatnonzero(~valid)
-        if crop.looks > 1 and len(unknown):
+        if crop.passes > 1 and len(unknown):
             refine_cameras(unknown, run_backbone(unknown)["landmarks"])
         features = run_backbone(everybody)
-        for _ in range(crop.looks - 2):
+        for _ in range(crop.passes - 2):
             refine_cameras(everybody, features["landmarks"])
             features = run_backbone(everybody)
         return features, *cameras

@@ -46,7 +46,7 @@ def little_bundle(
         folder,
         name="little",
         graphs=graphs,
-        crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), looks=1),
+        crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), passes=1),
         sampling=Sampling(STEPS, samples, 1.0),
         calibration=Calibration(scale, "by hand", {}),
         body=Body("little", "random", "CC0"),

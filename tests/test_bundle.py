@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
         tmp_path,
         name="little",
         graphs=GRAPHS,
-        crop=Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), looks=2),
+        crop=Crop(32, 1.2, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), passes=2),
         sampling=Sampling(steps=5, samples=10, temperature=1.0),
         calibration=Calibration(1.5, "held-out clips", {"1 sigma": 0.61}),
         body=Body("anny", "notoes_collapse10pc", "CC0"),
@@ -232,7 +232,7 @@ def test_what_needs_an_output_that_is_not_there(
 def test_without_landmarks_one_look(folder: Path) -> None:
     change(folder, lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"))
     change(folder, lambda m: m["crop"].update(looks=1))
-    assert Bundle.load(folder).crop.looks == 1
+    assert Bundle.load(folder).crop.passes == 1
 
 
 def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     shapes = {name: t.shape for name, t in graphs["deterministic"].outputs.items()}
     assert shapes["prior"] == shapes["logits"] == ("P", length, 16)
     assert (shapes["sigma"], shapes["joints_sigma"], shapes["distance"]) == (("P", 128), ("P", 24), ("P",))
-    assert lifting.bundle.crop.looks > 1
+    assert lifting.bundle.crop.passes > 1
     calibration = lifting.bundle.calibration
     assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
 
@@ -204,7 +204,7 @@ def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> N
     assert bundle.graphs["detector"].inputs["image"].shape == (1, 192, 256, 3)
     assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
     assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {"1 sigma": 0.6})
-    assert (bundle.crop.size, bundle.crop.camera, bundle.crop.looks) == (64, "ray", 1)
+    assert (bundle.crop.size, bundle.crop.camera, bundle.crop.passes) == (64, "ray", 1)
 
 
 def test_graphs_keep_no_paths_and_no_data_beside_them(bundle: Bundle) -> None:

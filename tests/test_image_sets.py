@@ -535,11 +535,11 @@ def write_rendered(folder: Path, pixels: int) -> SceneSet:
     template = np.stack(np.meshgrid(*[[-0.3, 0, 0.3]] * 3), axis=-1).reshape(-1, 3)
     template = template[np.abs(template).sum(axis=1) > 0].astype(np.float32)
     regressor = np.zeros((24, 26), np.float32)
-    twins = np.linalg.norm(template[:, None] * [-1, 1, 1] - template, axis=-1).argmin(axis=1)
+    mirror_index = np.linalg.norm(template[:, None] * [-1, 1, 1] - template, axis=-1).argmin(axis=1)
     for k, name in enumerate(SMPL_JOINTS):
         side, _, joint = name.partition("_")
         if side == "right":
-            regressor[k] = regressor[SMPL_JOINTS.index(f"left_{joint}"), twins]
+            regressor[k] = regressor[SMPL_JOINTS.index(f"left_{joint}"), mirror_index]
         else:
             regressor[k, np.flatnonzero(template[:, 0] > 0 if side == "left" else template[:, 0] == 0)[k % 2 :: 2]] = 1
     regressor /= regressor.sum(axis=1, keepdims=True)

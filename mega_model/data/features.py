@@ -24,7 +24,7 @@ from mega_model.core.geometry import crop_images, in_crops, project, square_came
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import keypoint_region, next_cameras
 from mega_model.core.topology import Topology
-from mega_model.data.rendered import MARGIN, SceneSet, open_fields, twins
+from mega_model.data.rendered import MARGIN, SceneSet, mirror_index, open_fields
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
@@ -64,7 +64,7 @@ class FeatureSet:
     def tokenise(self, tokenizer: MeshTokenizer) -> None:
         """Tokenise all bodies and their mirror images once. Batches then have a field `tokens` int64 [B, N]."""
         vertices = self.scenes.fields["vertices"]
-        mirror = twins(self.topology)
+        mirror = mirror_index(self.topology)
         parts = []
         for start in tqdm(range(0, len(vertices), 100), desc="tokenising", mininterval=5):
             body = vertices[start : start + 100].astype(np.float32)
@@ -81,7 +81,7 @@ class FeatureSet:
         scenes, flip = f["scene"], f["mirrored"]
         stored = self.scenes.fields
         vertices, visible = stored["vertices"][scenes].astype(np.float32), stored["visible"][scenes]
-        mirror = self.scenes.twins
+        mirror = self.scenes.mirror_index
         vertices[flip] = vertices[flip][:, mirror] * _ACROSS
         visible[flip] = visible[flip][:, mirror]
 

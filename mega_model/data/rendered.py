@@ -54,8 +54,8 @@ class SceneSet:
         return self._topology or Topology.load(self.folder / "topology.npz")
 
     @cached_property
-    def twins(self) -> np.ndarray:
-        return twins(self.topology)
+    def mirror_index(self) -> np.ndarray:
+        return mirror_index(self.topology)
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
         """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
@@ -94,8 +94,8 @@ class SceneSet:
             flip = rng.random(count) < 0.5
             across = np.array([-1, 1, 1], np.float32)
             images[flip] = images[flip][:, :, ::-1]
-            vertices[flip] = vertices[flip][:, self.twins] * across
-            visible[flip] = visible[flip][:, self.twins]
+            vertices[flip] = vertices[flip][:, self.mirror_index] * across
+            visible[flip] = visible[flip][:, self.mirror_index]
             rotation[flip] *= across * across[:, None]
             translation[flip] *= across
         focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
@@ -132,7 +132,7 @@ def _map(file: Path) -> np.ndarray:
         raise InputError(f"{file}: not a readable .npy file ({error})") from error
 
 
-def twins(topology: Topology) -> np.ndarray:
+def mirror_index(topology: Topology) -> np.ndarray:
     """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
     distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
     twin = distance.argmin(axis=1)

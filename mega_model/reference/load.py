@@ -54,7 +54,7 @@ def load_tokenizer(path: Path | str, connections: Path | str, residual: Sequence
     """
     weights = read_weights(path)
     layers = _layers(path, weights, residual)
-    _check_twins(path, weights)
+    _check_copies(path, weights)
     codebook = get(path, weights, "vq_vae._embedding.weight")
     levels = hierarchy.load(Path(connections))
     if len(layers) > 2 * len(levels):
@@ -110,15 +110,15 @@ def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -
     return base
 
 
-def _check_twins(path: Path | str, weights: Mapping[str, Tensor]) -> None:
+def _check_copies(path: Path | str, weights: Mapping[str, Tensor]) -> None:
     """Check that the two copies of the network in the file, encoder.model and decoder.model, are equal."""
     ours = {key.partition(".")[2]: value for key, value in weights.items() if key.startswith("encoder.model.")}
-    twins = {key.partition(".")[2]: value for key, value in weights.items() if key.startswith("decoder.model.")}
-    for key in ours.keys() | twins.keys():
-        for half, there in (("encoder", ours), ("decoder", twins)):
+    copies = {key.partition(".")[2]: value for key, value in weights.items() if key.startswith("decoder.model.")}
+    for key in ours.keys() | copies.keys():
+        for half, there in (("encoder", ours), ("decoder", copies)):
             if key not in there:
                 raise InputError(f"{path}: {half}.{key} is missing")
-        if not torch.equal(ours[key], twins[key]):
+        if not torch.equal(ours[key], copies[key]):
             raise InputError(f"{path}: decoder.{key} is not the same as encoder.{key}")
 
 
