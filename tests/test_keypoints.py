@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mega_model.core import metrics
+from mega_model.core.detection import Detections
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_ros import Recovery, cli
 from mega_ros.detect import Detector
@@ -348,8 +349,13 @@ def test_the_products_own_answer_is_perfect(
             for box, labels, joints in zip(people.boxes, pixels, people.joints[:, columns])
         ]
     path = write_set(tmp_path, [frame.image for frame in frames], annotations)
-    run, runs = Detector.find, []
-    monkeypatch.setattr(Detector, "find", lambda self, *rest: (runs.append(1), run(self, *rest))[1])
+    find, runs = Detector.find, []
+
+    def counted(self: Detector, *rest: Any) -> Detections:
+        runs.append(rest)
+        return find(self, *rest)
+
+    monkeypatch.setattr(Detector, "find", counted)
     assert evaluate(path, tmp_path) == 0
     assert len(runs) == len(frames)
     numbers = report(tmp_path)["rows"]["all"]
