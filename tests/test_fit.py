@@ -327,10 +327,10 @@ def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
     landmarks, keypoints = rng.uniform(-0.5, 0.5, (3, 39, 5)), rng.uniform(0, 0.5, (3, 12, 3))
     landmarks[..., 3:] = 1
     regressor, modes = np.eye(len(SMPL_JOINTS)), 0.1 * rng.normal(size=(2, len(SMPL_JOINTS), 3))
-    of_people = upright, camera, focal, landmarks, keypoints
-    together = fit_people(meshes, *(part[:, None] for part in of_people), regressor, modes)
+    a, b, c, d, e = (part[:, None] for part in (upright, camera, focal, landmarks, keypoints))
+    together = fit_people(meshes, a, b, c, d, e, regressor, modes)
     for q in range(2):
-        alone = fit_people(meshes[:, q], *of_people, regressor, modes)
+        alone = fit_people(meshes[:, q], upright, camera, focal, landmarks, keypoints, regressor, modes)
         for part, whole in zip(alone, together):
             np.testing.assert_allclose(part, whole[:, q], atol=1e-9)
 

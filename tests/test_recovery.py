@@ -519,7 +519,7 @@ def test_sigma_is_small_where_keypoints_landmarks_and_mesh_agree(recovery: Recov
     moved[:, wrist, 2] = 1
     agreeing, apart, unseen = (
         recovery.run(frame.image, frame.K, boxes, keypoints=given)
-        for given in (keypoints, moved, keypoints * np.float32([1, 1, 0]))
+        for given in (keypoints, moved, keypoints * np.array([1, 1, 0], np.float32))
     )
     joint, other = SMPL_JOINTS.index("left_wrist"), SMPL_JOINTS.index("right_ankle")
     wider = apart.joints_sigma / agreeing.joints_sigma
