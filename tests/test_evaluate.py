@@ -334,10 +334,15 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
     assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
-        expected = head(generate.first_states(model, model.encode_image(features).image), features).sigma
-    config = ImageSelection(batch=13, device="cpu")
+        states = generate.first_states(model, model.encode_image(features).image)
+        expected = head(states, features, batch["keypoints"]).sigma
+    config = ImageSelection(batch=13, device="cpu", fit=False)
     found = [*predict(model, tokenizer, seen, config, errors=head)]
     np.testing.assert_allclose(np.concatenate([p.sigma for p in found]), expected, rtol=1e-4)
+    fitted = [*predict(model, tokenizer, seen, ImageSelection(batch=13, device="cpu"), errors=head)]
+    wider = np.concatenate([p.sigma for p in fitted]) / expected.numpy()
+    assert wider.min() > 0.999 and wider.mean() > 1.01, "what the mesh misses is added"
+    assert any(p.beside.any() for p in fitted) and not any(p.beside.any() for p in found)
     assert found[0].samples.shape == (13, 0, 1229, 3)
     # crops of a rendered set pass the backbone, which stored features did before
     rotations = [next(predict(model, tokenizer, s, config)).rotation for s in (seen, images)]
