@@ -80,10 +80,15 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
-def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
-    assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
-    with pytest.raises(InputError, match="provider: cuda was asked for, but this onnxruntime has none"):
-        OnnxEngine(bundle, "backbone", "cuda")
+def test_without_cuda_auto_is_cpu_and_says_why_and_others_are_refused(bundle: Bundle) -> None:
+    reason = "this onnxruntime is built for CPUs only: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu"
+    engine = OnnxEngine(bundle, "backbone", "auto")
+    assert engine.backend == "onnxruntime CPUExecutionProvider"
+    assert engine.why.startswith(f"not tensorrt or cuda: {reason}") and "\n" not in engine.why
+    assert OnnxEngine(bundle, "backbone", "cpu").why == ""
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(InputError, match=re.escape(f"provider: {provider} was asked for, but {reason}")):
+            OnnxEngine(bundle, "backbone", provider)
 
 
 @pytest.mark.parametrize(
