@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -253,7 +254,7 @@ def test_tensorrt_takes_every_operator(request: pytest.FixtureRequest, model: st
         ([("TopK", ["x", "k"], {"sorted": 0})], "TopK: not sorted, or of more than 3839 or an unknown number"),
     ],
 )
-def test_what_tensorrt_refuses_is_named(nodes: list[tuple[str, list[str], dict[str, int]]], fault: str) -> None:
+def test_what_tensorrt_refuses_is_named(nodes: list[tuple[str, list[str], dict[str, Any]]], fault: str) -> None:
     helper, kinds = onnx.helper, onnx.TensorProto
     made = [
         helper.make_node(kind, given, [f"y{i}", f"z{i}"][: 1 + (kind == "TopK")], **attributes)

@@ -257,7 +257,7 @@ def test_more_people_and_samples_than_an_engine_takes_run_in_parts(bundle: Bundl
     sampler = OnnxEngine(bundle, "sampler", "tensorrt")
     assert sampler.cache is not None and sampler.cache.profile == profile
     run = sampler._run
-    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign]
+    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
     one = np.ones((5, 1, 1), np.float32)
     sampler.run(image=one, logits=one, uniforms=given["uniforms"])
     assert sizes == [(2, 3), (2, 3), (2, 1)] * 2 + [(1, 3), (1, 3), (1, 1)]
@@ -275,7 +275,7 @@ def test_samples_are_taken_in_parts_that_fit_the_memory(monkeypatch: pytest.Monk
     whole = sampler.run(**given)
     sizes: list[tuple[int, ...]] = []
     run = sampler._run
-    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign]
+    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
     monkeypatch.setattr(engines, "free_memory", lambda: 35 * 10**6)
     parts = sampler.run(**given)
     assert sizes == [(2, 2), (2, 2), (2, 1)]
