@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from mega_ros import bundle
+from mega_ros.engine_cache import Precision
+from mega_ros.engines import Provider
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,37 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """Compare a bundle's outputs with torch's, on random and on rendered crops.
+    """Compare a bundle's outputs with torch's: of each graph in fp32, and of the whole bundle.
 
-    The exit code is 1 if tokens differ or vertices differ by more than 0.1 mm.
+    export/gates.py has what is allowed. The exit code is 1 if something exceeds it.
     """
 
     checkpoint: Path
     """folder that the bundle was exported from"""
     bundle: tyro.conf.Positional[str] = "default"
     """folder of the bundle"""
+    provider: Provider = "cpu"
+    """what runs the bundle"""
+    precision: Precision = "fp32"
+    """of the engines of tensorrt; the others have fp32"""
+
+
+@dataclass(frozen=True)
+class TrtConfig:
+    """Build the TensorRT engines of a bundle for this GPU, where the node looks for them, and check them.
+
+    Engines that miss a gate of export/gates.py are removed.
+    """
+
+    bundle: tyro.conf.Positional[str] = "default"
+    """folder of the bundle"""
+    people: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """numbers of people per frame: engines take up to the largest, and are fastest at the middle one"""
+    samples: list[int] = field(default_factory=lambda: [1, 10, 25])
+    """numbers of samples per person, likewise"""
+    precision: Precision = "fp16"
+    out: Path | None = None
+    """folder of all engines; by default MEGA_ENGINES, else ~/.cache/mega_ros/engines"""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ class BackboneGraph(nn.Module):
         self.model = model
 
     def forward(self, crops: Tensor) -> Any:
-        features = self.model.backbone(self.model.normalise(crops.permute(0, 3, 1, 2).float() / 255))
+        # to float first: TensorRT has bytes only as inputs
+        features = self.model.backbone(self.model.normalise(crops.float().permute(0, 3, 1, 2) / 255))
         return tuple(features) if isinstance(features, PoseFeatures) else features
 
 

@@ -40,8 +40,8 @@ def sample_codes(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     if temperature == 0:
         return logits.argmax(dim=-1)
     cumulative = F.softmax(logits / temperature, dim=-1).cumsum(dim=-1)
-    # by rounding, the sum may end below a uniform close to one
-    return (cumulative < uniform[..., None]).sum(dim=-1).clamp(max=logits.shape[-1] - 1)
+    # without the last, which is 1, or below a uniform close to 1 by rounding
+    return (cumulative[..., :-1] < uniform[..., None]).sum(dim=-1)
 
 
 def step(

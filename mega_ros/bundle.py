@@ -55,6 +55,11 @@ class Tensor:
     shape: tuple[Size | str, ...]
     """A name ("P", "Q") is a dynamic size."""
 
+    def sized(self, people: int, samples: int) -> tuple[int, ...]:
+        """The shape for these numbers of people and samples."""
+        sizes = {"P": people, "Q": samples}
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
 
 @dataclass(frozen=True)
 class Graph:

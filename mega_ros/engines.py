@@ -10,9 +10,20 @@ import numpy as np
 
 from mega_model.core.errors import InputError
 
+from .accelerators import PROVIDERS, gpu, missing
 from .bundle import Bundle, BundleError, GraphName, Tensor
+from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built
+from .parts import free_memory, most_at_once, run_in_parts
 
-Provider = Literal["auto", "cpu", "cuda"]
+Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
+NOT_STARTED = (
+    "onnxruntime could not start it, libraries of CUDA or cuDNN are missing or do not fit: "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
+
+
+class Unavailable(InputError):
+    """A provider that cannot be used here: one line that says what is missing."""
 
 
 class Engine(Protocol):
@@ -27,58 +38,127 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """A graph of a bundle in onnxruntime. Provider "auto" uses a GPU if there is one.
+    """A graph of a bundle in onnxruntime. Provider "auto" takes the first of PROVIDERS that works here.
 
+    TensorRT's engines come from the cache (`mega_ros.engine_cache`); if it has none, they are built here, in minutes.
     Raises BundleError if the graph does not match the manifest, InputError if the provider is not available.
     """
 
-    def __init__(self, bundle: Bundle, graph: GraphName, provider: Provider = "auto") -> None:
-        from mega_model.core.onnx_runtime import ort  # slow to load
-
-        providers = _providers(provider)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised, so log nothing else
-        options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 8)
-        # several graphs run in turn: spinning threads of one would slow down the next
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = bundle.path(graph)
-        try:
-            self._session = ort.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions have no base class of their own
-            raise BundleError(f"{path}: onnxruntime cannot load it ({_first_line(error)}); export it again") from None
-        actual = self._session.get_providers()[0]
-        if provider == "cuda" and actual != "CUDAExecutionProvider":
-            raise InputError(
-                "provider: cuda was asked for, but onnxruntime could not start it here; check CUDA or use cpu"
-            )
-        self.backend = f"onnxruntime {actual}"
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: GraphName,
+        provider: Provider = "auto",
+        precision: Precision | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        """precision, profile: of TensorRT's engines. None takes what the cache has; the other providers have fp32."""
+        if provider != "auto" and provider not in PROVIDERS:
+            raise InputError(f"provider: {provider!r} is unknown; use auto, tensorrt, cuda or cpu")
+        self._path, self._specification = bundle.path(graph), bundle.graphs[graph]
+        self._outputs = list(self._specification.outputs)
+        self.cache: EngineCache | None = None
+        """Of TensorRT's engines."""
+        refused: dict[str, list[str]] = {}  # reason -> providers
+        for name in PROVIDERS if provider == "auto" else [provider]:
+            try:
+                if name != "cpu":
+                    _must_have(name)
+                if name == "tensorrt":
+                    self._session = self._tensorrt(bundle, graph, precision, profile)
+                else:
+                    self._session = self._start(name, {})
+                break
+            except Unavailable as error:
+                if provider != "auto":
+                    raise InputError(f"provider: {name} was asked for, but {error}; or use cpu") from None
+                refused.setdefault(str(error), []).append(name)
+        self.backend = f"onnxruntime {self._session.get_providers()[0]}"
         self.seconds = 0.0
-        specification = bundle.graphs[graph]
-        _check(f"{path}: input", self._session.get_inputs(), specification.inputs)
-        _check(f"{path}: output", self._session.get_outputs(), specification.outputs)
-        self._outputs = list(specification.outputs)
+        self._memory = 0 if name == "cpu" else gpu().memory
+        self.why = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in refused.items())
+        """Why "auto" did not take the providers before."""
+        _check(f"{self._path}: input", self._session.get_inputs(), self._specification.inputs)
+        _check(f"{self._path}: output", self._session.get_outputs(), self._specification.outputs)
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        return run_in_parts(self._specification, self._run, inputs, self._most(inputs))
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         start = time.perf_counter()
         outputs = self._session.run(self._outputs, inputs)
         self.seconds += time.perf_counter() - start
         return dict(zip(self._outputs, outputs))
 
+    def _most(self, inputs: dict[str, np.ndarray]) -> dict[str, int]:
+        """Numbers of people and samples at a time."""
+        if self.cache:
+            return {"P": self.cache.profile.people.most, "Q": self.cache.profile.samples.most}
+        people = len(next(iter(inputs.values())))
+        return most_at_once(self._specification, people, self._memory or free_memory())
 
-def _providers(provider: Provider) -> list[str]:
-    if provider not in ("auto", "cpu", "cuda"):
-        raise InputError(f"provider: {provider!r} is unknown; use auto, cpu or cuda")
+    def _tensorrt(self, bundle: Bundle, graph: GraphName, precision: Precision | None, profile: Profile | None) -> Any:
+        try:
+            cache = EngineCache(bundle, graph, precision or best_precision(bundle), profile)
+        except InputError as error:  # its folder is not safe
+            raise Unavailable(str(error)) from None
+        start = time.perf_counter()
+        session = self._start("tensorrt", cache.options())
+        try:  # onnxruntime may build an engine at the first run, so this is one
+            session.run(self._outputs, cache.profile.examples(self._specification.inputs))
+        except Exception as error:
+            raise Unavailable(f"{self._path}: TensorRT cannot run it ({_first_line(error)})") from None
+        cache.seal(time.perf_counter() - start)
+        self.cache = cache
+        return session
+
+    def _start(self, provider: str, of_tensorrt: dict[str, str]) -> Any:
+        """An onnxruntime session. Raises Unavailable, or BundleError."""
+        from mega_model.core.onnx_runtime import ort  # slow to load
+
+        if provider != "cpu":
+            ort.preload_dlls()  # finds the CUDA libraries that pip installed
+        names = list(PROVIDERS)
+        # fp32 means fp32: by default, CUDA's matrix products would have the precision of TF32
+        options = {"tensorrt": of_tensorrt, "cuda": {"use_tf32": "0"}, "cpu": {}}
+        providers = [(PROVIDERS[name], options[name]) for name in names[names.index(provider) :]]
+        try:
+            session = ort.InferenceSession(self._path, session_options(), providers=providers)
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            why = f"{self._path}: onnxruntime cannot load it ({_first_line(error)})"
+            if provider == "cpu":
+                raise BundleError(f"{why}; export it again") from None
+            raise Unavailable(why) from None
+        if session.get_providers()[0] != PROVIDERS[provider]:
+            raise Unavailable(NOT_STARTED)
+        return session
+
+
+def to_build(bundle: Bundle, provider: Provider) -> str:
+    """In one line, what a start with this provider builds first; empty if nothing."""
+    if provider not in ("auto", "tensorrt") or missing("tensorrt") or is_built(bundle, best_precision(bundle)):
+        return ""
+    return (
+        f"TensorRT engines of bundle {bundle.name} are being built for this GPU, which takes minutes; "
+        "mega export trt builds them ahead of time"
+    )
+
+
+def session_options() -> Any:
     from mega_model.core.onnx_runtime import ort
 
-    has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
-    if provider == "cuda" and not has_cuda:
-        raise InputError(
-            "provider: cuda was asked for, but this onnxruntime has none; install onnxruntime-gpu or use cpu"
-        )
-    if provider == "cpu" or not has_cuda:
-        return ["CPUExecutionProvider"]
-    ort.preload_dlls()  # finds the CUDA libraries that pip installed
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised, so log nothing else
+    options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 8)
+    # several graphs run in turn: spinning threads of one would slow down the next
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _must_have(provider: str) -> None:
+    lacks = missing(provider)
+    if lacks:
+        raise Unavailable(lacks[0])
 
 
 def _check(what: str, actual: list[Any], expected: dict[str, Tensor]) -> None:

@@ -101,13 +101,14 @@ class Recovery:
         template = self.topology.template
         joints = self.topology.joints(template)
         self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
-        self.backend = self._sampler.backend
+        self.backend, self.why = self._sampler.backend, self._sampler.why
         self._crop_seconds = 0.0
 
     @classmethod
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
-        """`name` is "default" (the embedded bundle) or a folder; `provider` is "auto", "cpu" or "cuda".
+        """`name` is "default" (the embedded bundle) or a folder; `provider` is "auto", "tensorrt", "cuda" or "cpu".
 
+        `recovery.backend` says what was taken, `recovery.why` why "auto" did not take what comes before it.
         Raises BundleError, or InputError if the provider is not available; both have one line.
         """
         return cls(Bundle.load(name), provider)

@@ -33,6 +33,7 @@ def test_outputs_are_those_of_the_manifest_for_any_number_of_people(bundle: Bund
         crops = np.random.default_rng(0).integers(0, 256, (people, size, size, 3), np.uint8)
         shape = [int(n) for n in bundle.graphs["sampler"].inputs["uniforms"].shape[2:]]
         known = {"crops": crops, "uniforms": np.full((people, samples, *shape), 0.5, np.float32)}
+        known["keypoints"] = np.zeros((people, 12, 3), np.float32)
         sizes: dict[int | str, int | str] = {"P": people, "Q": samples}
         for name, engine in engines.items():
             graph: Graph = bundle.graphs[name]  # type: ignore[literal-required]
@@ -49,6 +50,7 @@ def test_a_person_does_not_depend_on_the_others(bundle: Bundle) -> None:
     backbone, engine = (OnnxEngine(bundle, name, "cpu") for name in ("backbone", "deterministic"))
     size = bundle.crop.size
     features = backbone.run(crops=np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8))
+    features["keypoints"] = np.zeros((3, 12, 3), np.float32)
     together, alone = (
         engine.run(**{name: features[name][some] for name in bundle.graphs["deterministic"].inputs})
         for some in (slice(None), slice(1, 2))
@@ -80,10 +82,15 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
-def test_without_cuda_auto_is_cpu_and_cuda_is_refused(bundle: Bundle) -> None:
-    assert OnnxEngine(bundle, "backbone", "auto").backend == "onnxruntime CPUExecutionProvider"
-    with pytest.raises(InputError, match="provider: cuda was asked for, but this onnxruntime has none"):
-        OnnxEngine(bundle, "backbone", "cuda")
+def test_without_cuda_auto_is_cpu_and_says_why_and_others_are_refused(bundle: Bundle) -> None:
+    reason = "this onnxruntime is built for CPUs only: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu"
+    engine = OnnxEngine(bundle, "backbone", "auto")
+    assert engine.backend == "onnxruntime CPUExecutionProvider"
+    assert engine.why.startswith(f"not tensorrt or cuda: {reason}") and "\n" not in engine.why
+    assert OnnxEngine(bundle, "backbone", "cpu").why == ""
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(InputError, match=re.escape(f"provider: {provider} was asked for, but {reason}")):
+            OnnxEngine(bundle, "backbone", provider)
 
 
 @pytest.mark.parametrize(

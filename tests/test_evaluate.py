@@ -23,7 +23,8 @@ from test_reference import recorded
 from test_reference import small as small
 from tiny_people import WIDTH
 
-from export.check import LIMITS, Parity
+from export.check import Parity
+from export.gates import LIMITS
 from export.options import ExportConfig
 from export.to_onnx import export
 from mega_model import checkpoint, generate

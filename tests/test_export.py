@@ -3,13 +3,16 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from tensorrt_operators import refused
 
-from export.check import LIMITS, Parity
+from export.check import Parity
+from export.gates import LIMITS
 from export.options import ExportConfig
 from export.to_onnx import backbone_origin, export
 from mega_model import checkpoint
@@ -230,3 +233,38 @@ def test_deterministic_graph_has_no_encoder(bundle: Bundle) -> None:
     norms = [n for n in onnx.load(bundle.path("deterministic")).graph.node if n.op_type == "LayerNormalization"]
     assert len(norms) == 2  # of the one decoder block
     assert nodes["deterministic"] < nodes["sampler"]
+
+
+@pytest.mark.parametrize("model", ["bundle", "lifting", "default"])
+def test_tensorrt_takes_every_operator(request: pytest.FixtureRequest, model: str) -> None:
+    """bundle: the paper's layout; lifting: the default model's, with small weights."""
+    made = Bundle.load() if model == "default" else request.getfixturevalue(model)
+    made = made if isinstance(made, Bundle) else made.bundle
+    found = {graph: refused(onnx.load(made.path(graph))) for graph in made.graphs}
+    assert {graph: faults for graph, faults in found.items() if faults} == {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fault"),
+    [
+        ([("Det", ["x"], {})], "Det: not supported"),
+        ([("Transpose", ["bytes"], {})], "Transpose: of UINT8"),
+        ([("Cast", ["x"], {"to": onnx.TensorProto.INT64}), ("Clip", ["y0"], {})], "Clip: of INT64"),
+        ([("CumSum", ["x", "axis"], {})], "CumSum: its input 1 is not a constant"),
+        ([("TopK", ["x", "k"], {"sorted": 0})], "TopK: not sorted, or of more than 3839 or an unknown number"),
+    ],
+)
+def test_what_tensorrt_refuses_is_named(nodes: list[tuple[str, list[str], dict[str, Any]]], fault: str) -> None:
+    helper, kinds = onnx.helper, onnx.TensorProto
+    made = [
+        helper.make_node(kind, given, [f"y{i}", f"z{i}"][: 1 + (kind == "TopK")], **attributes)
+        for i, (kind, given, attributes) in enumerate(nodes)
+    ]
+    types = {"x": (kinds.FLOAT, [4, 4]), "bytes": (kinds.UINT8, [4, 4]), "axis": (kinds.INT64, [])}
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in types.items()]
+    output = helper.make_empty_tensor_value_info(made[-1].output[0])
+    constants = [onnx.numpy_helper.from_array(np.array([2]), "k")]
+    model = helper.make_model(
+        helper.make_graph(made, "g", inputs, [output], constants), opset_imports=[helper.make_opsetid("", 20)]
+    )
+    assert refused(model) == [fault]

@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import random
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -138,3 +139,19 @@ def test_a_failed_activation_leaves_nothing(node: MegaNode) -> None:
 def test_frames_need_tf2(node: MegaNode, capfd: pytest.CaptureFixture[str]) -> None:
     assert not node.start()
     assert "the parameter tf needs the package tf2_msgs, which is not installed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("node", [[]], indirect=True)
+def test_building_engines_is_reported_meanwhile(
+    node: MegaNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent: list[DiagnosticStatus] = []
+    monkeypatch.setattr(node._diagnostics, "publish", lambda message: sent.append(message.status[0]))
+    monkeypatch.setattr("mega_ros.ros.node.to_build", lambda bundle, provider: f"{provider}: engines are being built")
+    assert node.trigger_configure() == SUCCESS
+    assert {(status.level, status.message) for status in sent} == {
+        (DiagnosticStatus.WARN, "cpu: engines are being built")
+    }
+    assert not [thread for thread in threading.enumerate() if thread.name == "announcement"]
+    said = capfd.readouterr().err
+    assert "engines are being built" in said and "onnxruntime CPUExecutionProvider runs the model" in said

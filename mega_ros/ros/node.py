@@ -7,8 +7,10 @@ it, cleanup frees the model. With the parameter `autostart` it becomes active by
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import rclpy
 import tyro
@@ -23,6 +25,7 @@ from rclpy.utilities import remove_ros_args
 from mega_model.core.errors import InputError
 
 from ..bundle import Bundle
+from ..engines import to_build
 from ..recovery import Recovery
 from . import parameters
 from .camera import LiveCamera
@@ -90,7 +93,10 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         return TransitionCallbackReturn.FAILURE
 
     def _load(self) -> None:
-        recovery = Recovery.load(parameters.get(self, "bundle"), provider=parameters.get(self, "provider"))
+        bundle, provider = Bundle.load(parameters.get(self, "bundle")), parameters.get(self, "provider")
+        with self._announced(to_build(bundle, provider)):
+            recovery = Recovery(bundle, provider)
+        self.get_logger().info(f"{recovery.backend} runs the model{recovery.why and f' ({recovery.why})'}")
         self._outputs = Outputs(self, recovery.topology, parameters.get(self, "tf"))
         self._recovery = recovery
 
@@ -118,10 +124,41 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def _diagnose(self) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
         if self._camera and self._recovery:
-            facts = {"backend": self._recovery.backend, "transport": self._carrier, **_facts(self._recovery.bundle)}
-            status = self._camera.status(name, self._namesakes(), facts)
+            facts = {
+                "backend": self._recovery.backend,
+                "backend_reason": self._recovery.why or "none",
+                "transport": self._carrier,
+                **_facts(self._recovery.bundle),
+            }
+            self._publish(self._camera.status(name, self._namesakes(), facts))
         else:
-            status = DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)
+            self._publish(DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state))
+
+    @contextmanager
+    def _announced(self, work: str) -> Iterator[None]:
+        """Warn of this work every second while it is done: it blocks the executor. Empty: say nothing."""
+        if not work:
+            yield
+            return
+        self.get_logger().warning(work)
+        name = self.get_fully_qualified_name().lstrip("/")
+        status = DiagnosticStatus(level=DiagnosticStatus.WARN, name=name, hardware_id=name, message=work)
+        finished = threading.Event()
+
+        def warn() -> None:
+            while not finished.is_set():
+                self._publish(status)
+                finished.wait(1.0)
+
+        thread = threading.Thread(target=warn, name="announcement", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+
+    def _publish(self, status: DiagnosticStatus) -> None:
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)

@@ -12,7 +12,7 @@ from ..recovery import FOV_DEFAULT
 from ..stream import StreamSettings
 
 CHOICES = {
-    "provider": ("auto", "cpu", "cuda"),
+    "provider": ("auto", "tensorrt", "cuda", "cpu"),
     "image_transport": ("auto", "raw", "compressed"),
     "image_reliability": ("auto", "reliable", "best_effort"),
     "rectified": ("auto", "true", "false"),

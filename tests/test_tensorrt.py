@@ -1,0 +1,376 @@
+"""TensorRT's engines, without a GPU: what is missing, the cache, the options, the command.
+
+A stand-in takes the place of onnxruntime's TensorRT provider: it runs the graph on the CPU and writes a file where the
+engine would be. So what these tests do not show is that TensorRT builds and runs the graphs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import numpy as np
+import pytest
+from little_bundle import little_bundle
+
+from export import gates, to_trt
+from export.options import TrtConfig
+from mega_model.core.errors import InputError
+from mega_model.core.onnx_runtime import ort
+from mega_ros import engine_cache, engines
+from mega_ros.accelerators import Gpu
+from mega_ros.bundle import Bundle
+from mega_ros.engine_cache import EngineCache, Profile, Range, best_precision, folder_of
+from mega_ros.engines import OnnxEngine, to_build
+from mega_ros.recovery import Recovery
+
+CARD = Gpu("NVIDIA RTX 4000 Ada", "8.9", 2**34)
+LIBRARIES = {
+    "libcuda.so.1": """
+        int cuInit(unsigned flags) { return 0; }
+        int cuDeviceGet(int *device, int ordinal) { *device = 7; return ordinal; }
+        int cuDeviceGetName(char *name, int size, int device) { *name = 'A' + device; name[1] = 0; return 0; }
+        int cuDeviceTotalMem_v2(unsigned long *bytes, int device) { *bytes = 5000000000; return device != 7; }
+        int cuDeviceGetAttribute(int *value, int what, int device) { *value = what - 66; return device != 7; }""",
+    "libnvinfer.so.10": "int getInferLibVersion() { return 101501; }",
+}
+NOTHING = """
+        int cuInit(unsigned flags) { return 100; }"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return little_bundle(tmp_path_factory.mktemp("little"))
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """A machine with a GPU and TensorRT. The list holds the graphs whose engines were built."""
+    graphs: list[str] = []
+    start = ort.InferenceSession
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
+
+    class StandIn:
+        def __init__(self, path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+            self._name, given = providers[0]
+            if self._name == "TensorrtExecutionProvider":
+                engine = Path(given["trt_engine_cache_path"]) / "graph.engine"
+                if not engine.exists():
+                    engine.write_bytes(b"an engine")
+                    graphs.append(path.stem)
+            self._session = start(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self) -> list[str]:
+            return [self._name]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    monkeypatch.setattr(ort, "InferenceSession", StandIn)
+    monkeypatch.setenv("MEGA_ENGINES", str(tmp_path / "engines"))
+    for module in (engines, engine_cache):
+        monkeypatch.setattr(module, "gpu", lambda: CARD)
+    for module in (engines, to_trt):
+        monkeypatch.setattr(module, "missing", lambda provider: [])
+    monkeypatch.setattr(engine_cache, "tensorrt_version", lambda: "10.15.1")
+    return graphs
+
+
+def files(bundle: Bundle) -> list[Path]:
+    return sorted(folder_of(bundle, "fp32").rglob("*"))
+
+
+# ------------------------------------------------------------------------------------------------ what the machine has
+
+
+@pytest.mark.skipif(
+    "TensorrtExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has TensorRT"
+)
+def test_what_is_missing_is_named_with_the_command_that_installs_it(capsys: pytest.CaptureFixture[str]) -> None:
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a GPU")
+    assert to_trt.main(TrtConfig()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for line, name, command in zip(
+        lines,
+        ("onnxruntime", "libcuda.so.1", "libnvinfer.so.10"),
+        ("pip install 'onnxruntime-gpu[cuda,cudnn]'", "ubuntu-drivers install", "pip install 'tensorrt==10.*'"),
+    ):
+        assert name in line and command in line
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+def test_libraries_are_asked(tmp_path: Path) -> None:
+    code = "from mega_ros.accelerators import *; print(gpu(), tensorrt_version(), missing('tensorrt'))"
+
+    def ask(libraries: dict[str, str]) -> str:
+        folder = tmp_path / str(len(libraries))
+        folder.mkdir()
+        for name, source in libraries.items():
+            subprocess.run(["cc", "-shared", "-x", "c", "-", "-o", folder / name], input=source.encode(), check=True)
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        return run.stdout or run.stderr.splitlines()[-1]
+
+    said = ask(LIBRARIES)
+    assert said.startswith("Gpu(name='H', capability='9.10', memory=5000000000) 10.15.1 [")
+    assert "libnvinfer" not in said and "libcuda" not in said
+    assert "no NVIDIA GPU that the driver can use" in ask({"libcuda.so.1": NOTHING})
+
+
+# ----------------------------------------------------------------------------------------------------------- the cache
+
+
+def test_engines_are_built_once(bundle: Bundle, built: list[str]) -> None:
+    assert "are being built for this GPU" in to_build(bundle, "auto")
+    assert to_build(bundle, "cpu") == "" and to_build(bundle, "cuda") == ""
+    first = Recovery(bundle)
+    assert first.backend == "onnxruntime TensorrtExecutionProvider" and first.why == ""
+    assert built == ["backbone", "deterministic", "sampler"] and to_build(bundle, "auto") == ""
+    Recovery(bundle)
+    assert len(built) == 3
+
+
+def test_the_key_has_bundle_gpu_version_and_precision(
+    bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{bundle.hash[:16]}-NVIDIA_RTX_4000_Ada_sm8.9-trt10.15.1-"
+    assert folder_of(bundle, "fp16").name == f"{name}fp16" and folder_of(bundle, "fp32").name == f"{name}fp32"
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    monkeypatch.setattr(engine_cache, "tensorrt_version", lambda: "10.16.0")
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    monkeypatch.setattr(engine_cache, "gpu", lambda: Gpu("NVIDIA RTX 4000 Ada", "12.0", 2**34))
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    assert built == ["backbone"] * 3
+
+
+def changed(stamp: Path, key: str, value: str) -> None:
+    content = json.loads(stamp.read_text())
+    content["identity"][key] = value
+    stamp.write_text(json.dumps(content))
+
+
+def test_what_tensorrt_cannot_build_runs_in_cuda(
+    bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin: Any = ort.InferenceSession
+
+    def fails(path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+        if providers[0][0] == "TensorrtExecutionProvider":
+            raise RuntimeError("no engine\nmore about it")
+        return standin(path, options, providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", fails)
+    engine = OnnxEngine(bundle, "backbone", "auto")
+    assert engine.backend == "onnxruntime CUDAExecutionProvider"
+    assert engine.why == f"not tensorrt: {bundle.path('backbone')}: onnxruntime cannot load it (no engine)"
+    monkeypatch.setattr(ort, "InferenceSession", standin)
+    monkeypatch.setattr(standin, "run", lambda *_: 1 / 0, raising=False)
+    with pytest.raises(InputError, match=r"tensorrt was asked for, but .*TensorRT cannot run it \(division by zero\)"):
+        OnnxEngine(bundle, "backbone", "tensorrt")
+    assert to_build(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "graph.engine").write_bytes(b"another engine"),
+        lambda folder: (folder / "more.engine").write_bytes(b"put beside it"),
+        lambda folder: (folder / "engine.json").unlink(),
+        lambda folder: (folder / "engine.json").write_text("{"),
+        lambda folder: changed(folder / "engine.json", "bundle", "0" * 64),
+        lambda folder: changed(folder / "engine.json", "onnxruntime", "1.0"),
+    ],
+    ids=["changed", "added", "no stamp", "half a stamp", "another bundle", "another onnxruntime"],
+)
+def test_a_stale_or_foreign_engine_is_built_again(
+    bundle: Bundle, built: list[str], damage: Callable[[Path], object]
+) -> None:
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    damage(folder_of(bundle, "fp32") / "backbone")
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    assert built == ["backbone"] * 2
+    assert [f.name for f in files(bundle)] == ["backbone", "engine.json", "graph.engine"]
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    assert len(built) == 2
+
+
+def test_a_folder_that_others_may_write_is_refused(bundle: Bundle, built: list[str]) -> None:
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    folder = folder_of(bundle, "fp32") / "backbone"
+    for path, mode in (
+        (folder, 0o770),
+        (folder.parent, 0o707),
+        (folder.parents[1], 0o770),
+        (folder.parents[1], 0o1777),
+    ):
+        path.chmod(mode)
+        with pytest.raises(InputError, match=rf"{path}: another user may write here.*chmod go-w {path}"):
+            OnnxEngine(bundle, "backbone", "tensorrt")
+        engine = OnnxEngine(bundle, "backbone", "auto")
+        assert engine.backend == "onnxruntime CUDAExecutionProvider" and "not tensorrt: " in engine.why
+        path.chmod(0o700)
+    folder.parents[2].chmod(0o777)
+    with pytest.raises(InputError, match=rf"{folder.parents[2]}: another user may write here"):
+        EngineCache(bundle, "backbone", "fp32")
+    folder.parents[2].chmod(0o1777)  # as /tmp: nobody moves what others own
+    assert EngineCache(bundle, "backbone", "fp32").found
+
+
+# --------------------------------------------------------------------------------------------------- options and sizes
+
+
+def test_options_of_the_provider(built: list[str]) -> None:
+    default = Bundle.load("default")
+    cache = EngineCache(default, "sampler", "fp16", Profile(Range.of([4, 1, 2, 8]), Range.of([25, 1, 10])))
+    options = cache.options()
+    assert options["trt_fp16_enable"] == options["trt_engine_cache_enable"] == "True"
+    assert Path(options["trt_timing_cache_path"]) == Path(options["trt_engine_cache_path"]).parent
+    shapes = {name: dict(part.split(":") for part in options[f"trt_profile_{name}_shapes"].split(",")) for name in
+              ("min", "opt", "max")}  # fmt: skip
+    assert {name: found["uniforms"] for name, found in shapes.items()} == {
+        "min": "1x1x3x54x2",
+        "opt": "2x10x3x54x2",
+        "max": "8x25x3x54x2",
+    }
+    assert set(shapes["min"]) == set(default.graphs["sampler"].inputs)
+    fixed = EngineCache(default, "detector", "fp32").options()
+    assert fixed["trt_fp16_enable"] == "False" and not [name for name in fixed if "profile" in name]
+
+
+def test_more_people_and_samples_than_an_engine_takes_run_in_parts(bundle: Bundle, built: list[str]) -> None:
+    profile = Profile(Range(1, 2), Range(2, 3))
+    rng = np.random.default_rng(0)
+    given = gates.inputs(bundle, rng.integers(0, 256, (5, 32, 32, 3), np.uint8), 7)
+    engines_of = {name: (lambda graph, name=name: OnnxEngine(bundle, graph, name)) for name in ("cpu", "tensorrt")}
+    sizes: list[tuple[int, ...]] = []
+    for graph in gates.CHAIN:
+        OnnxEngine(bundle, graph, "tensorrt", None, profile)
+    sampler = OnnxEngine(bundle, "sampler", "tensorrt")
+    assert sampler.cache is not None and sampler.cache.profile == profile
+    run = sampler._run
+    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    one = np.ones((5, 1, 1), np.float32)
+    sampler.run(image=one, logits=one, uniforms=given["uniforms"])
+    assert sizes == [(2, 3), (2, 3), (2, 1)] * 2 + [(1, 3), (1, 3), (1, 1)]
+    cpu, trt = (gates.Chain(bundle, make)(given) for make in engines_of.values())
+    assert gates.errors(cpu, trt, trt)["vertex error, max"] < 1e-6 and (cpu.samples == trt.samples).all()
+
+
+def test_samples_are_taken_in_parts_that_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Bundle.load("default")
+    sampler = OnnxEngine(default, "sampler", "cpu")
+    rng = np.random.default_rng(0)
+    given = {
+        k: rng.uniform(0.01, 0.99, t.sized(2, 5)).astype(t.dtype) for k, t in sampler._specification.inputs.items()
+    }
+    whole = sampler.run(**given)
+    sizes: list[tuple[int, ...]] = []
+    run = sampler._run
+    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    monkeypatch.setattr(engines, "free_memory", lambda: 35 * 10**6)
+    parts = sampler.run(**given)
+    assert sizes == [(2, 2), (2, 2), (2, 1)]
+    assert (parts["tokens"] == whole["tokens"]).all()
+    np.testing.assert_allclose(parts["vertices"], whole["vertices"], atol=1e-5)
+    sizes.clear()
+    monkeypatch.setattr(engines, "free_memory", lambda: 10**3)
+    sampler.run(**{name: x[:, :1] if name == "uniforms" else x for name, x in given.items()})
+    assert sizes == [(1, 1), (1, 1)]
+
+
+# --------------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_builds_and_checks_and_the_node_finds(
+    bundle: Bundle, built: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = TrtConfig(str(bundle.folder), people=[1, 3], samples=[2, 5])
+    assert best_precision(bundle) == "fp32"
+    assert to_trt.main(call) == 0
+    said = capsys.readouterr().out
+    assert [f"{i}/3 {graph}: building for fp16" in said for i, graph in enumerate(gates.CHAIN, 1)] == [True] * 3
+    assert "build, s" in said and "vertex error, p99" in said and "MISSED" not in said
+    assert str(folder_of(bundle, "fp16")) in said
+    assert built == ["backbone", "deterministic", "sampler"] and best_precision(bundle) == "fp16"
+    assert to_build(bundle, "tensorrt") == ""
+    engine = OnnxEngine(bundle, "sampler", "auto")
+    assert engine.cache is not None and engine.cache.found
+    assert engine.cache.profile == Profile(Range(1, 3), Range(2, 5))
+    assert to_trt.main(call) == 0 and "was there" in capsys.readouterr().out
+    assert len(built) == 3
+
+
+def test_what_misses_a_gate_is_not_written(
+    bundle: Bundle,
+    built: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(gates.GATES["fp16"], "vertex error, mean", -1.0)
+    monkeypatch.setenv("MEGA_ENGINES", "")
+    with pytest.raises(InputError, match="the engines miss a gate and were removed; try --precision fp32"):
+        to_trt.main(TrtConfig(str(bundle.folder), out=tmp_path / "here"))
+    assert "MISSED" in capsys.readouterr().out
+    assert len(built) == 3 and not list((tmp_path / "here").iterdir())
+
+
+def test_gpu_day_rehearses_on_a_cpu(
+    bundle: Bundle, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    script = run_path(str(root / "scripts" / "gpu_day"))
+
+    def rows(*arguments: object) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["gpu_day", "--cpu", "--out", str(tmp_path), *map(str, arguments)])
+        assert script["main"]() == 0
+        made: list[dict[str, Any]] = json.loads((tmp_path / "gpu_day.json").read_text())["rows"]
+        return made
+
+    made = rows("--bundle", bundle.folder, "--people", 1, 2, "--samples", 0, 2)
+    assert [row for row in made if "problem" in row] == []
+    found = {(row["what"], row.get("people"), row.get("samples")): row for row in made}
+    for what, samples in (("torch eager fp32", (0, 2)), ("onnxruntime cpu fp32", (1, 2))):
+        for size in samples:
+            assert found[what, 1, size]["p50_ms"] > 0 and found[what, 2, size]["tokens that differ"] == 0
+    assert "| torch eager fp32 |" in (tmp_path / "gpu_day.md").read_text()
+    made = rows("--bundle", tmp_path, "--people", 1, "--samples", 0)
+    assert [row["problem"].split(":")[0] for row in made if "problem" in row] == ["BundleError"]
+    made = rows("--bundle", bundle.folder, "--people", 1, "--samples", 0, "--minutes", 0)
+    assert {row["problem"] for row in made} == {"left out: no time was left"}
+
+
+def test_gates_see_each_error() -> None:
+    rng = np.random.default_rng(0)
+    same = gates.People(
+        np.zeros((2, 100), int), rng.normal(size=(2, 50, 3)), np.ones((2, 50)), np.zeros((2, 3, 100), int)
+    )
+
+    def errors(again: gates.People = same, **other: np.ndarray) -> list[str]:
+        got = gates.People(**{**vars(same), **other})
+        return gates.missed(gates.errors(same, got, got if other else again), "fp32")
+
+    tokens, samples = same.tokens.copy(), same.samples.copy()
+    tokens[0, 0] = 1
+    samples[:, :, :2] = 1
+    moved = same.vertices.copy()
+    moved[0, 0] += 0.01
+    assert errors() == []
+    assert errors(tokens=tokens) == ["tokens that differ"]
+    assert errors(vertices=same.vertices + 9e-5) == ["vertex error, mean", "vertex error, p99"]
+    assert errors(vertices=moved)[-1] == "vertex error, max"
+    assert errors(sigma=same.sigma + 0.01) == ["sigma error, mean"]
+    assert errors(samples=samples) == ["sampled tokens that differ"]
+    assert errors(gates.People(same.tokens, moved, same.sigma, same.samples)) == ["same seed, other people"]
+    assert errors(vertices=same.vertices * np.nan) == [f"vertex error, {which}" for which in ("mean", "p99", "max")] + [
+        "same seed, other people"
+    ]
