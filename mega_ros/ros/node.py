@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import chain, repeat
 
 import rclpy
 import tyro
@@ -29,6 +30,7 @@ from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
 from .outputs import Outputs, create_publisher
 from .signals import Ending
+from .worker import Worker
 
 FAULTS = (InputError, ParameterException, RuntimeError)
 """What a user can mend: rcl and rclpy raise RuntimeErrors for wrong arguments and `qos_overrides`."""
@@ -41,8 +43,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         super().__init__("mega")
         parameters.declare(self)
         self._recovery: Recovery | None = None
-        self._outputs: Outputs | None = None
-        self._camera: LiveCamera | None = None
+        self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
+        self._cameras: list[LiveCamera] = []
+        self._worker: Worker | None = None
         self._state = "unconfigured"
         self._carrier, self._advice = transport()
         if self._advice:
@@ -91,22 +94,36 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def _load(self) -> None:
         recovery = Recovery.load(parameters.get(self, "bundle"), provider=parameters.get(self, "provider"))
-        self._outputs = Outputs(self, recovery.topology, parameters.get(self, "tf"))
+        try:
+            for name in parameters.cameras(self) or [""]:
+                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name)
+        except BaseException:
+            self._free()
+            raise
         self._recovery = recovery
 
     def _begin(self) -> None:
-        assert self._recovery and self._outputs  # the node was configured
-        self._camera = LiveCamera(self, self._recovery, self._outputs, self._advice)
+        assert self._recovery  # the node was configured
+        self._worker = Worker()
+        try:
+            for name, outputs in self._outputs.items():
+                camera = LiveCamera(self, name, self._recovery, outputs, self._worker, self._advice)
+                self._cameras.append(camera)
+        except BaseException:
+            self._end()
+            raise
 
     def _end(self) -> None:
-        if self._camera:
-            self._camera.close()
-        self._camera = None
+        if self._worker:
+            self._worker.close()
+        self._worker = None
+        while self._cameras:
+            self._cameras.pop().close()
 
     def _free(self) -> None:
-        if self._outputs:
-            self._outputs.close()
-        self._recovery = self._outputs = None
+        while self._outputs:
+            self._outputs.popitem()[1].close()
+        self._recovery = None
 
     def close(self) -> None:
         """End the work and free the model, in any state. Call it before the node is destroyed."""
@@ -117,12 +134,16 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def _diagnose(self) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
-        if self._camera and self._recovery:
+        if self._cameras and self._recovery:
             facts = {"backend": self._recovery.backend, "transport": self._carrier, **_facts(self._recovery.bundle)}
-            status = self._camera.status(name, self._namesakes(), facts)
+            warnings = chain([self._namesakes()], repeat(""))  # what concerns all is said once
+            states = [
+                camera.status(f"{name}/{camera.name}".rstrip("/"), warning, facts)
+                for camera, warning in zip(self._cameras, warnings)
+            ]
         else:
-            status = DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)
-        message = DiagnosticArray(status=[status])
+            states = [DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)]
+        message = DiagnosticArray(status=states)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 
