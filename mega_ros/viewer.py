@@ -91,8 +91,8 @@ class Page:
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         # the camera frame has y down and z forward: look from behind the camera, a little from above
         self.server.scene.set_up_direction("-y")
-        self.server.initial_camera.position = (1.2, -1.2, -1.5)
-        self.server.initial_camera.look_at = (0.0, 0.2, 3.5)
+        self.server.initial_camera.position = (-2.4, -1.6, 0.2)
+        self.server.initial_camera.look_at = (0.0, 0.2, 3.6)
         self._text = self.server.gui.add_markdown("no mesh has come")
         self.server.gui.add_html(_legend())
         self._growth = self.server.gui.add_slider(
@@ -163,7 +163,7 @@ class Page:
             "/camera",
             fov=float(field_of_view),
             aspect=width / height,
-            scale=1.0,
+            scale=0.5,
             image=cv2.cvtColor(small, cv2.COLOR_BGR2RGB),
             format="jpeg",
         )

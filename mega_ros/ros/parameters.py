@@ -123,7 +123,12 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
     for change in changes:
         if change.name == "cameras":
             names = change.value or []
-            if not isinstance(names, Sequence) or len({*names}) < len(names) or not all(map(_is_name, names)):
+            if (
+                isinstance(names, str)
+                or not isinstance(names, Sequence)
+                or len({*names}) < len(names)
+                or not all(map(_is_name, names))
+            ):
                 reason = f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
                 return SetParametersResult(successful=False, reason=reason)
         # -p and parameter files read true as a bool
