@@ -172,8 +172,8 @@ def browser(url: str, folder: Path) -> Iterator[Callable[[], np.ndarray]]:
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here: apt-get install chromium")
 def test_a_browser_shows_the_mesh(topology: Topology, page: Page, tmp_path: Path) -> None:
     def red_and_blue() -> tuple[int, int]:
-        """Pixels of uncertain and of certain vertices, outside the panel with the scale."""
-        b, g, r = np.moveaxis(shot()[:, :600].astype(int), -1, 0)
+        """Pixels of uncertain and of certain vertices, between what viser warns of and the panel."""
+        b, g, r = np.moveaxis(shot()[:, 320:600].astype(int), -1, 0)
         return int(((r > 1.5 * g) & (r > 1.5 * b)).sum()), int(((b > 1.5 * r) & (b > 1.3 * g)).sum())
 
     with browser(page.url, tmp_path / "browser") as shot:

@@ -144,8 +144,11 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
     return SetParametersResult(successful=True)
 
 
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) is not None
+def _are_names(names: Any) -> bool:
+    """Whether a value is a list of different names, each of which can be a part of a topic's."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or len({*names}) < len(names):
+        return False
+    return all(isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in names)
 
 
 def _text(what: str, read_only: bool = False) -> ParameterDescriptor:
