@@ -123,12 +123,7 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
     for change in changes:
         if change.name == "cameras":
             names = change.value or []
-            if (
-                isinstance(names, str)
-                or not isinstance(names, Sequence)
-                or len({*names}) < len(names)
-                or not all(map(_is_name, names))
-            ):
+            if not _are_names(names):
                 reason = f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
                 return SetParametersResult(successful=False, reason=reason)
         # -p and parameter files read true as a bool
