@@ -91,8 +91,8 @@ class Page:
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         # the camera frame has y down and z forward: look from behind the camera, a little from above
         self.server.scene.set_up_direction("-y")
-        self.server.initial_camera.position = (-2.4, -1.6, 0.2)
-        self.server.initial_camera.look_at = (0.0, 0.2, 3.6)
+        self.server.initial_camera.position = (-2.0, -1.3, -1.6)
+        self.server.initial_camera.look_at = (0.2, 0.1, 3.0)
         self._text = self.server.gui.add_markdown("no mesh has come")
         self.server.gui.add_html(_legend())
         self._growth = self.server.gui.add_slider(
@@ -236,7 +236,7 @@ def play(recorded: Recorded, page: Page) -> None:
             page.show(recorded[shown])
         time.sleep(recorded.seconds(shown) if playing.value else 0.05)
         if playing.value:
-            at.value = (shown + 1) % len(recorded)
+            at.value = (shown + 1) % len(recorded)  # type: ignore[misc]  # viser sets its setter by __setattr__
 
 
 def main(args: Sequence[str]) -> int:

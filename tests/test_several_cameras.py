@@ -68,8 +68,12 @@ def test_each_camera_has_its_own_topics_and_diagnostics(cameras: list[Camera]) -
     front.peer.wait(lambda: front.meshes, front.send)
     assert not rear.meshes
     assert rear.status()["frames_received"] == "0"
-    info = CameraInfo(width=WIDTH, height=HEIGHT, k=K)
-    rear.peer.wait(lambda: rear.meshes, lambda: (rear.info.publish(info), rear.send()))
+
+    def calibrated() -> None:
+        rear.info.publish(CameraInfo(width=WIDTH, height=HEIGHT, k=K))
+        rear.send()
+
+    rear.peer.wait(lambda: rear.meshes, calibrated)
     blue = {}
     for camera in cameras:
         cloud = read_cloud(camera.meshes[-1])
@@ -77,7 +81,7 @@ def test_each_camera_has_its_own_topics_and_diagnostics(cameras: list[Camera]) -
         assert cloud["id"][0, 0] == 0, "each camera has its own tracks"
         blue[camera.name] = cloud["sigma"][0, 0] - 0.1
     assert blue["rear"] == pytest.approx(2 * blue["front"], rel=0.01), "each has the people of its own images"
-    rear.peer.wait(lambda: len(rear.meshes) > 3, lambda: (rear.info.publish(info), rear.send()))
+    rear.peer.wait(lambda: len(rear.meshes) > 3, calibrated)
     assert rear.status(intrinsics="camera_info")["image_topic"] == "/back/image_raw"
     assert front.status(intrinsics="assumed")["image_topic"] == "/front/image"
 

@@ -113,7 +113,7 @@ def test_surfaces_grow_by_k_sigma(topology: Topology, page: Page) -> None:
     shown = meshes(topology, [3])
     shown.sigma[0, 7] = np.nan
     page.show(shown)
-    page._growth.value = 2.0
+    page._growth.value = 2.0  # type: ignore[misc]  # viser sets its setter by __setattr__
     grown = surface(scene(page)["/people/3"]).vertices
     outwards = vertex_normals(shown.vertices[0], topology.faces)
     np.testing.assert_allclose(

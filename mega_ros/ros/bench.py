@@ -48,6 +48,8 @@ WARM = 3
 """Images before the measurement."""
 PATIENCE = 120.0
 """Seconds to wait for an answer of the node."""
+CONNECTING = 5.0
+"""Seconds after which the first image is sent again, while the node may not be connected."""
 STAGES = ("decode", "crop", "infer", "publish")
 
 
@@ -135,7 +137,7 @@ def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> li
     peer = Peer(names)
     try:
         end = time.monotonic() + PATIENCE
-        while not peer.ask(picture, 0.5):
+        while not peer.ask(picture, CONNECTING):
             if node.poll() is not None or time.monotonic() > end:
                 raise InputError("the node does not answer")
         for _ in range(WARM):
