@@ -147,7 +147,7 @@ def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> li
         seconds, cpu = time.monotonic() - start, cpu_seconds(node.pid) - cpu
         if [] in found:
             raise InputError("the node lost an image")
-        values = peer.diagnostics()
+        values, memory = peer.diagnostics(), resident(node.pid)
     finally:
         peer.close()
         node.terminate()
@@ -160,6 +160,7 @@ def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> li
         f"{overhead:.1f}",
         f"{count / seconds:.1f}",
         f"{values['latency_p50_s']:.0f} / {values['latency_p95_s']:.0f}",
+        f"{memory:.0f}",
     ]
 
 
@@ -167,6 +168,11 @@ def cpu_seconds(process: int) -> float:
     """What all threads of a process have used so far."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(process: int) -> float:
+    """The memory that a process has, with shared memory, MiB."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main(args: Sequence[str]) -> int:
@@ -178,7 +184,9 @@ def main(args: Sequence[str]) -> int:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     title = f"{WIDTH} x {HEIGHT}, {len(os.sched_getaffinity(0))} cores, milliseconds per image"
-    table = Table("people, cameras", *STAGES, "overhead, CPU", "images per second", "latency p50 / p95", title=title)
+    table = Table(
+        "people, cameras", *STAGES, "overhead, CPU", "images per second", "latency p50 / p95", "MiB", title=title
+    )
     try:
         for people in shown:
             for cameras in (1, 2):
