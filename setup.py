@@ -35,10 +35,13 @@ IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 SMPL = ["smplx>=0.1.28"]
 # `mega replay --export obj|ply|glb`
 MESH = ["trimesh>=4"]
+# `mega view`
+VIEW = ["viser>=1.0"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "filelock>=3.12",
     *MESH,
+    *VIEW,
     "hypothesis>=6",
     "pytest>=8",
     "pytest-cov>=5",
@@ -96,7 +99,7 @@ setup(
         (f"share/{PACKAGE}", ["package.xml"]),
         # `ros2 run` and launch files look for executables here, pip would put a console script elsewhere
         (f"lib/{PACKAGE}", ["scripts/node"]),
-        *shared("launch", "config", "rviz", "demo"),
+        *shared("launch", "config", "rviz", "foxglove", "demo"),
     ],
     install_requires=[
         "jinja2>=3",
@@ -119,6 +122,7 @@ setup(
         "smpl": SMPL,
         "export": EXPORT,
         "mesh": MESH,
+        "view": VIEW,
         "test": TEST,
         "dev": DEV,
     },

@@ -13,6 +13,8 @@ from mega_model.core.commands import Verb, run
 
 OF_RUNTIME = {
     "node": Verb("mega_ros.node:main", "the ROS 2 node: camera images in, meshes out"),
+    "view": Verb("mega_ros.viewer:main", "a live 3D page in the browser: of a running node, or of a replay's meshes"),
+    "bench node": Verb("mega_ros.ros.bench:main", "what the node costs beside the model, its rate and its latency"),
     "demo": Verb("mega_ros.replay.demo:main", "play a clip, image, video or camera to the node and report the result"),
     "replay": Verb(
         "mega_ros.replay.command:main", "run bags, videos and images through the model and score them, without ROS"

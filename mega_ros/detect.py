@@ -21,14 +21,9 @@ class Detector:
     """The person detector of a bundle; raises what OnnxEngine raises."""
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto", threshold: float = 0.5) -> None:
-        self._engine = OnnxEngine(bundle, "detector", provider)
+        self.engine = OnnxEngine(bundle, "detector", provider)
         _, self._height, self._width, _ = (int(size) for size in bundle.graphs["detector"].inputs["image"].shape)
         self.threshold = threshold
-
-    @property
-    def seconds(self) -> float:
-        """What the graph's runs took so far."""
-        return self._engine.seconds
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float32 [P, 4] and scores [P] of the people in an image uint8 [H, W, 3] BGR."""
@@ -39,7 +34,7 @@ class Detector:
         threshold = self.threshold if threshold is None else threshold
         boxed, factors = letterbox(image, self._height, self._width)
         height, width = image.shape[:2]
-        return detections(self._engine.run(image=boxed), factors, width, height, threshold)
+        return detections(self.engine.run(image=boxed), factors, width, height, threshold)
 
 
 def find_turned(detector: Detector, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:

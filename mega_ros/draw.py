@@ -20,6 +20,8 @@ PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 
 """BGR colours of surfaces, by id."""
 SCALE = np.array([[196, 98, 38], [232, 190, 140], [222, 222, 226], [120, 156, 244], [44, 36, 196]], np.float32)
 """BGR colours of sigma: blue (certain), grey, red (uncertain)."""
+RED = 0.5
+"""Metres: from this sigma on a vertex is red, where the scale must stay the same over time."""
 PAPER = (250, 248, 247)
 """BGR colour of the background where there is no image."""
 
@@ -70,13 +72,13 @@ def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: tuple[i
 
 def light(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Brightness of points [N, 3] of triangles [F, 3]: ambient light, the camera's, and a lamp above and left of it."""
-    normals = _vertex_normals(points, triangles)
+    normals = vertex_normals(points, triangles)
     facing = -np.einsum("ni,ni->n", normals, points) / (np.linalg.norm(points, axis=1) + 1e-9)
     lamp = np.array([-0.45, -0.7, -0.55]) / np.linalg.norm([-0.45, -0.7, -0.55])
     return (0.42 + 0.28 * np.maximum(facing, 0) + 0.42 * np.maximum(normals @ lamp, 0)).astype(np.float32)
 
 
-def _vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """[N, 3] points and [F, 3] triangles -> unit normals [N, 3], outwards."""
     p0, p1, p2 = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
     normal = np.cross(p1 - p0, p2 - p0)

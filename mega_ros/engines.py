@@ -74,7 +74,7 @@ class OnnxEngine:
                     raise InputError(f"provider: {name} was asked for, but {error}; or use cpu") from None
                 refused.setdefault(str(error), []).append(name)
         self.backend = f"onnxruntime {self._session.get_providers()[0]}"
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._memory = 0 if name == "cpu" else gpu().memory
         self.why = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in refused.items())
         """Why "auto" did not take the providers before."""
@@ -85,9 +85,10 @@ class OnnxEngine:
         return run_in_parts(self._specification, self._run, inputs, self._most(inputs))
 
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         outputs = self._session.run(self._outputs, inputs)
         self.seconds += time.perf_counter() - start
+        self.cpu_seconds += time.process_time() - cpu
         return dict(zip(self._outputs, outputs))
 
     def _most(self, inputs: dict[str, np.ndarray]) -> dict[str, int]:

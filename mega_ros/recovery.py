@@ -114,9 +114,14 @@ class Recovery:
         return cls(Bundle.load(name), provider)
 
     def seconds(self) -> dict[str, float]:
-        """What cutting crops and running graphs took, in all runs so far."""
-        infer = self._backbone.seconds + self._deterministic.seconds + self._sampler.seconds
-        return {"crop": self._crop_seconds, "infer": infer + (self.detector.seconds if self.detector else 0.0)}
+        """What cutting crops and running graphs took in all runs so far; `infer_cpu`: of all cores together."""
+        engines = [self._backbone, self._deterministic, self._sampler]
+        engines += [self.detector.engine] if self.detector else []
+        return {
+            "crop": self._crop_seconds,
+            "infer": sum(engine.seconds for engine in engines),
+            "infer_cpu": sum(engine.cpu_seconds for engine in engines),
+        }
 
     def run(
         self,

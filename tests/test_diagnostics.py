@@ -6,7 +6,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from mega_ros.recovery import People
 from mega_ros.ros.diagnostics import Health
 
-STAGES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "publish")
+STAGES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "publish")
 
 
 def people(*distances: float) -> People:

@@ -214,7 +214,7 @@ def test_camera_info_is_beside_the_image(namespace: str, remaps: list[str], info
     arguments = ["--ros-args", *(text for remap in remaps for text in ("-r", remap))]
     node = Node("mega", context=context, namespace=namespace, cli_args=arguments if remaps else None)
     try:
-        assert camera_info_topic(node, node.resolve_topic_name("image")) == infos
+        assert camera_info_topic(node, "camera_info", node.resolve_topic_name("image")) == infos
     finally:
         node.destroy_node()
         rclpy.shutdown(context=context)

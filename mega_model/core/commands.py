@@ -36,6 +36,7 @@ EXTRAS = {
     "tflite": "import",
     "onnxscript": "export",
     "trimesh": "mesh",
+    "viser": "view",
     **dict.fromkeys(
         (
             "rclpy",

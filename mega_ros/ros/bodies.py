@@ -65,13 +65,15 @@ def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return joints[:, PELVIS], axes / (np.linalg.norm(axes, axis=1, keepdims=True) + 1e-9)
 
 
-def transforms(tf2: Any, frame: Frame) -> Any:
-    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis."""
+def transforms(tf2: Any, frame: Frame, camera: str = "") -> Any:
+    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name."""
+    prefix = f"{camera}/" if camera else ""
     people = frame.people
     found = []
     for person, position, turn in zip(people.ids.tolist(), *_poses(people.joints)):
+        name = f"{prefix}person_{person}"
         transform = Transform(translation=_xyz(Vector3, position), rotation=turn)
-        found.append(TransformStamped(header=frame.header, child_frame_id=f"person_{person}", transform=transform))
+        found.append(TransformStamped(header=frame.header, child_frame_id=name, transform=transform))
     return tf2.TFMessage(transforms=found)
 
 
@@ -126,12 +128,12 @@ def skeleton(hri: Any, frame: Frame, k: int) -> Any:
 
 
 class Humans:
-    """Topics `/humans/bodies/...`: who is seen, and for each body a region and a skeleton."""
+    """Topics `<root>/bodies/...`: who is seen, and for each body a region and a skeleton."""
 
-    def __init__(self, node: Node, hri: Any) -> None:
+    def __init__(self, node: Node, hri: Any, root: str = "/humans") -> None:
         """hri: the module hri_msgs.msg."""
-        self._node, self._hri = node, hri
-        self._tracked = node.create_publisher(hri.IdsList, "/humans/bodies/tracked", 1)
+        self._node, self._hri, self._root = node, hri, root
+        self._tracked = node.create_publisher(hri.IdsList, f"{root}/bodies/tracked", 1)
         self._regions: dict[str, Any] = {}
         self._skeletons: dict[str, Any] = {}
 
@@ -159,7 +161,7 @@ class Humans:
             for gone in publishers.keys() - set(ids):
                 self._node.destroy_publisher(publishers.pop(gone))
             for new in set(ids) - publishers.keys():
-                publishers[new] = self._node.create_publisher(kind, f"/humans/bodies/{new}/{name}", 1)
+                publishers[new] = self._node.create_publisher(kind, f"{self._root}/bodies/{new}/{name}", 1)
 
 
 def _poses(joints: np.ndarray) -> tuple[np.ndarray, list[Quaternion]]:

@@ -1,12 +1,11 @@
-"""One camera of the node, while it is active: its topics, and the thread that recovers the people in its images.
+"""One camera of the node, while it is active: its topics, and how the people in its images are recovered.
 
-The executor's thread receives messages; a worker thread recovers people and publishes, so that camera_info and
-diagnostics do not wait for it. The queue between them holds one frame; replacing it by a newer one counts as a drop.
+The executor's thread receives messages, and the worker's thread, which several cameras share, recovers people and
+publishes.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from contextlib import ExitStack
@@ -27,9 +26,10 @@ from .camera_info import camera_for, is_rectified
 from .diagnostics import Health
 from .environment import HELP
 from .images import to_bgr
-from .outputs import Frame, Outputs
+from .outputs import Frame, Outputs, within
 from .read import read_stamp
 from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name
+from .worker import Worker
 
 FOLLOW = 0.5
 """Seconds between two looks at what publishers offer."""
@@ -37,53 +37,27 @@ FOLLOW = 0.5
 AnyImage: TypeAlias = "Image | CompressedImage"
 
 
-class Newest:
-    """A queue of length one between two threads. `put` replaces an image that was not taken, and counts it."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._item: tuple[AnyImage, float] | None = None
-        self._closed = False
-        self.replaced = 0
-
-    def put(self, image: AnyImage) -> None:
-        with self._changed:
-            self.replaced += self._item is not None
-            self._item = image, time.monotonic()
-            self._changed.notify()
-
-    def take(self) -> tuple[AnyImage, float] | None:
-        """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
-        with self._changed:
-            while self._item is None and not self._closed:
-                self._changed.wait(1.0)
-                # Python waits for this thread when a program ends without `close`, by an exception
-                self._closed |= not threading.main_thread().is_alive()
-            item, self._item = self._item, None
-            return None if self._closed else item
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-
-
 class LiveCamera:
     """Subscribes to `image` and `camera_info`, and publishes the people."""
 
-    def __init__(self, node: Node, recovery: Recovery, outputs: Outputs, advice: str) -> None:
-        """advice: what to set if camera images are likely to be lost, see `environment.transport`.
+    def __init__(
+        self, node: Node, name: str, recovery: Recovery, outputs: Outputs, worker: Worker, advice: str
+    ) -> None:
+        """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
+        advice: what to set if camera images are likely to be lost, see `environment.transport`.
 
         Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
         """
+        self.name = name
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
+        self._worker = worker
         self._stream = Stream(recovery, parameters.stream_settings(node))
         self._health = Health()
         self._info: CameraInfo | None = None
-        self._newest = Newest()
-        topic = node.resolve_topic_name("image")
+        self._dropped = 0
+        topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
-        infos = [(camera_info_topic(node, topic), CameraInfo)]
+        infos = [(camera_info_topic(node, within(name, "camera_info"), topic), CameraInfo)]
         with ExitStack() as stack:
             reliability = parameters.get(node, "image_reliability")
             self._images = MatchedSubscription(node, sources, self._on_image, reliability)
@@ -92,14 +66,10 @@ class LiveCamera:
             stack.callback(self._infos.close)
             timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
             stack.callback(node.destroy_timer, timer)
-            worker = threading.Thread(target=self._work, name="recovery")
-            worker.start()
-            stack.callback(worker.join)
-            stack.callback(self._newest.close)
             self._open = stack.pop_all()
 
     def close(self) -> None:
-        """Ends the worker and the subscriptions."""
+        """Ends the subscriptions. The worker must have ended."""
         self._open.close()
 
     # ------------------------------------------------------------------------------------------- the executor's thread
@@ -107,7 +77,7 @@ class LiveCamera:
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
         if self._outputs.are_wanted():
-            self._newest.put(image)
+            self._dropped += self._worker.put(self, image)
         else:
             self._health.idle()
 
@@ -129,7 +99,7 @@ class LiveCamera:
         for text in warnings:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
-        return self._health.status(name, self._newest.replaced, self._why_silent(), warnings, facts)
+        return self._health.status(name, self._dropped, self._why_silent(), warnings, facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
@@ -152,18 +122,17 @@ class LiveCamera:
 
     # ---------------------------------------------------------------------------------------------- the worker's thread
 
-    def _work(self) -> None:
-        while (item := self._newest.take()) is not None:
-            try:
-                self._recover(*item)
-            except InputError as error:  # an invalid image or argument
-                self._reject(str(error))
-            except Exception as error:  # keep running: the next frame may succeed
-                self._reject(f"{type(error).__name__}: {error}")
-                self._node.get_logger().debug(traceback.format_exc())
+    def recover(self, image: AnyImage, arrived: float) -> None:
+        """Process an image message and publish the result; what is wrong with it is logged. arrived: time.monotonic."""
+        try:
+            self._recover(image, arrived)
+        except InputError as error:  # an invalid image or argument
+            self._reject(str(error))
+        except Exception as error:  # keep running: the next frame may succeed
+            self._reject(f"{type(error).__name__}: {error}")
+            self._node.get_logger().debug(traceback.format_exc())
 
     def _recover(self, message: AnyImage, arrived: float) -> None:
-        """Process one image message and publish the result. arrived: time.monotonic."""
         start = time.monotonic()
         image = to_bgr(message)
         decoded = time.monotonic()

@@ -156,7 +156,7 @@ class Health:
 def _medians(frames: Sequence[dict[str, float]]) -> dict[str, str]:
     """The times of several frames -> their medians, and the 95th percentiles of latencies; seconds."""
     values = {}
-    for name in ("latency", "latency_from_stamp", "decode", "crop", "infer", "publish"):
+    for name in ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "publish"):
         seconds = [times[name] for times in frames] or [np.nan]
         values[f"{name}_p50_s"] = f"{np.percentile(seconds, 50):.4f}"
         if name.startswith("latency"):

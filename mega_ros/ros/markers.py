@@ -15,11 +15,9 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from ..draw import light, sigma_colours
+from ..draw import RED, light, sigma_colours
 from ..recovery import People
 
-RED = 0.5
-"""Metres: from this sigma on a vertex is red."""
 NAMESPACE = "people"
 
 # one point and one colour that no surface has, and how they lie in a serialised Marker: count, doubles, count, floats

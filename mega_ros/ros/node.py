@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 
 import rclpy
 import tyro
@@ -32,6 +33,7 @@ from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
 from .outputs import Outputs, create_publisher
 from .signals import Ending
+from .worker import Worker
 
 FAULTS = (InputError, ParameterException, RuntimeError)
 """What a user can mend: rcl and rclpy raise RuntimeErrors for wrong arguments and `qos_overrides`."""
@@ -44,8 +46,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         super().__init__("mega")
         parameters.declare(self)
         self._recovery: Recovery | None = None
-        self._outputs: Outputs | None = None
-        self._camera: LiveCamera | None = None
+        self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
+        self._cameras: list[LiveCamera] = []
+        self._worker: Worker | None = None
         self._state = "unconfigured"
         self._carrier, self._advice = transport()
         if self._advice:
@@ -97,22 +100,36 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         with self._announced(to_build(bundle, provider)):
             recovery = Recovery(bundle, provider)
         self.get_logger().info(f"{recovery.backend} runs the model{recovery.why and f' ({recovery.why})'}")
-        self._outputs = Outputs(self, recovery.topology, parameters.get(self, "tf"))
+        try:
+            for name in parameters.cameras(self) or [""]:
+                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name)
+        except BaseException:
+            self._free()
+            raise
         self._recovery = recovery
 
     def _begin(self) -> None:
-        assert self._recovery and self._outputs  # the node was configured
-        self._camera = LiveCamera(self, self._recovery, self._outputs, self._advice)
+        assert self._recovery  # the node was configured
+        self._worker = Worker()
+        try:
+            for name, outputs in self._outputs.items():
+                camera = LiveCamera(self, name, self._recovery, outputs, self._worker, self._advice)
+                self._cameras.append(camera)
+        except BaseException:
+            self._end()
+            raise
 
     def _end(self) -> None:
-        if self._camera:
-            self._camera.close()
-        self._camera = None
+        if self._worker:
+            self._worker.close()
+        self._worker = None
+        while self._cameras:
+            self._cameras.pop().close()
 
     def _free(self) -> None:
-        if self._outputs:
-            self._outputs.close()
-        self._recovery = self._outputs = None
+        while self._outputs:
+            self._outputs.popitem()[1].close()
+        self._recovery = None
 
     def close(self) -> None:
         """End the work and free the model, in any state. Call it before the node is destroyed."""
@@ -123,16 +140,22 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def _diagnose(self) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
-        if self._camera and self._recovery:
+        if self._cameras and self._recovery:
             facts = {
                 "backend": self._recovery.backend,
                 "backend_reason": self._recovery.why or "none",
                 "transport": self._carrier,
                 **_facts(self._recovery.bundle),
             }
-            self._publish(self._camera.status(name, self._namesakes(), facts))
+            warnings = chain([self._namesakes()], repeat(""))  # what concerns all is said once
+            self._publish(
+                camera.status(f"{name}/{camera.name}".rstrip("/"), warning, facts)
+                for camera, warning in zip(self._cameras, warnings)
+            )
         else:
-            self._publish(DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state))
+            self._publish(
+                [DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)]
+            )
 
     @contextmanager
     def _announced(self, work: str) -> Iterator[None]:
@@ -147,7 +170,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
         def warn() -> None:
             while not finished.is_set():
-                self._publish(status)
+                self._publish([status])
                 finished.wait(1.0)
 
         thread = threading.Thread(target=warn, name="announcement", daemon=True)
@@ -158,8 +181,8 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             finished.set()
             thread.join()
 
-    def _publish(self, status: DiagnosticStatus) -> None:
-        message = DiagnosticArray(status=[status])
+    def _publish(self, states: Iterable[DiagnosticStatus]) -> None:
+        message = DiagnosticArray(status=list(states))
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
 

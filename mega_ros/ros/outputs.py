@@ -61,38 +61,43 @@ class Output:
 class Outputs:
     """All outputs of one camera: those of ROS' common messages, and those whose packages are installed."""
 
-    def __init__(self, node: Node, topology: Topology, tf: bool) -> None:
-        """Publishes the topology. tf: whether to publish a frame per person.
+    def __init__(self, node: Node, topology: Topology, tf: bool, camera: str = "") -> None:
+        """Publishes the topology. tf: whether to publish a frame per person. camera: its name, if there are several:
+        `~/mesh` is `~/<camera>/mesh` then, and so on.
 
         Raises InputError if a package is missing, and what rclpy raises for a wrong `qos_overrides`.
         """
+
+        def own(topic: str) -> str:
+            return f"~/{within(camera, topic)}"
+
         markers = Markers(topology.faces)
         made: list[tuple[Any, str, Callable[[Frame], Any]]] = [
-            (PointCloud2, "~/mesh", _mesh),
-            (PointCloud2, "~/joints", _joints),
-            (MarkerArray, "~/markers", lambda frame: markers.message(frame.header, frame.people)),
-            (Image, "~/overlay", lambda frame: messages.image(frame.header, frame.overlay)),
+            (PointCloud2, own("mesh"), _mesh),
+            (PointCloud2, own("joints"), _joints),
+            (MarkerArray, own("markers"), lambda frame: markers.message(frame.header, frame.people)),
+            (Image, own("overlay"), lambda frame: messages.image(frame.header, frame.overlay)),
             (
                 CompressedImage,
-                "~/overlay/compressed",
+                own("overlay/compressed"),
                 lambda frame: messages.compressed_image(frame.header, frame.overlay),
             ),
         ]
         if vision := bodies.package("vision_msgs"):
-            made.append((vision.Detection3DArray, "~/people", lambda frame: bodies.detections(vision, frame)))
+            made.append((vision.Detection3DArray, own("people"), lambda frame: bodies.detections(vision, frame)))
         if tf:
             tf2 = bodies.required("tf2_msgs", "the parameter tf")
-            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame)))
+            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera)))
         self._outputs: list[Output | bodies.Humans] = []
         with ExitStack() as stack:
-            latched = create_publisher(node, Mesh, "~/topology", durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            latched = create_publisher(node, Mesh, own("topology"), durability=DurabilityPolicy.TRANSIENT_LOCAL)
             stack.callback(node.destroy_publisher, latched)
             for kind, topic, message in made:
                 publisher = create_publisher(node, kind, topic)
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
             if hri := bodies.package("hri_msgs"):
-                humans = bodies.Humans(node, hri)
+                humans = bodies.Humans(node, hri, within(camera, "humans") if camera else "/humans")
                 stack.callback(humans.close)
                 self._outputs.append(humans)
             self._open = stack.pop_all()
@@ -109,6 +114,11 @@ class Outputs:
 
     def close(self) -> None:
         self._open.close()
+
+
+def within(camera: str, topic: str) -> str:
+    """The name of a topic, or of a frame, of one of several cameras; as it is for the only one, which has no name."""
+    return f"{camera}/{topic}" if camera else topic
 
 
 def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -32,6 +34,15 @@ def declare(node: Node) -> None:
         ("bundle", "default", _text("the model: 'default', or the folder of a bundle", read_only=True)),
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
         ("tf", False, _text("whether a TF frame person_<id> is published for each person", read_only=True)),
+        (
+            "cameras",
+            [],
+            ParameterDescriptor(
+                description="names of several cameras: <name>/image, ~/<name>/mesh, ...; empty: one, without a name",
+                read_only=True,
+                dynamic_typing=True,  # rcl gives no type to an empty list
+            ),
+        ),
         (
             "image_transport",
             "auto",
@@ -85,6 +96,11 @@ def get(node: Node, name: str) -> Any:
     return node.get_parameter(name).value
 
 
+def cameras(node: Node) -> list[str]:
+    """The names of several cameras; none if there is one, which has no name."""
+    return list(get(node, "cameras") or [])
+
+
 def stream_settings(node: Node) -> StreamSettings:
     """The current parameters."""
     samples = get(node, "samples")
@@ -105,6 +121,11 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
         return new[0] if new else node.get_parameter(name).value
 
     for change in changes:
+        if change.name == "cameras":
+            names = change.value or []
+            if not _are_names(names):
+                reason = f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
+                return SetParametersResult(successful=False, reason=reason)
         # -p and parameter files read true as a bool
         choice = str(change.value).lower() if isinstance(change.value, bool) else change.value
         if change.name in CHOICES and choice not in CHOICES[change.name]:
@@ -116,6 +137,13 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
                 reason = f"fixed_box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 if boxes is fixed, not {box}"
                 return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
+
+
+def _are_names(names: Any) -> bool:
+    """Whether a value is a list of different names, each of which can be a part of a topic's."""
+    if isinstance(names, str) or not isinstance(names, Sequence) or len({*names}) < len(names):
+        return False
+    return all(isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in names)
 
 
 def _text(what: str, read_only: bool = False) -> ParameterDescriptor:

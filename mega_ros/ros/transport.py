@@ -49,13 +49,13 @@ def image_sources(topic: str, image_transport: str) -> list[Source]:
     return [(topic, Image), compressed, (topic, CompressedImage)]
 
 
-def camera_info_topic(node: Node, image: str) -> str:
-    """The full name of `camera_info`: what it is remapped to, or else beside the resolved topic `image`.
+def camera_info_topic(node: Node, name: str, image: str) -> str:
+    """The name of the topic `name`, a camera_info: what it is remapped to, or else beside the resolved image topic.
 
     The second is the rule of image_transport: the last part of the base topic is replaced.
     """
-    given = node.resolve_topic_name("camera_info")
-    if given != node.resolve_topic_name("camera_info", only_expand=True):
+    given = node.resolve_topic_name(name)
+    if given != node.resolve_topic_name(name, only_expand=True):
         return given
     return f"{image.removesuffix('/compressed').rpartition('/')[0]}/camera_info"
 

@@ -1,0 +1,198 @@
+"""`mega bench node`: what the node costs beside the model, its rate and its latency.
+
+A node in its own process gets images of 1280 x 720 with 1 and 4 people, from 1 and 2 cameras. The next image of each
+camera is sent when the people in the last one have come. So the rate is the highest one, and latencies have no queue.
+Stages and latencies are the medians of the node's own diagnostics. Overhead is the CPU time of the whole process per
+image, without what its graphs took.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import rclpy
+import tyro
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.table import Table
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
+
+from mega_model.core.errors import InputError
+
+from ..environment import share
+from ..recovery import Recovery
+from . import messages
+from .environment import use_large_messages
+from .images import to_bgr
+
+WIDTH, HEIGHT = 1280, 720
+PLACES = 4
+"""People have room for as many side by side."""
+BAR = 8.0
+"""Milliseconds of CPU per image with 4 people: what the overhead should stay under."""
+WARM = 3
+"""Images before the measurement."""
+PATIENCE = 120.0
+"""Seconds to wait for an answer of the node."""
+CONNECTING = 5.0
+"""Seconds after which the first image is sent again, while the node may not be connected."""
+STAGES = ("decode", "crop", "infer", "publish")
+
+
+@dataclass(frozen=True)
+class Bench:
+    bundle: str = "default"
+    """'default', or the folder of a bundle with a detector."""
+    images: int = 40
+    """Number of images per camera in each measurement."""
+
+
+def pictures(bundle: str) -> dict[int, np.ndarray]:
+    """Number of people -> uint8 [720, 1280, 3] BGR: somebody of the demo's clip, so many times."""
+    recovery = Recovery.load(bundle)
+    if recovery.detector is None:
+        raise InputError(f"bundle: {bundle} has no detector")
+    with AnyReader([share() / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+        connection = next(c for c in bag.connections if c.topic.endswith("compressed"))
+        frame = to_bgr(bag.deserialize(next(bag.messages([connection]))[2], connection.msgtype))
+    boxes, _ = recovery.detector(frame)
+    x0, y0, x1, y1 = boxes[0]
+    side = 0.6 * max(x1 - x0, y1 - y0)
+    middle, top = (x0 + x1) / 2, (y0 + y1) / 2 - side
+    left, top = round(max(middle - side / 2, 0)), round(max(top, 0))
+    person = frame[top : top + round(2 * side), left : left + round(side)]
+    place = cv2.resize(person, (WIDTH // PLACES, HEIGHT))
+    empty = np.full_like(place, 128)
+    return {people: np.concatenate([place] * people + [empty] * (PLACES - people), axis=1) for people in (1, PLACES)}
+
+
+class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
+    """The cameras, and who listens to the node."""
+
+    def __init__(self, cameras: list[str]) -> None:
+        super().__init__("mega_bench")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+        self._cameras = {name: self.create_publisher(Image, f"{name}/image", 1) for name in cameras}
+        self._answered: dict[str, PointCloud2] = {}
+        self._values: dict[str, dict[str, str]] = {}
+        for name in cameras:
+            self.create_subscription(
+                PointCloud2, f"mega/{name}/mesh", lambda mesh, name=name: self._answered.update({name: mesh}), 1
+            )
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self._values[status.name] = {value.key: value.value for value in status.values}
+
+    def spin(self, seconds: float) -> None:
+        self._executor.spin_once(timeout_sec=seconds)
+
+    def ask(self, picture: np.ndarray, patience: float) -> list[int]:
+        """Sends an image from each camera. The number of people in each, once all have come; none if they do not."""
+        self._answered.clear()
+        header = Header(frame_id="camera", stamp=self.get_clock().now().to_msg())
+        image = messages.image(header, picture)
+        for publisher in self._cameras.values():
+            publisher.publish(image)
+        end = time.monotonic() + patience
+        while len(self._answered) < len(self._cameras) and time.monotonic() < end:
+            self.spin(0.05)
+        complete = len(self._answered) == len(self._cameras)
+        return [mesh.height for mesh in self._answered.values()] if complete else []
+
+    def diagnostics(self) -> dict[str, float]:
+        """The next ones of the first camera: milliseconds."""
+        name = f"mega/{next(iter(self._cameras))}"
+        self._values.clear()
+        while name not in self._values:
+            self.spin(0.1)
+        return {k: 1e3 * float(v) for k, v in self._values[name].items() if k.endswith("_s")}
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.destroy_node()
+
+
+def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> list[str]:
+    """The row of a table. Raises InputError if the node does not answer."""
+    names = ["front", "rear"][:cameras]
+    arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
+    node = subprocess.Popen([sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments])
+    peer = Peer(names)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not peer.ask(picture, CONNECTING):
+            if node.poll() is not None or time.monotonic() > end:
+                raise InputError("the node does not answer")
+        for _ in range(WARM):
+            peer.ask(picture, PATIENCE)
+        start, cpu = time.monotonic(), cpu_seconds(node.pid)
+        found = [peer.ask(picture, PATIENCE) for _ in range(config.images)]
+        seconds, cpu = time.monotonic() - start, cpu_seconds(node.pid) - cpu
+        if [] in found:
+            raise InputError("the node lost an image")
+        values, memory = peer.diagnostics(), resident(node.pid)
+    finally:
+        peer.close()
+        node.terminate()
+        node.wait()
+    count = config.images * cameras
+    overhead = 1e3 * cpu / count - values["infer_cpu_p50_s"]
+    return [
+        f"{np.mean(found):.0f} of {people}, {cameras}",
+        *(f"{values[f'{stage}_p50_s']:.1f}" for stage in STAGES),
+        f"{overhead:.1f}",
+        f"{count / seconds:.1f}",
+        f"{values['latency_p50_s']:.0f} / {values['latency_p95_s']:.0f}",
+        f"{memory:.0f}",
+    ]
+
+
+def cpu_seconds(process: int) -> float:
+    """What all threads of a process have used so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(process: int) -> float:
+    """The memory that a process has, with shared memory, MiB."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main(args: Sequence[str]) -> int:
+    config = tyro.cli(Bench, args=args, prog="mega bench node", description=__doc__)
+    if config.images < 1:
+        raise InputError("images: must be at least 1")
+    shown = pictures(config.bundle)
+    use_large_messages()
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    title = f"{WIDTH} x {HEIGHT}, {len(os.sched_getaffinity(0))} cores, milliseconds per image"
+    table = Table(
+        "people, cameras", *STAGES, "overhead, CPU", "images per second", "latency p50 / p95", "MiB", title=title
+    )
+    try:
+        for people in shown:
+            for cameras in (1, 2):
+                table.add_row(*measure(config, people, cameras, shown[people]))
+    finally:
+        rclpy.try_shutdown()
+    Console().print(table)
+    print(f"the bar: everything but the graphs of the model, {PLACES} people: under {BAR:g} ms of CPU per image")
+    return 0

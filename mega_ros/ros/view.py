@@ -1,0 +1,122 @@
+"""`mega view` of a running node: its topics to the page of `mega_ros.viewer`."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, PointCloud2
+from shape_msgs.msg import Mesh
+
+from mega_model.core.errors import InputError
+
+from ..viewer import Meshes, Page, View
+from .camera_info import camera_for, is_rectified
+from .environment import use_large_messages
+from .images import to_bgr
+from .read import positions, read_cloud, read_stamp
+from .signals import Ending
+from .transport import MatchedSubscription, camera_info_topic, image_sources
+
+IMAGES = 30
+"""Images that are kept until their mesh comes."""
+
+
+class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
+    """Subscribes to a node's mesh and topology, and to the images that its diagnostics name."""
+
+    def __init__(self, options: View) -> None:
+        super().__init__("mega_view")
+        self._options = options
+        self.page: Page | None = None
+        """From the topology on."""
+        self._vertices = 0
+        self._images: deque[Any] = deque(maxlen=IMAGES)
+        self._info: CameraInfo | None = None
+        self._sources: list[MatchedSubscription] = []
+        self.create_subscription(PointCloud2, f"{options.node}/mesh", self._on_mesh, 1)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(Mesh, f"{options.node}/topology", self._on_topology, latched)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+
+    def close(self) -> None:
+        if self.page:
+            self.page.close()
+
+    def _on_topology(self, topology: Mesh) -> None:
+        self.close()
+        faces = np.array([triangle.vertex_indices for triangle in topology.triangles], np.int64)
+        self._vertices = len(topology.vertices)
+        self.page = Page(faces, self._options.host, self._options.port, self._options.record)
+        print(f"{self.page.url}, Ctrl-C ends it", flush=True)
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            topics = [value.value for value in status.values if value.key == "image_topic"]
+            if status.name != self._options.node.strip("/") or not topics:
+                continue
+            if not self._sources:
+                infos = [(camera_info_topic(self, "camera_info", topics[0]), CameraInfo)]
+                self._sources = [
+                    MatchedSubscription(self, image_sources(topics[0], "auto"), self._on_image),
+                    MatchedSubscription(self, infos, self._on_camera_info),
+                ]
+            for source in self._sources:
+                source.follow()
+
+    def _on_image(self, image: Any) -> None:
+        self._images.append(image)
+
+    def _on_camera_info(self, info: CameraInfo) -> None:
+        self._info = info
+
+    def _on_mesh(self, message: PointCloud2) -> None:
+        if self.page is None:
+            return
+        try:
+            cloud = read_cloud(message)
+            if cloud.size and cloud.shape[1] != self._vertices:
+                raise InputError(f"{cloud.shape[1]} vertices, the topology has {self._vertices}")
+            ids = cloud["id"][:, 0] if cloud.size else np.zeros(0, np.uint32)
+            meshes = Meshes(positions(cloud), cloud["sigma"], ids, *self._image(read_stamp(message)))
+        except (InputError, ValueError, KeyError) as error:  # the first word on what other nodes publish
+            self.get_logger().warning(f"{self._options.node}/mesh: {error}", throttle_duration_sec=5.0)
+            return
+        self.page.show(meshes)
+
+    def _image(self, stamp: int) -> tuple[Any, ...]:
+        """The image of this stamp and its camera, as far as they are known."""
+        image = next((to_bgr(image) for image in self._images if read_stamp(image) == stamp), None)
+        if image is None:
+            return ()
+        height, width = image.shape[:2]
+        rectified = is_rectified(self._sources[0].topic, "auto")
+        camera = camera_for(self._info, width, height, rectified)[0] if self._info else None
+        return (image, camera) if camera else (image,)
+
+
+def show(options: View) -> int:
+    """Until a signal."""
+    ending = Ending()
+    use_large_messages()
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    view = NodeView(options)
+    print(f"waiting for {options.node}/topology", flush=True)
+    executor = SingleThreadedExecutor()
+    executor.add_node(view)
+    try:
+        while not ending.asked.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        executor.shutdown()
+        view.close()
+        view.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,37 @@
+"""`mega bench node`: its pictures show what they should, and a measurement has numbers of the node."""
+
+import os
+import random
+
+import pytest
+import rclpy
+
+from mega_ros.recovery import Recovery
+from mega_ros.ros import bench
+
+
+def test_pictures_show_as_many_people() -> None:
+    recovery = Recovery.load("default", provider="cpu")
+    assert recovery.detector
+    for people, picture in bench.pictures("default").items():
+        assert picture.shape == (720, 1280, 3)
+        assert len(recovery.detector(picture)[0]) == people
+
+
+def test_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    domain = random.SystemRandom().randint(1, 230)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    rclpy.init(args=[], domain_id=domain)
+    try:
+        row = bench.measure(bench.Bench(images=2), 4, 2, bench.pictures("default")[4])
+    finally:
+        rclpy.shutdown()
+    assert row[0] == "4 of 4, 2"
+    decode, _, infer, _, overhead, rate = map(float, row[1:7])
+    assert 0 <= decode < infer and rate > 0 and overhead == overhead
+
+
+def test_cpu_seconds_are_of_the_process() -> None:
+    before = bench.cpu_seconds(os.getpid())
+    spent = sum(os.times()[:2])
+    assert before == pytest.approx(spent, abs=0.1)

@@ -1,0 +1,270 @@
+"""`mega view`: the page's scene, what a browser shows of it, recordings, and files and topics as sources."""
+
+import base64
+import json
+import random
+import re
+import shutil
+import struct
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from shape_msgs.msg import Mesh
+from std_msgs.msg import Header
+from test_outputs import K, some_people
+
+from mega_model.core.cameras import Camera
+from mega_model.core.errors import InputError
+from mega_model.core.topology import Topology
+from mega_ros.bundle import DEFAULT, TOPOLOGY
+from mega_ros.draw import vertex_normals
+from mega_ros.replay.results import MeshFile
+from mega_ros.ros import messages
+from mega_ros.viewer import Meshes, Page, Recorded, View, main
+
+msgspec = pytest.importorskip("msgspec")
+pytest.importorskip("viser")
+import trimesh  # noqa: E402  # viser brings these
+import zstandard  # noqa: E402
+from websockets.sync.client import connect  # noqa: E402
+
+from mega_ros.ros.view import NodeView  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+IMAGE = np.full((240, 320, 3), (255, 0, 0), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def topology() -> Topology:
+    return Topology.load(DEFAULT / TOPOLOGY)
+
+
+def port() -> int:
+    return random.SystemRandom().randint(20000, 60000)
+
+
+@pytest.fixture
+def page(topology: Topology, tmp_path: Path) -> Iterator[Page]:
+    made = Page(topology.faces, "localhost", port(), tmp_path / "out" / "view.html")
+    yield made
+    made.close()
+
+
+def meshes(topology: Topology, ids: list[int], image: np.ndarray | None = None) -> Meshes:
+    people = some_people(topology, ids)
+    return Meshes(people.vertices, people.sigma, people.ids, image, Camera(K))
+
+
+def content(html: str) -> tuple[float, list[tuple[float, dict[str, Any]]]]:
+    """The duration of a recorded page, seconds, and its messages with their times."""
+    found = re.search('__VISER_EMBED_DATA__="(.*?)"', html)
+    assert found
+    raw = zstandard.ZstdDecompressor().decompressobj().decompress(base64.b64decode(found[1])[8:])
+    (length,) = struct.unpack("<Q", raw[:8])
+    decoded = msgspec.msgpack.decode(raw[8 : 8 + length])
+    return decoded["durationSeconds"], decoded["messages"]
+
+
+def scene(page: Page) -> dict[str, Any]:
+    """What a browser that connects now is shown: name -> properties."""
+    _, found = content(page.server.get_scene_serializer().as_html())
+    return {message["name"]: message["props"] for _, message in found if "props" in message}
+
+
+def surface(properties: dict[str, Any]) -> Any:
+    stream = trimesh.util.wrap_as_stream(bytes(properties["glb_data"]))
+    return next(iter(trimesh.load_scene(stream, file_type="glb", process=False).geometry.values()))
+
+
+def test_the_scene_has_surfaces_ids_and_the_image(topology: Topology, page: Page) -> None:
+    shown = meshes(topology, [3, 5], IMAGE)
+    page.show(shown)
+    found = scene(page)
+    for k, person in enumerate(shown.ids):
+        mesh = surface(found[f"/people/{person}"])
+        np.testing.assert_allclose(mesh.vertices, shown.vertices[k], atol=1e-5)
+        np.testing.assert_array_equal(mesh.faces, topology.faces)
+        colours = mesh.visual.vertex_colors.astype(int)
+        certain, uncertain = colours[shown.sigma[k] < 0.1], colours[shown.sigma[k] > 0.4]
+        assert (certain[:, 2] > certain[:, 0]).all() and (uncertain[:, 0] > uncertain[:, 2]).all()
+        assert found[f"/ids/{person}"]["text"] == f"{person}: sigma 0.25 m"
+    assert found["/camera"]["fov"] == pytest.approx(2 * np.arctan(120 / 300))
+    picture = cv2.imdecode(np.frombuffer(found["/camera"]["_image_data"], np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None and picture.shape == (240, 320, 3) and picture[..., 0].mean() > 240
+    page.show(meshes(topology, [5]))
+    assert {name for name in scene(page) if re.search(r"\d|camera", name)} == {"/people/5", "/ids/5"}
+
+
+def test_surfaces_grow_by_k_sigma(topology: Topology, page: Page) -> None:
+    shown = meshes(topology, [3])
+    shown.sigma[0, 7] = np.nan
+    page.show(shown)
+    page._growth.value = 2.0  # type: ignore[misc]  # viser sets its setter by __setattr__
+    grown = surface(scene(page)["/people/3"]).vertices
+    outwards = vertex_normals(shown.vertices[0], topology.faces)
+    np.testing.assert_allclose(
+        grown, shown.vertices[0] + 2 * np.nan_to_num(shown.sigma[0])[:, None] * outwards, atol=1e-5
+    )
+
+
+def test_a_recording_is_a_page_with_every_frame_in_its_time(topology: Topology, page: Page, tmp_path: Path) -> None:
+    page.show(meshes(topology, [3]))
+    page._toggle()
+    time.sleep(0.2)
+    page.show(meshes(topology, [4]))
+    time.sleep(0.1)
+    page._toggle()
+    seconds, found = content((tmp_path / "out" / "view.html").read_text())
+    assert seconds > 0.3
+    at = {message["name"]: when for when, message in found if "props" in message}
+    assert at["/people/3"] == 0 and at["/people/4"] > 0.2
+    assert [message["name"] for _, message in found if message["type"] == "RemoveSceneNodeMessage"]
+
+
+@contextmanager
+def browser(url: str, folder: Path) -> Iterator[Callable[[], np.ndarray]]:
+    """A headless Chromium at an address; what is yielded takes a screenshot, BGR."""
+    flags = "--headless --no-sandbox --enable-unsafe-swiftshader --use-angle=swiftshader --window-size=960,600".split()
+    process = subprocess.Popen(
+        [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={folder}", url],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        active = folder / "DevToolsActivePort"
+        while not (active.is_file() and active.read_text().strip()):
+            assert process.poll() is None, "Chromium ended"
+            time.sleep(0.1)
+        devtools = f"http://localhost:{active.read_text().split()[0]}/json"
+        while not (pages := [p for p in json.load(urllib.request.urlopen(devtools)) if p["url"].startswith(url)]):
+            time.sleep(0.1)
+        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
+
+            def shot() -> np.ndarray:
+                socket.send(json.dumps({"id": 1, "method": "Page.captureScreenshot"}))
+                while "result" not in (answer := json.loads(socket.recv())):
+                    pass
+                data = np.frombuffer(base64.b64decode(answer["result"]["data"]), np.uint8)
+                picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+                assert picture is not None
+                return picture
+
+            yield shot
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here: apt-get install chromium")
+def test_a_browser_shows_the_mesh(topology: Topology, page: Page, tmp_path: Path) -> None:
+    def red_and_blue() -> tuple[int, int]:
+        """Pixels of uncertain and of certain vertices, between what viser warns of and the panel."""
+        b, g, r = np.moveaxis(shot()[:, 320:600].astype(int), -1, 0)
+        return int(((r > 1.5 * g) & (r > 1.5 * b)).sum()), int(((b > 1.5 * r) & (b > 1.3 * g)).sum())
+
+    with browser(page.url, tmp_path / "browser") as shot:
+        empty = red_and_blue()
+        page.show(meshes(topology, [3]))
+        while min(red_and_blue()) < 100:
+            time.sleep(0.2)
+    assert max(empty) < 20, "nothing was red or blue before"
+
+
+def replayed(folder: Path, topology: Topology) -> None:
+    """A meshes.npz with one person, nobody, two people."""
+    folder.mkdir()
+    file = MeshFile(folder, topology)
+    for stamp, ids in enumerate(([3], [], [3, 5])):
+        file.add(stamp * 10**8, some_people(topology, ids))
+    file.close()
+
+
+def test_meshes_of_a_replay(topology: Topology, tmp_path: Path) -> None:
+    replayed(tmp_path / "out", topology)
+    recorded = Recorded(tmp_path / "out")
+    assert [recorded[k].ids.tolist() for k in range(len(recorded))] == [[3], [], [3, 5]]
+    assert [recorded.seconds(k) for k in range(3)] == pytest.approx([0.1, 0.1, 0.02])
+    np.testing.assert_array_equal(recorded[2].vertices, some_people(topology, [3, 5]).vertices)
+
+
+@pytest.mark.parametrize("broken", ["gone", "empty", "text", "other"])
+def test_files_that_are_no_meshes_are_named(broken: str, tmp_path: Path) -> None:
+    path = tmp_path / "meshes.npz"
+    if broken == "other":
+        np.savez(path, vertices=np.zeros(3))
+    elif broken != "gone":
+        path.write_text("" if broken == "empty" else "meshes")
+    with pytest.raises(InputError, match=r"meshes\.npz: (there is no such file|not a meshes\.npz of mega replay)"):
+        main([str(path)])
+
+
+def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
+    """With the image of the mesh's stamp, from the topic that the diagnostics name."""
+    rclpy.init(domain_id=random.SystemRandom().randint(1, 230))
+    executor = SingleThreadedExecutor()
+    view, peer = NodeView(View(node="/mega/front", port=port(), record=tmp_path / "v.html")), Node("peer")
+    try:
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        topologies = peer.create_publisher(Mesh, "/mega/front/topology", latched)
+        clouds = peer.create_publisher(PointCloud2, "/mega/front/mesh", 1)
+        images = peer.create_publisher(Image, "/back/image_raw", 1)
+        infos = peer.create_publisher(CameraInfo, "/back/camera_info", 1)
+        diagnostics = peer.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        values = [KeyValue(key="image_topic", value="/back/image_raw")]
+        for node in (view, peer):
+            executor.add_node(node)
+        topologies.publish(messages.mesh(topology))
+        people, stamp = some_people(topology, [3]), 0
+        while not view.page or "/camera" not in view.page._shown:
+            diagnostics.publish(DiagnosticArray(status=[DiagnosticStatus(name="mega/front", values=values)]))
+            infos.publish(CameraInfo(width=320, height=240, k=[350.0, 0, 160, 0, 350, 120, 0, 0, 1]))
+            header, stamp = Header(), stamp + 1
+            header.stamp.sec = stamp
+            if view._info:
+                images.publish(messages.image(header, IMAGE))
+            clouds.publish(messages.point_cloud(Header(), people.vertices[:, :9], people.sigma[:, :9], people.ids))
+            for _ in range(5):
+                executor.spin_once(timeout_sec=0.02)
+            clouds.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
+            for _ in range(5):
+                executor.spin_once(timeout_sec=0.02)
+        found = scene(view.page)
+        np.testing.assert_allclose(surface(found["/people/3"]).vertices, people.vertices[0], atol=1e-5)
+        assert found["/camera"]["fov"] == pytest.approx(2 * np.arctan(120 / 350))
+    finally:
+        executor.shutdown()
+        view.close()
+        for node in (view, peer):
+            node.destroy_node()
+        rclpy.shutdown()
+
+
+def test_foxglove_shows_the_topics(root: Path) -> None:
+    """A layout as Foxglove exports it: every panel of the arrangement is configured, and shows what the node has."""
+    layout = json.loads((root / "foxglove" / "mega.json").read_text())
+    assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+
+    def panels(part: Any) -> list[str]:
+        return [part] if isinstance(part, str) else panels(part["first"]) + panels(part["second"])
+
+    shown = panels(layout["layout"])
+    assert sorted(shown) == sorted(layout["configById"])
+    assert {name.partition("!")[0] for name in shown} == {"3D", "Image", "DiagnosticSummary", "Plot"}
+    scene = next(config for name, config in layout["configById"].items() if name.startswith("3D!"))
+    assert {"/mega/mesh", "/mega/markers", "/mega/joints"} <= set(scene["topics"])
+    image = next(config for name, config in layout["configById"].items() if name.startswith("Image!"))
+    assert image["imageMode"]["imageTopic"] == "/mega/overlay/compressed"
