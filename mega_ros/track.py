@@ -4,8 +4,8 @@ Boxes alone mix up people who cross, and lose who was hidden. So beside the over
 has the pelvis, in metres: who passes behind is farther away, and who walks on behind a wall comes out at a place and
 time that can be predicted, with an uncertainty that grows meanwhile.
 
-The trackers on PyPI were looked at in November 2026. They know boxes only, and `trackers`, `supervision` and `boxmot`
-require OpenCV's package with windows, which conflicts with the headless one, or an older numpy.
+Those on PyPI know boxes only, and cannot be had beside the headless OpenCV (looked at in November 2026): `trackers` 2.6
+and `boxmot` 25 require `opencv-python`, and `boxmot` torch; `supervision` 0.31 no longer has a tracker.
 """
 
 from __future__ import annotations
