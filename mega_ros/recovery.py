@@ -282,9 +282,7 @@ class Recovery:
         landmarks, regressor = features["landmarks"], self.topology.joint_regressor
         return fit_people(vertices, body_to_crop, camera, focal, landmarks, limbs, regressor, out["modes"])
 
-    def _predicted_sigma(
-        self, out: dict[str, np.ndarray], residuals: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _predicted_sigma(self, out: dict[str, np.ndarray], residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 [P, V] and [P, J]; NaN if the bundle has no error head."""
         if not self._predicts_errors:
             shapes = ((len(residuals), len(points)) for points in (self.topology.template, self.topology.joint_names))

@@ -73,6 +73,11 @@ class UserDetector:
         # a black image tells the shapes, which files often leave open
         self.layout = self._recognised(self._run(np.zeros((self._height, self._width, 3), np.uint8)))
 
+    @property
+    def name(self) -> str:
+        """For display."""
+        return f"{self._path} (outputs of {self.layout})"
+
     def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
         """The people in an image uint8 [H, W, 3] BGR. threshold: lowest score, 0 to 1; None takes the detector's."""
         threshold = self.threshold if threshold is None else threshold
@@ -114,7 +119,9 @@ class UserDetector:
                 return "YOLOX"
             if columns in cells and rows >= 5:
                 return "YOLOv8"
-            if rows <= MOST and columns >= 5 and columns != 6:  # 6: corners, score and class, as YOLO's with suppression
+            if (
+                rows <= MOST and columns >= 5 and columns != 6
+            ):  # 6: corners, score and class, as YOLO's with suppression
                 return "RT-DETR"
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in out.items())
         raise self._fault(f"its outputs are {found}; known are those of {KNOWN}")

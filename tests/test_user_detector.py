@@ -121,7 +121,9 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
     layout, outputs = ANSWERS[name]
-    detector = UserDetector(model(tmp_path / "d.onnx", outputs, sizes="labels" in outputs and "boxes" in outputs), "cpu")
+    detector = UserDetector(
+        model(tmp_path / "d.onnx", outputs, sizes="labels" in outputs and "boxes" in outputs), "cpu"
+    )
     assert detector.layout == layout
     found = detector.find(IMAGE)
     np.testing.assert_allclose(found.boxes, [BOX, OTHER], atol=0.01)

@@ -10,20 +10,25 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from mega_model.core.cameras import Camera
+from mega_model.core.detection import Detections
 from mega_model.core.errors import InputError
 
-from ..recovery import Recovery
+from ..detect import FindsPeople
+from ..recovery import People, Recovery
+from ..smooth import HORIZON
 from ..stream import Stream
-from . import parameters
+from . import bodies, parameters
 from .camera_info import camera_for, is_rectified
+from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .environment import HELP
 from .images import to_bgr
@@ -42,18 +47,18 @@ class Newest:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._item: tuple[AnyImage, float] | None = None
+        self._item: tuple[AnyImage, Detections | None, float] | None = None
         self._closed = False
         self.replaced = 0
 
-    def put(self, image: AnyImage) -> None:
+    def put(self, image: AnyImage, found: Detections | None = None) -> None:
         with self._changed:
             self.replaced += self._item is not None
-            self._item = image, time.monotonic()
+            self._item = image, found, time.monotonic()
             self._changed.notify()
 
-    def take(self) -> tuple[AnyImage, float] | None:
-        """Waits for an image. Returns it and the time of `put`, or None once the queue is closed."""
+    def take(self) -> tuple[AnyImage, Detections | None, float] | None:
+        """Waits for an image. Returns what was `put`, and when, or None once the queue is closed."""
         with self._changed:
             while self._item is None and not self._closed:
                 self._changed.wait(1.0)
@@ -69,15 +74,19 @@ class Newest:
 
 
 class LiveCamera:
-    """Subscribes to `image` and `camera_info`, and publishes the people."""
+    """Subscribes to `image`, `camera_info` and, if vision_msgs is installed, `detections`; publishes the people."""
 
-    def __init__(self, node: Node, recovery: Recovery, outputs: Outputs, advice: str) -> None:
-        """advice: what to set if camera images are likely to be lost, see `environment.transport`.
+    def __init__(
+        self, node: Node, recovery: Recovery, outputs: Outputs, advice: str, detector: FindsPeople | None = None
+    ) -> None:
+        """advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the
+        user's own, else the bundle's.
 
         Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
         """
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
-        self._stream = Stream(recovery, parameters.stream_settings(node))
+        self._stream = Stream(recovery, parameters.stream_settings(node), detector)
+        self._pairs: Pairs[AnyImage] = Pairs()
         self._health = Health()
         self._info: CameraInfo | None = None
         self._newest = Newest()
@@ -90,6 +99,11 @@ class LiveCamera:
             stack.callback(self._images.close)
             self._infos = MatchedSubscription(node, infos, self._on_camera_info)
             stack.callback(self._infos.close)
+            self._follows = [self._images, self._infos]
+            if vision := bodies.package("vision_msgs"):
+                found = [(node.resolve_topic_name("detections"), vision.Detection2DArray)]
+                self._follows.append(MatchedSubscription(node, found, self._on_detections))
+                stack.callback(self._follows[-1].close)
             timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
             stack.callback(node.destroy_timer, timer)
             worker = threading.Thread(target=self._work, name="recovery")
@@ -106,21 +120,33 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
-        if self._outputs.are_wanted():
-            self._newest.put(image)
-        else:
+        if not self._outputs.are_wanted():
             self._health.idle()
+        elif not self._waits_for_detections():
+            self._newest.put(image)
+        elif pair := self._pairs.add_image(read_stamp(image), image):
+            self._newest.put(*pair)
+
+    def _on_detections(self, message: Any) -> None:
+        if self._waits_for_detections():
+            classes, threshold = (parameters.get(self._node, name) for name in ("person_classes", "score_threshold"))
+            found = to_detections(message, classes, threshold)
+            if pair := self._pairs.add_detections(read_stamp(message), found):
+                self._newest.put(*pair)
+
+    def _waits_for_detections(self) -> bool:
+        return bool(parameters.get(self._node, "boxes") == "detections")
 
     def _on_camera_info(self, info: CameraInfo) -> None:
         self._info = info
 
     def _follow(self) -> None:
-        self._images.follow()
-        self._infos.follow()
+        for subscription in self._follows:
+            subscription.follow()
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy()]
+        warnings = [warning, self._why_lossy(), self._why_unmatched()]
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
@@ -129,11 +155,18 @@ class LiveCamera:
         for text in warnings:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
-        return self._health.status(name, self._newest.replaced, self._why_silent(), warnings, facts)
+        dropped = self._newest.replaced + self._pairs.alone
+        return self._health.status(name, dropped, self._why_silent(), warnings, facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
         return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _why_unmatched(self) -> str:
+        if not self._waits_for_detections() or self._pairs.alone_since_pair < WAITING:
+            return ""
+        topic = self._node.resolve_topic_name("detections")
+        return f"{topic}: none has the stamp of any of the last images; its header must be a copy of the image's"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
@@ -162,8 +195,8 @@ class LiveCamera:
                 self._reject(f"{type(error).__name__}: {error}")
                 self._node.get_logger().debug(traceback.format_exc())
 
-    def _recover(self, message: AnyImage, arrived: float) -> None:
-        """Process one image message and publish the result. arrived: time.monotonic."""
+    def _recover(self, message: AnyImage, found: Detections | None, arrived: float) -> None:
+        """Process one image message and publish the result. found: in this image. arrived: time.monotonic."""
         start = time.monotonic()
         image = to_bgr(message)
         decoded = time.monotonic()
@@ -172,7 +205,7 @@ class LiveCamera:
         camera, problem = self._of_image(width=image.shape[1], height=image.shape[0])
         stream = self._stream
         stream.settings = parameters.stream_settings(self._node)
-        people = stream.process(image, camera, stamp, problem)
+        people = stream.process(image, camera, stamp, problem, found)
         self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
         if stream.assumed:
             self._say(f"{topic}: {stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
@@ -180,8 +213,11 @@ class LiveCamera:
             self._say(f"{topic}: {problem}")
         for note in stream.notes:
             self._warn(note)
+        header = message.header
+        if parameters.get(self._node, "predict"):
+            header, people = self._predicted(header, people, stamp)
         recovered = time.monotonic()
-        self._outputs.publish(Frame(message.header, image, stream.camera, people, self._recovery.topology.faces))
+        self._outputs.publish(Frame(header, image, stream.camera, people, self._recovery.topology.faces))
         published = time.monotonic()
         stages = {name: seconds - before[name] for name, seconds in self._recovery.seconds().items()}
         times = {
@@ -191,6 +227,16 @@ class LiveCamera:
             "publish": published - recovered,
         }
         self._health.processed(people, times | stages)
+
+    def _predicted(self, header: Header, people: People, stamp: int) -> tuple[Header, People]:
+        """The people where they are expected now, and a header that says so."""
+        now = self._node.get_clock().now()
+        age = (now.nanoseconds - stamp) / 1e9
+        if not 0 <= age <= HORIZON:
+            self._say(f"predict: the stamp is {age:.2f} s old, not 0 to {HORIZON:g}; people are published as of then")
+            return header, people
+        predicted = self._stream.predict(people, now.nanoseconds)
+        return Header(stamp=now.to_msg(), frame_id=header.frame_id), predicted
 
     def _of_image(self, width: int, height: int) -> tuple[Camera | None, str]:
         """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""

@@ -24,6 +24,7 @@ from mega_model.core.errors import InputError
 
 from ..bundle import Bundle
 from ..recovery import Recovery
+from ..user_detector import UserDetector
 from . import parameters
 from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
@@ -41,6 +42,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         super().__init__("mega")
         parameters.declare(self)
         self._recovery: Recovery | None = None
+        self._detector: UserDetector | None = None
         self._outputs: Outputs | None = None
         self._camera: LiveCamera | None = None
         self._state = "unconfigured"
@@ -91,12 +93,16 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def _load(self) -> None:
         recovery = Recovery.load(parameters.get(self, "bundle"), provider=parameters.get(self, "provider"))
+        path = parameters.get(self, "detector_model")
+        self._detector = UserDetector(path, parameters.get(self, "provider")) if path else None
+        if self._detector:
+            self.get_logger().info(f"detector: {self._detector.name}")
         self._outputs = Outputs(self, recovery.topology, parameters.get(self, "tf"))
         self._recovery = recovery
 
     def _begin(self) -> None:
         assert self._recovery and self._outputs  # the node was configured
-        self._camera = LiveCamera(self, self._recovery, self._outputs, self._advice)
+        self._camera = LiveCamera(self, self._recovery, self._outputs, self._advice, self._detector)
 
     def _end(self) -> None:
         if self._camera:
@@ -106,7 +112,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def _free(self) -> None:
         if self._outputs:
             self._outputs.close()
-        self._recovery = self._outputs = None
+        self._recovery = self._detector = self._outputs = None
 
     def close(self) -> None:
         """End the work and free the model, in any state. Call it before the node is destroyed."""
@@ -119,6 +125,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         name = self.get_fully_qualified_name().lstrip("/")
         if self._camera and self._recovery:
             facts = {"backend": self._recovery.backend, "transport": self._carrier, **_facts(self._recovery.bundle)}
+            facts["detector"] = self._detector.name if self._detector else "the bundle's"
             status = self._camera.status(name, self._namesakes(), facts)
         else:
             status = DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)
