@@ -19,8 +19,8 @@ import numpy as np
 from .recovery import People
 
 AGILITY = 3.0
-"""Spectral density of the acceleration of a point of the body, m²/s³: how quickly its velocity may change. Of 1, 3, 10, 30
-and 100 the one with the least acceleration error on the embedded clip whose lag is less than a frame of 15 Hz."""
+"""Spectral density of the acceleration of a point of the body, m²/s³: how quickly its velocity may change. Of 1, 3, 10,
+30 and 100 the one with the least acceleration error on the embedded clip whose lag is less than a frame of 15 Hz."""
 START_SPEED = 1.0
 """Standard deviation of the velocity of a new person's points, m/s."""
 FORGET = 1.0

@@ -26,7 +26,7 @@ NEAR = 9.0
 AGILITY = 0.5
 """Spectral density of a pelvis' acceleration, m²/s³. After two seconds unseen, a walker is expected within 1.2 m."""
 DISTANCE_ERROR = 0.03
-"""Standard deviation of a distance from the camera from image to image, of the distance, which sigma does not include."""
+"""Standard deviation of a person's distance from image to image, as a share of it. Sigma does not include it."""
 UNKNOWN = 1e3
 """Metres: sigma of a pelvis of which nothing is known."""
 

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | YOLOX | one, [1, N, 5 + C]: centre, size, objectness, classes; decoded or not | BGR, 0 to 255, letterbox |
 | YOLOv8, 11 | one, [1, 4 + C, N]: centre, size, classes | RGB, 0 to 1, letterbox |
-| RT-DETR | `labels`, `boxes`, `scores`; or `logits`, `pred_boxes`; or one, [1, N, 4 + C] of shares | RGB, 0 to 1, stretched |
+| RT-DETR | `labels`, `boxes`, `scores`; or `logits`, `pred_boxes`; or one, [1, N, 4 + C] | RGB, 0 to 1, stretched |
 | RTMDet | `dets` [1, N, 5], `labels` [1, N] | BGR, normalised, letterbox |
 
 N of YOLOX and YOLO is the number of cells of their grids, which tells them from RT-DETR. Images are float32
@@ -45,7 +45,7 @@ class UserDetector:
     """A detector in an ONNX file, with the same `find` as the bundle's."""
 
     def __init__(self, path: str | Path, provider: Provider = "auto", threshold: float = 0.5) -> None:
-        """provider: cpu, or anything else for a GPU where there is one. Raises InputError if the file cannot be used."""
+        """provider: all but cpu take a GPU if there is one. Raises InputError if the file cannot be used."""
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
         self._path, self.threshold = path, threshold

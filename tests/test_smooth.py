@@ -155,6 +155,6 @@ def test_people_without_sigma_are_given_as_measured() -> None:
 
 def test_a_sigma_of_zero_is_no_fault() -> None:
     smoother, certain = Smoother(), np.zeros(VERTICES, np.float32)
-    for k in range(3):
+    for _ in range(3):
         people = smoother.update(someone(sigma=certain), stamp(1), 1)
     np.testing.assert_allclose(people.vertices, someone().vertices, atol=1e-5)

@@ -139,7 +139,7 @@ def test_people_who_meet_and_part_again_keep_their_ids(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("stops", [False, True])
 def test_two_seconds_behind_a_wall(seed: int, stops: bool) -> None:
-    """A walker goes on, or stops behind the wall; boxes then do not overlap with where they would be. Another walks by."""
+    """A walker goes on, or stops behind the wall, where no box overlaps with what was expected. Another walks by."""
     camera, hidden = Camera(seed), int(2 * RATE)
     walker, other = walk(-2, 1.2, 5, 90), walk(2, -0.5, 3.5, 90)
     if stops:

@@ -53,7 +53,8 @@ def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
 def letterbox(image: np.ndarray, height: int, width: int, grey: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """BGR image uint8 [H, W, 3] -> the detector's input, RGB [1, height, width, 3], and factors [3].
 
-    The image sits in the upper left corner, the rest is grey, 0 to 255. The factors turn x, y and score of the input into those of the image.
+    The image sits in the upper left corner, the rest has the value `grey`. The factors turn x, y and score of the input
+    into those of the image.
     """
     full_height, full_width = image.shape[:2]
     scale = min(width / full_width, height / full_height)
