@@ -89,9 +89,8 @@ class Tracker:
 
     def _forget(self, stamp: int) -> None:
         keep = stamp - self._seen <= PATIENCE * 1e9
-        self._ids, self._boxes, self._drift, self._seen = (
-            of[keep] for of in (self._ids, self._boxes, self._drift, self._seen)
-        )
+        self._ids, self._boxes = self._ids[keep], self._boxes[keep]
+        self._drift, self._seen = self._drift[keep], self._seen[keep]
         self._pelvis = self._pelvis[keep]
 
 

@@ -93,12 +93,12 @@ class UserDetector:
 
     def _run(self, bgr: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for an image uint8 [H, W, 3] of the input's size."""
-        pixels = bgr.astype(np.float32)
+        pixels: np.ndarray = bgr
         if self.layout == "RTMDet":
-            pixels = (pixels - np.float32(MEAN)) / np.float32(DEVIATION)
+            pixels = (bgr - np.array(MEAN)) / np.array(DEVIATION)
         elif self.layout != "YOLOX":
-            pixels = pixels[..., ::-1] / 255
-        given = {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+            pixels = bgr[..., ::-1] / 255
+        given = {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)}
         if self._sizes is not None:
             given[self._sizes.name] = np.array([[self._width, self._height]], np.int64)
         try:

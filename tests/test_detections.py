@@ -1,7 +1,7 @@
 """The user's detections: message to boxes, and which image they belong to.
 
-vision_msgs has no wheel. The messages here are stand-ins with the fields that its definition publishes; nothing here was
-run against the package.
+vision_msgs has no wheel. The messages here are stand-ins with the fields of its definition; nothing was run against the
+package.
 """
 
 from __future__ import annotations

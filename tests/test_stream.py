@@ -297,7 +297,7 @@ def test_a_recording_that_starts_again_gives_the_same_people(walkers: tuple[Reco
         people = []
         for k, x in enumerate([20] + 32 * [180]):  # at 180 it is somebody else, for longer than a track is remembered
             detector.boxes = np.array([box(x)], np.float32)
-            people.append(stream.process(GREEN, K, (100 + k) * SECOND))
+            people.append(stream.process(GREEN, K, 100 * SECOND + k * SECOND // 10))
         return people
 
     once, again = play(), play()
