@@ -27,7 +27,7 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "detector_model": (str, "ONNX file of your own person detector"),
     "score_threshold": (float, "detections with a lower score are ignored"),
     "max_people": (int, "if more are found, the least likely are left out; 0: nobody is"),
-    "smoothing": (float, "of people over time; 0: off"),
+    "smoothing": (float, "of people over time, 0 to 1; 0: off"),
     "predict": (bool, "true publishes people where they are expected at publication"),
     "samples": (int, "samples per person; -1: the bundle's number"),
     "fov": (float, "field of view without camera_info, radians"),

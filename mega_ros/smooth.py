@@ -102,8 +102,8 @@ class Smoother:
     def update(self, people: People, stamp: int, smoothing: float) -> People:
         """The people of the next image, smoothed.
 
-        stamp: nanoseconds; intervals may vary. smoothing: sigma times this is the filter's measurement noise, so 1
-        takes sigma as it is, less follows more quickly, and 0 changes nothing.
+        stamp: nanoseconds; intervals may vary. smoothing: 0 to 1. Sigma times this is the filter's measurement noise:
+        1 takes sigma as it is, less follows more quickly, and 0 changes nothing.
         Whoever is new, was unseen for `FORGET`, has jumped, or has no finite sigma is given as measured. So is
         everybody if the stamp goes back.
         """

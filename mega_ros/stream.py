@@ -47,7 +47,7 @@ class StreamSettings:
     """0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright. Boxes and
     people stay in the pixels and in the camera frame of the image as it is."""
     smoothing: float = 0.0
-    """0 gives people as measured; 1 smooths them over time by their sigma, more smooths more, see `Smoother.update`."""
+    """0 to 1: 0 gives people as measured, 1 smooths them over time by their sigma, see `Smoother.update`."""
 
 
 class Stream:

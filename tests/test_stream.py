@@ -323,7 +323,7 @@ def test_cameras_share_a_recovery_but_not_their_tracks(walkers: tuple[Recovery, 
     assert right.process(GREEN, K, 0).ids.tolist() == [0]
 
 
-# ----------------------------------------------------------------------------------------------- how many, and how steady
+# --------------------------------------------------------------------------------------------- how many, and how steady
 
 
 def test_the_likeliest_people_stay_and_the_others_are_noted(walkers: tuple[Recovery, Walkers]) -> None:
@@ -366,7 +366,7 @@ def test_people_are_smoothed_and_predicted_where_asked(recovery: Callable[..., R
 
 
 def test_who_stops_behind_a_wall_keeps_the_id(walkers: tuple[Recovery, Walkers]) -> None:
-    """Two seconds on, the box overlaps with none that was expected; where the mesh has the pelvis, it may be the same."""
+    """Two seconds on, the box is not where it was expected; where the mesh has the pelvis, it may be the same."""
     made, detector = walkers
     stream = Stream(made)
     for k in range(60):

@@ -76,7 +76,7 @@ class ReplayOptions:
     seed: int = 0
     """Of the samples' noise, for a bundle that needs samples."""
     smoothing: float = 0.0
-    """Of people over time: 0 is off, 1 takes sigma as the noise of the measurements."""
+    """Of people over time, 0 to 1: 0 is off, 1 takes sigma as the noise of the measurements."""
 
 
 def main(args: list[str]) -> int:
@@ -93,8 +93,8 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
     if options.write and options.write.exists() and not is_bag(options.write):
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
-    if not 0 <= options.smoothing < np.inf:
-        raise InputError(f"--smoothing {options.smoothing:g}: must be 0 or more")
+    if not 0 <= options.smoothing <= 1:
+        raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
     if not options.within >= 0:
         raise InputError(f"--within {options.within:g}: must not be negative")
     console = Console()

@@ -76,7 +76,7 @@ def declare(node: Node) -> None:
         ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
         ("person_classes", ["person", "0"], _text("class_id of people in `detections`")),
         ("max_people", 0, _integer("if more are found, the least likely are left out; 0: nobody is", 0, 1000)),
-        ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 100.0)),
+        ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 1.0)),
         ("predict", False, _text("whether people are published where they are expected at publication")),
         (
             "fov",
