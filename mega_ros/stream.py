@@ -115,7 +115,7 @@ class Stream:
             camera = intrinsics_from_fov(width, height, self._settings.fov)
         self.camera = camera if isinstance(camera, Camera) else Camera(camera)
         if stamp < self._stamp - RESTART:
-            self._tracker, self._smoother = Tracker(), Smoother()
+            self._tracker = Tracker()  # the smoother sees by itself that time goes back
         self._stamp = stamp
         boxes, scores, keypoints = self._find(image, found)
         shown = in_image(boxes, width, height)
