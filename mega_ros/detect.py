@@ -1,4 +1,4 @@
-"""Person boxes: from the bundle's detector, from the full frame, or fixed.
+"""Person boxes: from the bundle's detector, from the full frame, or fixed. `user_detector` has the user's own.
 
 All have one signature: `boxes, scores = find(image_bgr)`, boxes float32 [P, 4] (x0, y0, x1, y1, pixels), scores [P].
 """
@@ -6,6 +6,7 @@ All have one signature: `boxes, scores = find(image_bgr)`, boxes float32 [P, 4] 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from .bundle import Bundle
 from .engines import OnnxEngine, Provider
 
 FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class FindsPeople(Protocol):
+    """A detector: the bundle's, or the user's."""
+
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
+        """The people in an image uint8 [H, W, 3] BGR. threshold: lowest score, 0 to 1; None takes the detector's."""
+        ...
 
 
 class Detector:
@@ -37,7 +46,7 @@ class Detector:
         return detections(self.engine.run(image=boxed), factors, width, height, threshold)
 
 
-def find_turned(detector: Detector, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
+def find_turned(detector: FindsPeople, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
     """`detector.find` on the image turned clockwise by `rotate` degrees; in the pixels of the image as it is."""
     image = np.ascontiguousarray(np.rot90(image, -rotate // 90))
     boxes, scores, keypoints = detector.find(image, threshold)

@@ -6,8 +6,10 @@ Camera frame: REP-103 optical (x right, y down, z forward), metres. P people, Q 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -26,7 +28,7 @@ from mega_model.core.geometry import (
     square_cameras,
 )
 from mega_model.core.regions import keypoint_region, next_cameras
-from mega_model.core.topology import Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
 from .detect import Detector, find_turned
@@ -40,6 +42,11 @@ FARTHEST = 100.0
 seems to be farther away is somewhere else, and the intrinsics are wrong."""
 ROTATIONS = 0, 90, 180, 270
 """Degrees, see `Recovery.run`."""
+PELVIS = SMPL_JOINTS.index("pelvis")
+
+Identify: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Position [P, 3] and sigma [P] of the people's pelvises, metres, in the camera frame -> ids [P]. Sigma is NaN if the
+bundle has no error head."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ class Recovery:
         image: np.ndarray,
         K: np.ndarray | Camera | None = None,
         boxes: np.ndarray | None = None,
-        ids: np.ndarray | None = None,
+        ids: np.ndarray | Identify | None = None,
         samples: int | None = None,
         seed: int = 0,
         keypoints: np.ndarray | None = None,
@@ -140,7 +147,7 @@ class Recovery:
         assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image, and its centre less than 90 degrees
         off the axis; None asks the bundle's detector.
-        ids: [P], default 0 to P-1.
+        ids: [P], default 0 to P-1; or a function that gives them from the position and sigma of each pelvis.
         keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
         They place the first crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
@@ -179,7 +186,8 @@ class Recovery:
             else:
                 keypoints = _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
-        ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
+        if not callable(ids):
+            ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
             return self._nobody()
         features, crop_intrinsics, crop_from_camera = self._features(image, camera, boxes, keypoints, rotate)
@@ -190,11 +198,16 @@ class Recovery:
         out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
         vertices, body_to_crop, translation, residuals = self._pose(out, features, crop_intrinsics, limbs)
         vertices = place(vertices, body_to_crop, translation, crop_from_camera).astype(np.float32)
-        sigma, joints_sigma = self._sigma(out, residuals, ids, samples, seed)
+        joints = self.topology.joints(vertices)
+        sigma, joints_sigma = self._predicted_sigma(out, residuals)
+        if callable(ids):
+            ids = _checked_ids(ids(joints[:, PELVIS], joints_sigma[:, PELVIS]), len(boxes))
+        if not self._predicts_errors and samples >= 2:
+            sigma, joints_sigma = self._sampled_sigma(out, ids, samples, seed)
         people = People(
             vertices,
             sigma,
-            self.topology.joints(vertices),
+            joints,
             joints_sigma,
             ids.astype(np.uint32),
             boxes,
@@ -275,20 +288,23 @@ class Recovery:
         landmarks, regressor = features["landmarks"], self.topology.joint_regressor
         return fit_people(vertices, body_to_crop, camera, focal, landmarks, limbs, regressor, out["modes"])
 
-    def _sigma(
-        self, out: dict[str, np.ndarray], residuals: np.ndarray, ids: np.ndarray, samples: int, seed: int
+    def _predicted_sigma(self, out: dict[str, np.ndarray], residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [P, V] and [P, J]; NaN if the bundle has no error head."""
+        if not self._predicts_errors:
+            shapes = ((len(residuals), len(points)) for points in (self.topology.template, self.topology.joint_names))
+            sigma, joints_sigma = (np.full(shape, np.nan, np.float32) for shape in shapes)
+            return sigma, joints_sigma
+        scale = np.float32(self.bundle.calibration.scale)
+        of_vertices, of_joints = self._limb_shares
+        sigma = widened(out["sigma"], residuals, of_vertices).astype(np.float32)
+        joints_sigma = widened(out["joints_sigma"], residuals, of_joints).astype(np.float32)
+        return scale * sigma, scale * joints_sigma
+
+    def _sampled_sigma(
+        self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """float32 [P, V] and [P, J]."""
         scale = np.float32(self.bundle.calibration.scale)
-        if self._predicts_errors:
-            of_vertices, of_joints = self._limb_shares
-            sigma = widened(out["sigma"], residuals, of_vertices).astype(np.float32)
-            joints_sigma = widened(out["joints_sigma"], residuals, of_joints).astype(np.float32)
-            return scale * sigma, scale * joints_sigma
-        if samples < 2:
-            shapes = ((len(ids), len(points)) for points in (self.topology.template, self.topology.joint_names))
-            sigma, joints_sigma = (np.full(shape, np.nan, np.float32) for shape in shapes)
-            return sigma, joints_sigma
         uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
         given = {name: out[name] for name in self.bundle.graphs["sampler"].inputs if name in out}
         vertices = self._sampler.run(**given, uniforms=uniforms)["vertices"]

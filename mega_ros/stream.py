@@ -15,8 +15,9 @@ from mega_model.core.detection import SMALLEST, Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import find_turned, fixed_box, full_frame
+from .detect import FindsPeople, find_turned, fixed_box, full_frame
 from .recovery import FARTHEST, FOV_DEFAULT, People, Recovery, checked_image, in_view
+from .smooth import Smoother
 from .track import Tracker
 
 RESTART = 10**9
@@ -27,12 +28,15 @@ RESTART = 10**9
 class StreamSettings:
     """Settings that may change from image to image."""
 
-    boxes: Literal["detector", "full_frame", "fixed"] = "detector"
-    """Source of the boxes: the bundle's detector, one box that fills the image, or `fixed_box`."""
+    boxes: Literal["detector", "detections", "full_frame", "fixed"] = "detector"
+    """Source of the boxes: the stream's detector, what `process` is given with each image, one box that fills the
+    image, or `fixed_box`."""
     fixed_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """x0, y0, x1, y1 in pixels."""
     score_threshold: float = 0.5
     """Detections with a lower score are left out, 0 to 1."""
+    max_people: int = 0
+    """If more people are found, those with the lowest scores are left out; 0: nobody is."""
     samples: int | None = None
     """Samples per person, see `Recovery.run`; None takes the bundle's number."""
     seed: int = 0
@@ -42,16 +46,25 @@ class StreamSettings:
     rotate: int = 0
     """0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright. Boxes and
     people stay in the pixels and in the camera frame of the image as it is."""
+    smoothing: float = 0.0
+    """0 to 1: 0 gives people as measured, 1 smooths them over time by their sigma, see `Smoother.update`."""
 
 
 class Stream:
     """The state of one camera. Only one thread may use it at a time."""
 
-    def __init__(self, recovery: Recovery, settings: StreamSettings = StreamSettings()) -> None:
-        """Raises InputError where the settings ask for a detector that the bundle does not have."""
+    def __init__(
+        self,
+        recovery: Recovery,
+        settings: StreamSettings = StreamSettings(),
+        detector: FindsPeople | None = None,
+    ) -> None:
+        """detector: by default the bundle's. Raises InputError where the settings ask for one and there is none."""
         self._recovery = recovery
+        self._detector = recovery.detector if detector is None else detector
         self.settings = settings
         self._tracker = Tracker()
+        self._smoother = Smoother()
         self._stamp = 0
         self.camera = Camera(np.eye(3))
         """Of the last image, given or assumed."""
@@ -60,7 +73,8 @@ class Stream:
         self.boxes = np.zeros((0, 4), np.float32)
         """float32 [N, 4], pixels: the boxes in the last image."""
         self.left_out = np.zeros(0, bool)
-        """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing."""
+        """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
+        of `max_people`."""
         self.notes: list[str] = []
         """Why there are fewer people than boxes in the last image; empty where there are not."""
 
@@ -71,7 +85,7 @@ class Stream:
 
     @settings.setter
     def settings(self, settings: StreamSettings) -> None:
-        if settings.boxes == "detector" and self._recovery.detector is None:
+        if settings.boxes == "detector" and self._detector is None:
             name = self._recovery.bundle.name
             raise InputError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
         self._settings = settings
@@ -82,6 +96,7 @@ class Stream:
         camera: Camera | np.ndarray | None,
         stamp: int,
         unknown: str = "no intrinsics are given",
+        found: Detections | None = None,
     ) -> People:
         """The people in the next image, with the ids of their tracks.
 
@@ -90,6 +105,7 @@ class Stream:
         stamp: time of the image, nanoseconds on any clock. If it goes back by more than a second, a new recording has
         started and ids start again, so the same images give the same people.
         unknown: the reason why there are no intrinsics, for `assumed`.
+        found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
         image = checked_image(image)
@@ -99,37 +115,63 @@ class Stream:
             camera = intrinsics_from_fov(width, height, self._settings.fov)
         self.camera = camera if isinstance(camera, Camera) else Camera(camera)
         if stamp < self._stamp - RESTART:
-            self._tracker = Tracker()
+            self._tracker = Tracker()  # the smoother sees by itself that time goes back
         self._stamp = stamp
-        boxes, scores, keypoints = self._find(image)
+        boxes, scores, keypoints = self._find(image, found)
         shown = in_image(boxes, width, height)
         inside = shown & in_view(boxes, self.camera)
-        self.boxes, self.left_out = boxes, ~inside
-        ids = self._tracker.update(boxes[inside])
+        kept = _best(scores, inside, self._settings.max_people)
+        self.boxes, self.left_out = boxes, ~kept
+        ids = np.zeros(0, np.int64)
+
+        def identify(pelvis: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+            nonlocal ids
+            ids = self._tracker.update(boxes[kept], stamp, pelvis, sigma)
+            return ids
+
         people = self._recovery.run(
             image,
             self.camera,
-            boxes[inside],
-            ids,
+            boxes[kept],
+            identify,
             self._settings.samples,
             self._settings.seed,
-            None if keypoints is None else keypoints[inside],
+            None if keypoints is None else keypoints[kept],
             self._settings.rotate,
         )
         reasons = {
             f"the image shows less than {SMALLEST:g} x {SMALLEST:g} pixels of them": (~shown).sum(),
             "the lens shows nothing there, or 90 degrees or more off its axis": (shown & ~inside).sum(),
+            f"max_people is {self._settings.max_people}, and the others are likelier": (inside & ~kept).sum(),
             "their meshes are not finite, or not in front of the camera and nearer than "
-            f"{FARTHEST:g} m; check camera_info": inside.sum() - len(people),
+            f"{FARTHEST:g} m; check camera_info": kept.sum() - len(people),
         }
         self.notes = [f"{n} of {len(boxes)} boxes are left out: {why}" for why, n in reasons.items() if n]
-        return replace(people, scores=scores[inside][np.isin(ids, people.ids)])
+        people = replace(people, scores=scores[kept][np.isin(ids, people.ids)])
+        return self._smoother.update(people, stamp, self._settings.smoothing)
 
-    def _find(self, image: np.ndarray) -> Detections:
+    def predict(self, people: People, stamp: int) -> People:
+        """The people of the last image at a later time, nanoseconds, see `Smoother.predict`. It needs `smoothing`."""
+        return self._smoother.predict(people, stamp)
+
+    def _find(self, image: np.ndarray, found: Detections | None) -> Detections:
+        if self._settings.boxes == "detections":
+            if found is None:
+                raise InputError("found: boxes is detections, so those of the image must be given")
+            return found
         if self._settings.boxes == "full_frame":
             return Detections(*full_frame(image), None)
         if self._settings.boxes == "fixed":
             return Detections(*fixed_box(self._settings.fixed_box)(image), None)
-        detector = self._recovery.detector
-        assert detector is not None  # the settings were checked
-        return find_turned(detector, image, self._settings.rotate, self._settings.score_threshold)
+        assert self._detector is not None  # the settings were checked
+        return find_turned(self._detector, image, self._settings.rotate, self._settings.score_threshold)
+
+
+def _best(scores: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:
+    """bool [N]: of the allowed ones, the `count` with the highest scores; all of them if it is 0."""
+    if not count:
+        return allowed
+    order = np.argsort(-scores, kind="stable")
+    best = np.zeros_like(allowed)
+    best[order[allowed[order]][:count]] = True
+    return best

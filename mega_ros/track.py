@@ -1,6 +1,11 @@
-"""Tracking: assigns the boxes of each frame to people of earlier frames, by box overlap.
+"""Tracking: which of the people of earlier images each box of the next one shows.
 
-The trackers on PyPI require an older numpy, or a second OpenCV that conflicts with the headless one.
+Boxes alone mix up people who cross, and lose who was hidden. So beside the overlap of the boxes counts where the mesh
+has the pelvis, in metres: who passes behind is farther away, and who walks on behind a wall comes out at a place and
+time that can be predicted, with an uncertainty that grows meanwhile.
+
+Those on PyPI know boxes only, and cannot be had beside the headless OpenCV (looked at in November 2026): `trackers` 2.6
+and `boxmot` 25 require `opencv-python`, and `boxmot` torch; `supervision` 0.31 no longer has a tracker.
 """
 
 from __future__ import annotations
@@ -10,42 +15,64 @@ from numpy.typing import ArrayLike
 
 from mega_model.core.boxes import intersection_over_union
 
+from .smooth import Motion
+
+PATIENCE = 3.0
+"""Seconds: a track ends after this time without a box."""
+OVERLAP = 0.2
+"""Intersection over union from which on two boxes may be one person's."""
+NEAR = 9.0
+"""Squared Mahalanobis distance below which two places may be one person's: three standard deviations."""
+AGILITY = 0.5
+"""Spectral density of a pelvis' acceleration, m²/s³. After two seconds unseen, a walker is expected within 1.2 m."""
+DISTANCE_ERROR = 0.03
+"""Standard deviation of a person's distance from image to image, as a share of it. Sigma does not include it."""
+UNKNOWN = 1e3
+"""Metres: sigma of a pelvis of which nothing is known."""
+
 
 class Tracker:
     """Assigns track ids to boxes: 0, 1, 2, ... in order of appearance."""
 
-    def __init__(self, overlap: float = 0.2, patience: int = 30) -> None:
-        """overlap: smallest intersection over union of two boxes of one person.
-        patience: a track ends after this many frames without a box."""
-        self.overlap = overlap
-        self.patience = patience
+    def __init__(self) -> None:
         self._next = 0
         self._ids = np.zeros(0, np.int64)
-        self._boxes = np.zeros((0, 4))  # last box, or its extrapolation
-        self._drift = np.zeros(
-            (0, 4)
-        )  # velocity of the box's centre, pixels per frame: occlusion changes the box's size
-        self._unseen = np.zeros(0, np.int64)  # frames
+        self._boxes = np.zeros((0, 4))  # last box, moved on by its drift while it is not seen
+        # of the box's centre, pixels per second: occlusion changes the box's size
+        self._drift = np.zeros((0, 2))
+        self._seen = np.zeros(0, np.int64)  # when, nanoseconds
+        self._pelvis = Motion.start(0, np.zeros((0, 3)), np.zeros(0))
 
-    def update(self, boxes: ArrayLike) -> np.ndarray:
-        """boxes [P, 4] (x0, y0, x1, y1, pixels) of the next frame -> ids int64 [P]."""
-        from scipy.optimize import linear_sum_assignment  # slow to load
+    def update(
+        self,
+        boxes: ArrayLike,
+        stamp: int,
+        pelvis: ArrayLike | None = None,
+        sigma: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """The people in the next image -> their ids, int64 [P].
 
+        boxes: [P, 4], x0, y0, x1, y1, pixels. stamp: nanoseconds; an earlier one than before counts as the same.
+        pelvis, sigma: [P, 3] and [P], metres, in the camera frame; what is not finite is not known.
+        """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        expected = self._boxes + self._drift
-        overlaps = intersection_over_union(expected, boxes)
-        tracks, found = linear_sum_assignment(overlaps, maximize=True)
-        close = overlaps[tracks, found] >= self.overlap
-        tracks, found = tracks[close], found[close]
+        places, noise = _places(len(boxes), pelvis, sigma)
+        stamp = max(stamp, self._pelvis.stamp)
+        self._forget(stamp)
+        dt = (stamp - self._pelvis.stamp) / 1e9
+        expected = self._boxes + np.tile(self._drift * dt, 2)
+        motion = self._pelvis.at(stamp, AGILITY)
+        tracks, found = _same(expected, motion, boxes, places, noise)
 
-        moved = boxes[found] - self._boxes[tracks]
-        moved = np.tile((moved[:, :2] + moved[:, 2:]) / 2, 2)
-        # the mean of old and new, because boxes are noisy; it decays while a person is unseen
-        drift = 0.95 * self._drift
-        drift[tracks] = (self._drift[tracks] + moved) / 2
+        if dt > 0:
+            moved = (boxes[found] - self._boxes[tracks]).reshape(-1, 2, 2).mean(axis=1)
+            # the mean of old and new, because boxes are noisy
+            self._drift[tracks] = (self._drift[tracks] + moved / dt) / 2
         expected[tracks] = boxes[found]
-        unseen = self._unseen + 1
-        unseen[tracks] = 0
+        self._seen[tracks] = stamp
+        measured, measured_noise = motion.position.copy(), np.full(len(self._ids), UNKNOWN)
+        measured[tracks], measured_noise[tracks] = places[found], noise[found]
+        motion, _ = motion.corrected(measured, measured_noise)
 
         ids = np.full(len(boxes), -1)
         ids[found] = self._ids[tracks]
@@ -53,10 +80,45 @@ class Tracker:
         count = int(new.sum())
         ids[new] = self._next + np.arange(count)
         self._next += count
-
-        keep = unseen <= self.patience
-        self._ids = np.concatenate([self._ids[keep], ids[new]])
-        self._boxes = np.concatenate([expected[keep], boxes[new]])
-        self._drift = np.concatenate([drift[keep], np.zeros((count, 4))])
-        self._unseen = np.concatenate([unseen[keep], np.zeros(count, np.int64)])
+        self._ids = np.concatenate([self._ids, ids[new]])
+        self._boxes = np.concatenate([expected, boxes[new]])
+        self._drift = np.concatenate([self._drift, np.zeros((count, 2))])
+        self._seen = np.concatenate([self._seen, np.full(count, stamp)])
+        self._pelvis = motion.joined(Motion.start(stamp, places[new], noise[new]))
         return ids
+
+    def _forget(self, stamp: int) -> None:
+        keep = stamp - self._seen <= PATIENCE * 1e9
+        self._ids, self._boxes = self._ids[keep], self._boxes[keep]
+        self._drift, self._seen = self._drift[keep], self._seen[keep]
+        self._pelvis = self._pelvis[keep]
+
+
+def _places(count: int, pelvis: ArrayLike | None, sigma: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [P, 3] and their noise [P], metres; `UNKNOWN` where the pelvis is not finite."""
+    places = np.full((count, 3), np.nan) if pelvis is None else np.array(pelvis, np.float64).reshape(-1, 3)
+    sigma = np.zeros(count) if sigma is None else np.nan_to_num(np.array(sigma, np.float64))
+    known = np.isfinite(places).all(axis=1)
+    places[~known] = 0
+    noise = np.hypot(sigma, DISTANCE_ERROR * np.linalg.norm(places, axis=1))
+    return places, np.where(known, noise, UNKNOWN)
+
+
+def _same(
+    expected: np.ndarray, motion: Motion, boxes: np.ndarray, places: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which tracks are which boxes: indices of both. expected [T, 4] and motion: where the T tracks should be now."""
+    from scipy.optimize import linear_sum_assignment  # slow to load
+
+    overlaps = intersection_over_union(expected, boxes)
+    variance = motion.variance[:, None] + noise**2
+    known = variance < (UNKNOWN / 2) ** 2
+    far = ((motion.position[:, None] - places) ** 2).sum(axis=-1) / variance
+    # the height of the place's probability density over what it is for a track without any uncertainty: who was
+    # hidden for long may be anywhere, and does not take the box of somebody who is seen
+    certain = np.where(known, noise / np.sqrt(variance), 1)
+    likely = certain * (overlaps + np.where(known, np.exp(-far / 6), 0))
+    likely[(overlaps < OVERLAP) & ~(known & (far < NEAR))] = 0
+    tracks, found = linear_sum_assignment(likely, maximize=True)
+    possible = likely[tracks, found] > 0
+    return tracks[possible], found[possible]

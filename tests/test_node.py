@@ -417,7 +417,7 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"rectified": "maybe"}, "one of auto, true, false"),
         ({"rectified": 3}, "one of auto, true, false"),
         ({"seed": -1}, "range"),
-        ({"boxes": "hog"}, "one of detector, full_frame, fixed"),
+        ({"boxes": "hog"}, "one of detector, detections, full_frame, fixed"),
         ({"boxes": "fixed"}, "fixed_box must be"),
         ({"samples": "many"}, "Wrong parameter type"),
         ({"bundle": "other"}, "read-only|read only"),
@@ -440,6 +440,7 @@ def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
             ParameterType.PARAMETER_DOUBLE: "double_value",
             ParameterType.PARAMETER_DOUBLE_ARRAY: "double_array_value",
             ParameterType.PARAMETER_BYTE_ARRAY: "byte_array_value",  # as rclpy has an empty list
+            ParameterType.PARAMETER_STRING_ARRAY: "string_array_value",
         }
         actual = {name: getattr(value, kinds[value.type]) for name, value in zip(names, values)}
         assert {k: list(v) if isinstance(v, array.array) else v for k, v in actual.items()} == shown

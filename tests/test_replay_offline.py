@@ -239,6 +239,16 @@ def test_without_camera_info_the_field_of_view_is_said(
     assert "assumed intrinsics" in capsys.readouterr().out
 
 
+def test_people_are_smoothed_where_asked(bundle: Path, tmp_path: Path) -> None:
+    path, meshes = bag(tmp_path / "bag", *clip(Recorder())), {}
+    for smoothing in (0.0, 1.0):
+        assert replay(bundle, tmp_path / "out", path, "--smoothing", smoothing) == 0
+        assert report(tmp_path / "out")["provenance"]["settings"]["smoothing"] == smoothing
+        meshes[smoothing] = np.load(tmp_path / "out" / "meshes.npz")["vertices"]
+    np.testing.assert_allclose(meshes[1.0][0], meshes[0.0][0], atol=1e-5)
+    assert (np.abs(meshes[1.0][1:] - meshes[0.0][1:]).max(axis=(1, 2)) > 1e-3).all()
+
+
 def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lens, scaled and rectified images, a turned camera; what stands in for a calibration is said."""
     recovery, box = Recovery.load(bundle, provider="cpu"), np.array([[0, 0, WIDTH, HEIGHT]])
@@ -941,6 +951,7 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--reference", "gone.npz"], "there is no such file"),
         (["--write", "taken"], "there is something that is no bag"),
         (["--fov", "180"], "not between 1 and 170"),
+        (["--smoothing", "1.5"], "not between 0 and 1"),
         (["--bundle", "gone"], "gone"),
     ],
 )

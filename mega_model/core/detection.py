@@ -50,15 +50,16 @@ def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.asarray((high - low >= SMALLEST).all(axis=1))
 
 
-def letterbox(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def letterbox(image: np.ndarray, height: int, width: int, grey: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """BGR image uint8 [H, W, 3] -> the detector's input, RGB [1, height, width, 3], and factors [3].
 
-    The image sits in the upper left corner. The factors turn x, y and score of the input into those of the image.
+    The image sits in the upper left corner, the rest has the value `grey`. The factors turn x, y and score of the input
+    into those of the image.
     """
     full_height, full_width = image.shape[:2]
     scale = min(width / full_width, height / full_height)
     size = max(1, round(full_width * scale)), max(1, round(full_height * scale))
-    boxed = np.zeros((1, height, width, 3), np.uint8)
+    boxed = np.full((1, height, width, 3), grey, np.uint8)
     boxed[0, : size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
     return boxed, np.array([full_width / size[0], full_height / size[1], 1], np.float32)
 

@@ -75,6 +75,8 @@ class ReplayOptions:
     """Where people are: what the bundle's detector finds, or one who fills the image."""
     seed: int = 0
     """Of the samples' noise, for a bundle that needs samples."""
+    smoothing: float = 0.0
+    """Of people over time, 0 to 1: 0 is off, 1 takes sigma as the noise of the measurements."""
 
 
 def main(args: list[str]) -> int:
@@ -91,6 +93,8 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
     if options.write and options.write.exists() and not is_bag(options.write):
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
+    if not 0 <= options.smoothing <= 1:
+        raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
     if not options.within >= 0:
         raise InputError(f"--within {options.within:g}: must not be negative")
     console = Console()
@@ -135,7 +139,9 @@ def _replay(
 ) -> None:
     """One input, whose first file is `path`: its results into `out`, and its table onto the console."""
     fov = float(np.radians(options.fov))
-    settings = StreamSettings(boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate)
+    settings = StreamSettings(
+        boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate, smoothing=options.smoothing
+    )
     reference = open_reference(options.reference, path, recovery.topology, options.within, options.images)
     run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
@@ -162,7 +168,7 @@ def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str,
         "command": shlex.join(command),
         "bundle": {"name": bundle.name, "hash": bundle.hash},
         "provider": run.recovery.backend,
-        "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate")},
+        "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate", "smoothing")},
         "inputs": frames.digests(source.files),
         "topics": source.topics,
         "reference": frames.digests(run.reference.files) if run.reference else [],

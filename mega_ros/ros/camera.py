@@ -9,20 +9,25 @@ from __future__ import annotations
 import time
 import traceback
 from contextlib import ExitStack
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
 
 from mega_model.core.cameras import Camera
+from mega_model.core.detection import Detections
 from mega_model.core.errors import InputError
 
-from ..recovery import Recovery
+from ..detect import FindsPeople
+from ..recovery import People, Recovery
+from ..smooth import HORIZON
 from ..stream import Stream
-from . import parameters
+from . import bodies, parameters
 from .camera_info import camera_for, is_rectified
+from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .environment import HELP
 from .images import to_bgr
@@ -38,20 +43,29 @@ AnyImage: TypeAlias = "Image | CompressedImage"
 
 
 class LiveCamera:
-    """Subscribes to `image` and `camera_info`, and publishes the people."""
+    """Subscribes to `image`, `camera_info` and, if vision_msgs is installed, `detections`; publishes the people."""
 
     def __init__(
-        self, node: Node, name: str, recovery: Recovery, outputs: Outputs, worker: Worker, advice: str
+        self,
+        node: Node,
+        name: str,
+        recovery: Recovery,
+        outputs: Outputs,
+        worker: Worker,
+        advice: str,
+        detector: FindsPeople | None = None,
     ) -> None:
         """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
-        advice: what to set if camera images are likely to be lost, see `environment.transport`.
+        advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
+        own, else the bundle's.
 
         Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
         """
         self.name = name
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
         self._worker = worker
-        self._stream = Stream(recovery, parameters.stream_settings(node))
+        self._stream = Stream(recovery, parameters.stream_settings(node), detector)
+        self._pairs: Pairs[AnyImage] = Pairs()
         self._health = Health()
         self._info: CameraInfo | None = None
         self._dropped = 0
@@ -64,6 +78,11 @@ class LiveCamera:
             stack.callback(self._images.close)
             self._infos = MatchedSubscription(node, infos, self._on_camera_info)
             stack.callback(self._infos.close)
+            self._follows = [self._images, self._infos]
+            if vision := bodies.package("vision_msgs"):
+                found = [(node.resolve_topic_name(within(name, "detections")), vision.Detection2DArray)]
+                self._follows.append(MatchedSubscription(node, found, self._on_detections))
+                stack.callback(self._follows[-1].close)
             timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
             stack.callback(node.destroy_timer, timer)
             self._open = stack.pop_all()
@@ -76,21 +95,36 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
-        if self._outputs.are_wanted():
-            self._dropped += self._worker.put(self, image)
-        else:
+        if not self._outputs.are_wanted():
             self._health.idle()
+        elif not self._waits_for_detections():
+            self._put(image)
+        elif pair := self._pairs.add_image(read_stamp(image), image):
+            self._put(*pair)
+
+    def _put(self, image: AnyImage, found: Detections | None = None) -> None:
+        self._dropped += self._worker.put(self, (image, found))
+
+    def _on_detections(self, message: Any) -> None:
+        if self._waits_for_detections():
+            classes, threshold = (parameters.get(self._node, name) for name in ("person_classes", "score_threshold"))
+            found = to_detections(message, classes, threshold)
+            if pair := self._pairs.add_detections(read_stamp(message), found):
+                self._put(*pair)
+
+    def _waits_for_detections(self) -> bool:
+        return bool(parameters.get(self._node, "boxes") == "detections")
 
     def _on_camera_info(self, info: CameraInfo) -> None:
         self._info = info
 
     def _follow(self) -> None:
-        self._images.follow()
-        self._infos.follow()
+        for subscription in self._follows:
+            subscription.follow()
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy()]
+        warnings = [warning, self._why_lossy(), self._why_unmatched()]
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
@@ -99,11 +133,18 @@ class LiveCamera:
         for text in warnings:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
-        return self._health.status(name, self._dropped, self._why_silent(), warnings, facts)
+        dropped = self._dropped + self._pairs.alone
+        return self._health.status(name, dropped, self._why_silent(), warnings, facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
         return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _why_unmatched(self) -> str:
+        if not self._waits_for_detections() or self._pairs.alone_since_pair < WAITING:
+            return ""
+        topic = self._node.resolve_topic_name(within(self.name, "detections"))
+        return f"{topic}: none has the stamp of any of the last images; its header must be a copy of the image's"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
@@ -122,17 +163,18 @@ class LiveCamera:
 
     # ---------------------------------------------------------------------------------------------- the worker's thread
 
-    def recover(self, image: AnyImage, arrived: float) -> None:
+    def recover(self, work: tuple[AnyImage, Detections | None], arrived: float) -> None:
         """Process an image message and publish the result; what is wrong with it is logged. arrived: time.monotonic."""
         try:
-            self._recover(image, arrived)
+            self._recover(*work, arrived)
         except InputError as error:  # an invalid image or argument
             self._reject(str(error))
         except Exception as error:  # keep running: the next frame may succeed
             self._reject(f"{type(error).__name__}: {error}")
             self._node.get_logger().debug(traceback.format_exc())
 
-    def _recover(self, message: AnyImage, arrived: float) -> None:
+    def _recover(self, message: AnyImage, found: Detections | None, arrived: float) -> None:
+        """Process one image message and publish the result. found: in this image. arrived: time.monotonic."""
         start = time.monotonic()
         image = to_bgr(message)
         decoded = time.monotonic()
@@ -141,7 +183,7 @@ class LiveCamera:
         camera, problem = self._of_image(width=image.shape[1], height=image.shape[0])
         stream = self._stream
         stream.settings = parameters.stream_settings(self._node)
-        people = stream.process(image, camera, stamp, problem)
+        people = stream.process(image, camera, stamp, problem, found)
         self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
         if stream.assumed:
             self._say(f"{topic}: {stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
@@ -149,8 +191,11 @@ class LiveCamera:
             self._say(f"{topic}: {problem}")
         for note in stream.notes:
             self._warn(note)
+        header = message.header
+        if parameters.get(self._node, "predict"):
+            header, people = self._predicted(header, people, stamp)
         recovered = time.monotonic()
-        self._outputs.publish(Frame(message.header, image, stream.camera, people, self._recovery.topology.faces))
+        self._outputs.publish(Frame(header, image, stream.camera, people, self._recovery.topology.faces))
         published = time.monotonic()
         stages = {name: seconds - before[name] for name, seconds in self._recovery.seconds().items()}
         times = {
@@ -160,6 +205,16 @@ class LiveCamera:
             "publish": published - recovered,
         }
         self._health.processed(people, times | stages)
+
+    def _predicted(self, header: Header, people: People, stamp: int) -> tuple[Header, People]:
+        """The people where they are expected now, and a header that says so."""
+        now = self._node.get_clock().now()
+        age = (now.nanoseconds - stamp) / 1e9
+        if not 0 <= age <= HORIZON:
+            self._say(f"predict: the stamp is {age:.2f} s old, not 0 to {HORIZON:g}; people are published as of then")
+            return header, people
+        predicted = self._stream.predict(people, now.nanoseconds)
+        return Header(stamp=now.to_msg(), frame_id=header.frame_id), predicted
 
     def _of_image(self, width: int, height: int) -> tuple[Camera | None, str]:
         """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""

@@ -28,6 +28,7 @@ from mega_model.core.errors import InputError
 from ..bundle import Bundle
 from ..engines import to_build
 from ..recovery import Recovery
+from ..user_detector import UserDetector
 from . import parameters
 from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
@@ -46,6 +47,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         super().__init__("mega")
         parameters.declare(self)
         self._recovery: Recovery | None = None
+        self._detector: UserDetector | None = None
         self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
         self._cameras: list[LiveCamera] = []
         self._worker: Worker | None = None
@@ -100,6 +102,10 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         with self._announced(to_build(bundle, provider)):
             recovery = Recovery(bundle, provider)
         self.get_logger().info(f"{recovery.backend} runs the model{recovery.why and f' ({recovery.why})'}")
+        path = parameters.get(self, "detector_model")
+        self._detector = UserDetector(path, provider) if path else None
+        if self._detector:
+            self.get_logger().info(f"detector: {self._detector.name}")
         try:
             for name in parameters.cameras(self) or [""]:
                 self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name)
@@ -113,7 +119,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         self._worker = Worker()
         try:
             for name, outputs in self._outputs.items():
-                camera = LiveCamera(self, name, self._recovery, outputs, self._worker, self._advice)
+                camera = LiveCamera(self, name, self._recovery, outputs, self._worker, self._advice, self._detector)
                 self._cameras.append(camera)
         except BaseException:
             self._end()
@@ -129,7 +135,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def _free(self) -> None:
         while self._outputs:
             self._outputs.popitem()[1].close()
-        self._recovery = None
+        self._recovery = self._detector = None
 
     def close(self) -> None:
         """End the work and free the model, in any state. Call it before the node is destroyed."""
@@ -144,6 +150,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             facts = {
                 "backend": self._recovery.backend,
                 "backend_reason": self._recovery.why or "none",
+                "detector": self._detector.name if self._detector else "the bundle's",
                 "transport": self._carrier,
                 **_facts(self._recovery.bundle),
             }

@@ -12,13 +12,14 @@ from rclpy.parameter import Parameter
 
 from ..recovery import FOV_DEFAULT
 from ..stream import StreamSettings
+from .bodies import package
 
 CHOICES = {
     "provider": ("auto", "tensorrt", "cuda", "cpu"),
     "image_transport": ("auto", "raw", "compressed"),
     "image_reliability": ("auto", "reliable", "best_effort"),
     "rectified": ("auto", "true", "false"),
-    "boxes": ("detector", "full_frame", "fixed"),
+    "boxes": ("detector", "detections", "full_frame", "fixed"),
 }
 
 
@@ -33,6 +34,11 @@ def declare(node: Node) -> None:
         ("autostart", True, _text("whether the node configures and activates itself at its start", read_only=True)),
         ("bundle", "default", _text("the model: 'default', or the folder of a bundle", read_only=True)),
         ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
+        (
+            "detector_model",
+            "",
+            _text("ONNX file of your own person detector; empty: the bundle's", read_only=True),
+        ),
         ("tf", False, _text("whether a TF frame person_<id> is published for each person", read_only=True)),
         (
             "cameras",
@@ -79,6 +85,10 @@ def declare(node: Node) -> None:
         ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
         ("boxes", "detector", _choice("boxes", "source of the person boxes")),
         ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
+        ("person_classes", ["person", "0"], _text("class_id of people in `detections`")),
+        ("max_people", 0, _integer("if more are found, the least likely are left out; 0: nobody is", 0, 1000)),
+        ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 1.0)),
+        ("predict", False, _text("whether people are published where they are expected at publication")),
         (
             "fov",
             float(FOV_DEFAULT),
@@ -108,17 +118,19 @@ def stream_settings(node: Node) -> StreamSettings:
         boxes=get(node, "boxes"),
         fixed_box=tuple(get(node, "fixed_box")),
         score_threshold=get(node, "score_threshold"),
+        max_people=get(node, "max_people"),
         samples=None if samples < 0 else samples,
         seed=get(node, "seed"),
         fov=get(node, "fov"),
         rotate=get(node, "rotate"),
+        smoothing=get(node, "smoothing"),
     )
 
 
 def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
     def value(name: str) -> Any:
         new = [change.value for change in changes if change.name == name]
-        return new[0] if new else node.get_parameter(name).value
+        return new[0] if new else node.has_parameter(name) and node.get_parameter(name).value
 
     for change in changes:
         if change.name == "cameras":
@@ -136,6 +148,12 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
             if not (len(box) == 4 and box[0] < box[2] and box[1] < box[3]):
                 reason = f"fixed_box must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 if boxes is fixed, not {box}"
                 return SetParametersResult(successful=False, reason=reason)
+        if change.name == "boxes" and change.value == "detections" and not package("vision_msgs"):
+            reason = "boxes: detections needs the package vision_msgs: apt install ros-$ROS_DISTRO-vision-msgs"
+            return SetParametersResult(successful=False, reason=reason)
+        if change.name in ("smoothing", "predict") and value("predict") and not value("smoothing"):
+            reason = "predict needs smoothing above 0: without it, velocities are not known"
+            return SetParametersResult(successful=False, reason=reason)
     return SetParametersResult(successful=True)
 
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 
 class Camera(Protocol):
-    def recover(self, image: Any, arrived: float) -> None:
-        """Process an image. arrived: when it came, time.monotonic. Must not raise."""
+    def recover(self, work: Any, arrived: float) -> None:
+        """Process what was put. arrived: when it came, time.monotonic. Must not raise."""
 
 
 class Worker:
@@ -28,11 +28,11 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="recovery")
         self._thread.start()
 
-    def put(self, camera: Camera, image: Any) -> bool:
-        """The camera's next image. Returns whether it replaces one that was not taken."""
+    def put(self, camera: Camera, work: Any) -> bool:
+        """The camera's next work, an image. Returns whether it replaces one that was not taken."""
         with self._changed:
             replaces = camera in self._newest
-            self._newest[camera] = image, time.monotonic()
+            self._newest[camera] = work, time.monotonic()
             self._changed.notify()
             return replaces
 
@@ -45,8 +45,8 @@ class Worker:
 
     def _work(self) -> None:
         while (taken := self._take()) is not None:
-            camera, image, arrived = taken
-            camera.recover(image, arrived)
+            camera, work, arrived = taken
+            camera.recover(work, arrived)
 
     def _take(self) -> tuple[Camera, Any, float] | None:
         """Waits for an image; None once the worker is closed."""

@@ -1,0 +1,78 @@
+"""The user's own detections: vision_msgs/Detection2DArray to boxes, and which image they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from mega_model.core.detection import Detections
+
+WAITING = 30
+"""Images, and messages of detections, that wait for their partner."""
+
+T = TypeVar("T")
+
+
+def to_detections(message: Any, classes: Sequence[str], threshold: float) -> Detections:
+    """The people in a Detection2DArray: those whose best hypothesis is one of `classes`, from the score `threshold` on.
+
+    A detection without hypotheses is a person with score 1. Boxes that are not finite or have no size are left out; the
+    tilt of a box is not used.
+    """
+    boxes, scores = [], []
+    for detection in message.detections:
+        best = max((result.hypothesis for result in detection.results), key=lambda h: h.score, default=None)
+        score = 1.0 if best is None else best.score
+        if score < threshold or (best is not None and best.class_id not in classes):
+            continue
+        centre = detection.bbox.center.position
+        half = detection.bbox.size_x / 2, detection.bbox.size_y / 2
+        box = centre.x - half[0], centre.y - half[1], centre.x + half[0], centre.y + half[1]
+        if np.isfinite([*box, score]).all() and min(half) > 0:
+            boxes.append(box)
+            scores.append(score)
+    order = np.argsort(-np.array(scores), kind="stable")
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4)[order], np.array(scores, np.float32)[order], None)
+
+
+class Pairs(Generic[T]):
+    """Images and their detections, by stamp. Either may come first; a newer pair ends the waiting of older images."""
+
+    def __init__(self) -> None:
+        self._images: dict[int, T] = {}  # in the order of arrival
+        self._found: dict[int, Detections] = {}
+        self.alone = 0
+        """Images that went without detections."""
+        self.alone_since_pair = 0
+
+    def add_image(self, stamp: int, image: T) -> tuple[T, Detections] | None:
+        """The pair, if the image's detections are here."""
+        self._images[stamp] = image
+        while len(self._images) > WAITING:
+            self._images.pop(next(iter(self._images)))
+            self._left(1)
+        return self._pair(stamp)
+
+    def add_detections(self, stamp: int, found: Detections) -> tuple[T, Detections] | None:
+        """The pair, if the image is here."""
+        self._found[stamp] = found
+        while len(self._found) > WAITING:
+            self._found.pop(next(iter(self._found)))
+        return self._pair(stamp)
+
+    def _pair(self, stamp: int) -> tuple[T, Detections] | None:
+        if stamp not in self._images or stamp not in self._found:
+            return None
+        pair = self._images.pop(stamp), self._found.pop(stamp)
+        older = [other for other in self._images if other < stamp]
+        for other in older:
+            self._images.pop(other)
+        self._left(len(older))
+        self.alone_since_pair = 0
+        return pair
+
+    def _left(self, count: int) -> None:
+        self.alone += count
+        self.alone_since_pair += count

@@ -1,0 +1,171 @@
+"""The user's own person detector: an ONNX file of a common family, recognised by its outputs.
+
+| layout | outputs | input |
+| --- | --- | --- |
+| YOLOX | one, [1, N, 5 + C]: centre, size, objectness, classes; decoded or not | BGR, 0 to 255, letterbox |
+| YOLOv8, 11 | one, [1, 4 + C, N]: centre, size, classes | RGB, 0 to 1, letterbox |
+| RT-DETR | `labels`, `boxes`, `scores`; or `logits`, `pred_boxes`; or one, [1, N, 4 + C] | RGB, 0 to 1, stretched |
+| RTMDet | `dets` [1, N, 5], `labels` [1, N] | BGR, normalised, letterbox |
+
+N of YOLOX and YOLO is the number of cells of their grids, which tells them from RT-DETR. Images are float32
+[1, 3, H, W]. A person is class 0, as in COCO.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import cv2
+import numpy as np
+
+from mega_model.core.detection import Detections, detections, letterbox
+from mega_model.core.errors import InputError
+from mega_model.core.onnx_runtime import ort
+
+from .engines import Provider
+
+Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
+
+KNOWN = "YOLOX, YOLOv8/11, RT-DETR and RTMDet"
+SIZE = 640
+"""Pixels: height and width where the file leaves them open."""
+STRIDES = (8, 16, 32), (8, 16, 32, 64)
+"""Pixels per cell of the grids of YOLOX and YOLO."""
+MOST = 1000
+"""People that RT-DETR may look for; it has 300."""
+GREY = 114
+"""What YOLO's and RTMDet's letterbox is filled with."""
+MEAN, DEVIATION = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+"""Of RTMDet's input: blue, green, red."""
+
+
+class UserDetector:
+    """A detector in an ONNX file, with the same `find` as the bundle's."""
+
+    def __init__(self, path: str | Path, provider: Provider = "auto", threshold: float = 0.5) -> None:
+        """provider: all but cpu take a GPU if there is one. Raises InputError if the file cannot be used."""
+        if not Path(path).is_file():
+            raise InputError(f"detector_model: there is no file {path}")
+        self._path, self.threshold = path, threshold
+        self.layout: Layout | None = None
+        """Of the outputs: the family of the detector."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # errors are raised, so log nothing else
+        options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 8)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        usable = ["CPUExecutionProvider"] if provider == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        usable = [name for name in usable if name in ort.get_available_providers()]
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=usable)
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            raise self._fault(f"onnxruntime cannot load it ({_first_line(error)})") from None
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        self._sizes = inputs.pop("orig_target_sizes", None)
+        self._input, *others = inputs
+        shape = inputs[self._input].shape
+        if others or len(shape) != 4 or shape[1] != 3 or inputs[self._input].type != "tensor(float)":
+            found = ", ".join(f"{value.name} {value.shape} {value.type}" for value in self._session.get_inputs())
+            raise self._fault(f"its inputs are {found}; known is one of float [1, 3, H, W]")
+        self._height, self._width = (size if isinstance(size, int) else SIZE for size in shape[2:])
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        # a black image tells the shapes, which files often leave open
+        self.layout = self._recognised(self._run(np.zeros((self._height, self._width, 3), np.uint8)))
+
+    @property
+    def name(self) -> str:
+        """For display."""
+        return f"{self._path} (outputs of {self.layout})"
+
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
+        """The people in an image uint8 [H, W, 3] BGR. threshold: lowest score, 0 to 1; None takes the detector's."""
+        threshold = self.threshold if threshold is None else threshold
+        height, width = image.shape[:2]
+        if self.layout == "RT-DETR":
+            boxed = cv2.resize(image, (self._width, self._height), interpolation=cv2.INTER_AREA)
+            factors = np.array([width / self._width, height / self._height, 1], np.float32)
+        else:
+            rgb, factors = letterbox(image, self._height, self._width, GREY)
+            boxed = rgb[0, ..., ::-1]
+        boxes, scores = self._people(self._run(boxed))
+        return detections({"boxes": boxes, "scores": scores}, factors, width, height, threshold)
+
+    def _run(self, bgr: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for an image uint8 [H, W, 3] of the input's size."""
+        pixels: np.ndarray = bgr
+        if self.layout == "RTMDet":
+            pixels = (bgr - np.array(MEAN)) / np.array(DEVIATION)
+        elif self.layout != "YOLOX":
+            pixels = bgr[..., ::-1] / 255
+        given = {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)}
+        if self._sizes is not None:
+            given[self._sizes.name] = np.array([[self._width, self._height]], np.int64)
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, given)))
+        except Exception as error:
+            raise self._fault(f"onnxruntime cannot run it ({_first_line(error)})") from None
+
+    def _recognised(self, out: dict[str, np.ndarray]) -> Layout:
+        names, shapes = set(out), [array.shape for array in out.values()]
+        if {"dets", "labels"} <= names and out["dets"].ndim == 3 and out["dets"].shape[2] == 5:
+            return "RTMDet"
+        if {"labels", "boxes", "scores"} <= names or {"logits", "pred_boxes"} <= names:
+            return "RT-DETR"
+        if len(shapes) == 1 and len(shapes[0]) == 3:
+            _, rows, columns = shapes[0]
+            cells = [len(self._grid(strides)) for strides in STRIDES]
+            if rows in cells and columns >= 6:
+                return "YOLOX"
+            if columns in cells and rows >= 5:
+                return "YOLOv8"
+            if (
+                rows <= MOST and columns >= 5 and columns != 6
+            ):  # 6: corners, score and class, as YOLO's with suppression
+                return "RT-DETR"
+        found = ", ".join(f"{name} {list(array.shape)}" for name, array in out.items())
+        raise self._fault(f"its outputs are {found}; known are those of {KNOWN}")
+
+    def _fault(self, what: str) -> InputError:
+        return InputError(f"detector_model {self._path}: {what}")
+
+    def _grid(self, strides: tuple[int, ...]) -> np.ndarray:
+        """[N, 3]: x and y of each cell in its grid, and its stride."""
+        grids = []
+        for stride in strides:
+            y, x = np.mgrid[: self._height // stride, : self._width // stride]
+            grids.append(np.stack([x.ravel(), y.ravel(), np.full(x.size, stride)], axis=1))
+        return np.concatenate(grids)
+
+    def _people(self, out: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes [N, 4], pixels of the input, and scores [N]."""
+        size = np.array([self._width, self._height] * 2, np.float32)
+        if self.layout == "RTMDet":
+            people = out["labels"][0] == 0
+            return out["dets"][0][people, :4], out["dets"][0][people, 4]
+        if "boxes" in out:
+            people = out["labels"][0] == 0
+            return out["boxes"][0][people], out["scores"][0][people]
+        if "logits" in out:
+            return _corners(out["pred_boxes"][0]) * size, 1 / (1 + np.exp(-out["logits"][0, :, 0]))
+        (only,) = out.values()
+        if self.layout == "RT-DETR":
+            return _corners(only[0, :, :4]) * size, only[0, :, 4]
+        if self.layout == "YOLOv8":
+            return _corners(only[0, :4].T), only[0, 4]
+        boxes, scores = only[0, :, :4].copy(), only[0, :, 4] * only[0, :, 5]
+        # without decoding, sizes are logarithms: of some cells they are more than this only in pixels
+        if boxes[:, 2:].max() < 16:
+            (grid,) = (g for g in map(self._grid, STRIDES) if len(g) == len(boxes))
+            boxes[:, :2] = (boxes[:, :2] + grid[:, :2]) * grid[:, 2:]
+            boxes[:, 2:] = np.exp(boxes[:, 2:]) * grid[:, 2:]
+        return _corners(boxes), scores
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    """Centre x, y, width, height [N, 4] -> x0, y0, x1, y1."""
+    return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

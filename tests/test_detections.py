@@ -1,0 +1,86 @@
+"""The user's detections: message to boxes, and which image they belong to.
+
+vision_msgs has no wheel. The messages here are stand-ins with the fields of its definition; nothing was run against the
+package.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mega_model.core.detection import Detections
+from mega_ros.ros.detections import WAITING, Pairs, to_detections
+
+
+def stand_in_detection(box: tuple[float, float, float, float], *hypotheses: tuple[str, float]) -> Any:
+    """Of vision_msgs/Detection2D: box as centre x, y, width, height; class_id and score of each hypothesis."""
+    x, y, width, height = box
+    results = [SimpleNamespace(hypothesis=SimpleNamespace(class_id=name, score=score)) for name, score in hypotheses]
+    centre = SimpleNamespace(position=SimpleNamespace(x=x, y=y), theta=0.0)
+    return SimpleNamespace(results=results, bbox=SimpleNamespace(center=centre, size_x=width, size_y=height), id="")
+
+
+def read(*detections: Any, classes: tuple[str, ...] = ("person", "0"), threshold: float = 0.5) -> Detections:
+    return to_detections(SimpleNamespace(detections=list(detections)), classes, threshold)
+
+
+def test_boxes_are_corners_and_the_best_comes_first() -> None:
+    found = read(
+        stand_in_detection((50, 60, 20, 40), ("person", 0.6)), stand_in_detection((10, 20, 10, 20), ("person", 0.9))
+    )
+    assert found.boxes.tolist() == [[5, 10, 15, 30], [40, 40, 60, 80]] and found.boxes.dtype == np.float32
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+    assert found.keypoints is None
+
+
+def test_only_people_count() -> None:
+    box = (50.0, 60.0, 20.0, 40.0)
+    assert len(read(stand_in_detection(box, ("dog", 0.9))).boxes) == 0
+    assert len(read(stand_in_detection(box, ("dog", 0.9), ("person", 0.6))).boxes) == 0
+    assert read(stand_in_detection(box, ("dog", 0.6), ("person", 0.9))).scores.tolist() == pytest.approx([0.9])
+    assert len(read(stand_in_detection(box, ("0", 0.9))).boxes) == 1
+    assert len(read(stand_in_detection(box, ("human", 0.9)), classes=("human",)).boxes) == 1
+    assert len(read(stand_in_detection(box, ("person", 0.4))).boxes) == 0
+    assert len(read(stand_in_detection(box, ("person", 0.4)), threshold=0.3).boxes) == 1
+    assert read(stand_in_detection(box)).scores.tolist() == [1]
+
+
+@pytest.mark.parametrize("box", [(np.nan, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, -5), (0, np.inf, 5, 5)])
+def test_boxes_that_are_none_are_left_out(box: tuple[float, float, float, float]) -> None:
+    assert len(read(stand_in_detection(box, ("person", 0.9))).boxes) == 0
+    assert read().boxes.shape == (0, 4)
+
+
+def test_images_and_detections_pair_by_stamp_whichever_is_first() -> None:
+    pairs: Pairs[str] = Pairs()
+    one, two = read(stand_in_detection((9, 9, 8, 8))), read()
+    assert pairs.add_image(1, "first") is None
+    assert pairs.add_detections(2, two) is None
+    assert pairs.add_detections(1, one) == ("first", one)
+    assert pairs.add_image(2, "second") == ("second", two)
+    assert pairs.add_detections(2, two) is None and pairs.alone == 0
+
+
+def test_images_that_the_detector_skipped_are_counted() -> None:
+    pairs: Pairs[int] = Pairs()
+    for stamp in range(5):
+        pairs.add_image(stamp, stamp)
+    assert pairs.add_detections(3, read()) is not None
+    assert pairs.alone == 3 and pairs.alone_since_pair == 0
+    assert pairs.add_detections(2, read()) is None
+    assert pairs.add_detections(4, read()) is not None
+
+
+def test_what_never_finds_a_partner_does_not_pile_up() -> None:
+    pairs: Pairs[int] = Pairs()
+    for stamp in range(3 * WAITING):
+        pairs.add_image(stamp, stamp)
+        pairs.add_detections(10**9 + stamp, read())
+    assert pairs.alone == pairs.alone_since_pair == 2 * WAITING
+    assert pairs.add_detections(0, read()) is None
+    assert pairs.add_image(10**9, 0) is None
+    assert pairs.add_image(10**9 + 3 * WAITING - 1, 0) is not None

@@ -1,0 +1,213 @@
+"""ONNX files of the families that `UserDetector` knows, made here: graphs whose boxes are known.
+
+Each graph gives the same boxes for every image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mega_model.core.errors import InputError
+
+pytest.importorskip("onnx", reason="graphs are made with the extra export")
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from mega_ros import Recovery, Stream
+from mega_ros.user_detector import UserDetector
+
+HEIGHT, WIDTH = 64, 128
+"""Of the input; the image has three times the height and is a square, so a letterbox leaves the right half grey."""
+IMAGE = np.zeros((3 * HEIGHT, 3 * HEIGHT, 3), np.uint8)
+BOX = np.array([30.0, 60.0, 90.0, 180.0], np.float32)
+"""Of the first person, pixels of the image."""
+OTHER = np.array([120.0, 30.0, 180.0, 150.0], np.float32)
+CELLS = [(y, x, stride) for stride in (8, 16, 32) for y in range(HEIGHT // stride) for x in range(WIDTH // stride)]
+LETTERBOX = np.full(4, 1 / 3, np.float32)
+STRETCHED = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 3], np.float32)
+
+
+def model(path: Path, outputs: dict[str, np.ndarray], sizes: bool = False, height: Any = HEIGHT) -> Path:
+    """A graph with the input `images` that gives `outputs` for every image."""
+    nodes = [helper.make_node("ReduceMean", ["images"], ["mean"], keepdims=0)]
+    weights = [numpy_helper.from_array(np.array(0, np.float32), "nothing")]
+    nodes.append(helper.make_node("Mul", ["mean", "nothing"], ["zero"]))
+    infos = []
+    for name, value in outputs.items():
+        kind = TensorProto.INT64 if value.dtype == np.int64 else TensorProto.FLOAT
+        weights.append(numpy_helper.from_array(value, f"{name}_value"))
+        nodes.append(helper.make_node("Cast", ["zero"], [f"{name}_zero"], to=kind))
+        nodes.append(helper.make_node("Add", [f"{name}_value", f"{name}_zero"], [name]))
+        infos.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, height, WIDTH])]
+    if sizes:
+        inputs.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2]))
+    graph = helper.make_graph(nodes, "detector", inputs, infos, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def centred(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def grid_answers(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [N, 4] of the letterbox (centre, size) and scores [N, classes]: two people, a weak one, and a dog."""
+    boxes = np.full((len(CELLS), 4), 4.0, np.float32)
+    scores = np.zeros((len(CELLS), classes), np.float32)
+    people = np.stack([BOX, OTHER, BOX + 1, OTHER - 90])
+    boxes[[5, 40, 6, 60]] = centred(people * LETTERBOX)
+    scores[[5, 40, 6], 0] = 0.9, 0.7, 0.6
+    scores[60, 2] = 0.95
+    return boxes, scores
+
+
+def yolox(decoded: bool) -> dict[str, np.ndarray]:
+    boxes, scores = grid_answers(3)
+    if not decoded:
+        grid = np.array(CELLS, np.float32)
+        boxes = np.concatenate(
+            [boxes[:, :2] / grid[:, 2:] - grid[:, 1::-1], np.log(boxes[:, 2:] / grid[:, 2:])], axis=1
+        )
+    objectness = np.full((len(CELLS), 1), 1.0, np.float32)
+    return {"output": np.concatenate([boxes, objectness, scores], axis=1)[None]}
+
+
+def yolov8() -> dict[str, np.ndarray]:
+    boxes, scores = grid_answers(3)
+    return {"output0": np.concatenate([boxes, scores], axis=1).T[None]}
+
+
+def queries() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """RT-DETR's: corners in pixels of the input [20, 4], labels [20], scores [20]."""
+    boxes, labels, scores = np.full((20, 4), 4.0, np.float32), np.ones(20, np.int64), np.full(20, 0.01, np.float32)
+    boxes[:3] = np.stack([BOX, OTHER, OTHER - 90]) * STRETCHED
+    labels[:2], scores[:3] = 0, (0.9, 0.7, 0.95)
+    return boxes, labels, scores
+
+
+def rtdetr(kind: str) -> dict[str, np.ndarray]:
+    boxes, labels, scores = queries()
+    if kind == "labels":
+        return {"labels": labels[None], "boxes": boxes[None], "scores": scores[None]}
+    shares = centred(boxes) / np.array([WIDTH, HEIGHT] * 2, np.float32)
+    by_class = np.full((20, 3), 0.01, np.float32)
+    by_class[np.arange(20), labels] = scores
+    if kind == "logits":
+        return {"logits": np.log(by_class / (1 - by_class))[None], "pred_boxes": shares[None]}
+    return {"output0": np.concatenate([shares, by_class], axis=1)[None]}
+
+
+def rtmdet() -> dict[str, np.ndarray]:
+    boxes = np.stack([BOX, OTHER, OTHER - 90]) * LETTERBOX
+    scores = np.array([[0.9], [0.7], [0.95]], np.float32)
+    return {"dets": np.concatenate([boxes, scores], axis=1)[None], "labels": np.array([[0, 0, 1]])}
+
+
+ANSWERS = {
+    "YOLOX": ("YOLOX", yolox(decoded=False)),
+    "YOLOX, decoded": ("YOLOX", yolox(decoded=True)),
+    "YOLOv8": ("YOLOv8", yolov8()),
+    "RT-DETR": ("RT-DETR", rtdetr("labels")),
+    "RT-DETR, transformers": ("RT-DETR", rtdetr("logits")),
+    "RT-DETR, ultralytics": ("RT-DETR", rtdetr("one")),
+    "RTMDet": ("RTMDet", rtmdet()),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
+    layout, outputs = ANSWERS[name]
+    path = model(tmp_path / "d.onnx", outputs, sizes={"labels", "boxes"} <= outputs.keys())
+    detector = UserDetector(path, "cpu")
+    assert detector.layout == layout
+    found = detector.find(IMAGE)
+    np.testing.assert_allclose(found.boxes, [BOX, OTHER], atol=0.01)
+    np.testing.assert_allclose(found.scores, [0.9, 0.7], atol=1e-4)
+    assert found.keypoints is None
+    assert detector.find(IMAGE, 0.8).scores.tolist() == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # blue 20, green 40, red 60; the letterbox's other half is 114
+        ("YOLOX", [20, 40, 60, 114]),
+        ("YOLOv8", [60 / 255, 40 / 255, 20 / 255, 114 / 255]),
+        ("RT-DETR", [60 / 255, 40 / 255, 20 / 255, 0]),
+        ("RTMDet", [(20 - 103.53) / 57.375, (40 - 116.28) / 57.12, (60 - 123.675) / 58.395, (114 - 103.53) / 57.375]),
+    ],
+)
+def test_images_go_in_as_each_family_expects(tmp_path: Path, name: str, expected: list[float]) -> None:
+    """The graph is the usual one; what its session is given is looked at."""
+    layout, outputs = ANSWERS[name]
+    detector = UserDetector(model(tmp_path / "d.onnx", outputs), "cpu")
+    given: list[np.ndarray] = []
+    session = detector._session
+
+    class Watched:
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+            given.append(inputs["images"])
+            return session.run(names, inputs)
+
+    detector._session = Watched()
+    detector.find(np.full_like(IMAGE, (20, 40, 60)))
+    (pixels,) = given
+    assert pixels.shape == (1, 3, HEIGHT, WIDTH) and pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels[0, :, 5, 5], expected[:3], rtol=1e-5)
+    # beside the image; RT-DETR's fills the input
+    corner = pixels[0, 0, -1, -1]
+    assert corner == pytest.approx(expected[3] if layout != "RT-DETR" else expected[0], rel=1e-5)
+
+
+def test_an_open_size_is_640(tmp_path: Path) -> None:
+    detector = UserDetector(model(tmp_path / "d.onnx", rtmdet(), height="height"), "cpu")
+    assert detector.find(IMAGE).boxes.shape == (2, 4)
+    assert detector._height == 640
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ({"heatmap": np.zeros((1, 17, 64, 48), np.float32)}, r"its outputs are heatmap \[1, 17, 64, 48\]; known are"),
+        ({"output0": np.zeros((1, 300, 6), np.float32)}, r"its outputs are output0 \[1, 300, 6\]; known are"),
+        ({"output0": np.zeros((1, 5000, 84), np.float32)}, r"its outputs are output0 \[1, 5000, 84\]; known are"),
+    ],
+)
+def test_unknown_outputs_are_one_line(tmp_path: Path, outputs: dict[str, np.ndarray], reason: str) -> None:
+    path = model(tmp_path / "d.onnx", outputs)
+    with pytest.raises(InputError, match=f"detector_model .*d.onnx: {reason}") as raised:
+        UserDetector(path, "cpu")
+    assert "\n" not in str(raised.value)
+
+
+def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="detector_model: there is no file"):
+        UserDetector(tmp_path / "nothing.onnx")
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(InputError, match=r"detector_model .*text\.onnx: onnxruntime cannot load it"):
+        UserDetector(tmp_path / "text.onnx")
+    tokens = helper.make_tensor_value_info("tokens", TensorProto.FLOAT, [1, 5])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 5])
+    graph = helper.make_graph([helper.make_node("Identity", ["tokens"], ["out"])], "g", [tokens], [out])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "words.onnx"
+    )
+    with pytest.raises(InputError, match=r"its inputs are tokens \[1, 5\] tensor\(float\); known is one of float"):
+        UserDetector(tmp_path / "words.onnx")
+
+
+def test_a_stream_takes_its_people(tmp_path: Path) -> None:
+    from little_bundle import little_bundle
+
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    recovery = Recovery(little_bundle(folder), "cpu")
+    stream = Stream(recovery, detector=UserDetector(model(tmp_path / "d.onnx", yolov8()), "cpu"))
+    people = stream.process(np.full_like(IMAGE, 200), np.array([[200.0, 0, 128], [0, 200, 96], [0, 0, 1]]), 0)
+    np.testing.assert_allclose(people.boxes, [BOX, OTHER], atol=0.01)
+    np.testing.assert_allclose(people.scores, [0.9, 0.7], atol=1e-4)
