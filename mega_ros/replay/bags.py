@@ -16,19 +16,17 @@ from typing import Any, NamedTuple
 
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
 
 from mega_model.core.errors import InputError
 
 from ..ros.read import read_stamp
+from ..ros.standard import MESSAGES
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd  # rosbags brings it
 
-MESSAGES = get_typestore(Stores.ROS2_JAZZY)
-"""ROS's standard message types, without a ROS installation."""
 FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 """Endings of bag files' names."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"

@@ -160,7 +160,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
         recorded = None
         if outputs.bag is not None:
             folder = stack.enter_context(put_in_place(outputs.bag.parent, (outputs.bag.name,)))
-            recorded = MeshBag(folder / outputs.bag.name)
+            recorded = MeshBag(folder / outputs.bag.name, run.recovery.topology)
         film = Film(fresh / "video.webm", run.recovery.topology) if outputs.video else None
         worst = Worst()
         for k, (frame, people, camera) in enumerate(run.process(source)):
@@ -169,7 +169,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
                 continue
             assert frame.image is not None
             if recorded:
-                recorded.add(frame.stamp, frame.frame_id, people)
+                recorded.add(frame, people, camera)
             if outputs.export and outputs.by == "frame":
                 write_frame(fresh / "meshes" / f"{k:06}.{outputs.export}", people, run.recovery.topology)
             shown = PageFrame(frame.image, camera, people.vertices, people.sigma, people.ids)

@@ -21,7 +21,8 @@ from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import read, without_stderr
 
-from .bags import FILES, MESSAGES, Message, read_bag
+from ..ros.standard import header, serialised
+from .bags import FILES, Message, read_bag
 
 IMAGE = "/camera/image_raw"
 COMPRESSED = f"{IMAGE}/compressed"
@@ -146,14 +147,14 @@ def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Me
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             height, width = image.shape[:2]
-        header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), FRAME)
+        head = header(stamp, FRAME)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()
         messages = {
-            INFO: _camera_info(header, width, height, intrinsics_from_fov(width, height, fov)),
-            COMPRESSED: ros.sensor_msgs__msg__CompressedImage(header, format="jpeg", data=jpeg),
+            INFO: _camera_info(head, width, height, intrinsics_from_fov(width, height, fov)),
+            COMPRESSED: ros.sensor_msgs__msg__CompressedImage(head, format="jpeg", data=jpeg),
         }
         for topic, message in messages.items():
-            yield Message(stamp, topic, TOPICS[topic], bytes(MESSAGES.serialize_cdr(message, TOPICS[topic])))
+            yield Message(stamp, topic, TOPICS[topic], serialised(message))
 
 
 def _camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
