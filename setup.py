@@ -13,10 +13,12 @@ ROS = [
     "ros-ament-index-python",
     "ros-diagnostic-msgs",
     "ros-geometry-msgs",
+    "ros-rosgraph-msgs",
     "ros-sensor-msgs",
     "ros-shape-msgs",
     "ros-std-msgs",
     "ros-visualization-msgs",
+    "psutil>=5.9",
 ]
 TRAIN = [
     "torch>=2.4",
@@ -35,6 +37,8 @@ IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 SMPL = ["smplx>=0.1.28"]
 # `mega replay --export obj|ply|glb`
 MESH = ["trimesh>=4"]
+# `mega replay --engine ray`
+CLUSTER = ["ray>=2.40"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "filelock>=3.12",
@@ -119,6 +123,7 @@ setup(
         "smpl": SMPL,
         "export": EXPORT,
         "mesh": MESH,
+        "cluster": CLUSTER,
         "test": TEST,
         "dev": DEV,
     },

@@ -717,7 +717,8 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     writer.release()
     assert [path.name for path in frames.inputs_in(folder)] == ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert replay(bundle, tmp_path / "out", folder) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b.mcap", "c.json", "d", "e.avi"]
+    names = ["a", "b.mcap", "c.json", "d", "e.avi"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv"]
     cv2.imwrite(str(folder / "loose.png"), picture(0))
     assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
@@ -956,6 +957,9 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--write", "taken"], "there is something that is no bag"),
         (["--fov", "180"], "not between 1 and 170"),
         (["--bundle", "gone"], "gone"),
+        (["--rate", "0"], "--rate 0: not between"),
+        (["--domain", "233"], "--domain 233: not between"),
+        (["--workers", "0"], "--workers 0: at least one"),
     ],
 )
 def test_wrong_options(

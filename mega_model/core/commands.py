@@ -36,6 +36,7 @@ EXTRAS = {
     "tflite": "import",
     "onnxscript": "export",
     "trimesh": "mesh",
+    "ray": "cluster",
     **dict.fromkeys(
         (
             "rclpy",
@@ -43,7 +44,9 @@ EXTRAS = {
             "builtin_interfaces",
             "diagnostic_msgs",
             "geometry_msgs",
+            "psutil",
             "rcl_interfaces",
+            "rosgraph_msgs",
             "sensor_msgs",
             "shape_msgs",
             "std_msgs",
