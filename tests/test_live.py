@@ -66,7 +66,7 @@ def test_the_agreement_sees_a_difference(tmp_path: Path) -> None:
 
     little_bundle(tmp_path)
     recovery, settings = Recovery.load(tmp_path, provider="cpu"), StreamSettings(boxes="full_frame")
-    source = Recorded(bag(tmp_path / "bag", *clip(Recorder(), 3)), None, None, "auto")
+    source = Recorded(bag(tmp_path / "bag", *clip(Recorder(), 3)))
     clouds = {}
     for k, frame in enumerate(source.frames()):
         people = recovery.run(frame.image, frame.camera, np.array([[0, 0, 64, 48]]), np.array([0]))

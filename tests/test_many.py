@@ -1,12 +1,11 @@
 """Many inputs over several processes, and over Ray: the same results, whoever computes them and whatever breaks."""
 
 import csv
-import os
-import signal
 from pathlib import Path
 
 import pytest
 from little_bundle import little_bundle
+from sudden_end import ends_suddenly
 from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.cli import main
@@ -66,14 +65,6 @@ def test_ray_gives_the_same(
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'mega_ros[cluster]'")
     assert results(bags, tmp_path / "ray", monkeypatch, "--engine=ray") == expected
-
-
-def ends_suddenly(path: Path) -> str:
-    """`once` kills its worker the first time, `always` every time, others answer."""
-    if path.name == "always" or (path.name == "once" and not path.exists()):
-        path.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return path.name
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def main(args: list[str]) -> int:
     try:
         if not 1 <= options.fov <= 170:
             raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
-        clip = share() / "demo" / "clip" if options.image is options.video is options.camera is None else None
+        given = [value for value in (options.image, options.video, options.camera) if value is not None]
+        if len(given) > 1:
+            raise SourceError("--image, --video and --camera exclude each other")
+        clip = None if given else share() / "demo" / "clip"
         source = Recorded(clip).played() if clip else _source(options)
         bundle = Bundle.load(options.bundle)
         options.out.mkdir(parents=True, exist_ok=True)
@@ -98,8 +101,6 @@ def main(args: list[str]) -> int:
 
 def _source(options: DemoOptions) -> Source:
     """What the user has given."""
-    if sum(given is not None for given in (options.image, options.video, options.camera)) > 1:
-        raise SourceError("--image, --video and --camera exclude each other")
     fov = np.radians(options.fov)
     if options.image is not None:
         return sources.photograph(options.image, fov)

@@ -242,7 +242,9 @@ class Recorded:
 
     one_camera = True
 
-    def __init__(self, path: Path, image_topic: str | None, info_topic: str | None, rectified: str) -> None:
+    def __init__(
+        self, path: Path, image_topic: str | None = None, info_topic: str | None = None, rectified: str = "auto"
+    ) -> None:
         self.name, self.path = path.name, path
         self.files = [*files_of(path), *([path / "metadata.yaml"] if (path / "metadata.yaml").is_file() else [])]
         with open_bag(path) as bag:

@@ -5,6 +5,7 @@ Each input is computed by itself, in one process, so results do not depend on th
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,7 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tupl
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
     import ray
 
-    ray.init(log_to_driver=False, logging_level="error")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         task = ray.remote(max_retries=ATTEMPTS - 1)(work)
         waiting = {task.remote(job): job for job in jobs}
