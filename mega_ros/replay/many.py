@@ -84,8 +84,11 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tupl
             (done,), _ = ray.wait([*waiting], num_returns=1)
             job = waiting.pop(done)
             try:
-                yield job, ray.get(done)
-            except ray.exceptions.WorkerCrashedError:
-                yield job, None
+                result = ray.get(done)
+            except ray.exceptions.RayTaskError:  # what `work` raised
+                raise
+            except ray.exceptions.RayError:  # the worker or its machine died, or lacked memory
+                result = None
+            yield job, result
     finally:
         ray.shutdown()
