@@ -31,7 +31,7 @@ def test_the_node_answers_as_the_offline_run(
     live = report["live"]
     assert live["sent"] == sum(live[name] for name in ("received", "dropped", "rejected", "lost")) == 6
     assert live["received"] > 0 and live["people_per_frame"] == 1
-    assert live["seconds"] >= 5 * STEP / 1e9 / 0.5 - 0.05
+    assert live["seconds"] >= 5 * STEP / 1e9 / 0.5
     for name in ("latency", "latency_from_stamp"):
         assert 0 < live[f"{name}_p50"] <= live[f"{name}_p95"] <= live[f"{name}_p99"]
     assert live["latency_from_stamp_p50"] == pytest.approx(0.02 + 0.5 * live["latency_p50"], abs=1e-6)

@@ -33,6 +33,7 @@ from mega_ros.replay.coco import LIMBS, Person
 from mega_ros.replay.frames import Recorded
 from mega_ros.replay.keypoints import torso
 from mega_ros.replay.reference import Truth
+from mega_ros.replay.report import what_is_normal
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
@@ -345,6 +346,14 @@ def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) 
     assert count == report["sent"]
     if report["people_per_frame"]:
         assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
+
+
+def test_dropped_frames_are_explained() -> None:
+    live = {"sent": 90, "seconds": 5.93, "dropped": 60, "received": 30, "rate_hz": 5.04}
+    assert what_is_normal(live).startswith(
+        "The camera sent 90 images in 6 s; this machine keeps up with 5.0 per second."
+    )
+    assert "all of them" in what_is_normal(live | {"dropped": 0}) and "all of" not in what_is_normal(live)
 
 
 def children(pid: int) -> list[int]:

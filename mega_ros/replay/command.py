@@ -31,7 +31,7 @@ from .offline import NAMES, Outputs, Run, agreement, write
 from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
-from .report import FORMAT, offline_table, summarise, table_of_inputs
+from .report import FORMAT, offline_table, summarise, tables_of_inputs
 from .results import write_csv
 
 
@@ -200,7 +200,7 @@ def _many(options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command:
     table = [rows[number] for number in sorted(rows)]
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / "inputs.csv", table)
-    console.print(table_of_inputs(table))
+    console.print(*tables_of_inputs(table))
     console.print(
         f"  {len(table)} inputs in {time.monotonic() - start:.1f} s: {options.out / 'inputs.csv'}", markup=False
     )

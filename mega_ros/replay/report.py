@@ -116,25 +116,24 @@ def _add_live(out: Table, live: dict[str, Any]) -> None:
     out.add_row("people per frame", "-" if people is None else f"{people:.2f}")
 
 
-COLUMNS = ("pve", "mpjpe", "pa_mpjpe", "pck", "recall", "precision", "idf1")
+COLUMNS = ("pve", "pa_mpjpe", "pck", "recall", "precision")
 """Scores in the table of many inputs; inputs.csv has all."""
 
 
-def table_of_inputs(rows: Sequence[Row]) -> Table:
-    """A row per input: its numbers, or why it could not be replayed."""
-    out = Table(title="mega replay")
-    columns = [name for name in COLUMNS if any(name in row for row in rows)]
-    out.add_column("input", overflow="fold")
+def tables_of_inputs(rows: Sequence[Row]) -> list[Table]:
+    """A row per input: its numbers; and in a table of their own, those that could not be replayed, with the reason."""
+    good, bad = ([row for row in rows if ("problem" in row) == wrong] for wrong in (False, True))
+    columns = [name for name in COLUMNS if any(name in row for row in good)]
+    out = Table("input", title="mega replay")
     for words in ("frames", "people", *(MEASURES[name].words for name in columns)):
         out.add_column(words, justify="right")
-    problems = any("problem" in row for row in rows)
-    if problems:
-        out.add_column("problem", overflow="fold")
-    for row in rows:
-        counts = [str(row.get(name, "")) for name in ("frames", "people")]
+    for row in good:
         scores = [shown(row.get(name), MEASURES[name].unit) for name in columns]
-        out.add_row(escape(row["input"]), *counts, *scores, *([escape(row.get("problem", ""))] if problems else []))
-    return out
+        out.add_row(escape(row["input"]), str(row["frames"]), str(row["people"]), *scores)
+    reasons = Table("input", "reason", title="not replayed")
+    for row in bad:
+        reasons.add_row(escape(row["input"]), escape(row["problem"]))
+    return [table for table in (out, reasons) if table.rows]
 
 
 def _listed(names: list[int | str]) -> str:

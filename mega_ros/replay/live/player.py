@@ -59,13 +59,12 @@ class Player:
         """Publish `rate` times as fast as recorded. `sending` is called with each message just before it is sent."""
         began: tuple[float, int] | None = None
         for message in messages:
-            began = began or (time.monotonic(), message.time)
-            due = began[0] + (message.time - began[1]) / 1e9 / rate
-            while (left := due - time.monotonic()) > 0:
+            while began and (left := began[0] + (message.time - began[1]) / 1e9 / rate - time.monotonic()) > 0:
                 self._tick(message.time - round(left * rate * 1e9))
                 time.sleep(min(TICK, left))
             self._tick(message.time)
             sending(message)
+            began = began or (time.monotonic(), message.time)
             self._publishers[message.topic].publish(message.data)
 
     def _tick(self, stamp: int) -> None:
