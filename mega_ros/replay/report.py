@@ -124,7 +124,7 @@ def tables_of_inputs(rows: Sequence[Row]) -> list[Table]:
     """A row per input: its numbers; and in a table of their own, those that could not be replayed, with the reason."""
     good, bad = ([row for row in rows if ("problem" in row) == wrong] for wrong in (False, True))
     columns = [name for name in COLUMNS if any(name in row for row in good)]
-    out = Table("input", title="mega replay")
+    out = Table("input", title="mega replay", pad_edge=False)
     for words in ("frames", "people", *(MEASURES[name].words for name in columns)):
         out.add_column(words, justify="right")
     for row in good:
