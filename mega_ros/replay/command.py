@@ -122,7 +122,6 @@ def main(args: list[str]) -> int:
         raise InputError(f"--workers {options.workers}: at least one is needed")
     if options.engine == "ray":
         import ray  # noqa: F401  if it is missing, say so before any work is done
-    _loaded(options.bundle, options.provider)
     command = shlex.join(["mega", "replay", *_without_workers(args)])
     console = Console()
     try:
@@ -187,6 +186,7 @@ def work(job: Job) -> Row:
 
 def _many(options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command: str, console: Console) -> int:
     """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv."""
+    _loaded(options.bundle, options.provider)  # a wrong bundle is one error, not a row for each input
     jobs = [Job(k, name, paths, options, command, Path.cwd()) for k, (name, paths) in enumerate(inputs)]
     rows: dict[int, Row] = {}
     start = time.monotonic()

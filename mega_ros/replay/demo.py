@@ -57,8 +57,6 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    from .live.play import play  # needs rclpy, which is optional for other users of this module
-
     try:
         if not 1 <= options.fov <= 170:
             raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
@@ -68,6 +66,8 @@ def main(args: list[str]) -> int:
         clip = None if given else share() / "demo" / "clip"
         source = Recorded(clip).played() if clip else _source(options)
         bundle = Bundle.load(options.bundle)
+        from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
+
         options.out.mkdir(parents=True, exist_ok=True)
         recording, interrupted = play(
             source,
