@@ -61,10 +61,17 @@ def test_the_number_of_workers_changes_nothing(
 
 
 def test_ray_gives_the_same(
-    bags: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bags: Path,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'mega_ros[cluster]'")
-    assert results(bags, tmp_path / "ray", monkeypatch, "--engine=ray") == expected
+    found = results(bags, tmp_path / "ray", monkeypatch, "--engine=ray")
+    if "Ray does not start: The current node timed out" in capsys.readouterr().err:
+        pytest.skip("Ray's processes did not start within its 30 s: the machine is too busy")
+    assert found == expected
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:

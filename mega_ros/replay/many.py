@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from queue import SimpleQueue
 from typing import Literal, TypeVar
 
+from mega_model.core.errors import InputError
+
 Engine = Literal["local", "ray"]
 ATTEMPTS = 3
 """How often an input is begun whose worker dies."""
@@ -76,7 +78,10 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tupl
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
     import ray
 
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of many kinds: no such cluster, no room, too slow
+        raise InputError(f"--engine ray: Ray does not start: {' '.join(str(error).split())[:200]}") from error
     try:
         task = ray.remote(max_retries=ATTEMPTS - 1)(work)
         waiting = {task.remote(job): job for job in jobs}
