@@ -69,6 +69,7 @@ def test_the_agreement_sees_a_difference(tmp_path: Path) -> None:
     source = Recorded(bag(tmp_path / "bag", *clip(Recorder(), 3)))
     clouds = {}
     for k, frame in enumerate(source.frames()):
+        assert frame.image is not None
         people = recovery.run(frame.image, frame.camera, np.array([[0, 0, 64, 48]]), np.array([0]))
         moved = people.vertices + np.array([0, 0, 0.002 * (k == 1)], np.float32)
         clouds[frame.stamp] = points_of(moved, people.sigma, people.ids + (k == 2))

@@ -82,4 +82,4 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
 
 def test_an_error_of_ours_is_not_hidden(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        list(many.run(len, [3], "local", 2))  # type: ignore[arg-type, list-item]
+        list(many.run(len, [3], "local", 2))  # type: ignore[arg-type]
