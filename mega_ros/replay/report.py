@@ -41,7 +41,7 @@ def summarise(recording: Recording) -> dict[str, Any]:
         for share in (50, 95, 99):
             out[f"{name}_p{share}"] = float(np.percentile(values, share)) if len(values) else None
     return out | {
-        "rate_hz": float(1 / gaps.mean()) if len(gaps) else None,
+        "rate_hz": received / (max(recording.arrived.values()) - min(recording.sent.values())) if received else None,
         "jitter": float(gaps.std()) if len(gaps) else None,
         "cpu": recording.cpu,
         "memory": recording.memory,
@@ -55,9 +55,8 @@ def what_is_normal(live: dict[str, Any]) -> str:
     sent = f"The camera sent {live['sent']} images in {live['seconds']:.0f} s"
     if not live["dropped"]:
         return f"{sent}; this machine keeps up with all of them."
-    rate = live["rate_hz"] or live["received"] / max(live["seconds"], 1e-9)
     return (
-        f"{sent}; this machine keeps up with {rate:.1f} per second. The node takes the newest image and drops those "
+        f"{sent}; this machine keeps up with {live['rate_hz'] or 0:.1f} per second. The node takes the newest image and drops those "
         "that came while it was busy: that is normal."
     )
 
