@@ -56,8 +56,8 @@ def what_is_normal(live: dict[str, Any]) -> str:
     if not live["dropped"]:
         return f"{sent}; this machine keeps up with all of them."
     return (
-        f"{sent}; this machine keeps up with {live['rate_hz'] or 0:.1f} per second. The node takes the newest image and drops those "
-        "that came while it was busy: that is normal."
+        f"{sent}; this machine keeps up with {live['rate_hz'] or 0:.1f} per second. The node takes the newest "
+        "image and drops those that came while it was busy: that is normal."
     )
 
 
