@@ -1,12 +1,12 @@
 # make run      set up .venv, then run the demo: play a clip to the node, score and draw the result
-#               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 use your own input
+#               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 (or a device, or a URL) use your own input
 # make test     set up .venv, then run lint, type checks and tests
 # make coverage set up .venv, then run the tests and print which share of the product they run
 # make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
 #               make mutants ONLY='mega_ros.track*' changes one module
 PYTHON ?= python3
-# no byte code: most of the installed files are never imported
-PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile
+# not quiet: pip shows its progress. No byte code: most of the installed files are never imported
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
 .PHONY: run test coverage mutants
 run: .venv/runtime

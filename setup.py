@@ -13,10 +13,12 @@ ROS = [
     "ros-ament-index-python",
     "ros-diagnostic-msgs",
     "ros-geometry-msgs",
+    "ros-rosgraph-msgs",
     "ros-sensor-msgs",
     "ros-shape-msgs",
     "ros-std-msgs",
     "ros-visualization-msgs",
+    "psutil>=5.9",
 ]
 TRAIN = [
     "torch>=2.4",
@@ -37,6 +39,8 @@ SMPL = ["smplx>=0.1.28"]
 MESH = ["trimesh>=4"]
 # `mega view`
 VIEW = ["viser>=1.0"]
+# `mega replay --engine ray`
+CLUSTER = ["ray>=2.40"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "filelock>=3.12",
@@ -123,6 +127,7 @@ setup(
         "export": EXPORT,
         "mesh": MESH,
         "view": VIEW,
+        "cluster": CLUSTER,
         "test": TEST,
         "dev": DEV,
     },

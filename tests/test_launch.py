@@ -1,4 +1,4 @@
-"""The launch file. `launch` comes with a ROS installation only, so stand-ins take its classes' arguments here."""
+"""The launch files. `launch` comes with a ROS installation only, so stand-ins take its classes' arguments here."""
 
 import importlib.util
 import sys
@@ -26,7 +26,7 @@ class LaunchConfiguration(StandIn):
 
 MODULES = {
     "launch": "LaunchContext LaunchDescription",
-    "launch.actions": "DeclareLaunchArgument OpaqueFunction Shutdown",
+    "launch.actions": "DeclareLaunchArgument ExecuteProcess OpaqueFunction Shutdown",
     "launch.substitutions": "LaunchConfiguration PathJoinSubstitution",
     "launch_ros": "",
     "launch_ros.actions": "Node",
@@ -34,8 +34,8 @@ MODULES = {
 }
 
 
-@pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Any]:
+@pytest.fixture(params=["mega.launch.py"])
+def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Any]:
     """The launch file as a module."""
     for name, classes in MODULES.items():
         module = ModuleType(name)
@@ -43,7 +43,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Any]:
             kind = LaunchConfiguration if each == "LaunchConfiguration" else type(each, (StandIn,), {})
             setattr(module, each, kind)
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("mega_launch", root / "launch" / "mega.launch.py")
+    spec = importlib.util.spec_from_file_location("mega_launch", root / "launch" / request.param)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -130,3 +130,26 @@ def test_rviz_follows_namespace_topic_and_frame(launch: Any, root: Path) -> None
     assert rviz.named["arguments"][-2:] == ["-f", "front_optical"]
     _, rviz = launch.nodes(context(launch, rviz="true"))
     assert "-f" not in rviz.named["arguments"]
+
+
+@pytest.mark.parametrize("launch", ["replay.launch.py"], indirect=True)
+def test_a_bag_is_replayed_by_the_command(launch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launch file's command is one that `mega replay` takes, in the domain of the shell."""
+    import tyro
+
+    from mega_ros.replay.command import ReplayOptions
+
+    declared = {a.arguments[0]: a.named for a in launch.generate_launch_description().arguments[0] if a.arguments}
+    assert all(named["description"] for named in declared.values())
+    assert [name for name, named in declared.items() if "default_value" not in named] == ["bag"]
+    monkeypatch.setenv("ROS_DOMAIN_ID", "42")
+    given = {name: named.get("default_value", "") for name, named in declared.items()}
+    (process,) = launch.replay(given | {"bag": "my bag", "rate": "0.5", "boxes": "full_frame"})
+    python, _, module, verb, *words = process.named["cmd"]
+    assert (python, module, verb) == (sys.executable, "mega_ros.cli", "replay")
+    options = tyro.cli(ReplayOptions, args=words)
+    chosen = (options.input, options.live, options.rate, options.domain, options.boxes, options.bundle)
+    assert chosen == (("my bag",), True, 0.5, 42, "full_frame", "default")
+    assert process.named["on_exit"] is launch.ended
+    with pytest.raises(RuntimeError, match="the replay ended with code 1"):
+        launch.ended(SimpleNamespace(returncode=1), None)

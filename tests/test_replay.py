@@ -1,13 +1,16 @@
 """Replay: reading and playing bags, scoring against ground truth, and `mega demo` as a user runs it."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,10 @@ from mega_ros.replay import sources
 from mega_ros.replay.bags import read_bag
 from mega_ros.replay.bootstrap import interval, ratios, resamples
 from mega_ros.replay.coco import LIMBS, Person
+from mega_ros.replay.frames import Recorded
 from mega_ros.replay.keypoints import torso
 from mega_ros.replay.reference import Truth
+from mega_ros.replay.report import what_is_normal
 from mega_ros.replay.score import Score, match
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
@@ -253,6 +258,23 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path: Path) -
     assert to_bgr(image).shape == (300, 400, 3) and (info.height, info.width) == (300, 400)
 
 
+@pytest.mark.parametrize("address", [False, True])
+def test_a_camera_is_a_device_or_an_address(address: bool, tmp_path: Path) -> None:
+    """The file stands for a device; a server on this machine, for a camera in the network."""
+    writer = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
+    for _ in range(3):
+        writer.write(np.full((48, 64, 3), 90, np.uint8))
+    writer.release()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        name = f"http://127.0.0.1:{server.server_port}/film.avi" if address else str(tmp_path / "film.avi")
+        source = sources.camera(name, 1.0)
+        images = [m.read() for m in source.messages if m.topic == sources.COMPRESSED]
+        server.shutdown()
+    assert source.live and len(images) == 3 and to_bgr(images[0]).shape == (48, 64, 3)
+
+
 def truth_of(folder: Path) -> dict[int, np.ndarray]:
     """Stamp -> cloud."""
     clouds = [message.read() for message in read_bag(folder, [sources.GROUND_TRUTH])]
@@ -262,7 +284,8 @@ def truth_of(folder: Path) -> dict[int, np.ndarray]:
 def test_the_embedded_clip(root: Path) -> None:
     folder = root / "demo" / "clip"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 4e6
-    source = sources.clip(folder)
+    source = Recorded(folder).played()
+    assert source.count == 90
     messages = list(source.messages)
     images = [m for m in messages if m.topic == sources.COMPRESSED]
     np.testing.assert_allclose([m.time - images[0].time for m in images], np.arange(90) * 1e9 / 15, atol=1)
@@ -308,11 +331,13 @@ def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) 
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["sent"] == 31
-    assert report["received"] + report["dropped"] == report["sent"]
+    assert sum(report[name] for name in ("received", "dropped", "rejected", "lost")) == report["sent"]
     assert report["received"] > 0
     assert 0 < report["latency_p50"] <= report["latency_p95"]
     assert report["truth"]["frames"] == 30  # all, whatever the node caught
-    for line in ("frames sent", "latency p50, p95", "PA-MPJPE", "overlay.webm"):
+    said = " ".join(done.stdout.split())
+    assert "The camera sent 31 images in 2 s; this machine keeps up with" in said
+    for line in ("images sent", "latency p50, p95, p99", "PA-MPJPE", "overlay.webm"):
         assert line in done.stdout
     video = cv2.VideoCapture(str(tmp_path / "overlay.webm"))
     count = 0
@@ -321,6 +346,14 @@ def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) 
     assert count == report["sent"]
     if report["people_per_frame"]:
         assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
+
+
+def test_dropped_frames_are_explained() -> None:
+    live = {"sent": 90, "seconds": 5.93, "dropped": 60, "received": 30, "rate_hz": 5.04}
+    assert what_is_normal(live).startswith(
+        "The camera sent 90 images in 6 s; this machine keeps up with 5.0 per second."
+    )
+    assert "all of them" in what_is_normal(live | {"dropped": 0}) and "all of" not in what_is_normal(live)
 
 
 def children(pid: int) -> list[int]:
@@ -362,6 +395,8 @@ def test_ctrl_c_ends_demo_and_node(tmp_path: Path, environment: dict[str, str]) 
         ("--video", "nowhere.mp4"),
         ("--video", __file__),
         ("--camera", "987"),
+        ("--camera", "/dev/nowhere"),
+        ("--camera", "http://127.0.0.1:9/stream"),
         ("--bundle", "nowhere"),
         ("--fov", "180"),
     ],

@@ -38,6 +38,7 @@ from mega_ros.replay.pages import PageFrame
 from mega_ros.replay.report_page import Worst
 from mega_ros.replay.results import point_cloud
 from mega_ros.replay.score import in_view
+from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import points_of, positions, read_cloud
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
@@ -362,14 +363,27 @@ def test_a_folder_of_bags_is_as_many_inputs_and_a_broken_one_stops_no_other(
 
 def test_the_written_bag_is_what_the_node_publishes(bundle: Path, tmp_path: Path) -> None:
     assert replay(bundle, tmp_path / "out", KINDS["mcap"](tmp_path), "--write", tmp_path / "written") == 0
-    messages = list(read_bag(tmp_path / "written", ["/mega/mesh", "/mega/joints"]))
+    messages: dict[str, list[Any]] = {}
+    with open_bag(tmp_path / "written") as written:
+        topics = written.topics
+        for connection, _, data in written.messages(topics):
+            messages.setdefault(connection.topic, []).append(written.read(connection, data))
     meshes = np.load(tmp_path / "out" / "meshes.npz")
     for topic, names in (("/mega/mesh", ("vertices", "sigma")), ("/mega/joints", ("joints", "joints_sigma"))):
-        clouds = [read_cloud(m.read()) for m in messages if m.topic == topic]
+        clouds = [read_cloud(m) for m in messages[topic]]
         np.testing.assert_array_equal(np.concatenate([positions(c) for c in clouds]), meshes[names[0]])
         np.testing.assert_array_equal(np.concatenate([c["sigma"] for c in clouds]), meshes[names[1]])
         np.testing.assert_array_equal(np.concatenate([c["id"][:, 0] for c in clouds]), meshes["ids"])
-    assert messages[0].read().header.frame_id == "camera"
+    for array, vertices in zip(messages["/mega/markers"], meshes["vertices"]):
+        (marker,) = array.markers
+        corners = np.array([[p.x, p.y, p.z] for p in marker.points])
+        np.testing.assert_array_equal(corners, vertices[meshes["faces"].ravel()])
+    for k, overlay in enumerate(messages["/mega/overlay/compressed"]):
+        assert np.abs(to_bgr(overlay).astype(int)[0, 0] - picture(k)[0, 0]).max() <= 3  # JPEG, where nobody is
+    assert topics["/mega/markers"] == "visualization_msgs/msg/MarkerArray"
+    assert all(len(found) == 4 for found in messages.values())
+    head = messages["/mega/overlay/compressed"][0].header
+    assert (head.frame_id, head.stamp.sec) == ("camera", START // 10**9)
 
 
 @pytest.mark.parametrize("kind", ["obj", "ply", "glb", "npz"])
@@ -713,7 +727,8 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     writer.release()
     assert [path.name for path in frames.inputs_in(folder)] == ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert replay(bundle, tmp_path / "out", folder) == 0
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b.mcap", "c.json", "d", "e.avi"]
+    names = ["a", "b.mcap", "c.json", "d", "e.avi"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv"]
     cv2.imwrite(str(folder / "loose.png"), picture(0))
     assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
@@ -953,6 +968,9 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--fov", "180"], "not between 1 and 170"),
         (["--smoothing", "1.5"], "not between 0 and 1"),
         (["--bundle", "gone"], "gone"),
+        (["--rate", "0"], "--rate 0: not between"),
+        (["--domain", "233"], "--domain 233: not between"),
+        (["--workers", "0"], "--workers 0: at least one"),
     ],
 )
 def test_wrong_options(

@@ -37,6 +37,7 @@ EXTRAS = {
     "onnxscript": "export",
     "trimesh": "mesh",
     "viser": "view",
+    "ray": "cluster",
     **dict.fromkeys(
         (
             "rclpy",
@@ -44,7 +45,9 @@ EXTRAS = {
             "builtin_interfaces",
             "diagnostic_msgs",
             "geometry_msgs",
+            "psutil",
             "rcl_interfaces",
+            "rosgraph_msgs",
             "sensor_msgs",
             "shape_msgs",
             "std_msgs",

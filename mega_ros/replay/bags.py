@@ -16,19 +16,17 @@ from typing import Any, NamedTuple
 
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.typesys import Stores, get_typestore
 
 from mega_model.core.errors import InputError
 
 from ..ros.read import read_stamp
+from ..ros.standard import MESSAGES
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd  # rosbags brings it
 
-MESSAGES = get_typestore(Stores.ROS2_JAZZY)
-"""ROS's standard message types, without a ROS installation."""
 FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 """Endings of bag files' names."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
@@ -77,6 +75,7 @@ class Bag:
         self._reader = reader
         self.topics: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
         """name -> type, e.g. "sensor_msgs/msg/Image", also in a bag of ROS 1."""
+        self.is_ros2: bool = reader.is2
 
     def messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
         """Connection, time (ns) and bytes of the messages on some topics, in time order. No topics, no messages."""
@@ -135,6 +134,8 @@ def open_bag(path: Path) -> Iterator[Bag]:
 def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
     """The messages of a ROS 2 bag on some topics, in time order."""
     with open_bag(path) as bag:
+        if not bag.is_ros2:
+            raise InputError(f"{path}: a bag of ROS 1, whose messages ROS 2 cannot read; convert it (rosbags-convert)")
         for connection, stamp, data in bag.messages(topics):
             yield Message(stamp, connection.topic, connection.msgtype, bytes(data))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
+import time
 from dataclasses import dataclass
+from functools import cache
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,19 +17,22 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from mega_model.core.errors import InputError
 
 from ..engines import Provider
 from ..recovery import Recovery
 from ..stream import StreamSettings
-from . import frames
+from . import frames, many
 from .bags import is_bag
+from .measures import Row
 from .meshes import Format, Grouping
-from .offline import NAMES, Outputs, Run, write
+from .offline import NAMES, Outputs, Run, agreement, write
+from .progress import progress
+from .recording import Recording
 from .reference import WITHIN, open_reference
-from .report import FORMAT, offline_table
+from .report import FORMAT, offline_table, summarise, tables_of_inputs
+from .results import write_csv
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,20 @@ class ReplayOptions:
     video: bool = False
     """Also write video.webm: the meshes over the images, and coloured by sigma."""
     write: Path | None = None
-    """Also write a bag with /mega/mesh and /mega/joints, as the node publishes them."""
+    """Also write a bag with /mega/mesh, /mega/joints, /mega/markers and /mega/overlay/compressed, as the node publishes
+    them, for RViz and Foxglove."""
+    live: bool = False
+    """Also play the bag to the node, in real time over DDS and with /clock (needs ROS): latency, drops, losses, CPU,
+    and whether its meshes are those of the offline run."""
+    rate: float = 1.0
+    """How much faster than recorded --live plays."""
+    domain: int | None = None
+    """ROS domain of --live, for example to watch it in RViz; by default a random one on this machine only."""
+    workers: int = 1
+    """Processes for many inputs, a bag each; the results do not depend on their number."""
+    engine: many.Engine = "local"
+    """Where many inputs are computed: by --workers on this machine, or by Ray, on all CPUs of its cluster
+    (pip install 'mega_ros[cluster]')."""
     image_topic: str | None = None
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
@@ -97,75 +116,165 @@ def main(args: list[str]) -> int:
         raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
     if not options.within >= 0:
         raise InputError(f"--within {options.within:g}: must not be negative")
+    if options.live and len(inputs) > 1:
+        raise InputError(f"--live is for one input, these are {len(inputs)}")
+    if not 0.01 <= options.rate <= 100:
+        raise InputError(f"--rate {options.rate:g}: not between 0.01 and 100")
+    if options.domain is not None and not 0 <= options.domain <= 232:
+        raise InputError(f"--domain {options.domain}: not between 0 and 232")
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: at least one is needed")
+    if options.engine == "ray":
+        import ray  # noqa: F401  if it is missing, say so before any work is done
+    command = shlex.join(["mega", "replay", *_without_workers(args)])
     console = Console()
-    opened, code = [], 0
-    for name, paths in inputs:  # all of them, before the model is loaded
-        try:
-            opened.append((name, paths[0], _open(options, paths)))
-        except InputError as error:
-            print(f"mega replay: {error}", file=sys.stderr)
-            code = 1
-    if not opened:
-        return code
-    recovery = Recovery.load(options.bundle, provider=options.provider)
-    for name, path, source in opened:
-        out = options.out / name if len(inputs) > 1 else options.out
-        try:
-            _replay(options, recovery, source, path, out, ["mega", "replay", *args], console)
-        except InputError as error:
-            print(f"mega replay: {error}", file=sys.stderr)
-            code = 1
-        except KeyboardInterrupt:
-            print("mega replay: interrupted", file=sys.stderr)
-            return 130
-    return code
+    try:
+        if len(inputs) == 1:
+            ((_, paths),) = inputs
+            return _one(options, paths, command, console)
+        return _many(options, inputs, command, console)
+    except KeyboardInterrupt:
+        print("mega replay: interrupted", file=sys.stderr)
+        return 130
 
 
-def _open(options: ReplayOptions, paths: list[Path]) -> frames.Input:
+@cache
+def _loaded(bundle: str, provider: Provider) -> Recovery:
+    """Once per process. Raises InputError."""
+    return Recovery.load(bundle, provider=provider)
+
+
+def _without_workers(args: list[str]) -> list[str]:
+    """The command as reports have it: they do not depend on who computes them."""
+    out, skip = [], False
+    for word in args:
+        name, given, _ = word.partition("=")
+        if not skip and name not in ("--workers", "--engine"):
+            out.append(word)
+        skip = name in ("--workers", "--engine") and not given
+    return out
+
+
+def _one(options: ReplayOptions, paths: list[Path], command: str, console: Console) -> int:
+    """Replays the only input, and prints its table."""
+    report = _replay(options, paths, options.out, command, console)
+    console.print(offline_table(report))
+    written = [options.out / name for name in NAMES if (options.out / name).exists()]
+    for path in [*written, *([options.write] if options.write else [])]:
+        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One of many inputs, for any process."""
+
+    number: int
+    name: str
+    paths: list[Path]
+    options: ReplayOptions
+    command: str
+    folder: Path
+    """What paths are relative to."""
+
+
+def work(job: Job) -> Row:
+    """Replays an input, and returns its row in the table of inputs."""
+    os.chdir(job.folder)
+    try:
+        report = _replay(job.options, job.paths, job.options.out / job.name, job.command, Console(quiet=True))
+    except InputError as error:
+        return {"input": job.name, "problem": str(error)}
+    return {"input": job.name, **{name: report[name] for name in ("frames", "people")}, **report.get("scores", {})}
+
+
+def _many(options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command: str, console: Console) -> int:
+    """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv."""
+    _loaded(options.bundle, options.provider)  # a wrong bundle is one error, not a row for each input
+    jobs = [Job(k, name, paths, options, command, Path.cwd()) for k, (name, paths) in enumerate(inputs)]
+    rows: dict[int, Row] = {}
+    start = time.monotonic()
+    with progress(console) as bar:
+        task = bar.add_task("inputs", total=len(jobs))
+        for job, row in many.run(work, jobs, options.engine, options.workers):
+            rows[job.number] = row or {"input": job.name, "problem": f"its worker died {many.ATTEMPTS} times"}
+            bar.advance(task)
+            if "problem" in rows[job.number]:
+                print(f"mega replay: {rows[job.number]['problem']}", file=sys.stderr)
+    table = [rows[number] for number in sorted(rows)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_csv(options.out / "inputs.csv", table)
+    console.print(*tables_of_inputs(table))
+    console.print(
+        f"  {len(table)} inputs in {time.monotonic() - start:.1f} s: {options.out / 'inputs.csv'}", markup=False
+    )
+    return int(any("problem" in row for row in table))
+
+
+def _replay(options: ReplayOptions, paths: list[Path], out: Path, command: str, console: Console) -> dict[str, Any]:
+    """One input: its results into `out`, and its report."""
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
     topics = options.image_topic, options.camera_info_topic
-    return frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
-
-
-def _replay(
-    options: ReplayOptions,
-    recovery: Recovery,
-    source: frames.Input,
-    path: Path,
-    out: Path,
-    command: list[str],
-    console: Console,
-) -> None:
-    """One input, whose first file is `path`: its results into `out`, and its table onto the console."""
+    source = frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
+    recovery = _loaded(options.bundle, options.provider)
     fov = float(np.radians(options.fov))
     settings = StreamSettings(
         boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate, smoothing=options.smoothing
     )
-    reference = open_reference(options.reference, path, recovery.topology, options.within, options.images)
+    reference = open_reference(options.reference, paths[0], recovery.topology, options.within, options.images)
     run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
+    if options.live:
+        recording = _play(options, source, settings, out, console)
+        same = agreement(source, recovery, settings, recording.clouds)
+        report["live"] = {**summarise(recording), "agreement": same}
 
     def finished() -> dict[str, Any]:
         report.update(run.results(), provenance=_provenance(run, source, command))
         return report
 
     outputs = Outputs(options.export, options.export_by, options.video, options.write)
-    with console.status(escape(source.name)) as status:
-        run.watch = lambda done: status.update(f"{escape(source.name)}: frame {done} of {source.count or '?'}")
+    with progress(console) as bar:
+        task = bar.add_task(source.name, total=source.count)
+        run.watch = lambda done: bar.update(task, completed=done)
         write(run, source, out, outputs, finished)
-    console.print(offline_table(report))
-    written = [out / name for name in NAMES if (out / name).exists()]
-    for path in [*written, *([options.write] if options.write else [])]:
-        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+    return report
 
 
-def _provenance(run: Run, source: frames.Input, command: list[str]) -> dict[str, Any]:
+def _play(
+    options: ReplayOptions, source: frames.Input, settings: StreamSettings, out: Path, console: Console
+) -> Recording:
+    """What the node answers to a bag, with the same settings. Its output goes to node.log."""
+    if not isinstance(source, frames.Recorded):
+        raise InputError(f"{source.name}: --live plays bags; mega demo plays images, videos and cameras")
+    from .live.play import play  # needs rclpy, which the rest does not
+
+    parameters = {
+        "bundle": options.bundle,
+        "provider": options.provider,
+        "boxes": settings.boxes,
+        "seed": settings.seed,
+        "fov": settings.fov,
+        "rotate": settings.rotate,
+        "smoothing": settings.smoothing,
+        "rectified": options.rectified,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    recording, interrupted = play(
+        source.played(), parameters, out / "node.log", console, rate=options.rate, domain=options.domain
+    )
+    if interrupted:
+        raise KeyboardInterrupt
+    return recording
+
+
+def _provenance(run: Run, source: frames.Input, command: str) -> dict[str, Any]:
     """From what, and by what, the numbers were made."""
     bundle = run.recovery.bundle
     packages = ("mega_ros", "numpy", "onnxruntime", "opencv-python-headless", "rosbags", "scipy")
     return {
-        "command": shlex.join(command),
+        "command": command,
         "bundle": {"name": bundle.name, "hash": bundle.hash},
         "provider": run.recovery.backend,
         "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate", "smoothing")},

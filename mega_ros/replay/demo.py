@@ -1,17 +1,15 @@
-"""`mega demo`: plays images to the node over DDS and records its output.
+"""`mega demo`: plays images to the node over DDS, as a camera would, and draws what it answers.
 
-The result is a table, report.json, an overlay video and a contact sheet. The scores come from an offline replay of all
-frames, because the frames that the node processes depend on the machine.
+The clip has ground truth: all its frames are scored by an offline replay, because the frames that the node takes depend
+on the machine.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -25,9 +23,9 @@ from ..environment import share
 from ..recovery import Recovery
 from . import sources
 from .drawings import write_drawings
-from .live.node_process import ProcessError
+from .frames import Recorded
 from .offline import scores_of
-from .report import summarise, table
+from .report import demo_table, summarise, what_is_normal
 from .sources import Source, SourceError
 
 
@@ -42,8 +40,9 @@ class DemoOptions:
     """A photograph, played as a slow pan and zoom."""
     video: Path | None = None
     """A video file."""
-    camera: int | None = None
-    """Number of a camera of this machine; runs until Ctrl-C or --seconds."""
+    camera: str | None = None
+    """A camera: its number on this machine, its device (/dev/video0) or the address of its stream (rtsp://..., http://...);
+    runs until Ctrl-C or --seconds."""
     out: Path = Path("mega_out")
     """Folder for the results."""
     seconds: float = 60.0
@@ -58,32 +57,41 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        source = _source(options)
+        if not 1 <= options.fov <= 170:
+            raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+        given = [value for value in (options.image, options.video, options.camera) if value is not None]
+        if len(given) > 1:
+            raise SourceError("--image, --video and --camera exclude each other")
+        clip = None if given else share() / "demo" / "clip"
+        source = Recorded(clip).played() if clip else _source(options)
+        bundle = Bundle.load(options.bundle)
         from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
 
-        bundle = Bundle.load(options.bundle)
-        topology = Topology.load(bundle.folder / TOPOLOGY)
         options.out.mkdir(parents=True, exist_ok=True)
-        recording, interrupted = play(source, options.bundle, options.seconds, options.out / "node.log", console)
+        recording, interrupted = play(
+            source,
+            {"bundle": options.bundle},
+            options.out / "node.log",
+            console,
+            seconds=options.seconds,
+            keep_images=True,
+        )
         if not recording.sent:
             raise SourceError(f"{source.name}: no images in it")
-        report = summarise(source, recording)
-        if source.bag is not None:
-            with console.status("scoring every frame of the clip"):
-                report["truth"] = scores_of(source.bag, Recovery(bundle))
+        report = {"source": source.name, **summarise(recording)}
+        if clip:
+            report["truth"] = scores_of(clip, Recovery(bundle), console)
         (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        written = write_drawings(recording, topology, options.out, console)
-    except (InputError, ProcessError, OSError) as error:
+        written = write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), options.out, console)
+    except (InputError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mega demo: interrupted", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    console.print(table(report))
+    console.print(demo_table(report))
+    console.print(what_is_normal(report))
     for path in [options.out / "report.json", *written]:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
     if not report["people_per_frame"]:
@@ -91,20 +99,11 @@ def main(args: list[str]) -> int:
     return 130 if interrupted and not source.live else 0
 
 
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def _source(options: DemoOptions) -> Source:
-    if sum(given is not None for given in (options.image, options.video, options.camera)) > 1:
-        raise SourceError("--image, --video and --camera exclude each other")
-    if not 1 <= options.fov <= 170:
-        raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    """What the user has given."""
     fov = np.radians(options.fov)
     if options.image is not None:
         return sources.photograph(options.image, fov)
     if options.video is not None:
         return sources.video(options.video, fov)
-    if options.camera is not None:
-        return sources.camera(options.camera, fov)
-    return sources.clip(share() / "demo" / "clip")
+    return sources.camera(options.camera or "0", fov)

@@ -23,8 +23,8 @@ from mega_model.core.images import without_stderr
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag
-from .sources import FRAME, open_video
+from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag
+from .sources import FRAME, Source, open_video
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -242,13 +242,16 @@ class Recorded:
 
     one_camera = True
 
-    def __init__(self, path: Path, image_topic: str | None, info_topic: str | None, rectified: str) -> None:
+    def __init__(
+        self, path: Path, image_topic: str | None = None, info_topic: str | None = None, rectified: str = "auto"
+    ) -> None:
         self.name, self.path = path.name, path
         self.files = [*files_of(path), *([path / "metadata.yaml"] if (path / "metadata.yaml").is_file() else [])]
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
             info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
+            self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
             self._infos = list(bag.in_stamp_order(info)) if info else []
             self.count = sum(1 for _ in bag.messages([image]))
@@ -266,6 +269,13 @@ class Recorded:
                     continue
                 camera, problem = self._camera(stamp, image.shape[1], image.shape[0])
                 yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
+
+    def played(self) -> Source:
+        """To be played live: the messages as they were recorded."""
+        info = self.topics.get("camera_info")
+        first = next(read_bag(self.path, [info]), None) if info else None
+        messages = read_bag(self.path, self._types)
+        return Source(self.name, messages, self.topics["image"], info, self._types, first, self.count)
 
     def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:
         """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
 from ..recovery import People, Recovery
+from ..ros.read import positions
 from ..stream import Stream, StreamSettings
 from .drawings import Film
 from .frames import Frame, Input, open_input
 from .measures import Row
 from .meshes import Format, Grouping, write_frame, write_tracks
 from .pages import PageFrame
+from .progress import progress
 from .reference import Reference, open_reference
 from .report_page import Worst, write_page
 from .results import MeshBag, MeshFile, put_in_place, write_csv
@@ -160,7 +163,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
         recorded = None
         if outputs.bag is not None:
             folder = stack.enter_context(put_in_place(outputs.bag.parent, (outputs.bag.name,)))
-            recorded = MeshBag(folder / outputs.bag.name)
+            recorded = MeshBag(folder / outputs.bag.name, run.recovery.topology)
         film = Film(fresh / "video.webm", run.recovery.topology) if outputs.video else None
         worst = Worst()
         for k, (frame, people, camera) in enumerate(run.process(source)):
@@ -169,7 +172,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
                 continue
             assert frame.image is not None
             if recorded:
-                recorded.add(frame.stamp, frame.frame_id, people)
+                recorded.add(frame, people, camera)
             if outputs.export and outputs.by == "frame":
                 write_frame(fresh / "meshes" / f"{k:06}.{outputs.export}", people, run.recovery.topology)
             shown = PageFrame(frame.image, camera, people.vertices, people.sigma, people.ids)
@@ -189,10 +192,35 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
         write_page(fresh / "report.html", report, worst.drawn(run.recovery.topology.faces))
 
 
-def scores_of(bag: Path, recovery: Recovery) -> dict[str, float]:
+def scores_of(bag: Path, recovery: Recovery, console: Console) -> dict[str, float]:
     """The scores of all frames of a bag against its own ground truth, without files."""
     source = open_input([bag])
     run = Run(recovery, StreamSettings(), open_reference(None, bag, recovery.topology))
-    for _ in run.process(source):
-        pass
+    with progress(console) as bar:
+        task = bar.add_task(f"scoring every frame of {source.name}", total=source.count)
+        for _ in run.process(source):
+            bar.advance(task)
     return run.score.summary()
+
+
+def agreement(source: Input, recovery: Recovery, settings: StreamSettings, clouds: Mapping[int, np.ndarray]) -> Row:
+    """How far the meshes of a live replay are from those of the same frames offline.
+
+    clouds: stamp -> people x vertices with x, y, z, as the node published them. What follows a person over time depends
+    on the frames before, so offline only the frames are run that the node answered.
+    Returns `frames`, the number of frames with the same ids, `largest`, the largest distance of a vertex in them in
+    metres, and `other_people`, the number of frames with other ids.
+    """
+    stream, largest, frames, others = Stream(recovery, settings), 0.0, 0, 0
+    for frame in source.frames():
+        if frame.stamp not in clouds or frame.image is None:
+            continue
+        people = stream.process(frame.image, frame.camera, frame.stamp, frame.camera_problem)
+        cloud = clouds[frame.stamp]
+        if cloud["id"][:, 0].tolist() != people.ids.tolist():
+            others += 1
+            continue
+        frames += 1
+        if len(people):
+            largest = max(largest, float(np.linalg.norm(positions(cloud) - people.vertices, axis=-1).max()))
+    return {"frames": frames, "largest": largest, "other_people": others}

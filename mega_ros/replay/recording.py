@@ -1,4 +1,4 @@
-"""A recording of a replay: images sent to the node, and meshes received."""
+"""A recording of a live replay: images sent to the node, and meshes received."""
 
 from __future__ import annotations
 
@@ -12,39 +12,56 @@ from mega_model.core.cameras import Camera
 
 from ..ros.images import to_bgr
 from ..ros.read import read_cloud, read_stamp
-from .bags import Message
-from .sources import COMPRESSED, INFO
+from .bags import CAMERA_INFO, Message
 
 
 @dataclass
 class Recording:
     """Sent and received messages by stamp (ns)."""
 
+    rate: float = 1.0
+    """How much faster than recorded the messages were sent."""
+    keep_images: bool = True
+    """For drawings."""
     images: dict[int, Any] = field(default_factory=dict)
-    """CompressedImage"""
+    """Image or CompressedImage"""
     infos: dict[int, Any] = field(default_factory=dict)
     """CameraInfo"""
     sent: dict[int, float] = field(default_factory=dict)
     """time.monotonic() when the image was sent."""
+    due: dict[int, int] = field(default_factory=dict)
+    """The recording's time when the image was sent, ns."""
     arrived: dict[int, float] = field(default_factory=dict)
     clouds: dict[int, np.ndarray] = field(default_factory=dict)
     """of `read_cloud`."""
+    status: dict[str, str] = field(default_factory=dict)
+    """The node's last diagnostics."""
+    cpu: float = np.nan
+    """Seconds of CPU that the node took per second."""
+    memory: int = 0
+    """Bytes that the node had at the end."""
 
     def sending(self, message: Message) -> None:
         """Record a message that is being sent."""
-        if message.topic == INFO:
-            info = message.read()
-            self.infos[read_stamp(info)] = info
-        elif message.topic == COMPRESSED:
-            image = message.read()
-            self.images[read_stamp(image)] = image
-            self.sent[read_stamp(image)] = time.monotonic()
+        content = message.read()
+        stamp = read_stamp(content)
+        if message.type == CAMERA_INFO:
+            self.infos[stamp] = content
+            return
+        if self.keep_images:
+            self.images[stamp] = content
+        self.due[stamp] = message.time
+        self.sent[stamp] = time.monotonic()
 
     def receiving(self, message: Any) -> None:
         """Record a received mesh, a PointCloud2 of rclpy or of rosbags."""
         now = time.monotonic()
         self.arrived[read_stamp(message)] = now
         self.clouds[read_stamp(message)] = read_cloud(message)
+
+    def counted(self, what: str) -> int:
+        """Frames that the node received, processed, dropped, rejected, or left alone (idle)."""
+        return int(self.status.get(f"frames_{what}", 0))
 
     def image(self, stamp: int) -> np.ndarray:
         """uint8 [H, W, 3] BGR."""
@@ -56,4 +73,11 @@ class Recording:
 
     def latencies(self) -> np.ndarray:
         """Seconds from image to mesh, for every frame that has one."""
-        return np.array([self.arrived[s] - self.sent[s] for s in sorted(self.arrived) if s in self.sent])
+        return np.array([self.arrived[s] - self.sent[s] for s in self._answered()])
+
+    def latencies_from_stamp(self) -> np.ndarray:
+        """The same from the image's stamp: with the time until it was recorded. Seconds on the recording's clock."""
+        return np.array([(self.due[s] - s) / 1e9 for s in self._answered()]) + self.rate * self.latencies()
+
+    def _answered(self) -> list[int]:
+        return sorted(stamp for stamp in self.arrived if stamp in self.sent)

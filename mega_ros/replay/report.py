@@ -1,4 +1,4 @@
-"""Reports: counts and latencies of a recording, and tables of these and of a replay's results."""
+"""Reports: counts and latencies of a live replay, and tables of these and of a replay's results."""
 
 from __future__ import annotations
 
@@ -9,39 +9,64 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from .measures import MEASURES, shown
+from .measures import MEASURES, Row, shown
 from .recording import Recording
-from .sources import Source
-
-
-def summarise(source: Source, recording: Recording) -> dict[str, Any]:
-    """The demo's report of what was played: counts and seconds."""
-    latencies = recording.latencies()
-    return {
-        "source": source.name,
-        "sent": len(recording.sent),
-        "received": len(latencies),
-        "dropped": len(recording.sent) - len(latencies),
-        "latency_p50": float(np.quantile(latencies, 0.5)) if len(latencies) else None,
-        "latency_p95": float(np.quantile(latencies, 0.95)) if len(latencies) else None,
-        "people_per_frame": float(np.mean([len(c) for c in recording.clouds.values()])) if recording.clouds else None,
-    }
-
 
 FORMAT = 2
 """Of the report of `mega replay`."""
 
 
-def table(report: dict[str, Any]) -> Table:
-    """The demo's report as a table in milliseconds."""
-    out = _two_columns(f"mega demo: {report['source']}")
-    out.add_row("frames sent", str(report["sent"]))
-    out.add_row("frames received as meshes", str(report["received"]))
-    out.add_row("frames dropped (newest wins)", str(report["dropped"]))
-    out.add_row("latency p50, p95", f"{shown(report['latency_p50'], 'ms')}, {shown(report['latency_p95'], 'ms')}")
-    people = report["people_per_frame"]
-    out.add_row("people per frame", "-" if people is None else f"{people:.2f}", end_section="truth" in report)
+def summarise(recording: Recording) -> dict[str, Any]:
+    """The report of what was played live: counts, seconds of real time, hertz, bytes.
+
+    Images are sent; received as meshes; dropped (the node was busy, and newer ones came); rejected (not usable); or
+    lost, which is the rest.
+    """
+    sent, received = len(recording.sent), len(recording.latencies())
+    dropped, rejected = recording.counted("dropped"), recording.counted("rejected")
+    gaps = np.diff(sorted(recording.arrived.values()))
+    out: dict[str, Any] = {
+        "rate": recording.rate,
+        "seconds": max(recording.sent.values(), default=0.0) - min(recording.sent.values(), default=0.0),
+        "sent": sent,
+        "received": received,
+        "dropped": dropped,
+        "rejected": rejected,
+        "lost": max(0, sent - received - dropped - rejected),
+    }
+    for name, values in (
+        ("latency", recording.latencies()),
+        ("latency_from_stamp", recording.latencies_from_stamp()),
+    ):
+        for share in (50, 95, 99):
+            out[f"{name}_p{share}"] = float(np.percentile(values, share)) if len(values) else None
+    return out | {
+        "rate_hz": received / (max(recording.arrived.values()) - min(recording.sent.values())) if received else None,
+        "jitter": float(gaps.std()) if len(gaps) else None,
+        "cpu": recording.cpu,
+        "memory": recording.memory,
+        "diagnostics": recording.status,
+        "people_per_frame": float(np.mean([len(c) for c in recording.clouds.values()])) if recording.clouds else None,
+    }
+
+
+def what_is_normal(live: dict[str, Any]) -> str:
+    """A sentence about dropped frames."""
+    sent = f"The camera sent {live['sent']} images in {live['seconds']:.0f} s"
+    if not live["dropped"]:
+        return f"{sent}; this machine keeps up with all of them."
+    return (
+        f"{sent}; this machine keeps up with {live['rate_hz'] or 0:.1f} per second. The node takes the newest "
+        "image and drops those that came while it was busy: that is normal."
+    )
+
+
+def demo_table(report: dict[str, Any]) -> Table:
+    """The report of `mega demo` for people to read."""
+    out = _two_columns(f"mega demo: {escape(report['source'])}")
+    _add_live(out, report)
     if truth := report.get("truth"):
+        out.add_section()
         _add_scores(out, truth)
     return out
 
@@ -65,7 +90,49 @@ def offline_table(report: dict[str, Any]) -> Table:
         if reference["unused"]:
             out.add_row("ground truth without a frame", _listed(reference["unused"]))
         _add_scores(out, scores, report["intervals"])
+    if live := report.get("live"):
+        out.add_section()
+        _add_live(out, live)
+        agreement = live["agreement"]
+        differ = f", {agreement['other_people']} with other people" if agreement["other_people"] else ""
+        largest = shown(agreement["largest"], "mm")
+        out.add_row("live and offline differ by at most", f"{largest} in {agreement['frames']} frames{differ}")
     return out
+
+
+def _add_live(out: Table, live: dict[str, Any]) -> None:
+    out.add_row("images sent, received as meshes", f"{live['sent']}, {live['received']}")
+    out.add_row("images dropped (newest wins), lost", f"{live['dropped']}, {live['lost']}")
+    if live["rejected"]:
+        out.add_row("images that cannot be used", str(live["rejected"]))
+    for name, words in (("latency", "latency"), ("latency_from_stamp", "latency from stamp")):
+        values = ", ".join(shown(live[f"{name}_p{share}"], "ms") for share in (50, 95, 99))
+        out.add_row(f"{words} p50, p95, p99", values)
+    rate = "-" if live["rate_hz"] is None else f"{live['rate_hz']:.1f} per second"
+    out.add_row("meshes, jitter", f"{rate}, {shown(live['jitter'], 'ms')}")
+    out.add_row("CPU, memory of the node", f"{live['cpu']:.2f} cores, {live['memory'] / 2**20:.0f} MiB")
+    people = live["people_per_frame"]
+    out.add_row("people per frame", "-" if people is None else f"{people:.2f}")
+
+
+COLUMNS = ("pve", "pa_mpjpe", "pck", "recall", "precision")
+"""Scores in the table of many inputs; inputs.csv has all."""
+
+
+def tables_of_inputs(rows: Sequence[Row]) -> list[Table]:
+    """A row per input: its numbers; and in a table of their own, those that could not be replayed, with the reason."""
+    good, bad = ([row for row in rows if ("problem" in row) == wrong] for wrong in (False, True))
+    columns = [name for name in COLUMNS if any(name in row for row in good)]
+    out = Table("input", title="mega replay", pad_edge=False)
+    for words in ("frames", "people", *(MEASURES[name].words for name in columns)):
+        out.add_column(words, justify="right")
+    for row in good:
+        scores = [shown(row.get(name), MEASURES[name].unit) for name in columns]
+        out.add_row(escape(row["input"]), str(row["frames"]), str(row["people"]), *scores)
+    reasons = Table("input", "reason", title="not replayed")
+    for row in bad:
+        reasons.add_row(escape(row["input"]), escape(row["problem"]))
+    return [table for table in (out, reasons) if table.rows]
 
 
 def _listed(names: list[int | str]) -> str:

@@ -12,19 +12,22 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys.stores import ros2_jazzy as ros
 
+from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 
+from .. import draw
 from ..recovery import People
+from ..ros.markers import Markers
 from ..ros.read import points_of
-from .bags import MESSAGES
+from ..ros.standard import MESSAGES, header, serialised
+from .frames import Frame
 from .measures import Row
-
-CLOUD = "sensor_msgs/msg/PointCloud2"
 
 
 @contextmanager
@@ -105,34 +108,51 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
             writer.writerow(row | ({"ids": " ".join(map(str, row["ids"]))} if "ids" in row else {}))
 
 
-class MeshBag:
-    """A bag with what the node would have published: /mega/mesh and /mega/joints, for every frame that was read."""
+TOPICS = {
+    "/mega/mesh": "sensor_msgs/msg/PointCloud2",
+    "/mega/joints": "sensor_msgs/msg/PointCloud2",
+    "/mega/markers": "visualization_msgs/msg/MarkerArray",
+    "/mega/overlay/compressed": "sensor_msgs/msg/CompressedImage",
+}
+"""Of the written bag, with their types."""
 
-    def __init__(self, path: Path) -> None:
+
+class MeshBag:
+    """A bag with what the node would have published, for every frame that was read: for RViz and Foxglove."""
+
+    def __init__(self, path: Path, topology: Topology) -> None:
+        self._faces, self._markers = topology.faces, Markers(topology.faces)
         self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
-        self._mesh, self._joints = (
-            self._writer.add_connection(topic, CLOUD, typestore=MESSAGES) for topic in ("/mega/mesh", "/mega/joints")
-        )
+        self._connections = [
+            self._writer.add_connection(topic, kind, typestore=MESSAGES) for topic, kind in TOPICS.items()
+        ]
 
-    def add(self, stamp: int, frame_id: str, people: People) -> None:
-        """stamp: nanoseconds."""
-        header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), frame_id)
-        for topic, points in (
-            (self._mesh, points_of(people.vertices, people.sigma, people.ids)),
-            (self._joints, points_of(people.joints, people.joints_sigma, people.ids, people.distance)),
-        ):
-            self._writer.write(topic, stamp, MESSAGES.serialize_cdr(point_cloud(header, points), CLOUD))
+    def add(self, frame: Frame, people: People, camera: Camera) -> None:
+        """A frame that has an image."""
+        assert frame.image is not None
+        head = header(frame.stamp, frame.frame_id)
+        drawn = draw.overlay(frame.image, people.vertices, people.ids, self._faces, camera)
+        messages = (
+            serialised(point_cloud(head, points_of(people.vertices, people.sigma, people.ids))),
+            serialised(point_cloud(head, points_of(people.joints, people.joints_sigma, people.ids, people.distance))),
+            self._markers.message(head, people),
+            serialised(
+                ros.sensor_msgs__msg__CompressedImage(head, format="jpeg", data=cv2.imencode(".jpg", drawn)[1].ravel())
+            ),
+        )
+        for connection, data in zip(self._connections, messages):
+            self._writer.write(connection, frame.stamp, data)
 
     def close(self) -> None:
         self._writer.close()
 
 
-def point_cloud(header: Any, points: np.ndarray) -> Any:
+def point_cloud(head: Any, points: np.ndarray) -> Any:
     """`POINT` or `JOINT` [P, V] as the message that the node publishes, as rosbags has it."""
     field = ros.sensor_msgs__msg__PointField
     return ros.sensor_msgs__msg__PointCloud2(
-        header,
+        head,
         height=points.shape[0],
         width=points.shape[1],
         fields=[

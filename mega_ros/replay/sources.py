@@ -1,14 +1,14 @@
-"""Sources of the demo: the embedded clip, or a user's photograph, video or camera.
+"""What is played live: a user's photograph, video or camera. `frames.Recorded` makes one of a bag.
 
-Every source yields JPEG images and the camera's intrinsics as ROS messages, as a camera driver does.
+These yield JPEG images and the camera's intrinsics as ROS messages, as a camera driver does.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import read, without_stderr
 
-from .bags import FILES, MESSAGES, Message, read_bag
+from ..ros.standard import header, serialised
+from .bags import FILES, Message
 
 IMAGE = "/camera/image_raw"
 COMPRESSED = f"{IMAGE}/compressed"
@@ -45,23 +46,23 @@ class Source:
 
     name: str
     messages: Iterator[Message]
-    bag: Path | None = None
-    """The bag that it is of, which has ground truth."""
+    image: str = COMPRESSED
+    info: str | None = INFO
+    topics: Mapping[str, str] = field(default_factory=lambda: TOPICS)
+    """Those of the messages, with their types."""
+    camera_info: Message | None = None
+    """What the node is told before it gets the first image."""
+    count: int | None = None
+    """Number of images, where that is known."""
     live: bool = False
     """whether it runs until the user stops it."""
-
-
-def clip(path: Path) -> Source:
-    """A bag with compressed images, camera_info and ground truth."""
-    if not (path / "metadata.yaml").is_file():
-        raise SourceError(f"{path}: there is no bag here")
-    return Source(f"embedded {path.name}", read_bag(path, TOPICS), path)
 
 
 def photograph(path: Path, fov: float) -> Source:
     """A slow pan and zoom over one image. `fov`: radians over the larger image side."""
     image = read(path, turn=True)
-    return Source(path.name, _stream(_at_rate(_walk_over(image), IMAGE_RATE), fov))
+    count = round(IMAGE_SECONDS * IMAGE_RATE)
+    return Source(path.name, _stream(_at_rate(_walk_over(image, count), IMAGE_RATE), fov), count=count)
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
@@ -87,18 +88,19 @@ def open_video(path: Path) -> cv2.VideoCapture:
 def video(path: Path, fov: float) -> Source:
     """A video file at its frame rate."""
     capture = open_video(path)
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return Source(path.name, _stream(_at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0), fov))
+    rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    images = _at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0)
+    return Source(path.name, _stream(images, fov), count=int(count) if 0 < count < 1e9 else None)
 
 
-def camera(number: int, fov: float) -> Source:
-    """A camera of this machine, live."""
+def camera(name: str, fov: float) -> Source:
+    """A camera, live: the number of one of this machine, the path of its device, or the address of a stream."""
     with without_stderr():
-        capture = cv2.VideoCapture(number)
+        capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
     if not capture.isOpened():
-        raise SourceError(f"camera {number}: cannot be opened")
+        raise SourceError(f"camera {name}: cannot be opened; give a number, a device such as /dev/video0 or a URL")
     images = ((time.time_ns(), image) for image in _frames(capture))
-    return Source(f"camera {number}", _stream(images, fov), live=True)
+    return Source(f"camera {name}", _stream(images, fov), live=True)
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -118,7 +120,7 @@ def _at_rate(images: Iterable[np.ndarray], rate: float) -> Iterator[tuple[int, n
         yield start + round(k * 1e9 / rate), image
 
 
-def _walk_over(image: np.ndarray) -> Iterator[np.ndarray]:
+def _walk_over(image: np.ndarray, count: int) -> Iterator[np.ndarray]:
     """Views of a window that zooms between all and three quarters of the image and pans from side to side."""
     scale = min(1.0, 640 / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
@@ -127,7 +129,6 @@ def _walk_over(image: np.ndarray) -> Iterator[np.ndarray]:
     small = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink)))
     image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
     height, width = image.shape[:2]
-    count = round(IMAGE_SECONDS * IMAGE_RATE)
     for phase in np.linspace(0, 2 * np.pi, count, endpoint=False):
         share = (1 + CLOSEST) / 2 + (1 - CLOSEST) / 2 * np.cos(phase)
         x = (1 - share) * (0.5 + 0.5 * np.sin(phase)) * width
@@ -146,14 +147,14 @@ def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Me
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             height, width = image.shape[:2]
-        header = ros.std_msgs__msg__Header(ros.builtin_interfaces__msg__Time(*divmod(stamp, 10**9)), FRAME)
+        head = header(stamp, FRAME)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()
         messages = {
-            INFO: _camera_info(header, width, height, intrinsics_from_fov(width, height, fov)),
-            COMPRESSED: ros.sensor_msgs__msg__CompressedImage(header, format="jpeg", data=jpeg),
+            INFO: _camera_info(head, width, height, intrinsics_from_fov(width, height, fov)),
+            COMPRESSED: ros.sensor_msgs__msg__CompressedImage(head, format="jpeg", data=jpeg),
         }
         for topic, message in messages.items():
-            yield Message(stamp, topic, TOPICS[topic], bytes(MESSAGES.serialize_cdr(message, TOPICS[topic])))
+            yield Message(stamp, topic, TOPICS[topic], serialised(message))
 
 
 def _camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:

@@ -1,4 +1,4 @@
-"""Surfaces for RViz and Foxglove: a MarkerArray with a triangle list per person.
+"""Surfaces for RViz and Foxglove: a MarkerArray with a triangle list per person. Needs no ROS installation.
 
 The colour of a vertex is its sigma, blue (certain) to red (uncertain). The shading is part of the colour, because RViz
 turns its light off where vertices have colours.
@@ -10,13 +10,13 @@ import struct
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Point, Vector3
-from rclpy.serialization import serialize_message
-from std_msgs.msg import ColorRGBA
-from visualization_msgs.msg import Marker, MarkerArray
+from rosbags.typesys.stores import ros2_jazzy as ros
 
 from ..draw import RED, light, sigma_colours
 from ..recovery import People
+from .standard import serialised
+
+Marker, Point, Colour = ros.visualization_msgs__msg__Marker, ros.geometry_msgs__msg__Point, ros.std_msgs__msg__ColorRGBA
 
 NAMESPACE = "people"
 
@@ -34,9 +34,9 @@ class Markers:
         self._shown: set[int] = set()
 
     def message(self, header: Any, people: People) -> bytes:
-        """A serialised MarkerArray.
+        """A serialised MarkerArray. header: of rclpy or of rosbags.
 
-        Building 3F Point objects per person takes most of a frame's time. So rclpy serialises markers of one point,
+        Building 3F Point objects per person takes most of a frame's time. So markers of one point are serialised,
         which stands for all, and is replaced in the bytes. Points have 24 bytes and colours 16, so what lies behind
         them keeps its alignment of 8.
         """
@@ -44,7 +44,7 @@ class Markers:
         markers = [_surface(header, person) for person in ids]
         markers += [_lost(header, person) for person in sorted(self._shown.difference(ids))]
         self._shown = set(ids)
-        pieces = serialize_message(MarkerArray(markers=markers)).split(_PLACEHOLDER)
+        pieces = serialised(ros.visualization_msgs__msg__MarkerArray(markers)).split(_PLACEHOLDER)
         assert len(pieces) == len(ids) + 1, "a Marker is serialised in another way than expected"
         surfaces = [self._triangles(*person) for person in zip(people.vertices, people.sigma)]
         return b"".join([pieces[0], *(part for pair in zip(surfaces, pieces[1:]) for part in pair)])
@@ -60,16 +60,35 @@ class Markers:
         return b"".join([count, points.tobytes(), count, colours[corners].tobytes()])
 
 
-def _surface(header: Any, person: int) -> Marker:
-    marker = _lost(header, person)
-    marker.action = Marker.ADD
-    marker.scale = Vector3(x=1.0, y=1.0, z=1.0)
-    (x, y, z), (r, g, b, a) = _POINT, _COLOUR
-    marker.points, marker.colors = [Point(x=x, y=y, z=z)], [ColorRGBA(r=r, g=g, b=b, a=a)]
-    return marker
+def _surface(header: Any, person: int) -> Any:
+    return _marker(header, person, Marker.ADD, [Point(*_POINT)], [Colour(*_COLOUR)])
 
 
-def _lost(header: Any, person: int) -> Marker:
-    # ids of markers are signed
-    signed = person - 2**32 if person >= 2**31 else person
-    return Marker(header=header, ns=NAMESPACE, id=signed, type=Marker.TRIANGLE_LIST, action=Marker.DELETE)
+def _lost(header: Any, person: int) -> Any:
+    return _marker(header, person, Marker.DELETE, [], [])
+
+
+def _marker(header: Any, person: int, action: int, points: list[Any], colours: list[Any]) -> Any:
+    """rosbags' types have no defaults, so all fields are given."""
+    nothing = np.zeros(0, np.uint8)
+    return Marker(
+        header,
+        ns=NAMESPACE,
+        id=person - 2**32 if person >= 2**31 else person,  # ids of markers are signed
+        type=Marker.TRIANGLE_LIST,
+        action=action,
+        pose=ros.geometry_msgs__msg__Pose(Point(0.0, 0.0, 0.0), ros.geometry_msgs__msg__Quaternion(0.0, 0.0, 0.0, 1.0)),
+        scale=ros.geometry_msgs__msg__Vector3(1.0, 1.0, 1.0),
+        color=Colour(0.0, 0.0, 0.0, 0.0),
+        lifetime=ros.builtin_interfaces__msg__Duration(0, 0),
+        frame_locked=False,
+        points=points,
+        colors=colours,
+        texture_resource="",
+        texture=ros.sensor_msgs__msg__CompressedImage(header, format="", data=nothing),
+        uv_coordinates=[],
+        text="",
+        mesh_resource="",
+        mesh_file=ros.visualization_msgs__msg__MeshFile(filename="", data=nothing),
+        mesh_use_embedded_materials=False,
+    )

@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..sources import IMAGE, INFO
+import psutil
+
+from mega_model.core.errors import InputError
 
 
-class ProcessError(Exception):
+class ProcessError(InputError):
     """The node ended unexpectedly. The message has one line."""
 
 
 class NodeProcess:
     """A running node, whose output goes to a file."""
 
-    def __init__(self, bundle: str, log: Path) -> None:
-        remap = {"image": IMAGE, "camera_info": INFO}
-        parameters = {"image_transport": "compressed", "bundle": bundle}
+    def __init__(self, remap: Mapping[str, str], parameters: Mapping[str, object], log: Path) -> None:
         command = [sys.executable, "-m", "mega_ros.node", "--ros-args"]
         command += itertools.chain(*(["-r", f"{a}:={b}"] for a, b in remap.items()))
         command += itertools.chain(*(["-p", f"{a}:={b}"] for a, b in parameters.items()))
@@ -37,6 +38,13 @@ class NodeProcess:
         """The last line of the node's output."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it printed nothing"
+
+    def use(self) -> tuple[float, int]:
+        """Seconds of CPU that the node has taken until now, and bytes of memory that it has. Raises ProcessError."""
+        self.check()
+        process = psutil.Process(self._process.pid)
+        times = process.cpu_times()
+        return times.user + times.system, process.memory_info().rss
 
     def stop(self) -> int:
         """Stop the node. Returns its exit code."""

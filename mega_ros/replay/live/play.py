@@ -6,62 +6,116 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from ...ros.environment import use_large_messages
 from ..bags import Message
+from ..progress import progress
 from ..recording import Recording
 from ..sources import Source
 from .node_process import NodeProcess, ProcessError
 from .observer import Observer
 
 READY_SECONDS = 120.0
+DONE_SECONDS = 60.0
+"""The node's time for the last images."""
 
 
-def play(source: Source, bundle: str, seconds: float, log: Path, console: Console) -> tuple[Recording, bool]:
-    """Play at most `seconds` of `source` to a node with `bundle`. The node's output goes to the file `log`.
+def play(
+    source: Source,
+    parameters: Mapping[str, object],
+    log: Path,
+    console: Console,
+    *,
+    seconds: float = float("inf"),
+    rate: float = 1.0,
+    domain: int | None = None,
+    keep_images: bool = False,
+) -> tuple[Recording, bool]:
+    """Play at most `seconds` of `source` to a node, `rate` times as fast as it was recorded.
 
-    Returns the recording, and whether the user stopped early (Ctrl-C). Raises ProcessError if the node fails.
+    parameters: of the node. Its output goes to the file `log`. domain: the ROS domain, where others can watch; None: a
+    random one on this machine only, so that other robots neither receive nor send messages.
+    Returns the recording, and whether the user stopped early (Ctrl-C, SIGTERM). Raises ProcessError if the node fails.
     """
-    _use_own_domain()
-    recording, interrupted = Recording(), False
-    node = NodeProcess(bundle, log)
-    try:
-        observer = Observer(recording)
+    _use_domain(domain)
+    recording, interrupted = Recording(rate, keep_images), False
+    remap = {"image": source.image} | ({"camera_info": source.info} if source.info else {})
+    with _ended_by_signal(), progress(console) as bar:
+        node = NodeProcess(remap, {"use_sim_time": True, **parameters}, log)
         try:
-            with console.status("starting the node"):
-                _wait(observer.ready, READY_SECONDS, node)
-            if not observer.ready():
-                raise ProcessError(f"the node was not ready after {READY_SECONDS:.0f} s: {node.last_words()}")
+            observer = Observer(recording, source.topics)
             try:
-                with console.status(f"playing {source.name}" + (", Ctrl-C ends it" if source.live else "")):
-                    observer.player.play(_at_most(source.messages, seconds), recording.sending)
-                    # wait for the last frame; dropped ones never arrive
-                    _wait(lambda: max(recording.sent, default=0) in recording.arrived, 5.0, node)
-            except KeyboardInterrupt:
-                if not recording.sent:
-                    raise
-                interrupted = True
+                task = bar.add_task("starting the node", total=None)
+                _wait(observer.ready, READY_SECONDS, node)
+                if not observer.ready():
+                    raise ProcessError(f"the node was not ready after {READY_SECONDS:.0f} s: {node.last_words()}")
+                bar.remove_task(task)
+                try:
+                    _play(observer, source, recording, node, bar, seconds)
+                except KeyboardInterrupt:
+                    if not recording.sent:
+                        raise
+                    interrupted = True
+            finally:
+                with _undisturbed():
+                    observer.close()
         finally:
             with _undisturbed():
-                observer.close()
-    finally:
-        with _undisturbed():
-            code = node.stop()
+                code = node.stop()
     if code:
         raise ProcessError(f"the node ended with code {code}: {node.last_words()} (all of it: {log})")
     return recording, interrupted
 
 
-def _use_own_domain() -> None:
-    """Use a random ROS domain on this machine only, so that other robots neither receive nor send messages."""
-    os.environ["ROS_DOMAIN_ID"] = str(random.randint(1, 101))
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+def _play(
+    observer: Observer, source: Source, recording: Recording, node: NodeProcess, bar: Progress, seconds: float
+) -> None:
+    task = bar.add_task(f"playing {source.name}" + (", Ctrl-C ends it" if source.live else ""), total=source.count)
+
+    def sending(message: Message) -> None:
+        recording.sending(message)
+        bar.update(task, completed=len(recording.sent))
+
+    if source.camera_info:  # the node should know the camera when the first image comes
+        observer.player.send_first(source.camera_info)
+    cpu, _ = node.use()
+    start = time.monotonic()
+    try:
+        observer.player.play(_at_most(source.messages, seconds), sending, recording.rate)
+        bar.update(task, description="waiting for the node's last answers")
+        _wait(observer.finished, DONE_SECONDS, node)
+    finally:
+        used, recording.memory = node.use()
+        recording.cpu = (used - cpu) / (time.monotonic() - start)
+
+
+def _use_domain(domain: int | None) -> None:
+    if domain is None:
+        domain = random.randint(1, 101)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ["ROS_DOMAIN_ID"] = str(domain)
     use_large_messages()
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C, so that the node is stopped."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
