@@ -13,7 +13,6 @@ N of YOLOX and YOLO is the number of cells of their grids, which tells them from
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,9 +21,8 @@ import numpy as np
 
 from mega_model.core.detection import Detections, detections, letterbox
 from mega_model.core.errors import InputError
-from mega_model.core.onnx_runtime import ort
 
-from .engines import Provider
+from .engines import Provider, session_options
 
 Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
 
@@ -51,14 +49,12 @@ class UserDetector:
         self._path, self.threshold = path, threshold
         self.layout: Layout | None = None
         """Of the outputs: the family of the detector."""
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised, so log nothing else
-        options.intra_op_num_threads = min(len(os.sched_getaffinity(0)), 8)
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        from mega_model.core.onnx_runtime import ort  # slow to load
+
         usable = ["CPUExecutionProvider"] if provider == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
         usable = [name for name in usable if name in ort.get_available_providers()]
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=usable)
+            self._session = ort.InferenceSession(str(path), session_options(), providers=usable)
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise self._fault(f"onnxruntime cannot load it ({_first_line(error)})") from None
         inputs = {value.name: value for value in self._session.get_inputs()}

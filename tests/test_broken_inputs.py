@@ -136,7 +136,14 @@ TRAINING: dict[str, Sequence[Sequence[str]]] = {
     "export check": [["FOLDER", "--checkpoint", "FOLDER"]],
 }
 """Verb -> its arguments."""
-ELSEWHERE = {"node": "test_node.py", "bench": "has no input", "clip": "has no input"}
+ELSEWHERE = {
+    "node": "test_node.py",
+    "bench": "has no input",
+    "bench node": "has no input",
+    "clip": "has no input",
+    "export trt": "test_tensorrt.py",
+    "view": "test_viewer.py",
+}
 
 
 @pytest.fixture(scope="module")

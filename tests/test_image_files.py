@@ -114,7 +114,7 @@ def test_stderr_comes_back_after_several_threads(capfd: pytest.CaptureFixture[st
     def quiet() -> None:
         for _ in range(200):
             with without_stderr():
-                os.write(2, b"noise")
+                os.write(2, b"libpng warning: noise\n")
 
     threads = [threading.Thread(target=quiet) for _ in range(4)]
     for thread in threads:

@@ -417,7 +417,7 @@ def test_numbers_agree_with_the_reference_script(
 
     def same(ours: float | None, theirs: float | None) -> None:
         # without a detection that counts, the script calls the precision 0
-        assert (ours or 0) == pytest.approx(0 if theirs is None or np.isnan(theirs) else theirs, abs=1e-3)
+        assert (ours or 0) == pytest.approx(0 if theirs is None or np.isnan(theirs) else theirs, abs=2e-3)
 
     for group in (*chosen, "all"):
         row, detection, pck = numbers[group], expected["detection"][group], expected["pck"].get(group, {})

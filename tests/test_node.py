@@ -518,8 +518,8 @@ class SlowImport:
             slow()
 sys.meta_path.insert(0, SlowImport())
 if sys.argv[1] == "loading":
-    from mega_ros.recovery import Recovery
-    Recovery.load = slow
+    from mega_ros.bundle import Bundle
+    Bundle.load = slow
 from mega_ros.node import main
 sys.exit(main([]))
 """

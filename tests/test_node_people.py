@@ -82,7 +82,7 @@ def test_people_are_those_of_the_detections_topic(start: Start, monkeypatch: pyt
     node = start()
     assert node.start()
     assert node.set_parameters([Parameter("boxes", value="detections")])[0].successful
-    camera: Any = node._camera
+    camera: Any = node._cameras[0]
     stamp = 0
 
     def send() -> None:
@@ -110,7 +110,7 @@ def test_detections_with_other_stamps_are_told(start: Start, monkeypatch: pytest
     node = start()
     assert node.start()
     assert node.set_parameters([Parameter("boxes", value="detections")])[0].successful
-    camera: Any = node._camera
+    camera: Any = node._cameras[0]
     subscription = node.create_subscription(PointCloud2, "mega/mesh", print, 10)
     end = time.monotonic() + PATIENCE
     while not camera._outputs.are_wanted():
@@ -133,7 +133,7 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     node = start("-p", f"detector_model:={path}", "-p", "boxes:=detector", "-p", "max_people:=1")
     assert node.start()
     assert f"detector: {path} (outputs of YOLOv8)" in capfd.readouterr().err
-    camera: Any = node._camera
+    camera: Any = node._cameras[0]
     mesh = heard(node, PointCloud2, "mega/mesh", lambda: camera._on_image(image(GREY)), lambda message: True)
     assert mesh.height == 1
     status = heard(node, DiagnosticArray, "/diagnostics", lambda: None, lambda m: values(m).get("people") == "1")
@@ -151,7 +151,7 @@ def test_predicted_people_have_the_time_of_publication(start: Start) -> None:
     """Only where the stamp is of this clock: others are published as of their stamp."""
     node = start("-p", "smoothing:=1.0", "-p", "predict:=true")
     assert node.start()
-    camera: Any = node._camera
+    camera: Any = node._cameras[0]
     sent: set[tuple[int, int]] = set()
 
     def send(seconds_ago: float) -> None:

@@ -188,7 +188,7 @@ class LiveCamera:
         if stream.assumed:
             self._say(f"{topic}: {stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
         elif problem:
-            self._say(f"{topic}: {problem}")
+            self._warn(problem, topic)
         for note in stream.notes:
             self._warn(note)
         header = message.header
@@ -232,7 +232,8 @@ class LiveCamera:
         self._health.rejected()
         self._warn(reason)
 
-    def _warn(self, reason: str) -> None:
-        """About a bad input on the image topic."""
-        if self._health.problem(self._images.topic, reason):
-            self._node.get_logger().warning(f"{self._images.topic}: {reason}")
+    def _warn(self, reason: str, topic: str = "") -> None:
+        """About a bad input on a topic, by default the image topic."""
+        topic = topic or self._images.topic
+        if self._health.problem(topic, reason):
+            self._node.get_logger().warning(f"{topic}: {reason}")
