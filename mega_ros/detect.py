@@ -18,7 +18,7 @@ from .engines import OnnxEngine, Provider
 FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class FindsPeople(Protocol):
+class PersonDetector(Protocol):
     """A detector: the bundle's, or the user's."""
 
     def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
@@ -46,7 +46,7 @@ class Detector:
         return detections(self.engine.run(image=boxed), factors, width, height, threshold)
 
 
-def find_turned(detector: FindsPeople, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
+def find_turned(detector: PersonDetector, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
     """`detector.find` on the image turned clockwise by `rotate` degrees; in the pixels of the image as it is."""
     image = np.ascontiguousarray(np.rot90(image, -rotate // 90))
     boxes, scores, keypoints = detector.find(image, threshold)

@@ -108,7 +108,7 @@ class OnnxEngine:
         try:  # onnxruntime may build an engine at the first run, so this is one
             session.run(self._outputs, cache.profile.examples(self._specification.inputs))
         except Exception as error:
-            raise Unavailable(f"{self._path}: TensorRT cannot run it ({_first_line(error)})") from None
+            raise Unavailable(f"{self._path}: TensorRT cannot run it ({first_line(error)})") from None
         cache.seal(time.perf_counter() - start)
         self.cache = cache
         return session
@@ -126,7 +126,7 @@ class OnnxEngine:
         try:
             session = ort.InferenceSession(self._path, session_options(), providers=providers)
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
-            why = f"{self._path}: onnxruntime cannot load it ({_first_line(error)})"
+            why = f"{self._path}: onnxruntime cannot load it ({first_line(error)})"
             if provider == "cpu":
                 raise BundleError(f"{why}; export it again") from None
             raise Unavailable(why) from None
@@ -179,5 +179,5 @@ def _check(what: str, actual: list[Any], expected: dict[str, Tensor]) -> None:
             )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ from mega_model.core.detection import SMALLEST, Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import FindsPeople, find_turned, fixed_box, full_frame
+from .detect import PersonDetector, find_turned, fixed_box, full_frame
 from .recovery import FARTHEST, FOV_DEFAULT, People, Recovery, checked_image, in_view
 from .smooth import Smoother
 from .track import Tracker
@@ -57,7 +57,7 @@ class Stream:
         self,
         recovery: Recovery,
         settings: StreamSettings = StreamSettings(),
-        detector: FindsPeople | None = None,
+        detector: PersonDetector | None = None,
     ) -> None:
         """detector: by default the bundle's. Raises InputError where the settings ask for one and there is none."""
         self._recovery = recovery

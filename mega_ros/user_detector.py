@@ -22,7 +22,7 @@ import numpy as np
 from mega_model.core.detection import Detections, detections, letterbox
 from mega_model.core.errors import InputError
 
-from .engines import Provider, session_options
+from .engines import Provider, first_line, session_options
 
 Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
 
@@ -56,7 +56,7 @@ class UserDetector:
         try:
             self._session = ort.InferenceSession(str(path), session_options(), providers=usable)
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
-            raise self._fault(f"onnxruntime cannot load it ({_first_line(error)})") from None
+            raise self._fault(f"onnxruntime cannot load it ({first_line(error)})") from None
         inputs = {value.name: value for value in self._session.get_inputs()}
         self._sizes = inputs.pop("orig_target_sizes", None)
         self._input, *others = inputs
@@ -100,7 +100,7 @@ class UserDetector:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, given)))
         except Exception as error:
-            raise self._fault(f"onnxruntime cannot run it ({_first_line(error)})") from None
+            raise self._fault(f"onnxruntime cannot run it ({first_line(error)})") from None
 
     def _recognised(self, out: dict[str, np.ndarray]) -> Layout:
         names, shapes = set(out), [array.shape for array in out.values()]
@@ -115,9 +115,8 @@ class UserDetector:
                 return "YOLOX"
             if columns in cells and rows >= 5:
                 return "YOLOv8"
-            if (
-                rows <= MOST and columns >= 5 and columns != 6
-            ):  # 6: corners, score and class, as YOLO's with suppression
+            # 6 columns are corners, score and class, as YOLO's with suppression
+            if rows <= MOST and columns >= 5 and columns != 6:
                 return "RT-DETR"
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in out.items())
         raise self._fault(f"its outputs are {found}; known are those of {KNOWN}")
@@ -161,7 +160,3 @@ class UserDetector:
 def _corners(boxes: np.ndarray) -> np.ndarray:
     """Centre x, y, width, height [N, 4] -> x0, y0, x1, y1."""
     return np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], axis=1)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

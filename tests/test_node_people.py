@@ -76,13 +76,18 @@ def values(message: DiagnosticArray) -> dict[str, str]:
     return {value.key: value.value for value in message.status[0].values}
 
 
-def test_people_are_those_of_the_detections_topic(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images wait for detections with their stamp; those that the detector skips are dropped and counted."""
+def waiting_for_detections(start: Start, monkeypatch: pytest.MonkeyPatch) -> tuple[MegaNode, Any]:
+    """An active node that takes its boxes from the topic, as if vision_msgs were installed; and its camera."""
     monkeypatch.setattr(parameters, "package", lambda name: name == "vision_msgs")
     node = start()
     assert node.start()
     assert node.set_parameters([Parameter("boxes", value="detections")])[0].successful
-    camera: Any = node._cameras[0]
+    return node, node._cameras[0]
+
+
+def test_people_are_those_of_the_detections_topic(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images wait for detections with their stamp; those that the detector skips are dropped and counted."""
+    node, camera = waiting_for_detections(start, monkeypatch)
     stamp = 0
 
     def send() -> None:
@@ -106,11 +111,7 @@ def test_people_are_those_of_the_detections_topic(start: Start, monkeypatch: pyt
 
 
 def test_detections_with_other_stamps_are_told(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parameters, "package", lambda name: name == "vision_msgs")
-    node = start()
-    assert node.start()
-    assert node.set_parameters([Parameter("boxes", value="detections")])[0].successful
-    camera: Any = node._cameras[0]
+    node, camera = waiting_for_detections(start, monkeypatch)
     subscription = node.create_subscription(PointCloud2, "mega/mesh", print, 10)
     end = time.monotonic() + PATIENCE
     while not camera._outputs.are_wanted():

@@ -245,16 +245,18 @@ class FeatureExtractor:
         scenes, pixels = self.scenes.fields, images.shape[1]
         points = scenes["vertices"][index] @ scenes["rotation"][index].swapaxes(1, 2)
         points = points + scenes["translation"][index][:, None]
-        inside = (project(points, intrinsics) > 0) & (project(points, intrinsics) < pixels)
+        at = project(points, intrinsics)
+        inside = (at > 0) & (at < pixels)
         in_view = project(points @ view_from_camera.swapaxes(1, 2), view_intrinsics)
         in_view = np.where(inside.all(axis=-1, keepdims=True), in_view, np.nan)
         boxes = np.concatenate([np.nanmin(in_view, axis=1), np.nanmax(in_view, axis=1)], axis=1).clip(0, VIEW)
         keypoints = np.zeros((len(side), len(KEYPOINTS), 3))
+        height, width = self.detector.get_inputs()[0].shape[1:3]
+        names = [out.name for out in self.detector.get_outputs()]
         for person, image in enumerate(images):
             view = view_intrinsics[[person]], view_from_camera[[person]]
             seen = crop_images(image, intrinsics[person], *view, VIEW)[0]
-            boxed, factors = letterbox(seen[..., ::-1], *self.detector.get_inputs()[0].shape[1:3])
-            names = [out.name for out in self.detector.get_outputs()]
+            boxed, factors = letterbox(seen[..., ::-1], height, width)
             out = dict(zip(names, self.detector.run(names, {"image": boxed})))
             found = detections(out, factors, VIEW, VIEW, DETECTED)
             keypoints[person] = keypoints_of(boxes[[person]], found)[0]

@@ -21,7 +21,7 @@ from mega_model.core.cameras import Camera
 from mega_model.core.detection import Detections
 from mega_model.core.errors import InputError
 
-from ..detect import FindsPeople
+from ..detect import PersonDetector
 from ..recovery import People, Recovery
 from ..smooth import HORIZON
 from ..stream import Stream
@@ -53,7 +53,7 @@ class LiveCamera:
         outputs: Outputs,
         worker: Worker,
         advice: str,
-        detector: FindsPeople | None = None,
+        detector: PersonDetector | None = None,
     ) -> None:
         """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
         advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
