@@ -107,9 +107,9 @@ def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float
     return out
 
 
-def finer(camera: Camera) -> Camera:
-    """The same camera with FINER times as many pixels."""
-    return camera.moved(np.diag([FINER, FINER, 1]))
+def finer(camera: Camera | np.ndarray) -> Camera:
+    """A camera, or that of intrinsics [3, 3], with FINER times as many pixels."""
+    return Camera.of(camera).moved(np.diag([FINER, FINER, 1]))
 
 
 def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
@@ -126,7 +126,9 @@ def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
     return np.where(known[:, None], colours, 200).astype(np.float32)
 
 
-def overlay(image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, camera: Camera) -> np.ndarray:
+def overlay(
+    image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, camera: Camera | np.ndarray
+) -> np.ndarray:
     """The surfaces [P, V, 3] over their image, one colour per person."""
     if not len(vertices):
         return image.copy()
@@ -138,7 +140,7 @@ def sigma_views(
     vertices: np.ndarray,
     sigma: np.ndarray,
     faces: np.ndarray,
-    camera: Camera,
+    camera: Camera | np.ndarray,
     size: tuple[int, int],
     limit: float,
 ) -> tuple[np.ndarray, np.ndarray]:

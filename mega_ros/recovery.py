@@ -333,7 +333,7 @@ def in_view(boxes: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def _checked_camera(K: np.ndarray | Camera, width: int, height: int) -> Camera:
-    camera = K if isinstance(K, Camera) else Camera(K)
+    camera = Camera.of(K)
     camera.must_fit(width, height)
     return camera
 

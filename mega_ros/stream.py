@@ -113,7 +113,7 @@ class Stream:
         self.assumed = unknown if camera is None else ""
         if camera is None:
             camera = intrinsics_from_fov(width, height, self._settings.fov)
-        self.camera = camera if isinstance(camera, Camera) else Camera(camera)
+        self.camera = Camera.of(camera)
         if stamp < self._stamp - RESTART:
             self._tracker = Tracker()  # the smoother sees by itself that time goes back
         self._stamp = stamp

@@ -82,3 +82,8 @@ def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view() -> None:
     assert centres[0, 0] - centres[1, 0] > 100  # the farther one stands to the left: the camera is to the right
     inward = np.cross(turned[0, 2] - turned[0, 0], turned[0, 4] - turned[0, 0])
     assert inward @ (turned[0, [0, 2, 4]].mean(axis=0) - turned[0].mean(axis=0)) > 0  # turned, not mirrored
+
+
+def test_intrinsics_are_a_camera_without_a_lens(image: np.ndarray) -> None:
+    given = image, people((0, 0, 3)), np.array([0]), FACES
+    np.testing.assert_array_equal(draw.overlay(*given, CAMERA.K), draw.overlay(*given, CAMERA))

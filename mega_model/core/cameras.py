@@ -65,6 +65,11 @@ class Camera:
         for name, value in (("K", K), ("distortion", distortion), ("lens", lens)):
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of(cls, camera: Camera | np.ndarray) -> Camera:
+        """A camera as it is, or that of intrinsics [3, 3] without a lens. Raises InputError."""
+        return camera if isinstance(camera, Camera) else cls(camera)
+
     @property
     def focal(self) -> np.ndarray:
         """[...]: the focal length, pixels; the geometric mean of those in x and y."""

@@ -76,7 +76,7 @@ def square_cameras(
     Returns `crop_intrinsics` [P, 3, 3] of crops of `size` pixels square, whose principal point is the centre, and the
     rotations `crop_from_camera` [P, 3, 3] from the full camera to each virtual camera; NaN where the centre has no ray.
     """
-    camera = camera if isinstance(camera, Camera) else Camera(camera)
+    camera = Camera.of(camera)
     crop_intrinsics = np.zeros((len(centre), 3, 3))
     crop_intrinsics[:, 0, 0] = crop_intrinsics[:, 1, 1] = size / camera.spans(centre, side, roll)
     crop_intrinsics[:, :2, 2] = size / 2
@@ -98,7 +98,7 @@ def crop_images(
 
     camera: that of the image, or its intrinsics [3, 3]. A lens is undone in the crops only, not in all of the image.
     """
-    camera = camera if isinstance(camera, Camera) else Camera(camera)
+    camera = Camera.of(camera)
     out = np.zeros((len(crop_intrinsics), size, size, image.shape[2]), np.uint8)
     for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
         # downscale by averaging first, because warping alone would alias
