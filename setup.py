@@ -37,6 +37,8 @@ IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 SMPL = ["smplx>=0.1.28"]
 # `mega replay --export obj|ply|glb`
 MESH = ["trimesh>=4"]
+# `mega replay --parquet`
+PARQUET = ["pyarrow>=15"]
 # `mega view`
 VIEW = ["viser>=1.0"]
 # `mega replay --engine ray`
@@ -126,6 +128,7 @@ setup(
         "smpl": SMPL,
         "export": EXPORT,
         "mesh": MESH,
+        "parquet": PARQUET,
         "view": VIEW,
         "cluster": CLUSTER,
         "test": TEST,

@@ -6,10 +6,10 @@ Camera frame: REP-103 optical (x right, y down, z forward), metres. P people, Q 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +44,6 @@ ROTATIONS = 0, 90, 180, 270
 """Degrees, see `Recovery.run`."""
 PELVIS = SMPL_JOINTS.index("pelvis")
 
-Identify: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Position [P, 3] and sigma [P] of the people's pelvises, metres, in the camera frame -> ids [P]. Sigma is NaN if the
-bundle has no error head."""
-
 
 @dataclass(frozen=True)
 class People:
@@ -70,6 +66,9 @@ class People:
     distance: np.ndarray
     """float32 [P]: Mahalanobis distance of the image features from those of the training set. About 1 is usual; above
     2, the image is unlike the training set. NaN if the bundle does not give it."""
+    samples: np.ndarray
+    """float32 [P, Q, V, 3], metres: other meshes that the image may show, fitted to it as `vertices` are. Q is 0 unless
+    they are kept, see `Recovery.run`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -79,11 +78,43 @@ class People:
         return People(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
+@dataclass(frozen=True)
+class Crops:
+    """The last crops of P people, and what the graphs gave for them."""
+
+    intrinsics: np.ndarray
+    """[P, 3, 3]: crop_intrinsics of `square_cameras`."""
+    from_camera: np.ndarray
+    """[P, 3, 3]: its crop_from_camera."""
+    features: dict[str, np.ndarray]
+    """The backbone's outputs."""
+    limbs: np.ndarray
+    """float32 [P, 12, 3]: the detector's keypoints of arms and legs in crop coordinates; score 0 if unknown."""
+    out: dict[str, np.ndarray]
+    """The deterministic graph's outputs."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The people in one image before they have ids. Their samples' noise depends on these, and nothing else."""
+
+    people: People
+    """With ids 0 to P-1, without samples; also those who will be left out."""
+    good: np.ndarray
+    """bool [P]: who will not be left out."""
+    crops: Crops | None
+    """What samples are made of; None if nobody is there."""
+
+
 class Recovery:
-    """A loaded bundle. `run` recovers the people in an image."""
+    """A loaded bundle. `run` recovers the people in an image.
+
+    Between processes it travels as the path of its bundle, which each process loads once.
+    """
 
     def __init__(self, bundle: Bundle, provider: Provider = "auto") -> None:
         self.bundle = bundle
+        self._provider: Provider = provider
         try:
             self.topology = Topology.load(bundle.folder / TOPOLOGY)
         except InputError as error:
@@ -120,6 +151,9 @@ class Recovery:
         """
         return cls(Bundle.load(name), provider)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded_once, (self.bundle.folder.resolve(), self._provider)
+
     def seconds(self) -> dict[str, float]:
         """What cutting crops and running graphs took in all runs so far; `infer_cpu`: of all cores together."""
         engines = [self._backbone, self._deterministic, self._sampler]
@@ -135,11 +169,12 @@ class Recovery:
         image: np.ndarray,
         K: np.ndarray | Camera | None = None,
         boxes: np.ndarray | None = None,
-        ids: np.ndarray | Identify | None = None,
+        ids: np.ndarray | None = None,
         samples: int | None = None,
         seed: int = 0,
         keypoints: np.ndarray | None = None,
         rotate: int = 0,
+        keep_samples: bool = False,
     ) -> People:
         """People in an image.
 
@@ -147,13 +182,14 @@ class Recovery:
         assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image, and its centre less than 90 degrees
         off the axis; None asks the bundle's detector.
-        ids: [P], default 0 to P-1; or a function that gives them from the position and sigma of each pelvis.
+        ids: [P], default 0 to P-1.
         keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
         They place the first crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
         not depend on the other people in the image.
         rotate: 0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright.
         Boxes, keypoints and people stay those of the image as it is.
+        keep_samples: whether people have their samples. Otherwise samples are only drawn if sigma needs them.
 
         sigma is the expected error of each vertex, an output of the deterministic graph, with the distance between mesh
         and landmarks or keypoints added in quadrature, times calibration.scale. If the graph lacks this output, it is
@@ -162,6 +198,19 @@ class Recovery:
         people than boxes. Without a lens, all of a person has to be in front of the camera.
         Raises InputError that names the argument.
         """
+        observation = self.observe(image, K, boxes, keypoints, rotate)
+        ids = np.arange(len(observation.people)) if ids is None else ids
+        return self.identified(observation, ids, samples, seed, keep_samples)
+
+    def observe(
+        self,
+        image: np.ndarray,
+        K: np.ndarray | Camera | None = None,
+        boxes: np.ndarray | None = None,
+        keypoints: np.ndarray | None = None,
+        rotate: int = 0,
+    ) -> Observation:
+        """The first part of `run`: people whose ids are not known yet, for example because they depend on meshes."""
         image = checked_image(image)
         height, width = image.shape[:2]
         if K is None:
@@ -169,9 +218,6 @@ class Recovery:
         camera = _checked_camera(K, width, height)
         if rotate not in ROTATIONS:
             raise InputError(f"rotate: must be one of {', '.join(map(str, ROTATIONS))} degrees, it is {rotate}")
-        samples = self.bundle.sampling.samples if samples is None else samples
-        if samples < 0 or seed < 0:
-            raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
         if boxes is None:
             if self.detector is None:
                 raise InputError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
@@ -186,47 +232,63 @@ class Recovery:
             else:
                 keypoints = _checked_keypoints(keypoints, len(boxes))
             scores = np.ones(len(boxes), np.float32)
-        if not callable(ids):
-            ids = np.arange(len(boxes)) if ids is None else _checked_ids(ids, len(boxes))
         if not len(boxes):
-            return self._nobody()
-        features, crop_intrinsics, crop_from_camera = self._features(image, camera, boxes, keypoints, rotate)
-        limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
-        if keypoints is not None:
-            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, crop_intrinsics, crop_from_camera)
-        given = {**features, "keypoints": limbs.astype(np.float32)}
-        out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
-        vertices, body_to_crop, translation, residuals = self._pose(out, features, crop_intrinsics, limbs)
-        vertices = place(vertices, body_to_crop, translation, crop_from_camera).astype(np.float32)
-        joints = self.topology.joints(vertices)
-        sigma, joints_sigma = self._predicted_sigma(out, residuals)
-        if callable(ids):
-            ids = _checked_ids(ids(joints[:, PELVIS], joints_sigma[:, PELVIS]), len(boxes))
-        if not self._predicts_errors and samples >= 2:
-            sigma, joints_sigma = self._sampled_sigma(out, ids, samples, seed)
+            return Observation(self._nobody(), np.zeros(0, bool), None)
+        crops = self._crops(image, camera, boxes, keypoints, rotate)
+        vertices, residuals = (array[:, 0] for array in self._placed(crops.out["vertices"][:, None], crops))
+        sigma, joints_sigma = self._predicted_sigma(crops.out, residuals)
         people = People(
             vertices,
             sigma,
-            joints,
+            self.topology.joints(vertices),
             joints_sigma,
-            ids.astype(np.uint32),
+            np.arange(len(boxes), dtype=np.uint32),
             boxes,
             scores,
-            out.get("distance", np.full(len(boxes), np.nan, np.float32)),
+            crops.out.get("distance", np.full(len(boxes), np.nan, np.float32)),
+            np.zeros((len(boxes), 0, *vertices.shape[1:]), np.float32),
         )
         # beside a wide lens, a part of somebody whom it sees may lie behind the plane of the camera
-        depth = np.einsum("pvi,pi->pv", vertices, crop_from_camera[:, 2]) if camera.lens else vertices[..., 2]
+        depth = np.einsum("pvi,pi->pv", vertices, crops.from_camera[:, 2]) if camera.lens else vertices[..., 2]
         in_front = (depth > 0) & (depth < FARTHEST) & (vertices.mean(axis=1) > 0)[:, 2:]
-        numbers = [in_front, np.isfinite(vertices).reshape(len(vertices), -1)]
-        if self._predicts_errors or samples >= 2:
-            numbers.append(np.isfinite(sigma))
-        return people[np.flatnonzero(np.concatenate(numbers, axis=1).all(axis=1))]
+        good = in_front.all(axis=1) & np.isfinite(vertices).all(axis=(1, 2))
+        if self._predicts_errors:
+            good &= np.isfinite(sigma).all(axis=1)
+        return Observation(people, good, crops)
+
+    def identified(
+        self,
+        observation: Observation,
+        ids: np.ndarray,
+        samples: int | None = None,
+        seed: int = 0,
+        keep_samples: bool = False,
+    ) -> People:
+        """The second part of `run`: people with their ids [P] and samples, without those who are left out."""
+        samples = self.bundle.sampling.samples if samples is None else samples
+        if samples < 0 or seed < 0:
+            raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
+        people, good, crops = observation.people, observation.good, observation.crops
+        ids = _checked_ids(ids, len(people))
+        people = replace(people, ids=ids.astype(np.uint32))
+        for_sigma = samples >= 2 and not self._predicts_errors
+        if for_sigma or (keep_samples and samples):
+            nobody = np.zeros((0, samples, *people.vertices.shape[1:]), np.float32)
+            meshes = self._sampled(crops, ids, samples, seed) if crops else nobody
+            good = good & np.isfinite(meshes).all(axis=(1, 2, 3))
+            if for_sigma:
+                sigma, joints_sigma = map(metrics.spread, (meshes, self.topology.joints(meshes)))
+                scale = np.float32(self.bundle.calibration.scale)
+                people = replace(people, sigma=scale * sigma, joints_sigma=scale * joints_sigma)
+            if keep_samples:
+                people = replace(people, samples=meshes)
+        return people[good]
 
     def _nobody(self) -> People:
         vertices, joints = len(self.topology.template), len(self.topology.joint_names)
-        shapes = (0, vertices, 3), (0, vertices), (0, joints, 3), (0, joints), (0,), (0, 4), (0,), (0,)
-        types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 3
-        return People(*(np.zeros(shape, kind) for shape, kind in zip(shapes, types)))
+        sizes = (vertices, 3), (vertices,), (joints, 3), (joints,), (), (4,), (), (), (0, vertices, 3)
+        types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 4
+        return People(*(np.zeros((0, *size), kind) for size, kind in zip(sizes, types)))
 
     def _detected(self, image: np.ndarray, boxes: np.ndarray, rotate: int) -> np.ndarray | None:
         """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
@@ -234,10 +296,10 @@ class Recovery:
             return None
         return keypoints_of(boxes, find_turned(self.detector, image, rotate))
 
-    def _features(
+    def _crops(
         self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
-    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """The backbone's outputs for each person's last crop; its crop_intrinsics, crop_from_camera [P, 3, 3].
+    ) -> Crops:
+        """The graphs on each person's last crop.
 
         There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
         detector's keypoints replace the first pass, because they place the second crop as well.
@@ -270,23 +332,30 @@ class Recovery:
         for _ in range(crop.passes - 2):
             refine_cameras(everybody, features["landmarks"])
             features = run_backbone(everybody)
-        return features, *cameras
+        limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
+        if keypoints is not None:
+            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, *cameras).astype(np.float32)
+        given = {**features, "keypoints": limbs}
+        out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
+        return Crops(*cameras, features, limbs, out)
 
-    def _pose(
-        self,
-        out: dict[str, np.ndarray],
-        features: dict[str, np.ndarray],
-        crop_intrinsics: np.ndarray,
-        limbs: np.ndarray,
-    ) -> FittedPeople:
-        """The published meshes: fitted to landmarks and keypoints `limbs` [P, 12, 3], if the bundle has modes."""
-        vertices, body_to_crop, camera = out["vertices"], out["rotation"], out["camera"]
-        focal = crop_intrinsics[:, 0, 0] / crop_intrinsics[:, 0, 2]
-        if "modes" not in out:
-            nothing = np.zeros((len(vertices), len(OBSERVES)))
-            return FittedPeople(vertices, body_to_crop, crop_translation(camera, focal), nothing)
-        landmarks, regressor = features["landmarks"], self.topology.joint_regressor
-        return fit_people(vertices, body_to_crop, camera, focal, landmarks, limbs, regressor, out["modes"])
+    def _placed(self, meshes: np.ndarray, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
+        """Meshes [P, Q, V, 3] of the decoder -> float32 [P, Q, V, 3] in the camera frame, and residuals [P, Q, 12].
+
+        If the bundle has modes, each is fitted to landmarks and keypoints; residuals are those of `FittedPeople`.
+        """
+        out, intrinsics = crops.out, crops.intrinsics
+        rotation, camera = out["rotation"][:, None], out["camera"][:, None]
+        focal = (intrinsics[:, 0, 0] / intrinsics[:, 0, 2])[:, None]
+        if "modes" in out:
+            landmarks, limbs = crops.features["landmarks"][:, None], crops.limbs[:, None]
+            regressor = self.topology.joint_regressor
+            fitted = fit_people(meshes, rotation, camera, focal, landmarks, limbs, regressor, out["modes"])
+        else:
+            nothing = np.zeros((*meshes.shape[:2], len(OBSERVES)))
+            fitted = FittedPeople(meshes, rotation, crop_translation(camera, focal), nothing)
+        placed = place(fitted.vertices, fitted.body_to_crop, fitted.translation, crops.from_camera[:, None])
+        return placed.astype(np.float32), fitted.residuals
 
     def _predicted_sigma(self, out: dict[str, np.ndarray], residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 [P, V] and [P, J]; NaN if the bundle has no error head."""
@@ -300,21 +369,22 @@ class Recovery:
         joints_sigma = widened(out["joints_sigma"], residuals, of_joints).astype(np.float32)
         return scale * sigma, scale * joints_sigma
 
-    def _sampled_sigma(
-        self, out: dict[str, np.ndarray], ids: np.ndarray, samples: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [P, V] and [P, J]."""
-        scale = np.float32(self.bundle.calibration.scale)
+    def _sampled(self, crops: Crops, ids: np.ndarray, samples: int, seed: int) -> np.ndarray:
+        """float32 [P, Q, V, 3] in the camera frame."""
         uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
-        given = {name: out[name] for name in self.bundle.graphs["sampler"].inputs if name in out}
-        vertices = self._sampler.run(**given, uniforms=uniforms)["vertices"]
-        return scale * metrics.spread(vertices), scale * metrics.spread(self.topology.joints(vertices))
+        given = {name: crops.out[name] for name in self.bundle.graphs["sampler"].inputs if name in crops.out}
+        return self._placed(self._sampler.run(**given, uniforms=uniforms)["vertices"], crops)[0]
 
     def _uniforms(self, seed: int, person: int, samples: int) -> np.ndarray:
         """Noise of one person: float32 [Q, T, N, 2], open interval (0, 1). The first samples do not depend on Q."""
         shape = (int(size) for size in self.bundle.graphs["sampler"].inputs["uniforms"].shape[2:])
         uniforms = np.random.default_rng([seed, person]).random((samples, *shape), np.float32)
         return np.maximum(uniforms, np.float32(2**-25))  # NumPy's interval includes 0, whose Gumbel noise is infinite
+
+
+@cache
+def _loaded_once(folder: Path, provider: Provider) -> Recovery:
+    return Recovery.load(folder, provider=provider)
 
 
 def checked_image(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
 from .detect import PersonDetector, find_turned, fixed_box, full_frame
-from .recovery import FARTHEST, FOV_DEFAULT, People, Recovery, checked_image, in_view
+from .recovery import FARTHEST, FOV_DEFAULT, PELVIS, Observation, People, Recovery, checked_image, in_view
 from .smooth import Smoother
 from .track import Tracker
 
@@ -39,6 +39,8 @@ class StreamSettings:
     """If more people are found, those with the lowest scores are left out; 0: nobody is."""
     samples: int | None = None
     """Samples per person, see `Recovery.run`; None takes the bundle's number."""
+    keep_samples: bool = False
+    """Whether people have their samples, see `Recovery.run`."""
     seed: int = 0
     """The samples' noise depends on seed and id only. A track keeps its noise, so its sigma does not flicker."""
     fov: float = float(FOV_DEFAULT)
@@ -48,6 +50,24 @@ class StreamSettings:
     people stay in the pixels and in the camera frame of the image as it is."""
     smoothing: float = 0.0
     """0 to 1: 0 gives people as measured, 1 smooths them over time by their sigma, see `Smoother.update`."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one image shows, whatever came before it."""
+
+    observation: Observation
+    camera: Camera
+    """Given or assumed."""
+    assumed: str
+    """Why the intrinsics are assumed; empty if they were given."""
+    boxes: np.ndarray
+    """float32 [N, 4], pixels."""
+    left_out: np.ndarray
+    """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
+    of `max_people`."""
+    notes: list[str]
+    """Why they are."""
 
 
 class Stream:
@@ -108,46 +128,55 @@ class Stream:
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
+        seen = self.observe(image, camera, unknown, found)
+        ids = self.identify(seen, stamp)
+        return self.finish(seen, identified(self._recovery, self._settings, seen.observation, ids), stamp)
+
+    def observe(
+        self,
+        image: np.ndarray,
+        camera: Camera | np.ndarray | None,
+        unknown: str = "no intrinsics are given",
+        found: Detections | None = None,
+    ) -> Seen:
+        """The part of `process` that does not depend on other images, and takes nearly all of its time."""
         image = checked_image(image)
         height, width = image.shape[:2]
-        self.assumed = unknown if camera is None else ""
+        assumed = unknown if camera is None else ""
         if camera is None:
             camera = intrinsics_from_fov(width, height, self._settings.fov)
-        self.camera = Camera.of(camera)
-        if stamp < self._stamp - RESTART:
-            self._tracker = Tracker()  # the smoother sees by itself that time goes back
-        self._stamp = stamp
+        camera = Camera.of(camera)
         boxes, scores, keypoints = self._find(image, found)
         shown = in_image(boxes, width, height)
-        inside = shown & in_view(boxes, self.camera)
+        inside = shown & in_view(boxes, camera)
         kept = _best(scores, inside, self._settings.max_people)
-        self.boxes, self.left_out = boxes, ~kept
-        ids = np.zeros(0, np.int64)
-
-        def identify(pelvis: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-            nonlocal ids
-            ids = self._tracker.update(boxes[kept], stamp, pelvis, sigma)
-            return ids
-
-        people = self._recovery.run(
-            image,
-            self.camera,
-            boxes[kept],
-            identify,
-            self._settings.samples,
-            self._settings.seed,
-            None if keypoints is None else keypoints[kept],
-            self._settings.rotate,
+        observation = self._recovery.observe(
+            image, camera, boxes[kept], None if keypoints is None else keypoints[kept], self._settings.rotate
         )
+        people = replace(observation.people, scores=scores[kept])
         reasons = {
             f"the image shows less than {SMALLEST:g} x {SMALLEST:g} pixels of them": (~shown).sum(),
             "the lens shows nothing there, or 90 degrees or more off its axis": (shown & ~inside).sum(),
             f"max_people is {self._settings.max_people}, and the others are likelier": (inside & ~kept).sum(),
-            "their meshes are not finite, or not in front of the camera and nearer than "
-            f"{FARTHEST:g} m; check camera_info": kept.sum() - len(people),
         }
-        self.notes = [f"{n} of {len(boxes)} boxes are left out: {why}" for why, n in reasons.items() if n]
-        people = replace(people, scores=scores[kept][np.isin(ids, people.ids)])
+        notes = [_note(n, len(boxes), why) for why, n in reasons.items() if n]
+        return Seen(replace(observation, people=people), camera, assumed, boxes, ~kept, notes)
+
+    def identify(self, seen: Seen, stamp: int) -> np.ndarray:
+        """The ids of the people in the next image, int64 [P]."""
+        if stamp < self._stamp - RESTART:
+            self._tracker = Tracker()  # the smoother sees by itself that time goes back
+        self._stamp = stamp
+        people = seen.observation.people
+        return self._tracker.update(people.boxes, stamp, people.joints[:, PELVIS], people.joints_sigma[:, PELVIS])
+
+    def finish(self, seen: Seen, people: People, stamp: int) -> People:
+        """`people`, those of the next image with their ids, smoothed; also sets what this stream says about it."""
+        self.camera, self.assumed, self.boxes, self.left_out = seen.camera, seen.assumed, seen.boxes, seen.left_out
+        self.notes = [*seen.notes]
+        if lost := len(seen.observation.people) - len(people):
+            why = f"their meshes are not finite, or not in front of the camera and nearer than {FARTHEST:g} m"
+            self.notes.append(_note(lost, len(seen.boxes), f"{why}; check camera_info"))
         return self._smoother.update(people, stamp, self._settings.smoothing)
 
     def predict(self, people: People, stamp: int) -> People:
@@ -165,6 +194,15 @@ class Stream:
             return Detections(*fixed_box(self._settings.fixed_box)(image), None)
         assert self._detector is not None  # the settings were checked
         return find_turned(self._detector, image, self._settings.rotate, self._settings.score_threshold)
+
+
+def identified(recovery: Recovery, settings: StreamSettings, observation: Observation, ids: np.ndarray) -> People:
+    """The people of an observation, see `Recovery.identified`."""
+    return recovery.identified(observation, ids, settings.samples, settings.seed, settings.keep_samples)
+
+
+def _note(count: int, boxes: int, why: str) -> str:
+    return f"{count} of {boxes} boxes are left out: {why}"
 
 
 def _best(scores: np.ndarray, allowed: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Work that kills its worker. It imports little, because every new worker imports it."""
+"""Work for tests of workers. It imports little, because every new worker imports it."""
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -11,3 +12,11 @@ def ends_suddenly(path: Path) -> str:
         path.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return path.name
+
+
+def machine_of_ray(seconds: float) -> str:
+    """The id of the machine on which this ran, and that for so long."""
+    import ray
+
+    time.sleep(seconds)
+    return ray.get_runtime_context().get_node_id()

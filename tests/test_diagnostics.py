@@ -14,7 +14,7 @@ def people(*distances: float) -> People:
     sigma = np.full((count, 3), 0.125, np.float32)
     joints = np.zeros((count, 2, 3), np.float32)
     ids, distance = np.arange(4, 4 + count), np.array(distances, np.float32)
-    return People(joints, sigma, joints, sigma, ids, np.zeros((count, 4)), distance, distance)
+    return People(joints, sigma, joints, sigma, ids, np.zeros((count, 4)), distance, distance, sigma)
 
 
 def told(health: Health) -> tuple[DiagnosticStatus, dict[str, str]]:

@@ -59,6 +59,7 @@ def some_people(topology: Topology, ids: list[int]) -> People:
         boxes=np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).astype(np.float32),
         scores=np.full(count, 0.9, np.float32),
         distance=1.5 + np.arange(count, dtype=np.float32),
+        samples=np.zeros((count, 0, *vertices.shape[1:]), np.float32),
     )
 
 

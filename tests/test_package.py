@@ -367,19 +367,34 @@ def test_missing_extra_is_one_line() -> None:
     assert end.stderr.strip() == f"mega train tokenizer: torch is not installed: in {ROOT}, pip install -e '.[train]'"
 
 
+def test_a_missing_package_is_said_before_the_work() -> None:
+    code = """
+import sys
+from mega_ros.cli import main
+sys.modules |= dict.fromkeys(["trimesh", "pyarrow", "ray"])  # as good as not installed
+for words in (["--export", "glb"], ["--parquet"], ["--engine", "ray"]):
+    assert main(["replay", "demo/clip", *words]) == 1
+assert "onnxruntime" not in sys.modules
+"""
+    end = python(code)
+    packages = [line.split()[2] for line in end.stderr.splitlines() if "is not installed: in" in line]
+    assert (end.returncode, packages) == (0, ["trimesh", "pyarrow", "ray"]), end.stderr
+
+
 def test_a_wrong_argument_is_refused_before_slow_packages_load() -> None:
     code = """
 import sys
 from mega_ros.cli import VERBS, main
 wrong = [[*verb.split(), "--fly"] for verb in VERBS]
-wrong += [["replay", "gone.jpg"], ["replay", "compare", "gone", "gone"], ["demo", "--image", "gone.jpg"]]
+wrong += [["replay", "gone.jpg"], ["replay", "gone.jpg", "--parquet", "--export", "glb", "--engine", "ray"]]
+wrong += [["replay", "compare", "gone", "gone"], ["demo", "--image", "gone.jpg"]]
 wrong += [["evaluate", "keypoints", "--set", "coco-keypoints:gone.json"], ["vertices", "gone.npz"]]
 for words in wrong:
     try:
         code = main(words)
     except SystemExit as end:
         code = end.code
-    loaded = {"torch", "matplotlib", "scipy", "onnxruntime"} & {*sys.modules}
+    loaded = {"torch", "matplotlib", "scipy", "onnxruntime", "trimesh", "pyarrow", "ray"} & {*sys.modules}
     assert code and not loaded, (words, code, loaded)
 """
     end = python(code)

@@ -16,6 +16,7 @@ from mega_model.core.boxes import intersection_over_union
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import KEYPOINTS, Detections, in_image
 from mega_model.core.errors import InputError
+from mega_model.core.fit import OBSERVES
 from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
@@ -133,6 +134,25 @@ def test_neither_samples_nor_seed_change_mesh_or_sigma(
     again = recovery.run(frame.image, frame.K, frame.boxes, ids=np.array([7, 3]), **more)
     for name in ("vertices", "sigma", "joints_sigma", "distance"):
         np.testing.assert_array_equal(getattr(again, name), getattr(people, name))
+
+
+def test_samples_are_kept_where_asked_and_fitted_as_the_published_mesh_is(
+    recovery: Recovery, frame: Any, people: People
+) -> None:
+    kept = recovery.run(frame.image, frame.K, frame.boxes, samples=4, keep_samples=True)
+    count, vertices, _ = people.vertices.shape
+    assert people.samples.shape == (count, 0, vertices, 3) and kept.samples.shape == (count, 4, vertices, 3)
+    np.testing.assert_array_equal(kept.vertices, people.vertices)
+    fewer = recovery.run(frame.image, frame.K, frame.boxes, samples=2, keep_samples=True)
+    np.testing.assert_allclose(fewer.samples, kept.samples[:, :2], atol=1e-5)
+    assert np.abs(np.diff(kept.samples, axis=1)).max(axis=(2, 3)).min() > 0.01
+    # in the image, joints of arms and legs lie where those of the published mesh do
+    joints = recovery.topology.joints(kept.samples)[:, :, list(OBSERVES)]
+    published = project(people.joints[:, None, list(OBSERVES)], frame.K)
+    height = np.ptp(project(people.vertices, frame.K)[..., 1], axis=-1)
+    apart = np.linalg.norm(project(joints, frame.K) - published, axis=-1).mean(axis=(1, 2)) / height
+    print(apart)
+    assert (apart < 0.03).all(), apart
 
 
 def test_a_person_does_not_depend_on_who_else_is_there(recovery: Recovery, frame: Any, people: People) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from mega_ros.replay.bootstrap import interval, ratios, resamples
 from mega_ros.replay.coco import LIMBS, Person
 from mega_ros.replay.frames import Recorded
 from mega_ros.replay.keypoints import torso
+from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth
 from mega_ros.replay.report import what_is_normal
 from mega_ros.replay.score import Score, match
+from mega_ros.replay.sources import Source
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
 
@@ -61,6 +64,7 @@ def found(*places: tuple[float, float, float], sigma: float = 0.0, ids: Sequence
         np.zeros((count, 4), np.float32),
         np.ones(count, np.float32),
         np.ones(count, np.float32),
+        np.zeros((count, 0, len(BODY), 3), np.float32),
     )
 
 
@@ -346,6 +350,25 @@ def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) 
     assert count == report["sent"]
     if report["people_per_frame"]:
         assert cv2.imread(str(tmp_path / "contact_sheet.png")) is not None
+
+
+def test_a_demo_without_people_leaves_no_contact_sheet_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mega_ros.replay.demo import main
+    from mega_ros.replay.live import play
+
+    def without_answers(source: Source, *arguments: Any, **options: Any) -> tuple[Recording, bool]:
+        recording = Recording()
+        for message in islice(source.messages, 4):
+            recording.sending(message)
+        return recording, False
+
+    monkeypatch.setattr(play, "play", without_answers)
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((60, 80, 3), 90, np.uint8))
+    (tmp_path / "contact_sheet.png").write_text("of another run")
+    assert main(["--image", str(tmp_path / "grey.png"), "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"grey.png", "overlay.webm", "report.json"}
 
 
 def test_dropped_frames_are_explained() -> None:

@@ -438,6 +438,27 @@ def test_a_bag_with_ground_truth_scores_itself(
     assert "pelvis position" in capsys.readouterr().out
 
 
+def test_the_best_of_samples_stands_beside_the_published_mesh(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    assert replay(bundle, tmp_path / "plain", scored) == 0
+    assert replay(bundle, tmp_path / "out", scored, "--samples", 5) == 0
+    plain, meshes = (np.load(tmp_path / name / "meshes.npz") for name in ("plain", "out"))
+    assert plain["samples"].shape == (4, 0, VERTICES, 3) and meshes["samples"].shape == (4, 5, VERTICES, 3)
+    assert all(np.array_equal(plain[name], meshes[name]) for name in plain.files if name != "samples")
+    regressor = Recovery.load(bundle, provider="cpu").topology.joint_regressor
+    truth, samples = meshes["vertices"][:3, None], meshes["samples"][:3]  # the truth lies behind the published mesh
+    centred, true_centred = (x - (regressor[0] @ x)[..., None, :] for x in (samples, truth))
+    errors = np.linalg.norm(centred - true_centred, axis=-1).mean(axis=-1)
+    said, before = report(tmp_path / "out"), report(tmp_path / "plain")
+    assert said["scores"]["best_pve"] == pytest.approx(errors.min(axis=1).mean(), rel=1e-3)
+    assert {*said["scores"]} - {*before["scores"]} == {"best_pve", "best_mpjpe", "best_pa_mpjpe"}
+    assert said["scores"]["pve"] == before["scores"]["pve"] and said["provenance"]["settings"]["samples"] == 5
+    assert replay(bundle, tmp_path / "few", scored, "--samples", 2) == 0
+    assert report(tmp_path / "few")["scores"]["best_pve"] > said["scores"]["best_pve"]
+    paths = [str(tmp_path / name / "report.json") for name in ("few", "plain", "out")]
+    assert main(["replay", "compare", paths[0], paths[2]]) == 2
+    assert main(["replay", "compare", *paths[1:]]) == 0
+
+
 @pytest.mark.parametrize("kind", ["bag", "npz", "topic", "no visible"])
 def test_references_from_elsewhere(kind: str, bundle: Path, scored: Path, tmp_path: Path) -> None:
     """What the node published, and the result of an earlier replay, are references as well."""
@@ -678,6 +699,27 @@ def test_a_row_per_frame_as_csv(bundle: Path, scored: Path, tmp_path: Path) -> N
     for row, said in zip(rows, report(tmp_path / "out")["table"], strict=True):
         assert (int(row["frame"]), int(row["stamp"]), row["ids"]) == (said["frame"], said["stamp"], "0")
         assert row["pve"] == (repr(said["pve"]) if "pve" in said else "")
+
+
+def filled(value: Any) -> Any:
+    """What is known of a row and, in it, of each person: a column has a null where it does not apply."""
+    if isinstance(value, dict):
+        return {name: filled(value[name]) for name in sorted(value) if value[name] is not None}
+    return [filled(element) for element in value] if isinstance(value, list) else value
+
+
+def test_a_row_per_frame_as_parquet(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'mega_ros[parquet]'")
+    photograph = tmp_path / os.fsdecode(b"caf\xe9.png")
+    photograph.write_bytes(cv2.imencode(".png", picture(0))[1].tobytes())
+    for source in (photograph, scored):
+        assert replay(bundle, tmp_path / "out", source, "--parquet") == 0
+        rows = parquet.read_table(tmp_path / "out" / "frames.parquet").to_pylist()
+        for row, said in zip(rows, report(tmp_path / "out")["table"], strict=True):
+            said |= {"name": r"caf\udce9.png"} if "name" in said else {}  # Parquet has UTF-8 only
+            assert json.dumps(filled(row)) == json.dumps(filled(said))
+    assert replay(bundle, tmp_path / "out", scored) == 0
+    assert not (tmp_path / "out" / "frames.parquet").exists()  # that was of another run
 
 
 @pytest.mark.parametrize("kind", ["ply", "npz"])
@@ -971,6 +1013,8 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--rate", "0"], "--rate 0: not between"),
         (["--domain", "233"], "--domain 233: not between"),
         (["--workers", "0"], "--workers 0: at least one"),
+        (["--samples", "101"], "--samples 101: not between 0 and 100"),
+        (["--seed", "-1"], "--seed -1: must not be negative"),
     ],
 )
 def test_wrong_options(

@@ -36,6 +36,7 @@ def someone(
         boxes=np.zeros((1, 4), np.float32),
         scores=np.ones(1, np.float32),
         distance=np.ones(1, np.float32),
+        samples=np.zeros((1, 0, len(vertices), 3), np.float32),
     )
 
 

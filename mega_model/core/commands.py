@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ EXTRAS = {
     "onnxscript": "export",
     "trimesh": "mesh",
     "viser": "view",
+    "pyarrow": "parquet",
     "ray": "cluster",
     **dict.fromkeys(
         (
@@ -72,6 +74,12 @@ def remedy(package: str) -> str:
     if (CHECKOUT / "setup.py").is_file():
         return f"in {CHECKOUT}, pip install -e '.[{extra}]'"
     return f"install mega_ros again with its extra: in a checkout, pip install '.[{extra}]'"
+
+
+def must_have(package: str) -> None:
+    """Raises what importing a missing package raises, without importing it, which may be slow."""
+    if find_spec(package) is None:
+        raise ModuleNotFoundError(name=package)
 
 
 def run(verbs: Verbs, args: Sequence[str]) -> int:

@@ -150,11 +150,11 @@ def place(
 ) -> np.ndarray:
     """Canonical points into the full camera.
 
-    vertices [P, V, 3]: canonical. body_to_crop [P, 3, 3] and translation [P, 3]: from the canonical frame to the crop's
-    camera. crop_from_camera [P, 3, 3]: what `square_cameras` gives. Returns [P, V, 3], metres, camera frame.
+    vertices [..., V, 3]: canonical. body_to_crop [..., 3, 3] and translation [..., 3]: from the canonical frame to the
+    crop's camera. crop_from_camera [..., 3, 3]: what `square_cameras` gives. Returns [..., V, 3], metres, camera frame.
     """
-    in_crop = np.einsum("pij,pvj->pvi", body_to_crop, vertices) + translation[:, None]
-    return np.einsum("pji,pvj->pvi", crop_from_camera, in_crop)
+    in_crop = np.einsum("...ij,...vj->...vi", body_to_crop, vertices) + translation[..., None, :]
+    return np.einsum("...ji,...vj->...vi", crop_from_camera, in_crop)
 
 
 def in_crops(

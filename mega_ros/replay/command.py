@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
-from functools import cache
 from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from mega_model.core.commands import must_have
 from mega_model.core.errors import InputError
 
 from ..engines import Provider
@@ -33,6 +33,11 @@ from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
 from .results import write_csv
+
+MOST_SAMPLES = 100
+"""As the node's parameter `samples`."""
+SETTINGS = ("boxes", "samples", "seed", "fov", "rotate", "smoothing")
+"""In the report."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class ReplayOptions:
     """Also write the meshes, into OUT/meshes; all but npz need trimesh."""
     export_by: Grouping = "frame"
     """What --export writes: a file for each frame, or a file or folder for each person (track)."""
+    parquet: bool = False
+    """Also write frames.csv as frames.parquet, with the scores of each person (pip install 'mega_ros[parquet]')."""
     video: bool = False
     """Also write video.webm: the meshes over the images, and coloured by sigma."""
     write: Path | None = None
@@ -72,10 +79,9 @@ class ReplayOptions:
     domain: int | None = None
     """ROS domain of --live, for example to watch it in RViz; by default a random one on this machine only."""
     workers: int = 1
-    """Processes for many inputs, a bag each; the results do not depend on their number."""
+    """Processes that share the work: inputs, and the frames of a large one. Results do not depend on their number."""
     engine: many.Engine = "local"
-    """Where many inputs are computed: by --workers on this machine, or by Ray, on all CPUs of its cluster
-    (pip install 'mega_ros[cluster]')."""
+    """Who works: --workers on this machine, or Ray, on all CPUs of its cluster (pip install 'mega_ros[cluster]')."""
     image_topic: str | None = None
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
@@ -92,8 +98,11 @@ class ReplayOptions:
     """What runs the model."""
     boxes: Literal["detector", "full_frame"] = "detector"
     """Where people are: what the bundle's detector finds, or one who fills the image."""
+    samples: int | None = None
+    """Q meshes that are drawn for each person beside the published one: they go into meshes.npz, and the error of the
+    best of them into the report. Sigma of a bundle without an error head comes from so many."""
     seed: int = 0
-    """Of the samples' noise, for a bundle that needs samples."""
+    """Of the samples' noise."""
     smoothing: float = 0.0
     """Of people over time, 0 to 1: 0 is off, 1 takes sigma as the noise of the measurements."""
 
@@ -105,8 +114,6 @@ def main(args: list[str]) -> int:
         raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
     if not options.input:
         raise InputError("INPUT: name a bag, a video, an image or a folder of these")
-    if options.export not in (None, "npz"):
-        import trimesh  # noqa: F401  if it is missing, say so before any work is done
     inputs = _inputs(options.input)
     if options.write and len(inputs) > 1:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
@@ -114,6 +121,10 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
     if not 0 <= options.smoothing <= 1:
         raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
+    if options.samples is not None and not 0 <= options.samples <= MOST_SAMPLES:
+        raise InputError(f"--samples {options.samples}: not between 0 and {MOST_SAMPLES}")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: must not be negative")
     if not options.within >= 0:
         raise InputError(f"--within {options.within:g}: must not be negative")
     if options.live and len(inputs) > 1:
@@ -124,24 +135,21 @@ def main(args: list[str]) -> int:
         raise InputError(f"--domain {options.domain}: not between 0 and 232")
     if options.workers < 1:
         raise InputError(f"--workers {options.workers}: at least one is needed")
-    if options.engine == "ray":
-        import ray  # noqa: F401  if it is missing, say so before any work is done
+    mesh_file = options.export not in (None, "npz")
+    for needed, package in ((mesh_file, "trimesh"), (options.parquet, "pyarrow"), (options.engine == "ray", "ray")):
+        if needed:
+            must_have(package)  # else it would be missed when most is done
     command = shlex.join(["mega", "replay", *_without_workers(args)])
     console = Console()
     try:
-        if len(inputs) == 1:
-            ((_, paths),) = inputs
-            return _one(options, paths, command, console)
-        return _many(options, inputs, command, console)
+        with many.open_pool(options.engine, options.workers) as pool:
+            if len(inputs) == 1:
+                ((name, paths),) = inputs
+                return _one(Job(0, name, paths, options, command, options.out), console, pool)
+            return _many(options, inputs, command, console, pool)
     except KeyboardInterrupt:
         print("mega replay: interrupted", file=sys.stderr)
         return 130
-
-
-@cache
-def _loaded(bundle: str, provider: Provider) -> Recovery:
-    """Once per process. Raises InputError."""
-    return Recovery.load(bundle, provider=provider)
 
 
 def _without_workers(args: list[str]) -> list[str]:
@@ -155,52 +163,77 @@ def _without_workers(args: list[str]) -> list[str]:
     return out
 
 
-def _one(options: ReplayOptions, paths: list[Path], command: str, console: Console) -> int:
-    """Replays the only input, and prints its table."""
-    report = _replay(options, paths, options.out, command, console)
-    console.print(offline_table(report))
-    written = [options.out / name for name in NAMES if (options.out / name).exists()]
-    for path in [*written, *([options.write] if options.write else [])]:
-        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
-    return 0
-
-
 @dataclass(frozen=True)
 class Job:
-    """One of many inputs, for any process."""
+    """An input, for any process."""
 
     number: int
     name: str
     paths: list[Path]
     options: ReplayOptions
     command: str
-    folder: Path
+    out: Path
+    """Folder for its results."""
+    folder: Path = Path()
     """What paths are relative to."""
+    recovery: Recovery | None = None
+    """If there is none, it is loaded when the input is open."""
+
+
+def _one(job: Job, console: Console, pool: many.Pool) -> int:
+    """Replays the only input, and prints its table."""
+    report = _replay(job, console, pool)
+    console.print(offline_table(report))
+    written = [job.out / name for name in NAMES if (job.out / name).exists()]
+    for path in [*written, *([job.options.write] if job.options.write else [])]:
+        console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+    return 0
 
 
 def work(job: Job) -> Row:
     """Replays an input, and returns its row in the table of inputs."""
     os.chdir(job.folder)
+    return _row(job, Console(quiet=True), many.HERE)
+
+
+def _row(job: Job, console: Console, pool: many.Pool) -> Row:
     try:
-        report = _replay(job.options, job.paths, job.options.out / job.name, job.command, Console(quiet=True))
+        report = _replay(job, console, pool)
     except InputError as error:
         return {"input": job.name, "problem": str(error)}
     return {"input": job.name, **{name: report[name] for name in ("frames", "people")}, **report.get("scores", {})}
 
 
-def _many(options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command: str, console: Console) -> int:
-    """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv."""
-    _loaded(options.bundle, options.provider)  # a wrong bundle is one error, not a row for each input
-    jobs = [Job(k, name, paths, options, command, Path.cwd()) for k, (name, paths) in enumerate(inputs)]
+def _many(
+    options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command: str, console: Console, pool: many.Pool
+) -> int:
+    """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv.
+
+    One that is more than a worker's share of all is divided between the workers, the others are given to one each.
+    """
+    recovery = Recovery.load(options.bundle, provider=options.provider)  # a wrong one is one error, not many rows
+    jobs = [
+        Job(k, name, paths, options, command, options.out / name, Path.cwd(), recovery)
+        for k, (name, paths) in enumerate(inputs)
+    ]
+    sizes = [sum(map(_bytes, job.paths)) for job in jobs]
+    large = [job for job, size in zip(jobs, sizes) if size * pool.size > sum(sizes)]
     rows: dict[int, Row] = {}
+
+    def add(job: Job, row: Row | None) -> None:
+        rows[job.number] = row or {"input": job.name, "problem": f"its worker died {many.ATTEMPTS} times"}
+        if "problem" in rows[job.number]:
+            print(f"mega replay: {rows[job.number]['problem']}", file=sys.stderr)
+
     start = time.monotonic()
+    for job in large:
+        add(job, _row(job, console, pool))
     with progress(console) as bar:
-        task = bar.add_task("inputs", total=len(jobs))
-        for job, row in many.run(work, jobs, options.engine, options.workers):
-            rows[job.number] = row or {"input": job.name, "problem": f"its worker died {many.ATTEMPTS} times"}
+        task = bar.add_task("inputs", total=len(jobs), completed=len(large))
+        small = [(job, job) for job in jobs if job not in large]
+        for job, row in many.in_order(pool, work, small, ahead=len(small) * (pool.size > 1)):
+            add(job, row)
             bar.advance(task)
-            if "problem" in rows[job.number]:
-                print(f"mega replay: {rows[job.number]['problem']}", file=sys.stderr)
     table = [rows[number] for number in sorted(rows)]
     options.out.mkdir(parents=True, exist_ok=True)
     write_csv(options.out / "inputs.csv", table)
@@ -211,34 +244,46 @@ def _many(options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command:
     return int(any("problem" in row for row in table))
 
 
-def _replay(options: ReplayOptions, paths: list[Path], out: Path, command: str, console: Console) -> dict[str, Any]:
-    """One input: its results into `out`, and its report."""
+def _bytes(path: Path) -> int:
+    """Size of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+
+
+def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
+    """One input: writes its results, and returns its report."""
+    options, paths = job.options, job.paths
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
     topics = options.image_topic, options.camera_info_topic
     source = frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
-    recovery = _loaded(options.bundle, options.provider)
+    recovery = job.recovery or Recovery.load(options.bundle, provider=options.provider)
     fov = float(np.radians(options.fov))
     settings = StreamSettings(
-        boxes=options.boxes, seed=options.seed, fov=fov, rotate=options.rotate, smoothing=options.smoothing
+        boxes=options.boxes,
+        samples=options.samples,
+        keep_samples=options.samples is not None,
+        seed=options.seed,
+        fov=fov,
+        rotate=options.rotate,
+        smoothing=options.smoothing,
     )
     reference = open_reference(options.reference, paths[0], recovery.topology, options.within, options.images)
     run = Run(recovery, settings, reference)
     report: dict[str, Any] = {"format": FORMAT, "input": source.name}
     if options.live:
-        recording = _play(options, source, settings, out, console)
+        recording = _play(options, source, settings, job.out, console)
         same = agreement(source, recovery, settings, recording.clouds)
         report["live"] = {**summarise(recording), "agreement": same}
 
     def finished() -> dict[str, Any]:
-        report.update(run.results(), provenance=_provenance(run, source, command))
+        report.update(run.results(), provenance=_provenance(run, source, job.command))
         return report
 
-    outputs = Outputs(options.export, options.export_by, options.video, options.write)
+    outputs = Outputs(options.export, options.export_by, options.parquet, options.video, options.write)
     with progress(console) as bar:
         task = bar.add_task(source.name, total=source.count)
         run.watch = lambda done: bar.update(task, completed=done)
-        write(run, source, out, outputs, finished)
+        write(run, source, job.out, outputs, finished, pool)
     return report
 
 
@@ -254,6 +299,7 @@ def _play(
         "bundle": options.bundle,
         "provider": options.provider,
         "boxes": settings.boxes,
+        "samples": -1 if settings.samples is None else settings.samples,
         "seed": settings.seed,
         "fov": settings.fov,
         "rotate": settings.rotate,
@@ -277,7 +323,7 @@ def _provenance(run: Run, source: frames.Input, command: str) -> dict[str, Any]:
         "command": command,
         "bundle": {"name": bundle.name, "hash": bundle.hash},
         "provider": run.recovery.backend,
-        "settings": {name: getattr(run.settings, name) for name in ("boxes", "seed", "fov", "rotate", "smoothing")},
+        "settings": {name: getattr(run.settings, name) for name in SETTINGS},
         "inputs": frames.digests(source.files),
         "topics": source.topics,
         "reference": frames.digests(run.reference.files) if run.reference else [],

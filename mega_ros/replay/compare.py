@@ -49,6 +49,7 @@ class Provenance(msgspec.Struct):
     reference: list[dict[str, Any]]
     topics: dict[str, str]
     bundle: dict[str, str]
+    settings: dict[str, Any]
 
 
 class ReplayReport(msgspec.Struct):
@@ -189,6 +190,9 @@ def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions)
         x, y = getattr(a.provenance, field), getattr(b.provenance, field)
         if [*map(_identity, x)] != [*map(_identity, y)] or (field == "topics" and x != y):
             raise differ(f"they are of different {what}")
+    samples = {report.provenance.settings.get("samples", 0) for report in (a, b)} - {0}
+    if len(samples) > 1:
+        raise differ("the best is of different numbers of samples")
     if [row.get("stamp") for row in a.table] != [row.get("stamp") for row in b.table]:
         raise differ("they have different frames")
     if not any("wanted" in x and "wanted" in y for x, y in zip(a.table, b.table)):

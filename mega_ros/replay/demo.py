@@ -22,11 +22,15 @@ from ..bundle import TOPOLOGY, Bundle
 from ..environment import share
 from ..recovery import Recovery
 from . import sources
-from .drawings import write_drawings
+from .drawings import CONTACT_SHEET, OVERLAY, write_drawings
 from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
+from .results import put_in_place
 from .sources import Source, SourceError
+
+NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
+"""What it may write into its folder, beside the node's log."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,9 @@ def main(args: list[str]) -> int:
         report = {"source": source.name, **summarise(recording)}
         if clip:
             report["truth"] = scores_of(clip, Recovery(bundle), console)
-        (options.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        written = write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), options.out, console)
+        with put_in_place(options.out, NAMES) as fresh:
+            (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+            write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
     except (InputError, OSError) as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
@@ -92,8 +97,9 @@ def main(args: list[str]) -> int:
         return 130
     console.print(demo_table(report))
     console.print(what_is_normal(report))
-    for path in [options.out / "report.json", *written]:
-        console.print(f"  {path}", soft_wrap=True, highlight=False)
+    for path in (options.out / name for name in NAMES):
+        if path.exists():
+            console.print(f"  {path}", soft_wrap=True, highlight=False)
     if not report["people_per_frame"]:
         console.print("  nobody was found: no contact sheet")
     return 130 if interrupted and not source.live else 0

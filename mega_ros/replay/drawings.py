@@ -18,19 +18,19 @@ from ..ros.read import positions
 from . import pages
 from .recording import Recording
 
+OVERLAY, CONTACT_SHEET = "overlay.webm", "contact_sheet.png"
 SHEET_ROWS = 4
 LONGEST = 5.0
 """Seconds: a frame is not shown for longer, however late the next one is."""
 
 
-def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> list[Path]:
+def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> None:
     """Write the overlay video and, if there are people, the contact sheet."""
     stamps = sorted(recording.sent)
     limit = pages.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
     seconds = (stamps[-1] - stamps[0]) / 1e9
-    written = [out / "overlay.webm"]
     shown = None
-    with _video(written[0], (len(stamps) - 1) / seconds if seconds else 1.0) as write:
+    with _video(out / OVERLAY, (len(stamps) - 1) / seconds if seconds else 1.0) as write:
         for stamp in track(stamps, "drawing", console=console, transient=True):
             shown = stamp if stamp in recording.clouds else shown
             write(pages.video_frame(_frame(recording, stamp, shown), topology.faces, limit))
@@ -38,9 +38,7 @@ def write_drawings(recording: Recording, topology: Topology, out: Path, console:
     if populated:
         chosen = [populated[round(k)] for k in np.linspace(0, len(populated) - 1, SHEET_ROWS + 2)[1:-1]]
         sheet = pages.contact_sheet([_frame(recording, s, s) for s in dict.fromkeys(chosen)], topology.faces)
-        written.append(out / "contact_sheet.png")
-        cv2.imwrite(str(written[1]), sheet)
-    return written
+        (out / CONTACT_SHEET).write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
 
 
 class Film:

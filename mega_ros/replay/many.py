@@ -1,6 +1,6 @@
-"""One function over many inputs, in several processes of this machine or on a cluster by Ray.
+"""Work in several processes of this machine, or on a cluster by Ray. The results do not depend on who does it.
 
-Each input is computed by itself, in one process, so results do not depend on the number of workers.
+`Pool.submit` begins a job, `in_order` gives the results of many in the order of the jobs.
 """
 
 from __future__ import annotations
@@ -8,73 +8,126 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from mega_model.core.errors import InputError
 
 Engine = Literal["local", "ray"]
 ATTEMPTS = 3
-"""How often an input is begun whose worker dies."""
+"""How often a job is begun whose worker dies."""
+AHEAD = 2
+"""Jobs per worker that are submitted before the first result is needed."""
 
+Item = TypeVar("Item")
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def run(
-    work: Callable[[Job], Result], jobs: Sequence[Job], engine: Engine, workers: int
-) -> Iterator[tuple[Job, Result | None]]:
-    """Jobs with their results, in the order in which they end. None: the worker died `ATTEMPTS` times.
+class Pool(Protocol):
+    """Workers."""
 
-    `work` is a function of a module. workers: processes of this machine; Ray uses the CPUs that it has. What `work`
-    raises is raised here.
+    size: int
+    """How many there are."""
+    ahead: int
+    """How many jobs to submit before the first result is needed, if there are more than can be held at once."""
+
+    def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
+        """Begins a job. What is returned gives its result: None if the worker died `ATTEMPTS` times.
+
+        `work` is a function of a module. What it raises is raised when the result is asked for.
+        """
+        ...
+
+
+def in_order(
+    pool: Pool, work: Callable[[Job], Result], jobs: Iterable[tuple[Item, Job]], ahead: int | None = None
+) -> Iterator[tuple[Item, Result | None]]:
+    """Items with the results of their jobs, in the order of the jobs; see `Pool.submit`.
+
+    ahead: how many jobs are submitted before the first result is given, by default `pool.ahead`.
     """
+    waiting: deque[tuple[Item, Callable[[], Result | None]]] = deque()
+    ahead = pool.ahead if ahead is None else ahead
+    for item, job in jobs:
+        waiting.append((item, pool.submit(work, job)))
+        if len(waiting) > ahead:
+            first, result = waiting.popleft()
+            yield first, result()
+    for item, result in waiting:
+        yield item, result()
+
+
+class Here:
+    """This process, which does each job when its result is needed."""
+
+    size, ahead = 1, 0
+
+    def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
+        return partial(work, job)
+
+
+HERE = Here()
+
+
+@contextmanager
+def open_pool(engine: Engine, workers: int) -> Iterator[Pool]:
+    """workers: processes of this machine; Ray uses the CPUs that it has."""
     if engine == "ray":
-        yield from _on_ray(work, jobs)
+        with _ray() as pool:
+            yield pool
     elif workers == 1:
-        yield from ((job, work(job)) for job in jobs)
+        yield HERE
     else:
-        yield from _in_processes(work, jobs, workers)
+        processes = _Processes(workers)
+        try:
+            yield processes
+        finally:
+            processes.close()
 
 
-def _in_processes(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int
-) -> Iterator[tuple[Job, Result | None]]:
+class _Processes:
     """Pools of one process each, so that a death names its job. They are not forked: that is unsafe with threads."""
-    context = multiprocessing.get_context("spawn")
-    pools: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
-    for _ in range(workers):
-        pools.put(ProcessPoolExecutor(1, context))
 
-    def attempt(job: Job) -> Result | None:
-        pool = pools.get()
+    def __init__(self, size: int) -> None:
+        self.size, self.ahead = size, AHEAD * size
+        self._context = multiprocessing.get_context("spawn")
+        self._threads = ThreadPoolExecutor(size)
+        self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+        for _ in range(size):
+            self._idle.put(ProcessPoolExecutor(1, self._context))
+
+    def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
+        return self._threads.submit(self._attempt, work, job).result
+
+    def _attempt(self, work: Callable[[Job], Result], job: Job) -> Result | None:
+        process = self._idle.get()
         try:
             for _ in range(ATTEMPTS):
                 try:
-                    return pool.submit(work, job).result()
+                    return process.submit(work, job).result()
                 except BrokenProcessPool:
-                    pool.shutdown()
-                    pool = ProcessPoolExecutor(1, context)
+                    process.shutdown()
+                    process = ProcessPoolExecutor(1, self._context)
             return None
         finally:
-            pools.put(pool)
+            self._idle.put(process)
 
-    with ThreadPoolExecutor(workers) as threads:
-        waiting = {threads.submit(attempt, job): job for job in jobs}
-        try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
-        finally:
-            threads.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, which the workers get, too
-            while not pools.empty():
-                pools.get().shutdown()
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, which the workers get, too
+        while not self._idle.empty():
+            self._idle.get().shutdown()
 
 
-def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tuple[Job, Result | None]]:
-    """On the cluster of RAY_ADDRESS, on the one that was started on this machine, or on one of its own."""
+@contextmanager
+def _ray() -> Iterator[Pool]:
+    """The cluster of RAY_ADDRESS, the one that was started on this machine, or one of its own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
     import ray
 
@@ -83,17 +136,27 @@ def _on_ray(work: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[tupl
     except Exception as error:  # of many kinds: no such cluster, no room, too slow
         raise InputError(f"--engine ray: Ray does not start: {' '.join(str(error).split())[:200]}") from error
     try:
-        task = ray.remote(max_retries=ATTEMPTS - 1)(work)
-        waiting = {task.remote(job): job for job in jobs}
-        while waiting:
-            (done,), _ = ray.wait([*waiting], num_returns=1)
-            job = waiting.pop(done)
-            try:
-                result = ray.get(done)
-            except ray.exceptions.RayTaskError:  # what `work` raised
-                raise
-            except ray.exceptions.RayError:  # the worker or its machine died, or lacked memory
-                result = None
-            yield job, result
+        yield _Cluster(ray)
     finally:
         ray.shutdown()
+
+
+class _Cluster:
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._tasks: dict[Any, Any] = {}
+        self.size = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.ahead = AHEAD * self.size
+
+    def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
+        if work not in self._tasks:
+            self._tasks[work] = self._ray.remote(max_retries=ATTEMPTS - 1)(work)
+        return partial(self._result, self._tasks[work].remote(job))
+
+    def _result(self, task: Any) -> Any:
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError:  # what `work` raised
+            raise
+        except self._ray.exceptions.RayError:  # the worker or its machine died, or lacked memory
+            return None

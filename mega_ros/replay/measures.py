@@ -36,6 +36,16 @@ MEASURES = {
     "pa_mpjpe": Measure(
         "PA-MPJPE", "mm", "compared", "low", "MPJPE after the best rotation, scale and shift (Procrustes)."
     ),
+    **{
+        f"best_{name}": Measure(
+            f"{words}, best sample",
+            "mm",
+            "compared",
+            "low",
+            f"{words} of the sample of each person that has the least.",
+        )
+        for name, words in (("pve", "PVE"), ("mpjpe", "MPJPE"), ("pa_mpjpe", "PA-MPJPE"))
+    },
     "position": Measure(
         "pelvis position", "mm", "compared", "low", "Distance of the recovered from the true pelvis, camera frame."
     ),

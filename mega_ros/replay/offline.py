@@ -1,11 +1,16 @@
-"""An input through the product, frame by frame: what `mega replay` computes. It knows no clock, so two runs agree."""
+"""An input through the product, frame by frame: what `mega replay` computes. It knows no clock, so two runs agree.
+
+Most of the time goes into what an image shows, which does not depend on other images, so workers may do that. Who is
+who, and smoothing, depend on the images before: this process does them, in order. So results do not depend on the
+workers.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +20,10 @@ from rich.console import Console
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
-from ..recovery import People, Recovery
+from ..recovery import Observation, People, Recovery
 from ..ros.read import positions
-from ..stream import Stream, StreamSettings
+from ..stream import Seen, Stream, StreamSettings, identified
+from . import many
 from .drawings import Film
 from .frames import Frame, Input, open_input
 from .measures import Row
@@ -26,10 +32,10 @@ from .pages import PageFrame
 from .progress import progress
 from .reference import Reference, open_reference
 from .report_page import Worst, write_page
-from .results import MeshBag, MeshFile, put_in_place, write_csv
+from .results import MeshBag, MeshFile, put_in_place, write_csv, write_parquet
 from .score import Score
 
-NAMES = ("meshes.npz", "meshes", "video.webm", "frames.csv", "report.html", "report.json")
+NAMES = ("meshes.npz", "meshes", "video.webm", "frames.csv", "frames.parquet", "report.html", "report.json")
 """What a replay may write into its folder."""
 
 
@@ -52,8 +58,29 @@ class Outputs:
 
     export: Format | None = None
     by: Grouping = "frame"
+    parquet: bool = False
     video: bool = False
     bag: Path | None = None
+
+
+def _observe(job: tuple[Recovery, StreamSettings, Frame]) -> Seen | str:
+    """What a frame's image shows, or why it cannot be used."""
+    recovery, settings, frame = job
+    if frame.image is None:
+        return frame.problem
+    try:
+        seen = Stream(recovery, settings).observe(frame.image, frame.camera, frame.camera_problem)
+    except InputError as error:
+        return str(error)
+    # what samples are made of is large
+    return seen if settings.samples else replace(seen, observation=replace(seen.observation, crops=None))
+
+
+def _identify(job: tuple[Recovery, StreamSettings, Observation, np.ndarray] | None) -> People | None:
+    """Those of an observation with their ids and samples; None where there is none."""
+    if job is None:
+        return None
+    return identified(*job)
 
 
 @dataclass
@@ -75,30 +102,25 @@ class Run:
 
     def __post_init__(self) -> None:
         self.score = Score(self.recovery.topology)
+        if self.settings.samples is None:
+            self.settings = replace(self.settings, samples=self.recovery.bundle.sampling.samples)
 
-    def process(self, source: Input) -> Iterator[tuple[Frame, People | None, Camera]]:
+    def process(self, source: Input, pool: many.Pool = many.HERE) -> Iterator[tuple[Frame, People | None, Camera]]:
         """Frames with the people in them and the camera; None where the frame cannot be used.
 
         Raises InputError where none can.
         """
-        stream = Stream(self.recovery, self.settings)
-        for frame in source.frames():
+        drawing = pool if self.settings.samples else many.HERE  # else a job is too small to send
+        for (frame, stream, seen), people in many.in_order(drawing, _identify, self._seen(source, pool)):
             row: Row = {"frame": self.counts.frames, "stamp": frame.stamp} | (
                 {"name": frame.name} if frame.name else {}
             )
-            people = None
-            problem = frame.problem
-            if not source.one_camera:
-                stream = Stream(self.recovery, self.settings)
-            if frame.image is not None:
-                try:
-                    people = stream.process(frame.image, frame.camera, frame.stamp, frame.camera_problem)
-                except InputError as error:
-                    problem = f"{source.name}: {error}"
-            if people is None:
-                row["problem"] = problem
+            if not isinstance(seen, Seen) or people is None:
+                why = seen if isinstance(seen, str) else f"its worker died {many.ATTEMPTS} times"
+                row["problem"] = frame.problem or f"{source.name}: {why}"
                 self.counts.unreadable += 1
             else:
+                people = stream.finish(seen, people, frame.stamp)
                 row |= {"people": len(people), "ids": people.ids.tolist()}
                 if people.sigma.size and np.isfinite(people.sigma).all():
                     row["sigma"] = float(people.sigma.mean())
@@ -117,6 +139,22 @@ class Run:
         if self.reference is not None:
             self.reference.finish()
         self.score.finish()
+
+    def _seen(
+        self, source: Input, pool: many.Pool
+    ) -> Iterator[
+        tuple[tuple[Frame, Stream, Seen | str | None], tuple[Recovery, StreamSettings, Observation, np.ndarray] | None]
+    ]:
+        """Frames, their streams and what they show, and the jobs of `_identify`."""
+        stream = Stream(self.recovery, self.settings)
+        jobs = ((frame, (self.recovery, self.settings, frame)) for frame in source.frames())
+        for frame, seen in many.in_order(pool, _observe, jobs):
+            if not source.one_camera:
+                stream = Stream(self.recovery, self.settings)
+            job = None
+            if isinstance(seen, Seen):
+                job = self.recovery, self.settings, seen.observation, stream.identify(seen, frame.stamp)
+            yield (frame, stream, seen), job
 
     def _add_scores(self, row: Row, frame: Frame, people: People, camera: Camera) -> None:
         truth = None if self.reference is None else self.reference.at(frame)
@@ -152,7 +190,9 @@ class Run:
         return out
 
 
-def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callable[[], dict[str, Any]]) -> None:
+def write(
+    run: Run, source: Input, out: Path, outputs: Outputs, finished: Callable[[], dict[str, Any]], pool: many.Pool
+) -> None:
     """Replays `source` and writes `NAMES`; those of an earlier run are replaced when these are complete.
 
     `finished` gives the report at the end. `outputs.bag` is a bag of its own.
@@ -166,7 +206,7 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
             recorded = MeshBag(folder / outputs.bag.name, run.recovery.topology)
         film = Film(fresh / "video.webm", run.recovery.topology) if outputs.video else None
         worst = Worst()
-        for k, (frame, people, camera) in enumerate(run.process(source)):
+        for k, (frame, people, camera) in enumerate(run.process(source, pool)):
             meshes.add(frame.stamp, people)
             if people is None:
                 continue
@@ -189,6 +229,8 @@ def write(run: Run, source: Input, out: Path, outputs: Outputs, finished: Callab
         report = finished()
         (fresh / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         write_csv(fresh / "frames.csv", run.rows)
+        if outputs.parquet:
+            write_parquet(fresh / "frames.parquet", run.rows)
         write_page(fresh / "report.html", report, worst.drawn(run.recovery.topology.faces))
 
 

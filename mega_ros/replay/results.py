@@ -59,8 +59,9 @@ class MeshFile:
     """meshes.npz: all people of all frames. N people in all, F frames.
 
     stamps [F], nanoseconds; frame [N], index into stamps; and of each person what `People` has: vertices [N, V, 3],
-    sigma [N, V], joints [N, J, 3], joints_sigma [N, J], ids [N], boxes [N, 4], scores [N], distance [N]. faces [T, 3]
-    and joint_names [J] say what they mean. People are kept on disk until the file is complete.
+    sigma [N, V], joints [N, J, 3], joints_sigma [N, J], ids [N], boxes [N, 4], scores [N], distance [N], samples
+    [N, Q, V, 3]. faces [T, 3] and joint_names [J] say what they mean. People are kept on disk until the file is
+    complete.
     """
 
     def __init__(self, folder: Path, topology: Topology) -> None:
@@ -87,7 +88,7 @@ class MeshFile:
         for name, (kind, shape) in self._kinds.items():
             self._files[name].close()
             path, whole = self._folder / f".{name}", (len(self._frame), *shape)
-            arrays[name] = np.memmap(path, kind, "r", shape=whole) if self._frame else np.zeros(whole, kind)
+            arrays[name] = np.memmap(path, kind, "r", shape=whole) if path.stat().st_size else np.zeros(whole, kind)
         np.savez(
             self._folder / "meshes.npz",
             stamps=np.array(self._stamps, np.int64),
@@ -106,6 +107,21 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow(row | ({"ids": " ".join(map(str, row["ids"]))} if "ids" in row else {}))
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """The report's rows of frames as they are: `ids`, `notes` and `bodies` are lists. Needs pyarrow."""
+    import pyarrow
+    import pyarrow.parquet
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [_text(row[name]) if name in row else None for row in rows] for name in names}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _text(value: Any) -> Any:
+    """Names of files need not be UTF-8, texts in Parquet must be."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 TOPICS = {

@@ -123,25 +123,21 @@ class Score:
         self, people: People, p: int, truth: Truth, t: int, visible: np.ndarray
     ) -> tuple[dict[str, float], _Points]:
         joints, true_joints = people.joints[p], truth.joints[t]
-        known = np.isfinite(true_joints).all(axis=1)
         pelvis, true_pelvis = joints[0], true_joints[0]
         # sigma is also about where the person is across the line of sight
         moved = pelvis - metrics.beside(pelvis, true_pelvis)
         errors = metrics.distances(joints - moved, true_joints - true_pelvis)
-        numbers = {
-            "mpjpe": metrics.mean_distance(joints[known] - pelvis, true_joints[known] - true_pelvis),
-            "pa_mpjpe": metrics.pa_mpjpe(joints[known], true_joints[known]),
-            "position": metrics.distances(pelvis, true_pelvis),
-        }
         sigma = people.joints_sigma[p]
-        some: Any = known
-        if truth.vertices is not None:
-            errors = metrics.distances(people.vertices[p] - moved, truth.vertices[t] - true_pelvis)
+        some: Any = np.isfinite(true_joints).all(axis=1)
+        true_vertices = None if truth.vertices is None else truth.vertices[t]
+        numbers = _mesh_errors(people.vertices[p], joints, true_vertices, true_joints)
+        if len(meshes := people.samples[p]):
+            each = _mesh_errors(meshes, self.topology.joints(meshes), true_vertices, true_joints)
+            numbers |= {f"best_{name}": metrics.best_of(those) for name, those in each.items()}
+        numbers["position"] = metrics.distances(pelvis, true_pelvis)
+        if true_vertices is not None:
+            errors = metrics.distances(people.vertices[p] - moved, true_vertices - true_pelvis)
             sigma = people.sigma[p]
-            numbers = {
-                "pve": metrics.mean_distance(people.vertices[p] - pelvis, truth.vertices[t] - true_pelvis),
-                **numbers,
-            }
             some = slice(None, None, -(-len(sigma) // POOLED))
         points = _Points(errors[some].astype(np.float32), sigma[some].astype(np.float32), visible[some])
         return {name: float(value) for name, value in numbers.items()}, points
@@ -274,6 +270,20 @@ def _projected(points: np.ndarray, camera: Camera, size: tuple[int, int]) -> tup
 def in_view(points: np.ndarray, camera: Camera, size: tuple[int, int]) -> np.ndarray:
     """Which points [T, N, 3] lie in front of the camera and in the image of `size`: bool [T, N]."""
     return _projected(points, camera, size)[1]
+
+
+def _mesh_errors(
+    vertices: np.ndarray, joints: np.ndarray, true_vertices: np.ndarray | None, true_joints: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Errors [...] of meshes [..., V, 3] with joints [..., J, 3] of one person, whose joints may be partly unknown."""
+    known, pelvis, true_pelvis = np.isfinite(true_joints).all(axis=1), joints[..., :1, :], true_joints[0]
+    out = {}
+    if true_vertices is not None:
+        out["pve"] = metrics.mean_distance(vertices - pelvis, true_vertices - true_pelvis)
+    joints, true_joints = joints[..., known, :], true_joints[known]
+    out["mpjpe"] = metrics.mean_distance(joints - pelvis, true_joints - true_pelvis)
+    out["pa_mpjpe"] = metrics.pa_mpjpe(joints, true_joints)
+    return out
 
 
 def _keypoints(error: np.ndarray, length: float) -> Row:
