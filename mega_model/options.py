@@ -60,7 +60,7 @@ class Extract:
     """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
     run time's last crop."""
     detector: Path | None = None
-    """What `mega import-detector` wrote. Its keypoints of the people are stored, too; not for a training set."""
+    """What `mega import-detector` wrote. Its keypoints of the people are stored, too."""
     turned: bool = False
     """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
     seed: int = 0
@@ -234,7 +234,7 @@ class Default:
     scenes: int = 10000
     """Rendered people to train on, a multiple of 40."""
     detector: Path | None = None
-    """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
+    """See `mega import-detector`; without it the bundle has no detector, and the model knows no keypoints."""
     bundle: Path | None = None
     """Folder of the bundle; by default inside `out`."""
     workers: int = 2
