@@ -74,7 +74,7 @@ class Parity:
         model, decode = self.model, self.tokenizer.decode
         features = model.backbone(model.normalise(pixels / 255))
         parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
-        seen = model.encode_image(features, keypoints)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
         sampled = generate.sample(model, seen.image, logits, uniforms, self.bundle.sampling.temperature)

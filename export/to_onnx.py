@@ -76,8 +76,8 @@ class BackboneGraph(nn.Module):
 
 class DeterministicGraph(nn.Module):
     """The backbone graph's outputs -> tokens [P, N], vertices [P, V, 3], rotation [P, 3, 3], camera [P, 3], and the
-    sampler's inputs image [P, L, D], logits [P, N, S]. With a lifter, there is a further input, keypoints [P, 12, 3].
-    With an error head, there are further outputs, sigma [P, V], joints_sigma [P, J], distance [P] and modes [M, V, 3].
+    sampler's inputs image [P, L, D], logits [P, N, S]. With an error head, there is a further input, keypoints
+    [P, 12, 3], and further outputs, sigma [P, V], joints_sigma [P, J], distance [P] and modes [M, V, 3].
     """
 
     def __init__(self, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None) -> None:
@@ -102,7 +102,7 @@ class DeterministicGraph(nn.Module):
         features: Any = maps
         if landmarks is not None and world is not None and presence is not None:
             features = PoseFeatures(maps, landmarks, world, presence)
-        seen = self.model.encode_image(features, keypoints)
+        seen = self.model.encode_image(features)
         people = len(seen.image.tokens)
         encoded, nothing = self.encoded.expand(people, -1, -1), self.nothing.expand(people, -1)
         states = self.model.decode(seen.image, encoded, nothing)
@@ -285,7 +285,7 @@ def save_graphs(
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
         outputs = [*features]
         names = [name for name in DETERMINISTIC if name != "prior" or model.lifter is not None]
-        if model.lifter is not None:
+        if errors is not None:
             features["keypoints"] = torch.zeros(len(crops), len(LIMB_JOINTS), 3)
         made = dict(zip(names, deterministic(*features.values())))
     uniforms = torch.rand(11, 13, config.steps, tokenizer.length, 2)

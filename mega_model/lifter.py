@@ -1,9 +1,8 @@
-"""From BlazePose's features and a detector's keypoints to image tokens, rotation and camera. Not part of the paper.
+"""From BlazePose's features to image tokens, rotation and camera. Not part of the paper.
 
 BlazePose's landmarks already contain a pose. A multilayer perceptron lifts the features to the latents of the mesh
-tokens, which become image tokens. The rotation is relative to the torso frame, which the world landmarks span. The
-keypoints are another network's view of the same person: where BlazePose takes the back for the front, they are right
-about every second time. B batch, N mesh tokens, D width, C channels.
+tokens, which become image tokens. The rotation is relative to the torso frame, which the world landmarks span. B batch,
+N mesh tokens, D width, C channels.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.blazepose import LANDMARKS, PoseFeatures
-from mega_model.core.detection import LIMB_JOINTS
 from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
 from mega_model.image_encoding import ImageEncoding, ImageTokens
 
@@ -22,8 +20,6 @@ EXTRA = 4
 """Number of further image tokens, which are not latents of mesh tokens."""
 CELLS = 16
 """Cells of BlazePose's 4x4 map."""
-UNDETECTED = 0.3
-"""Share of the people in training whose keypoints are hidden: at run time the detector may not find them."""
 
 _SHOULDERS, _HIPS = (
     [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
@@ -31,14 +27,11 @@ _SHOULDERS, _HIPS = (
 
 
 class Lifter(nn.Module):
-    """`PoseFeatures` and keypoints of B crops -> `ImageEncoding`.
-
-    keypoints [B, 12, 3]: a detector's, of the limbs, in crop coordinates, with scores, 0 if unknown. None: all are.
-    """
+    """`PoseFeatures` of B crops -> `ImageEncoding`."""
 
     def __init__(self, channels: int, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
-        inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * channels + 3 * len(LIMB_JOINTS)
+        inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * channels
         drop = nn.Dropout(dropout)
         self.trunk = nn.Sequential(
             nn.Linear(inputs, HIDDEN), nn.GELU(), drop, nn.Linear(HIDDEN, HIDDEN), nn.GELU(), drop
@@ -69,16 +62,11 @@ class Lifter(nn.Module):
         self.unit.copy_(codebook.std(dim=0))
         self.codes.copy_(codebook / self.unit)
 
-    def forward(self, features: PoseFeatures, keypoints: Tensor | None = None) -> ImageEncoding:
-        if keypoints is None:
-            keypoints = features.landmarks.new_zeros(len(features.landmarks), len(LIMB_JOINTS), 3)
-        if self.training:  # errors of landmarks and keypoints on photographs differ from those on renders
+    def forward(self, features: PoseFeatures) -> ImageEncoding:
+        if self.training:  # landmark errors on photographs differ from those on renders
             jitter = 0.015 * torch.randn_like(features.landmarks) * features.landmarks.new_tensor([1.0, 1, 1, 0, 0])
             world = features.world + 0.01 * torch.randn_like(features.world)
             features = features._replace(landmarks=features.landmarks + jitter, world=world)
-            keypoints = keypoints + 0.015 * torch.randn_like(keypoints) * keypoints.new_tensor([1.0, 1, 0])
-            keypoints = keypoints * (torch.rand_like(keypoints[:, :1, :1]) >= UNDETECTED)
-        score = keypoints[..., 2:]
         torso = torso_frame(features.world)
         # scaled to about unit variance
         probabilities = features.landmarks[..., 3:] - 0.5
@@ -90,8 +78,6 @@ class Lifter(nn.Module):
             torso,
             # dropout of single cells, against overfitting to few renders
             F.dropout(features.maps / 2, 0.15, self.training),
-            2 * keypoints[..., :2] * score,  # a point of score 0 is nowhere
-            score,
         )
         hidden = self.trunk(torch.cat([x.flatten(1).clamp(-8, 8) for x in inputs], dim=1))
         rotation = torso @ rot6d_to_matrix(self.turn(hidden))

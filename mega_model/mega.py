@@ -115,13 +115,10 @@ class Mega(nn.Module):
         )
         return (images - mean) / std
 
-    def encode_image(self, features: Any, keypoints: Tensor | None = None) -> ImageEncoding:
-        """The image's part of the model, from the backbone's output. It is computed once per image.
-
-        keypoints: for the lifter, see there.
-        """
+    def encode_image(self, features: Any) -> ImageEncoding:
+        """The image's part of the model, from the backbone's output. It is computed once per image."""
         if self.lifter is not None:
-            return self.lifter(features, keypoints)
+            return self.lifter(features)
         tokens = self.image_embed(features.flatten(2).transpose(1, 2))  # row by row
         x = self.pose_head(features.mean(dim=(2, 3)))
         tokens = tokens + sinusoid(*tokens.shape[1:]).to(tokens)

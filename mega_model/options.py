@@ -234,7 +234,7 @@ class Default:
     scenes: int = 10000
     """Rendered people to train on, a multiple of 40."""
     detector: Path | None = None
-    """See `mega import-detector`; without it the bundle has no detector, and the model knows no keypoints."""
+    """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
     bundle: Path | None = None
     """Folder of the bundle; by default inside `out`."""
     workers: int = 2

@@ -71,27 +71,6 @@ def test_the_prior_is_about_the_distance_to_the_latents() -> None:
 
 
 @torch.no_grad()
-def test_keypoints_of_score_0_are_unknown() -> None:
-    model, given = lifter().eval(), features(bodies(random_turns(3)))
-    keypoints = torch.rand(3, 12, 3, generator=torch.Generator().manual_seed(2))
-    without = model(given).rot6d
-    assert torch.equal(model(given, keypoints * torch.tensor([1.0, 1, 0])).rot6d, without)
-    assert not torch.isclose(model(given, keypoints).rot6d, without).all(dim=1).any()
-
-
-@torch.no_grad()
-def test_training_hides_the_keypoints_of_some_people() -> None:
-    """So that the model knows what to do without a detector."""
-    torch.manual_seed(0)
-    model = lifter()
-    far = torch.tensor([100.0, 100.0, 1.0]).expand(200, 12, 3)
-    changed = []
-    model.trunk.register_forward_pre_hook(lambda _, inputs: changed.append(inputs[0][:, -1] > 0))
-    model.train()(features(bodies(random_turns(200))), far)
-    assert 0.5 < torch.cat(changed).float().mean() < 0.9
-
-
-@torch.no_grad()
 def test_only_training_adds_noise() -> None:
     model, given = lifter(), features(bodies(random_turns(3)))
     assert torch.equal(model.eval()(given).rot6d, model(given).rot6d)

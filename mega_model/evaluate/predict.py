@@ -108,8 +108,7 @@ def predict(
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
         features = features_of(model, batch, device_of(config))
-        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(device_of(config))
-        seen = model.encode_image(features, keypoints)
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         logits = model.read(states, seen.image)
         if config.decode == "argmax":
@@ -117,6 +116,7 @@ def predict(
         else:
             single = generate.expected_vertices(tokenizer, logits)
         rotation = rot6d_to_matrix(seen.rot6d)
+        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(device_of(config))
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(device_of(config))

@@ -105,7 +105,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
     for start in tqdm(range(0, len(people), 50), desc="meshes", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
-        seen = model.encode_image(features, batch["keypoints"])
+        seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "part", "keypoints"))

@@ -37,7 +37,7 @@ C = TypeVar("C", bound="ImageTraining")
 def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
     """The image encoding of a batch of images, which are augmented first, or of stored features."""
     if "maps" in batch:
-        return model.encode_image(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)), batch["keypoints"])
+        return model.encode_image(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
     images = model.normalise(augment(batch["images"]))
     return model.encode_image(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # faster on CPUs
 
