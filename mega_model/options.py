@@ -60,7 +60,7 @@ class Extract:
     """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
     run time's last crop."""
     detector: Path | None = None
-    """What `mega import-detector` wrote. Its keypoints of the people are stored, too; not for a training set."""
+    """What `mega import-detector` wrote. Its keypoints of the people are stored, too."""
     turned: bool = False
     """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
     seed: int = 0

@@ -122,6 +122,23 @@ def test_keypoints_place_the_crop_and_are_kept_in_it(
     assert not torch.isclose(batch["focal"], without["focal"], rtol=1e-3)[found].any()
 
 
+def test_training_keeps_keypoints_of_both_crops_mirrored_or_not(
+    spots: Extract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "open_graph", lambda file: SpotDetector())
+    monkeypatch.setattr(features, "WIDEST", 1.01)
+    config = Extract(**{**vars(spots), "train": True, "seed": 3, "detector": Path("detector.onnx")})
+    extract(config)
+    people = FeatureSet(config.out)
+    batch, mirrored = whole(people), torch.from_numpy(np.array(people.fields["mirrored"]))
+    wrist = batch["keypoints"][:, LIMB_JOINTS.index(SPOT)]
+    found = wrist[:, 2] > 0
+    assert (found & mirrored).any() and (found & ~mirrored).any() and torch.equal(found[::2], found[1::2])
+    # the stand-in calls the spot a left wrist, also where it is a mirrored one
+    shown = torch.from_numpy(np.where(mirrored, SMPL_JOINTS.index("right_wrist"), SPOT))
+    torch.testing.assert_close(wrist[found, :2], batch["joints2d"][torch.arange(12), shown][found], atol=0.03, rtol=0)
+
+
 def test_training_sees_two_crops_of_everybody_half_of_them_mirrored(spots: Extract) -> None:
     config = Extract(**{**vars(spots), "train": True, "seed": 3})
     extract(config)

@@ -190,7 +190,7 @@ class FeatureExtractor:
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
         passes: list[dict[str, np.ndarray]] = []
-        keypoints = self.keypoints(rng, index, f["images"], centre, side, roll, intrinsics)
+        keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
         crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
         for step in range(2 if self.config.train else PASSES):
             if step:
@@ -215,9 +215,9 @@ class FeatureExtractor:
                 "translation": np.einsum("bij,bj->bi", crop_rotation, translation),
                 "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
             })  # fmt: skip
-        if keypoints is not None:
-            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
-            passes[-1]["keypoints"] = limbs.astype(np.float32)
+            if keypoints is not None:
+                limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+                passes[-1]["keypoints"] = limbs.astype(np.float32)
         if not self.config.train:
             return passes[-1]
         both = {name: np.stack([fields[name] for fields in passes], axis=1) for name in passes[0]}
@@ -227,15 +227,17 @@ class FeatureExtractor:
         self,
         rng: np.random.Generator,
         index: np.ndarray,
+        flip: np.ndarray,
         images: np.ndarray,
         centre: np.ndarray,
         side: np.ndarray,
         roll: np.ndarray,
         intrinsics: np.ndarray,
     ) -> np.ndarray | None:
-        """The detector's keypoints [n, 17, 3] of the people of some scenes, pixels of the scenes' images.
+        """The detector's keypoints [n, 17, 3] of the people of some scenes, pixels of `images`.
 
-        The detector sees more of the image than the crop, as at run time: up to `WIDEST` times its side.
+        flip [n]: which images are mirrored, and so their people. The detector sees more of the image than the crop, as
+        at run time: up to `WIDEST` times its side.
         """
         if self.detector is None:
             return None
@@ -245,6 +247,7 @@ class FeatureExtractor:
         scenes, pixels = self.scenes.fields, images.shape[1]
         points = scenes["vertices"][index] @ scenes["rotation"][index].swapaxes(1, 2)
         points = points + scenes["translation"][index][:, None]
+        points[flip, :, 0] *= -1
         at = project(points, intrinsics)
         inside = (at > 0) & (at < pixels)
         in_view = project(points @ view_from_camera.swapaxes(1, 2), view_intrinsics)

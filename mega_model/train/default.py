@@ -63,7 +63,7 @@ def stages(c: Default) -> list[Stage]:
     def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
         config = Extract(
             runs / "scenes" / scenes, runs / "features" / part, runs / "blazepose",
-            train=train, turned=turned, detector=None if train else c.detector, workers=c.workers,
+            train=train, turned=turned, detector=c.detector, workers=c.workers,
         )  # fmt: skip
         return lambda: finish(features.extract, config)
 
