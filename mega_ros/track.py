@@ -47,13 +47,14 @@ class Tracker:
         self,
         boxes: ArrayLike,
         stamp: int,
-        pelvis: ArrayLike | None = None,
-        sigma: ArrayLike | None = None,
+        pelvis: ArrayLike = np.nan,
+        sigma: ArrayLike = 0.0,
     ) -> np.ndarray:
         """The people in the next image -> their ids, int64 [P].
 
         boxes: [P, 4], x0, y0, x1, y1, pixels. stamp: nanoseconds; an earlier one than before counts as the same.
-        pelvis, sigma: [P, 3] and [P], metres, in the camera frame; what is not finite is not known.
+        pelvis, sigma: [P, 3] and [P], metres, in the camera frame. A pelvis that is not finite is not known; a sigma of
+        NaN counts as 0.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         places, noise = _places(len(boxes), pelvis, sigma)
@@ -94,13 +95,12 @@ class Tracker:
         self._pelvis = self._pelvis[keep]
 
 
-def _places(count: int, pelvis: ArrayLike | None, sigma: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def _places(count: int, pelvis: ArrayLike, sigma: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Positions [P, 3] and their noise [P], metres; `UNKNOWN` where the pelvis is not finite."""
-    places = np.full((count, 3), np.nan) if pelvis is None else np.array(pelvis, np.float64).reshape(-1, 3)
-    sigma = np.zeros(count) if sigma is None else np.nan_to_num(np.array(sigma, np.float64))
+    places = np.full((count, 3), pelvis, np.float64)
     known = np.isfinite(places).all(axis=1)
     places[~known] = 0
-    noise = np.hypot(sigma, DISTANCE_ERROR * np.linalg.norm(places, axis=1))
+    noise = np.hypot(np.nan_to_num(sigma), DISTANCE_ERROR * np.linalg.norm(places, axis=1))
     return places, np.where(known, noise, UNKNOWN)
 
 
