@@ -19,7 +19,7 @@ from export.options import Clip
 from mega_model.body.anny import AnnyBody
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.data import backgrounds, sensor
-from mega_model.data.appearance import Light, Appearance
+from mega_model.data.appearance import Appearance, Light
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
 

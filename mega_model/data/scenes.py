@@ -19,7 +19,7 @@ from torch import Tensor
 from mega_model.core.geometry import project, square_cameras
 from mega_model.core.topology import Topology
 from mega_model.data import backgrounds, sensor
-from mega_model.data.appearance import Figure, Light, Appearance
+from mega_model.data.appearance import Appearance, Figure, Light
 from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
 from mega_model.options import MIXTURE
@@ -150,7 +150,13 @@ class Renderer(Rasteriser):
         return image, self.seen(bodies[None, :, 0], k, nearest[None])[0].numpy(), who
 
     def _shade(
-        self, v: np.ndarray, lit: np.ndarray, appearance: Appearance, intrinsics: np.ndarray, pixel: np.ndarray, face: np.ndarray
+        self,
+        v: np.ndarray,
+        lit: np.ndarray,
+        appearance: Appearance,
+        intrinsics: np.ndarray,
+        pixel: np.ndarray,
+        face: np.ndarray,
     ) -> np.ndarray:
         """Colours [N, 3] of one body's faces [N] at pixels [N]; vertices and their irradiance [V, 3]."""
         x = ((pixel % self.width + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]).astype(np.float32)
@@ -363,7 +369,9 @@ class _SceneDrawer:
         floor = backgrounds.draw(rng, rays, view.eye[1], distance) * _shadows(people, view, rays)[..., None]
         background = cv2.resize(floor, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         appearances = [Appearance.draw(rng) for _ in people]
-        return Scene(view.camera(people), appearances, view.intrinsics, view.rotation, Light.draw(rng), background, things)
+        return Scene(
+            view.camera(people), appearances, view.intrinsics, view.rotation, Light.draw(rng), background, things
+        )
 
     def company(
         self,
