@@ -175,7 +175,7 @@ def test_an_unknown_pelvis_leaves_the_boxes() -> None:
 @pytest.mark.parametrize(
     ("distance", "sigma", "off", "expected"),
     [
-        (4, 0.0, 0.3, 0),
+        (4, 0.0, 0.4, 0),
         (4, 0.0, 0.8, 1),
         (4, 0.5, 0.8, 0),
         (4, np.nan, 0.3, 0),
