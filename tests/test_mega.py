@@ -124,6 +124,14 @@ def test_one_step_samples_the_most_likely_tokens(model: Mega, features: Any) -> 
     assert torch.equal(tokens, generate.deterministic(model, features)[:, None].expand(-1, 2, -1))
 
 
+def test_a_uniform_is_never_0_or_1() -> None:
+    """torch's may be 0, whose Gumbel noise is infinite."""
+    count, seed = 2**23, 1
+    assert torch.rand(count, generator=torch.Generator().manual_seed(seed)).min() == 0, "take another seed"
+    random = generate.uniforms((count,), seed)
+    assert 0 < random.min() and random.max() < 1
+
+
 @torch.no_grad()
 def test_deterministic_is_the_argmax_of_one_pass(model: Mega, features: Any) -> None:
     nothing = torch.zeros(3, 54, dtype=torch.long)
