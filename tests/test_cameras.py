@@ -171,6 +171,18 @@ def test_crops_through_a_lens_are_those_of_a_pinhole(name: str) -> None:
     assert off.mean() < 1.5 and np.quantile(off, 0.99) < 8, (off.mean(), np.quantile(off, 0.99))
 
 
+@pytest.mark.parametrize(
+    "camera", [Camera(STRAIGHT), Camera(STRAIGHT, *LENSES["equidistant"])], ids=["pinhole", "lens"]
+)
+def test_enlarged_crops_are_interpolated(camera: Camera) -> None:
+    """Four pixels of the crop for one of the image, whose neighbours differ by 8."""
+    image = np.zeros((600, 900, 1), np.uint8)
+    image[..., 0] = np.clip(8 * (np.arange(900) - 434), 0, 255)
+    crops = square_cameras(np.array([[450.0, 300]]), np.array([16.0]), np.zeros(1), camera, 64)
+    steps = np.diff(crop_images(image, camera, *crops, 64)[0, ..., 0].astype(int), axis=1)
+    assert (steps >= 0).all() and steps.max() <= 4
+
+
 def test_crops_of_a_rectified_image_are_those_of_the_camera_itself() -> None:
     """R turns the image, and the rotation from camera to crop takes that back."""
     R = Rotation.from_rotvec([0.1, -0.3, 0.2]).as_matrix()
