@@ -21,7 +21,6 @@ from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
-from mega_ros.detect import fixed_box, full_frame
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
 # without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
@@ -215,6 +214,10 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         ({"ids": [1]}, "ids: must be 2 whole numbers"),
         ({"ids": [0.5, 1]}, "ids: must be 2 whole numbers"),
         ({"ids": [-1, 1]}, "ids: must fit"),
+        ({"keypoints": np.zeros((1, 17, 3))}, r"keypoints: must be finite with shape \[2, 17, 3\], it is \[1, 17, 3\]"),
+        ({"keypoints": np.full((2, 17, 3), np.nan)}, "keypoints: must be finite"),
+        ({"keypoints": "nose"}, "keypoints: must hold numbers"),
+        ({"ids": [2**32, 1]}, "ids: must fit"),
         ({"samples": -1}, "samples and seed"),
         ({"seed": -1}, "samples and seed"),
     ],
@@ -345,13 +348,6 @@ def test_the_detectors_keypoints_are_used_for_given_boxes_too(recovery: Recovery
     elsewhere = np.array([[10, 10, 60, 120]], np.float32)
     both = recovery.run(frame.image, frame.K, np.concatenate([boxes, elsewhere]))
     np.testing.assert_allclose(both.vertices[: len(people)], people.vertices, atol=1e-4)
-
-
-def test_box_sources(image: np.ndarray) -> None:
-    boxes, scores = full_frame(image)
-    assert boxes.tolist() == [[0, 0, WIDTH, HEIGHT]] and scores.tolist() == [1]
-    boxes, scores = fixed_box([1, 2, 30, 40])(image)
-    assert boxes.tolist() == [[1, 2, 30, 40]] and scores.tolist() == [1]
 
 
 def test_bundle_without_detector_needs_boxes(tmp_path: Path, image: np.ndarray) -> None:
@@ -513,6 +509,8 @@ def test_noise_is_that_of_seed_and_id(little: Callable[..., Recovery]) -> None:
 
     both = sigma(7, 3)
     np.testing.assert_array_equal(both, sigma(7, 3))
+    usual = recovery.run(painted(*GREEN), K, MIDDLE).sigma
+    np.testing.assert_array_equal(usual, sigma(0, seed=0))
     np.testing.assert_allclose(both[1:], sigma(3), rtol=1e-5)
     assert (both[0] != both[1]).all()
     assert (sigma(7, 3, seed=1) != both).all()
