@@ -163,6 +163,17 @@ def test_steps_show_more_and_keep_what_is_shown() -> None:
         assert torch.equal(tokens.gather(1, shown), before.gather(1, shown)), "and keep their codes"
 
 
+def test_one_uniform_draws_the_code_and_the_other_one_decides_whether_it_is_kept() -> None:
+    torch.manual_seed(0)
+    logits, uniforms, nothing = torch.randn(2, 54, 32), torch.rand(2, 54, 2), torch.zeros(2, 0, dtype=torch.long)
+    tokens, index = generate.step(logits, torch.zeros(2, 54, dtype=torch.long), nothing, 10, 0.7, uniforms)
+    drawn = [generate.sample_codes(row, 0.7, uniform) for row, uniform in zip(logits, uniforms[..., 0])]
+    assert torch.equal(tokens, torch.stack(drawn))
+    gumbel = -torch.log(-torch.log(uniforms[..., 1]))
+    confidence = logits.gather(-1, tokens[..., None])[..., 0] + 0.7 * gumbel
+    assert torch.equal(index, confidence.topk(10).indices)
+
+
 def test_inverse_distribution_sampling_follows_the_softmax() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0])

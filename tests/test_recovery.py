@@ -492,6 +492,7 @@ def test_sigma_of_samples_without_an_error_head(little: Callable[..., Recovery])
     joints = recovery.topology.joints(little_bundle.TEMPLATE)
     np.testing.assert_allclose(people.joints_sigma[0], ratio.mean() * np.linalg.norm(joints, axis=1), rtol=1e-3)
     assert np.isnan(people.distance).all()
+    assert np.isfinite(recovery.run(painted(*GREEN), K, MIDDLE, samples=2).sigma).all()
     for samples in (0, 1):
         plain = recovery.run(painted(*GREEN), K, MIDDLE, samples=samples)
         assert np.isnan(plain.sigma).all() and np.isnan(plain.joints_sigma).all()

@@ -196,12 +196,13 @@ def test_boxes_beside_the_lens_and_people_who_cannot_be_are_noted(walkers: tuple
     made, detector = walkers
     stream = Stream(made)
     fisheye = Camera(np.array([[80.0, 0, 160], [0, 80, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
-    detector.boxes = np.array([box(0), box(100)], np.float32)
+    detector.boxes = np.array([box(0), box(100), box(290)], np.float32)
     assert stream.process(GREEN, fisheye, 0).ids.tolist() == [0]
-    assert stream.left_out.tolist() == [True, False] and stream.camera is fisheye
+    assert stream.left_out.tolist() == [True, False, True] and stream.camera is fisheye
     assert stream.notes == [
-        "1 of 2 boxes are left out: the lens shows nothing there, or 90 degrees or more off its axis"
+        "2 of 3 boxes are left out: the lens shows nothing there, or 90 degrees or more off its axis"
     ]
+    detector.boxes = detector.boxes[:2]
     assert len(stream.process(GREEN, K * [[80], [80], [1]], 1)) == 0
     assert re.fullmatch("2 of 2 boxes are left out: .* nearer than 100 m; check camera_info", stream.notes[0])
 
