@@ -36,10 +36,10 @@ class Walkers:
         self.seen: tuple[int, ...] = ()
         """shape of the image that was searched last"""
 
-    def find(self, image: np.ndarray, threshold: float) -> Detections:
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
         self.seen = image.shape
         scores = np.ones(len(self.boxes), np.float32) if self.scores is None else self.scores
-        good = scores >= threshold
+        good = scores >= (threshold or 0)
         return Detections(self.boxes[good], scores[good], None)
 
 
