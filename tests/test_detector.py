@@ -150,6 +150,7 @@ def test_people_in_a_turned_image_are_told_in_its_own_pixels(rotate: int, keypoi
     np.testing.assert_allclose(found.boxes, [[*np.minimum(green, blue), *np.maximum(green, blue)]])
     assert found.scores.tolist() == [0.25]
     if keypoints:
+        assert found.keypoints is not None
         np.testing.assert_allclose(found.keypoints, np.tile([*red, 0.25], (1, 17, 1)))
     else:
         assert found.keypoints is None
