@@ -19,7 +19,7 @@ from export.options import Clip
 from mega_model.body.anny import AnnyBody
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.data import backgrounds, sensor
-from mega_model.data.looks import Light, Look
+from mega_model.data.appearance import Appearance, Light
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
 
@@ -110,13 +110,13 @@ def render(body: AnnyBody, vertices: np.ndarray, view: View) -> tuple[np.ndarray
     bodies = BodySampler("test")
     topology = body.topology(bodies.poses[:200], bodies.bones, np.full((200, 6), 0.5))
     renderer = Renderer(topology, HEIGHT, WIDTH)
-    looks = [Look.draw(rng) for _ in range(vertices.shape[1])]
+    appearances = [Appearance.draw(rng) for _ in range(vertices.shape[1])]
     light = Light.draw(rng)
     background = backgrounds.room(rng, view.rays(HEIGHT, WIDTH), view.eye[1], 6).astype(np.float32)
     things = [_board(rng, 0.57, 0.63, 0.16, 0.91), _board(rng, 0.60, 0.86, 0.67, 0.91)]
     images, visible = [], []
     for points in tqdm(vertices, desc="rendering"):
-        shown = Scene(points, looks, view.intrinsics, view.rotation, light, background, things)
+        shown = Scene(points, appearances, view.intrinsics, view.rotation, light, background, things)
         image, seen, _ = renderer.render([shown])[0]
         images.append(sensor.display(image))
         visible.append(seen)

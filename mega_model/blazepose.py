@@ -11,7 +11,6 @@ outputs.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,19 +29,6 @@ LANDMARKS = (
     "body_centre body_circle left_palm left_hand_base right_palm right_hand_base"
 ).split()
 """The 33 published landmarks and 6 auxiliary ones. Left and right are the person's."""
-
-LANDMARK_TWINS = tuple(
-    LANDMARKS.index(re.sub("left|right", lambda side: {"left": "right", "right": "left"}[side[0]], name))
-    for name in LANDMARKS
-)
-"""Landmark -> its mirror landmark."""
-
-SMPL_LANDMARKS = {
-    f"{side}_{joint}": LANDMARKS.index(f"{side}_{joint}")
-    for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
-    for side in ("left", "right")
-}
-"""Joint of SMPL's limbs (`topology.SMPL_JOINTS`) -> landmark."""
 
 
 @dataclass(frozen=True)

@@ -162,4 +162,5 @@ def unconditional(model: Mega, count: int, steps: int = 20, temperature: float =
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:
     """Random float32 numbers in the open interval (0, 1)."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(1e-7, 1 - 1e-6)
+    # torch's interval includes 0, whose Gumbel noise is infinite
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(min=1e-7)

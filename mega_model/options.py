@@ -414,7 +414,7 @@ class Figures(Subject, SamplingOptions, Conventions):
 
 
 @dataclass(frozen=True)
-class Bench:
+class GenerationBench:
     """Time of generation, compared with a plain loop over samples and steps with the same weights."""
 
     preset: Literal["default", "hrnet", "vit", "resnet"] = "hrnet"

@@ -1,6 +1,6 @@
 """The GPU and the libraries that onnxruntime's GPU providers need: what is here, and what is missing.
 
-They are asked by ctypes, because a robot (Jetson) has neither nvidia-smi nor PyTorch.
+They are queried with ctypes, because a robot (Jetson) has neither nvidia-smi nor PyTorch.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class PersonDetector(Protocol):
 class Detector:
     """The person detector of a bundle; raises what OnnxEngine raises."""
 
-    def __init__(self, bundle: Bundle, provider: Provider = "auto", threshold: float = 0.5) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threshold: float = 0.5) -> None:
         self.engine = OnnxEngine(bundle, "detector", provider)
         _, self._height, self._width, _ = (int(size) for size in bundle.graphs["detector"].inputs["image"].shape)
         self.threshold = threshold

@@ -1,4 +1,4 @@
-"""TensorRT engines on disk: built on the machine that runs them, and never loaded blindly.
+"""TensorRT engines on disk: built on the machine that runs them, and checked before they are loaded.
 
 An engine is machine code. So its folder must be writable for its owner only, and an engine is loaded only if a stamp
 beside it names this bundle, GPU, TensorRT, onnxruntime and precision, and the SHA-256 of every file.

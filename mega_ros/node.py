@@ -12,7 +12,7 @@ from typing import Any
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the node. A signal ends it with code 0, also while its modules are imported: nothing is begun by then."""
+    """Runs the node. A signal ends it with exit code 0, even while its modules are still being imported."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
     return import_module("mega_ros.ros.node").main(args)

@@ -14,7 +14,7 @@ from .bundle import Graph
 
 Arrays = dict[str, np.ndarray]
 SHARE = 0.25
-"""Of the free memory: what one run may take."""
+"""Share of the free memory that one run may take."""
 ACTIVATIONS, DECODED = 10, 64
 """Arrays of the size of a sample's states and logits, and numbers per vertex, that are alive at once: twice the peak
 measured with the default bundle in onnxruntime on a CPU (1.0 MB per sample; P = 8, Q = 100)."""

@@ -38,8 +38,8 @@ FOV_DEFAULT = np.radians(60.0)
 """Radians over the larger image side: assumed where no intrinsics are known."""
 
 FARTHEST = 100.0
-"""Metres. At 100 m and an ordinary focal length of 600 pixels, a person has 10 pixels: too few to be found. So who
-seems to be farther away is somewhere else, and the intrinsics are wrong."""
+"""Metres. At 100 m and an ordinary focal length of 600 pixels, a person has 10 pixels: too few to be found. If somebody
+seems to be farther away, the intrinsics are wrong."""
 ROTATIONS = 0, 90, 180, 270
 """Degrees, see `Recovery.run`."""
 PELVIS = SMPL_JOINTS.index("pelvis")

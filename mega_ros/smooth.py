@@ -1,13 +1,12 @@
 """Steady people: a constant-velocity Kalman filter per person, whose measurement noise is the calibrated sigma.
 
-A vertex of small sigma follows its measurements at once, one of large sigma glides. A person is filtered as the pelvis
-in the camera frame and all other points relative to it, so a hidden hand goes along when its person starts to walk.
+A vertex with a small sigma follows its measurements at once, one with a large sigma follows slowly. The pelvis is
+filtered in the camera frame and all other points relative to it, so a hidden hand moves with its person.
 
-Sigma stays what it was calibrated for: the expected error. A filter that took the errors of successive images for
-independent would claim that sigma falls with their number. They are not independent, because the images show the same
-person to the same model. So the sigma of a smoothed point is the mean of the measurements' sigma, with the weights
-that the measurements have in the point, and never less than what the filter itself expects, which grows with the time
-over which it predicts.
+Sigma stays what it was calibrated for: the expected error. The errors of successive images are not independent, because
+the images show the same person to the same model, so sigma must not fall with their number. The sigma of a smoothed
+point is the mean of the measurements' sigma, with the weights that the measurements have in the point. It is never less
+than the filter's own standard deviation, which grows with the time over which it predicts.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ START_SPEED = 1.0
 FORGET = 1.0
 """Seconds: who was not seen for longer is new."""
 JUMP = 1.0
-"""Metres: whose pelvis is farther than this from where it was expected, beyond three standard deviations, is new."""
+"""Metres: a person whose pelvis is this much farther from the expected place than three standard deviations is new."""
 LEAST = 1e-4
-"""Metres: the least noise; without any, what is expected and what is measured could not be weighed."""
+"""Metres: the least noise. Without any, prediction and measurement would have no weights."""
 HORIZON = 0.5
 """Seconds: the farthest that people are predicted."""
 

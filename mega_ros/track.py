@@ -1,11 +1,11 @@
-"""Tracking: which of the people of earlier images each box of the next one shows.
+"""Tracking: assigns the boxes of the next image to the people of earlier images.
 
-Boxes alone mix up people who cross, and lose who was hidden. So beside the overlap of the boxes counts where the mesh
-has the pelvis, in metres: who passes behind is farther away, and who walks on behind a wall comes out at a place and
-time that can be predicted, with an uncertainty that grows meanwhile.
+The overlap of boxes alone swaps people who cross, and loses people who were hidden. So the position of the mesh's
+pelvis in metres counts, too. A person who passes behind another one is farther away. A person who walks on behind a
+wall reappears at a place that can be predicted, with an uncertainty that grows meanwhile.
 
-Those on PyPI know boxes only, and cannot be had beside the headless OpenCV (looked at in November 2026): `trackers` 2.6
-and `boxmot` 25 require `opencv-python`, and `boxmot` torch; `supervision` 0.31 no longer has a tracker.
+The trackers on PyPI know boxes only, and do not install beside the headless OpenCV (checked in November 2026):
+`trackers` 2.6 and `boxmot` 25 require `opencv-python`, `boxmot` also torch; `supervision` 0.31 has no tracker any more.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ class Tracker:
         self,
         boxes: ArrayLike,
         stamp: int,
-        pelvis: ArrayLike | None = None,
-        sigma: ArrayLike | None = None,
+        pelvis: ArrayLike = np.nan,
+        sigma: ArrayLike = 0.0,
     ) -> np.ndarray:
         """The people in the next image -> their ids, int64 [P].
 
         boxes: [P, 4], x0, y0, x1, y1, pixels. stamp: nanoseconds; an earlier one than before counts as the same.
-        pelvis, sigma: [P, 3] and [P], metres, in the camera frame; what is not finite is not known.
+        pelvis, sigma: [P, 3] and [P], metres, in the camera frame. A pelvis that is not finite is not known; a sigma of
+        NaN counts as 0.
         """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         places, noise = _places(len(boxes), pelvis, sigma)
@@ -94,13 +95,12 @@ class Tracker:
         self._pelvis = self._pelvis[keep]
 
 
-def _places(count: int, pelvis: ArrayLike | None, sigma: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+def _places(count: int, pelvis: ArrayLike, sigma: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Positions [P, 3] and their noise [P], metres; `UNKNOWN` where the pelvis is not finite."""
-    places = np.full((count, 3), np.nan) if pelvis is None else np.array(pelvis, np.float64).reshape(-1, 3)
-    sigma = np.zeros(count) if sigma is None else np.nan_to_num(np.array(sigma, np.float64))
+    places = np.full((count, 3), pelvis, np.float64)
     known = np.isfinite(places).all(axis=1)
     places[~known] = 0
-    noise = np.hypot(sigma, DISTANCE_ERROR * np.linalg.norm(places, axis=1))
+    noise = np.hypot(np.nan_to_num(sigma), DISTANCE_ERROR * np.linalg.norm(places, axis=1))
     return places, np.where(known, noise, UNKNOWN)
 
 
@@ -114,8 +114,8 @@ def _same(
     variance = motion.variance[:, None] + noise**2
     known = variance < (UNKNOWN / 2) ** 2
     far = ((motion.position[:, None] - places) ** 2).sum(axis=-1) / variance
-    # the height of the place's probability density over what it is for a track without any uncertainty: who was
-    # hidden for long may be anywhere, and does not take the box of somebody who is seen
+    # the peak of the place's probability density, relative to that of a track without uncertainty: somebody who was
+    # hidden for long may be anywhere, and must not take the box of somebody who is seen
     certain = np.where(known, noise / np.sqrt(variance), 1)
     likely = certain * (overlaps + np.where(known, np.exp(-far / 6), 0))
     likely[(overlaps < OVERLAP) & ~(known & (far < NEAR))] = 0

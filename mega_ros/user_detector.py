@@ -149,7 +149,7 @@ class UserDetector:
         if self.layout == "YOLOv8":
             return _corners(only[0, :4].T), only[0, 4]
         boxes, scores = only[0, :, :4].copy(), only[0, :, 4] * only[0, :, 5]
-        # without decoding, sizes are logarithms: of some cells they are more than this only in pixels
+        # sizes that are all below 16 are no pixels, but logarithms of the stride's multiples: not decoded yet
         if boxes[:, 2:].max() < 16:
             (grid,) = (g for g in map(self._grid, STRIDES) if len(g) == len(boxes))
             boxes[:, :2] = (boxes[:, :2] + grid[:, :2]) * grid[:, 2:]

@@ -37,7 +37,7 @@ LONGEST = 1.0
 
 
 @dataclass(frozen=True)
-class View:
+class ViewOptions:
     """A 3D page in the browser. Without a file, it shows what a running node publishes."""
 
     file: Annotated[Path | None, tyro.conf.Positional] = None
@@ -195,7 +195,7 @@ def _legend() -> str:
     )
 
 
-class Recorded:
+class RecordedMeshes:
     """The frames of a meshes.npz, as `mega replay` writes it."""
 
     def __init__(self, path: Path) -> None:
@@ -225,7 +225,7 @@ class Recorded:
         return float(np.clip((until - self.stamps[frame]) / 1e9, 0.02, LONGEST))
 
 
-def play(recorded: Recorded, page: Page) -> None:
+def play(recorded: RecordedMeshes, page: Page) -> None:
     """Shows the frames again and again, until Ctrl-C; a slider and a check box choose among them."""
     at = page.server.gui.add_slider("frame", 0, max(len(recorded) - 1, 1), 1, 0)
     playing = page.server.gui.add_checkbox("play", True)
@@ -240,10 +240,10 @@ def play(recorded: Recorded, page: Page) -> None:
 
 
 def main(args: Sequence[str]) -> int:
-    options = tyro.cli(View, args=args, prog="mega view")
+    options = tyro.cli(ViewOptions, args=args, prog="mega view")
     if options.file is None:
         return int(import_module("mega_ros.ros.view").show(options))
-    recorded = Recorded(options.file)
+    recorded = RecordedMeshes(options.file)
     if not len(recorded):
         raise InputError(f"{options.file}: it has no frames")
     page = Page(recorded.faces, options.host, options.port, options.record)

@@ -79,7 +79,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callabl
 
 
 @dataclass(frozen=True)
-class Frame:
+class ClipFrame:
     """Of the embedded clip, where its truth is known."""
 
     image: np.ndarray
@@ -97,7 +97,7 @@ class Frame:
 
 
 @pytest.fixture(scope="session")
-def clip_frames(root: Path) -> list[Frame]:
+def clip_frames(root: Path) -> list[ClipFrame]:
     images, K, frames = {}, np.eye(3), []
     with AnyReader([root / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
         for connection, stamp, raw in bag.messages():
@@ -110,5 +110,5 @@ def clip_frames(root: Path) -> list[Frame]:
                 images[stamp] = image
             else:
                 columns = message.data.view(np.float32).reshape(message.height, message.width, -1)
-                frames.append(Frame(images[stamp], K, columns[..., :3].copy()))
+                frames.append(ClipFrame(images[stamp], K, columns[..., :3].copy()))
     return frames

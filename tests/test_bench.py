@@ -8,7 +8,7 @@ import torch
 from mega_model import generate
 from mega_model.evaluate.bench import loop_deterministic, loop_stochastic, main, random_features
 from mega_model.mega import PRESETS, Mega, MegaConfig
-from mega_model.options import Bench
+from mega_model.options import GenerationBench
 
 
 @torch.no_grad()
@@ -35,6 +35,6 @@ def test_features_have_the_backbones_size() -> None:
 
 
 def test_the_table_has_a_ratio(capsys: pytest.CaptureFixture[str]) -> None:
-    main(Bench(preset="default", samples=2, steps=2, repeats=1))
+    main(GenerationBench(preset="default", samples=2, steps=2, repeats=1))
     shown = capsys.readouterr().out
     assert "ratio" in shown and "Q = 2, T = 2" in shown

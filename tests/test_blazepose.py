@@ -21,10 +21,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from mega_model import import_backbone
 from mega_model.backbones import BACKBONES
-from mega_model.blazepose import LANDMARK_TWINS, LANDMARKS, SMPL_LANDMARKS, VARIANTS, BlazePose, Variant
+from mega_model.blazepose import VARIANTS, BlazePose, Variant
 from mega_model.core.errors import InputError
 from mega_model.core.onnx_runtime import ort
-from mega_model.core.topology import SMPL_JOINTS
 from mega_model.mega import Mega, MegaConfig
 from mega_model.train.published import load_backbone
 from mega_ros.cli import main
@@ -495,17 +494,3 @@ def test_the_exported_graph_computes_the_same_for_any_number_of_crops() -> None:
         found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         for ours, theirs in zip(backbone(images), found, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-def test_mirrored_landmarks() -> None:
-    assert len(LANDMARKS) == len(set(LANDMARKS)) == len(LANDMARK_TWINS) == 39
-    for landmark, twin in enumerate(LANDMARK_TWINS):
-        assert LANDMARK_TWINS[twin] == landmark
-    still = [LANDMARKS[i] for i, twin in enumerate(LANDMARK_TWINS) if i == twin]
-    assert still == ["nose", "body_centre", "body_circle"]
-    assert LANDMARK_TWINS[35] == 37 and LANDMARK_TWINS[36] == 38 and LANDMARK_TWINS[9] == 10
-
-
-def test_the_limbs_of_smpl_have_landmarks() -> None:
-    assert len(SMPL_LANDMARKS) == 12 and set(SMPL_LANDMARKS) < set(SMPL_JOINTS)
-    assert SMPL_LANDMARKS["left_shoulder"] == 11 and SMPL_LANDMARKS["right_ankle"] == 28

@@ -165,9 +165,31 @@ def test_crops_through_a_lens_are_those_of_a_pinhole(name: str) -> None:
     centre, side = np.array([[450.0, 300], [650, 200], [250, 380]]), np.array([150.0, 90, 300])
     crops = square_cameras(centre, side, np.array([0.0, 0.5, -1]), pinhole, 96)
     expected, found = (crop_images(scene(camera), camera, *crops, 96).astype(float) for camera in (pinhole, lens))
-    off = np.abs(expected - found)[(expected > 27) & (found > 27)]  # the pattern's darkest is 28
-    assert off.size > 50_000
+    seen = (expected > 27) & (found > 27)  # the pattern's darkest is 28
+    assert (seen.mean(axis=(1, 2, 3)) > 0.7).all(), seen.mean(axis=(1, 2, 3))
+    off = np.abs(expected - found)[seen]
     assert off.mean() < 1.5 and np.quantile(off, 0.99) < 8, (off.mean(), np.quantile(off, 0.99))
+
+
+@pytest.mark.parametrize(
+    "camera", [Camera(STRAIGHT), Camera(STRAIGHT, *LENSES["equidistant"])], ids=["pinhole", "lens"]
+)
+def test_enlarged_crops_are_interpolated(camera: Camera) -> None:
+    """Four pixels of the crop for one of the image, whose neighbours differ by 8."""
+    image = np.zeros((600, 900, 1), np.uint8)
+    image[..., 0] = np.clip(8 * (np.arange(900) - 434), 0, 255)
+    crops = square_cameras(np.array([[450.0, 300]]), np.array([16.0]), np.zeros(1), camera, 64)
+    steps = np.diff(crop_images(image, camera, *crops, 64)[0, ..., 0].astype(int), axis=1)
+    assert (steps >= 0).all() and steps.max() <= 4
+
+
+def test_crops_of_a_rectified_image_are_those_of_the_camera_itself() -> None:
+    """R turns the image, and the rotation from camera to crop takes that back."""
+    R = Rotation.from_rotvec([0.1, -0.3, 0.2]).as_matrix()
+    plain, rectified = Camera(STRAIGHT), Camera(STRAIGHT, R=R)
+    crops = square_cameras(np.array([[400.0, 250], [500, 350]]), np.array([150.0, 90]), np.zeros(2), plain, 64)
+    expected, found = (crop_images(scene(camera), camera, *crops, 64).astype(float) for camera in (plain, rectified))
+    assert np.abs(expected - found).mean() < 2
 
 
 def test_a_crop_looks_at_its_square_and_shows_all_of_it() -> None:
@@ -205,12 +227,19 @@ def test_no_crop_spans_more_than_120_degrees() -> None:
         assert 2 * np.arctan(32 / crop_intrinsics[0, 0, 0]) == pytest.approx(2 * WIDEST_CROP)
 
 
-def test_a_crop_beside_a_wide_pinhole_does_not_mirror_what_is_behind() -> None:
-    """Of an image of 144 degrees whose left edge is white, seen from its right edge."""
-    camera = Camera(STRAIGHT * [[0.5], [0.5], [1]] + [[0, 0, 225], [0, 0, 150], [0, 0, 0]])
-    image = np.zeros((600, 900, 1), np.uint8)
-    image[:, :300] = 255
-    crops = square_cameras(np.array([[880.0, 300]]), np.array([900.0]), np.zeros(1), camera, 64)
+@pytest.mark.parametrize("turn", [None, Rotation.from_rotvec([0.2, 0.8, 0]).as_matrix()], ids=["", "rectified"])
+@pytest.mark.parametrize(("across", "down"), [(1, 0), (0, 1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_a_crop_beside_a_wide_pinhole_does_not_mirror_what_is_behind(
+    across: int, down: int, turn: np.ndarray | None
+) -> None:
+    """A crop 65 degrees off the axis, of which one corner or side lies behind the camera. What is opposite is white."""
+    camera = Camera(STRAIGHT * [[0.5], [0.5], [1]] + [[0, 0, 225], [0, 0, 150], [0, 0, 0]], R=turn)
+    x, y = np.meshgrid(np.arange(900) - 450, np.arange(600) - 300)
+    image = np.where(across * x + down * y < -50, 255, 0).astype(np.uint8)[..., None]
+    away = 320 / np.hypot(across, down)
+    crops = square_cameras(
+        np.array([[450 + away * across, 300 + away * down]]), np.full(1, 850.0), np.zeros(1), camera, 64
+    )
     assert crop_images(image, camera, *crops, 64).max() == 0
 
 

@@ -22,12 +22,12 @@ from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import Topology
 from mega_ros import cli
 from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph
-from mega_ros.detect import Detector
+from mega_ros.detect import Detector, FindPeople, find_turned, fixed_box, full_frame
 from mega_ros.engines import OnnxEngine
 
 
 @dataclass
-class Frame:
+class Labelled:
     """Of the embedded clip."""
 
     image: np.ndarray
@@ -37,10 +37,10 @@ class Frame:
 
 
 @pytest.fixture(scope="module")
-def frames(clip_frames: list[Any]) -> list[Frame]:
+def frames(clip_frames: list[Any]) -> list[Labelled]:
     topology = Topology.load(DEFAULT / TOPOLOGY)
     return [
-        Frame(frame.image, project(topology.joints(frame.vertices)[:, LIMB_JOINTS], frame.K[None]))
+        Labelled(frame.image, project(topology.joints(frame.vertices)[:, LIMB_JOINTS], frame.K[None]))
         for frame in clip_frames[4:9]  # the two are well apart here, and all of them is in the image
     ]
 
@@ -63,7 +63,7 @@ def test_limbs_are_joints_of_the_body() -> None:
     assert len(KEYPOINTS) == 17 and [names[joint] for joint in LIMB_JOINTS] == KEYPOINTS[5:]
 
 
-def test_keypoints_land_on_the_people(detector: Detector, frames: list[Frame]) -> None:
+def test_keypoints_land_on_the_people(detector: Detector, frames: list[Labelled]) -> None:
     for frame in frames:
         found = detector.find(frame.image)
         assert found.keypoints is not None and found.keypoints.shape == (2, 17, 3)
@@ -78,7 +78,9 @@ def test_keypoints_land_on_the_people(detector: Detector, frames: list[Frame]) -
 
 
 @pytest.mark.parametrize(("left", "above"), [(640, 0), (0, 480)], ids=["wide", "tall"])
-def test_images_of_any_shape_keep_their_pixels(detector: Detector, frames: list[Frame], left: int, above: int) -> None:
+def test_images_of_any_shape_keep_their_pixels(
+    detector: Detector, frames: list[Labelled], left: int, above: int
+) -> None:
     """The same people beside, or below, as much grey again: half as large to the detector, at known places."""
     for frame in frames:
         image = np.full((480 + above, 640 + left, 3), 128, np.uint8)
@@ -90,7 +92,7 @@ def test_images_of_any_shape_keep_their_pixels(detector: Detector, frames: list[
         assert (np.abs(centres[:, None] - middles).min(axis=0) < 40).all()
 
 
-def test_the_graph_sees_red_first(detector: Detector, frames: list[Frame]) -> None:
+def test_the_graph_sees_red_first(detector: Detector, frames: list[Labelled]) -> None:
     engine = OnnxEngine(Bundle.load(), "detector", "cpu")
     for frame in frames:
         image = cv2.resize(frame.image, (256, 192))
@@ -100,7 +102,7 @@ def test_the_graph_sees_red_first(detector: Detector, frames: list[Frame]) -> No
         assert np.abs(red_first - blue_first).max() > 0.005
 
 
-def test_a_detector_without_keypoints_is_one_too(tmp_path: Path, frames: list[Frame]) -> None:
+def test_a_detector_without_keypoints_is_one_too(tmp_path: Path, frames: list[Labelled]) -> None:
     shutil.copytree(DEFAULT, tmp_path, dirs_exist_ok=True)
     model = onnx.load(tmp_path / "detector.onnx")
     del model.graph.output[[output.name for output in model.graph.output].index("keypoints")]
@@ -111,6 +113,54 @@ def test_a_detector_without_keypoints_is_one_too(tmp_path: Path, frames: list[Fr
     plain = replace(bundle, folder=tmp_path, graphs={**bundle.graphs, "detector": Graph(graph.inputs, outputs)})
     found, usual = Detector(plain, "cpu").find(frames[0].image), Detector(bundle, "cpu").find(frames[0].image)
     assert found.keypoints is None and (found.boxes == usual.boxes).all()
+
+
+def test_a_given_threshold_replaces_the_usual_one(detector: Detector, frames: list[Labelled]) -> None:
+    usual, all_of_them = detector.find(frames[0].image), detector.find(frames[0].image, 0.0)
+    assert len(usual.boxes) == 2 < len(all_of_them.boxes)
+    assert len(detector.find(frames[0].image, 1.0).boxes) == 0
+
+
+class DotDetector:
+    """Finds one person: from the green to the blue dot, the nose at the red one. The green dot is the upper left."""
+
+    keypoints = True
+
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
+        assert image.flags.c_contiguous
+        blue, green, red = (
+            np.argwhere(image[..., channel])[0].astype(np.float32)[::-1] + np.float32(0.5) for channel in range(3)
+        )
+        score = np.array([threshold], np.float32)
+        keypoints = np.tile(np.append(red, score), (1, 17, 1)) if self.keypoints else None
+        return Detections(np.append(green, blue)[None], score, keypoints)
+
+
+@pytest.mark.parametrize("keypoints", [True, False])
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_people_in_a_turned_image_are_told_in_its_own_pixels(rotate: int, keypoints: bool) -> None:
+    """The image shows people turned counterclockwise; the detector sees them upright."""
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[5, 10, 1] = upright[30, 20, 0] = upright[8, 13, 2] = 255
+    turned = np.rot90(upright, rotate // 90)
+    detector = DotDetector()
+    detector.keypoints = keypoints
+    found = find_turned(detector, turned, rotate, 0.25)
+    (red,), (green,), (blue,) = (np.argwhere(turned[..., channel])[:, ::-1] + 0.5 for channel in (2, 1, 0))
+    np.testing.assert_allclose(found.boxes, [[*np.minimum(green, blue), *np.maximum(green, blue)]])
+    assert found.scores.tolist() == [0.25]
+    if keypoints:
+        assert found.keypoints is not None
+        np.testing.assert_allclose(found.keypoints, np.tile([*red, 0.25], (1, 17, 1)))
+    else:
+        assert found.keypoints is None
+
+
+@pytest.mark.parametrize("find", [full_frame, fixed_box([0, 0, 8, 6])])
+def test_boxes_without_a_detector_have_a_detectors_types(find: FindPeople) -> None:
+    boxes, scores = find(np.zeros((6, 8, 3), np.uint8))
+    assert boxes.tolist() == [[0, 0, 8, 6]] and scores.tolist() == [1]
+    assert boxes.dtype == scores.dtype == np.float32
 
 
 # --------------------------------------------------------------------------------------------------------------- import

@@ -397,7 +397,7 @@ def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Pa
     options = f"--pretrained {tmp_path}/start --out {tmp_path}/model --steps 2 --batch 6 --lr 0.001 --warmup 1"
     assert cli.main(["train", "recover", *options.split(), "--sets", coco, pw3d, "--body", str(body)]) == 0
     made = json.loads((tmp_path / "model" / "training.json").read_text())
-    assert made["pictures"].keys() == {coco, pw3d}
+    assert made["images"].keys() == {coco, pw3d}
 
     occluded = pw3d.replace("3dpw:", "3dpw-occ:")
     for images in (coco, pw3d, occluded, emdb, f"shards:{tmp_path}/shards"):

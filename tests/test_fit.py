@@ -37,7 +37,7 @@ RIGID = np.zeros((0, len(SMPL_JOINTS), 3))
 """No modes."""
 
 
-class Scene(NamedTuple):
+class PlacedBodies(NamedTuple):
     joints: np.ndarray
     """[P, J, 3]: in the camera's axes about the body's origin."""
     translation: np.ndarray
@@ -47,13 +47,15 @@ class Scene(NamedTuple):
         seen = (self.joints + self.translation[:, None])[:, index]
         return self.focal[:, None, None] * seen[..., :2] / seen[..., 2:]
 
-    def learned(self, rng: np.random.Generator, turn: float, shift: float, depth: float) -> tuple[Scene, np.ndarray]:
+    def learned(
+        self, rng: np.random.Generator, turn: float, shift: float, depth: float
+    ) -> tuple[PlacedBodies, np.ndarray]:
         """What a model might say that is off by these deviations (rad, crop units, log) -> scene, rotation to truth."""
         rotation = Rotation.from_rotvec(turn * rng.normal(size=(len(self.focal), 3))).as_matrix()
         growth = np.exp(depth * rng.normal(size=(len(self.focal), 1)))
         translation = growth * self.translation
         translation[:, :2] += shift * rng.normal(size=(len(self.focal), 2)) * translation[:, 2:] / self.focal[:, None]
-        return Scene(self.joints @ rotation, translation, self.focal), rotation
+        return PlacedBodies(self.joints @ rotation, translation, self.focal), rotation
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def rest(root: Path) -> np.ndarray:
     return topology.joints(topology.template).astype(float)
 
 
-def people(rest: np.ndarray, count: int, seed: int = 0) -> Scene:
+def people(rest: np.ndarray, count: int, seed: int = 0) -> PlacedBodies:
     """Limbs bent anyhow, trunks about upright, two to four metres away, well inside of their crops."""
     rng = np.random.default_rng(seed)
     joints = np.repeat(rest[None], count, axis=0)
@@ -75,7 +77,7 @@ def people(rest: np.ndarray, count: int, seed: int = 0) -> Scene:
     rotation = Rotation.from_rotvec(0.2 * rng.normal(size=(count, 3))) * Rotation.from_rotvec([np.pi, 0, 0]) * yaw
     depth = rng.uniform(2, 4, count)
     translation = np.column_stack([0.1 * rng.normal(size=(count, 2)), depth])
-    return Scene(joints @ rotation.as_matrix().swapaxes(1, 2), translation, depth / rng.uniform(1.1, 1.5, count))
+    return PlacedBodies(joints @ rotation.as_matrix().swapaxes(1, 2), translation, depth / rng.uniform(1.1, 1.5, count))
 
 
 def fitted(*given: np.ndarray, modes: np.ndarray = RIGID, **priors: float) -> Fit:
@@ -229,7 +231,7 @@ def test_a_batch_is_its_members(rest: np.ndarray) -> None:
 
 
 def test_nobody(rest: np.ndarray) -> None:
-    nobody = Scene(*(part[:0] for part in people(rest, 1)))
+    nobody = PlacedBodies(*(part[:0] for part in people(rest, 1)))
     rotations, translations, shape, _ = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
     assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and shape.shape == (0, 0)
 
@@ -259,13 +261,13 @@ def test_a_body_bends_along_its_modes(rest: np.ndarray) -> None:
             0.15 * rng.normal(size=3)
         )
     shape = rng.normal(size=(100, 6))
-    wrong = Scene(true.joints - np.tensordot(shape, modes, axes=1), true.translation, true.focal)
+    wrong = PlacedBodies(true.joints - np.tensordot(shape, modes, axes=1), true.translation, true.focal)
     seen = true.landmarks(), np.ones((100, len(BOTH))), BOTH
     stiff, bent = fitted(*wrong, *seen), fitted(*wrong, *seen, modes=modes)
 
     def off(fit: Fit, modes: np.ndarray) -> np.ndarray:
         joints = (wrong.joints + np.tensordot(fit.shape, modes, axes=1)) @ fit.rotation.swapaxes(1, 2)
-        placed = Scene(joints, fit.translation, true.focal)
+        placed = PlacedBodies(joints, fit.translation, true.focal)
         return np.linalg.norm(placed.landmarks() - true.landmarks(), axis=-1).max(axis=1)
 
     assert np.median(off(stiff, RIGID)) > 0.1 and np.median(off(bent, modes)) < 0.03
@@ -282,7 +284,7 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
     scale, focal = rng.uniform(0.7, 0.9, 50), rng.uniform(1.5, 3, 50)
     camera = np.column_stack([scale, np.zeros((50, 2))])
     translation = np.column_stack([np.zeros((50, 2)), focal / scale])
-    truth = Scene((rest + modes[0]) @ rotation.as_matrix().swapaxes(1, 2), translation, focal)
+    truth = PlacedBodies((rest + modes[0]) @ rotation.as_matrix().swapaxes(1, 2), translation, focal)
     landmarks = np.zeros((50, 39, 5))
     landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = truth.landmarks(np.array(OBSERVES)), 1
     vertices = np.repeat(rest[None], 50, axis=0)
@@ -294,7 +296,7 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
         assert residuals.max() < 0.1
         raised = (mesh - rest)[:, modes[0].any(axis=1)]
         assert (np.median(raised[..., 1], axis=0) > 0.1).all() and np.abs(raised[..., [0, 2]]).max() < 1e-12
-        seen = Scene(mesh @ turned.swapaxes(1, 2), placed, focal).landmarks() - truth.landmarks()
+        seen = PlacedBodies(mesh @ turned.swapaxes(1, 2), placed, focal).landmarks() - truth.landmarks()
         assert np.abs(seen).max() < 0.1
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mega_model.core import geometry
+from mega_model.core.cameras import Camera
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 
@@ -20,8 +21,9 @@ def test_perspective() -> None:
 
 
 def test_intrinsics_from_field_of_view() -> None:
-    k = geometry.intrinsics_from_fov(640, 480, np.pi / 2)
-    np.testing.assert_allclose(k, [[320, 0, 320], [0, 320, 240], [0, 0, 1]])
+    k = geometry.intrinsics_from_fov(640, 480, np.radians(60))
+    focal = 320 * np.sqrt(3)
+    np.testing.assert_allclose(k, [[focal, 0, 320], [0, focal, 240], [0, 0, 1]])
 
 
 @given(st.integers(0, 10_000))
@@ -116,6 +118,7 @@ def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
     focal = crop_intrinsics[:, 0, 0] / 64
     camera = np.stack([focal / translation[:, 2], translation[:, 0], translation[:, 1]], axis=1)
     np.testing.assert_allclose(geometry.crop_translation(camera, focal), translation, atol=1e-12)
+    np.testing.assert_allclose(geometry.crop_translation(camera[None], focal[None]), translation[None], atol=1e-12)
     placed = geometry.place(body, turn, translation, crop_from_camera)
     for p in range(2):
         want = (body[p] @ turn[p].T + translation[p]) @ crop_from_camera[p]
@@ -123,3 +126,33 @@ def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
         in_crop = geometry.project(body[p] @ turn[p].T + translation[p], crop_intrinsics[p])
         again = geometry.project(placed[p] @ crop_from_camera[p].T, crop_intrinsics[p])
         np.testing.assert_allclose(in_crop, again, atol=1e-9)
+
+
+def test_keypoints_in_crops_are_where_the_crop_shows_them() -> None:
+    """In crop sides from the middle, also where pixels of the image are not square; scores stay."""
+    intrinsics = K * [[1, 1, 1], [1, 1.1, 1], [1, 1, 1]]
+    camera = Camera(intrinsics, "plumb_bob", [-0.2, 0.05, 0.001, 0.002])
+    centre, side, roll = np.array([[200.0, 300], [450, 100]]), np.array([150.0, 90]), np.array([0.4, -1.0])
+    points = centre[:, None] + np.random.default_rng(0).uniform(-40, 40, (2, 5, 2))
+    scores = np.random.default_rng(1).uniform(0.1, 1, (2, 5, 1))
+    for through, one in (
+        (camera, camera),
+        (Camera(intrinsics), intrinsics),
+        (Camera(intrinsics), np.stack([intrinsics] * 2)),
+    ):
+        crops = geometry.square_cameras(centre, side, roll, through, 64)
+        found = geometry.in_crops(np.concatenate([points, scores], axis=-1), one, *crops)
+        for p in range(2):
+            pixels = geometry.project(through.rays(points[p]) @ crops[1][p].T, crops[0][p])
+            np.testing.assert_allclose(found[p, :, :2], pixels / 32 - 1, atol=1e-9)
+        np.testing.assert_array_equal(found[..., 2:], scores)
+
+
+def test_keypoints_without_a_place_in_the_crop_have_no_score() -> None:
+    """Behind the crop's camera, or beyond the lens."""
+    camera = Camera(np.array([[300.0, 0, 450], [0, 300, 300], [0, 0, 1]]), "equidistant", [0.0] * 4)
+    crops = geometry.square_cameras(np.array([[850.0, 300]]), np.array([50.0]), np.zeros(1), camera, 64)
+    points = np.array([[[850.0, 300, 0.9], [300, 300, 0.8], [460, 300, 0.7], [5000, 300, 0.6]]])
+    found = geometry.in_crops(points, camera, *crops)
+    np.testing.assert_allclose(found[0, :, 2], [0.9, 0, 0.7, 0])
+    assert np.isfinite(found).all()

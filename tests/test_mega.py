@@ -102,6 +102,36 @@ def test_visible_counts(steps: int, counts: list[int]) -> None:
     assert counts == want
 
 
+def test_the_temperature_falls_to_zero() -> None:
+    assert generate.temperatures(4, 2.0) == [1.5, 1.0, 0.5, 0.0]
+
+
+@torch.no_grad()
+def test_random_bodies_have_the_papers_noise(model: Mega) -> None:
+    """Appendix C: (A (1 - t/T))^6."""
+    uniforms = generate.uniforms((3, 4, 54, 2), seed=2)
+    logits = generate.first_logits(model, None).expand(3, -1, -1)
+    noise = [(1.2 * left) ** 6 for left in (0.75, 0.5, 0.25, 0.0)]
+    expected = [*generate.unmask(model, None, logits, uniforms, noise)]
+    for (tokens, index), (wanted, where) in zip(generate.unmask_bodies(model, uniforms, 1.2), expected, strict=True):
+        assert torch.equal(tokens, wanted) and torch.equal(index, where)
+
+
+@torch.no_grad()
+def test_one_step_samples_the_most_likely_tokens(model: Mega, features: Any) -> None:
+    """Its temperature is zero."""
+    tokens = generate.stochastic(model, features, samples=2, steps=1)
+    assert torch.equal(tokens, generate.deterministic(model, features)[:, None].expand(-1, 2, -1))
+
+
+def test_a_uniform_is_never_0_or_1() -> None:
+    """torch's may be 0, whose Gumbel noise is infinite."""
+    count, seed = 2**23, 1
+    assert torch.rand(count, generator=torch.Generator().manual_seed(seed)).min() == 0, "take another seed"
+    random = generate.uniforms((count,), seed)
+    assert random.min() > 0 and random.max() < 1
+
+
 @torch.no_grad()
 def test_deterministic_is_the_argmax_of_one_pass(model: Mega, features: Any) -> None:
     nothing = torch.zeros(3, 54, dtype=torch.long)
@@ -131,6 +161,17 @@ def test_steps_show_more_and_keep_what_is_shown() -> None:
             assert set(shown[row].tolist()) <= set(index[row].tolist()), "shown tokens stay shown"
             assert len(set(index[row].tolist())) == counts[t + 1]
         assert torch.equal(tokens.gather(1, shown), before.gather(1, shown)), "and keep their codes"
+
+
+def test_one_uniform_draws_the_code_and_the_other_one_decides_whether_it_is_kept() -> None:
+    torch.manual_seed(0)
+    logits, uniforms, nothing = torch.randn(2, 54, 32), torch.rand(2, 54, 2), torch.zeros(2, 0, dtype=torch.long)
+    tokens, index = generate.step(logits, torch.zeros(2, 54, dtype=torch.long), nothing, 10, 0.7, uniforms)
+    drawn = [generate.sample_codes(row, 0.7, uniform) for row, uniform in zip(logits, uniforms[..., 0])]
+    assert torch.equal(tokens, torch.stack(drawn))
+    gumbel = -torch.log(-torch.log(uniforms[..., 1]))
+    confidence = logits.gather(-1, tokens[..., None])[..., 0] + 0.7 * gumbel
+    assert torch.equal(index, confidence.topk(10).indices)
 
 
 def test_inverse_distribution_sampling_follows_the_softmax() -> None:
@@ -163,13 +204,14 @@ def test_unconditional(model: Mega, steps: int) -> None:
 
 
 @torch.no_grad()
-def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: Any) -> None:
+@pytest.mark.parametrize("steps", [4, 8])  # of 8 steps, the first shows one token
+def test_generation_is_a_plain_loop_over_the_model(model: Mega, features: Any, steps: int) -> None:
     """The shared first pass and the outputs that are left out change nothing."""
-    uniforms = generate.uniforms((3, 2, 4, 54, 2), seed=7)
+    uniforms = generate.uniforms((3, 2, steps, 54, 2), seed=7)
     tokens = torch.zeros(6, 54, dtype=torch.long)
     visible = torch.zeros(6, 54, dtype=torch.bool)
-    counts, noise = generate.visible_counts(54, 4), generate.temperatures(4, 1.0)
-    for t in range(4):
+    counts, noise = generate.visible_counts(54, steps), generate.temperatures(steps, 1.0)
+    for t in range(steps):
         logits = model(take(features, [0, 0, 1, 1, 2, 2]), tokens, visible).logits
         index = visible.int().argsort(dim=1, descending=True, stable=True)[:, : counts[t]]
         tokens, shown = generate.step(logits, tokens, index, counts[t + 1], noise[t], uniforms[:, :, t].flatten(0, 1))

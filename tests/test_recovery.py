@@ -21,7 +21,6 @@ from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
 from mega_ros.bundle import DEFAULT
-from mega_ros.detect import fixed_box, full_frame
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
 # without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
@@ -185,10 +184,10 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image": np.zeros((8, 8, 3), np.float32)}, "image: must be a uint8"),
+        ({"image": np.zeros((8, 8, 3), np.float32)}, r"image: must be a uint8 .*, it is float32 \(8, 8, 3\)"),
         ({"image": np.zeros((8, 8), np.uint8)}, "image: must be a uint8"),
         ({"image": np.zeros((8, 8, 4), np.uint8)}, "image: must be a uint8"),
-        ({"image": [[1, 2, 3]]}, "image: must be a uint8"),
+        ({"image": [[1, 2, 3]]}, "image: must be a uint8 .*, it is list"),
         ({"image": np.zeros((0, 8, 3), np.uint8)}, "image: is empty"),
         ({"K": np.eye(4)}, "K: must be a finite 3 x 3"),
         ({"K": np.full((3, 3), np.nan)}, "K: must be a finite 3 x 3"),
@@ -197,8 +196,8 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         ({"K": np.eye(3)}, "K: focal lengths 1, 1 pixels do not fit"),
         ({"K": np.diag([-300.0, 300.0, 1.0])}, "K: focal lengths -300, 300"),
         ({"boxes": [[0, 0, 10]]}, "boxes: must have shape"),
-        ({"boxes": [[0, 0, 10, np.inf]]}, "boxes: number 0"),
-        ({"boxes": [[0, 0, 10, 10], [5, 5, 5, 9]]}, "boxes: number 1"),
+        ({"boxes": [[0, 0, 10, 10], [0, 0, 10, np.inf]]}, "boxes: number 1 is .*, not finite x0 < x1"),
+        ({"boxes": [[0, 0, 10, 10], [5, 5, 5, 9]]}, "boxes: number 1 is .*, not finite x0 < x1"),
         ({"boxes": [["a", 0, 1, 1]]}, "boxes: must hold numbers"),
         ({"boxes": [[5000, 5000, 5100, 5200]]}, r"boxes: number 0 is \[5000.0, .* image of 320 x 240 pixels"),
         ({"boxes": [[0, 0, 10, 10], [-90, -90, -10, -10]]}, "boxes: number 1 .* image of 320 x 240"),
@@ -209,12 +208,19 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         ({"K": np.stack([K, K])}, "K: must be one 3 x 3 camera matrix"),
         ({"rotate": 45}, "rotate: must be one of 0, 90, 180, 270 degrees, it is 45"),
         (
-            {"K": Camera(np.array([[50.0, 0, 160], [0, 50, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)},
-            "boxes: number 0 .* 90 degrees or more off the axis",
+            {
+                "K": Camera(np.array([[50.0, 0, 160], [0, 50, 120], [0, 0, 1]]), "equidistant", [0.0] * 4),
+                "boxes": [[140, 100, 180, 140], [40, 20, 120, 220]],
+            },
+            "boxes: number 1 .* 90 degrees or more off the axis",
         ),
         ({"ids": [1]}, "ids: must be 2 whole numbers"),
         ({"ids": [0.5, 1]}, "ids: must be 2 whole numbers"),
         ({"ids": [-1, 1]}, "ids: must fit"),
+        ({"keypoints": np.zeros((1, 17, 3))}, r"keypoints: must be finite with shape \[2, 17, 3\], it is \[1, 17, 3\]"),
+        ({"keypoints": np.full((2, 17, 3), np.nan)}, "keypoints: must be finite"),
+        ({"keypoints": "nose"}, "keypoints: must hold numbers"),
+        ({"ids": [2**32, 1]}, "ids: must fit"),
         ({"samples": -1}, "samples and seed"),
         ({"seed": -1}, "samples and seed"),
     ],
@@ -345,13 +351,6 @@ def test_the_detectors_keypoints_are_used_for_given_boxes_too(recovery: Recovery
     elsewhere = np.array([[10, 10, 60, 120]], np.float32)
     both = recovery.run(frame.image, frame.K, np.concatenate([boxes, elsewhere]))
     np.testing.assert_allclose(both.vertices[: len(people)], people.vertices, atol=1e-4)
-
-
-def test_box_sources(image: np.ndarray) -> None:
-    boxes, scores = full_frame(image)
-    assert boxes.tolist() == [[0, 0, WIDTH, HEIGHT]] and scores.tolist() == [1]
-    boxes, scores = fixed_box([1, 2, 30, 40])(image)
-    assert boxes.tolist() == [[1, 2, 30, 40]] and scores.tolist() == [1]
 
 
 def test_bundle_without_detector_needs_boxes(tmp_path: Path, image: np.ndarray) -> None:
@@ -496,6 +495,7 @@ def test_sigma_of_samples_without_an_error_head(little: Callable[..., Recovery])
     joints = recovery.topology.joints(little_bundle.TEMPLATE)
     np.testing.assert_allclose(people.joints_sigma[0], ratio.mean() * np.linalg.norm(joints, axis=1), rtol=1e-3)
     assert np.isnan(people.distance).all()
+    assert np.isfinite(recovery.run(painted(*GREEN), K, MIDDLE, samples=2).sigma).all()
     for samples in (0, 1):
         plain = recovery.run(painted(*GREEN), K, MIDDLE, samples=samples)
         assert np.isnan(plain.sigma).all() and np.isnan(plain.joints_sigma).all()
@@ -513,6 +513,9 @@ def test_noise_is_that_of_seed_and_id(little: Callable[..., Recovery]) -> None:
 
     both = sigma(7, 3)
     np.testing.assert_array_equal(both, sigma(7, 3))
+    usual = recovery.run(painted(*GREEN), K, MIDDLE).sigma
+    np.testing.assert_array_equal(usual, sigma(0, seed=0))
+    assert np.isfinite(sigma(2**32 - 1)).all()
     np.testing.assert_allclose(both[1:], sigma(3), rtol=1e-5)
     assert (both[0] != both[1]).all()
     assert (sigma(7, 3, seed=1) != both).all()

@@ -13,7 +13,7 @@ import torch
 from mega_model.core.geometry import project
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import backgrounds, sensor
-from mega_model.data.looks import FOOT, HAND, Figure, Light, Look
+from mega_model.data.appearance import FOOT, HAND, Appearance, Figure, Light
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import Rasteriser
 from mega_model.data.rendered import CHUNK, SceneSet, render
@@ -103,8 +103,8 @@ def plain(people: list[np.ndarray], intrinsics: np.ndarray, things: list[Thing])
     """People over black; the first one looks the same each time."""
     rng = np.random.default_rng(4)
     black = np.zeros((96, 96, 3), np.float32)
-    looks = [Look.draw(rng) for _ in people]
-    return Scene(np.stack(people), looks, intrinsics, np.eye(3), Light.draw(rng), black, things)
+    appearances = [Appearance.draw(rng) for _ in people]
+    return Scene(np.stack(people), appearances, intrinsics, np.eye(3), Light.draw(rng), black, things)
 
 
 def test_what_is_hidden_is_called_hidden(topology: Topology) -> None:
@@ -134,7 +134,7 @@ def test_clothes_stand_off_what_they_cover(topology: Topology) -> None:
     figure = Figure.of(topology)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        off = Look.draw(rng).standoff(figure)
+        off = Appearance.draw(rng).standoff(figure)
         assert off.min() >= 0 and off.max() <= 0.04
         assert (off[figure.group == HAND] == 0).all() and (off[figure.group == FOOT] > 0).all()
     nose = figure.place[:, 2].argmax() if figure.group[figure.place[:, 2].argmax()] == 0 else None

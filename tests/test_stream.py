@@ -36,10 +36,10 @@ class Walkers:
         self.seen: tuple[int, ...] = ()
         """shape of the image that was searched last"""
 
-    def find(self, image: np.ndarray, threshold: float) -> Detections:
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
         self.seen = image.shape
         scores = np.ones(len(self.boxes), np.float32) if self.scores is None else self.scores
-        good = scores >= threshold
+        good = scores >= (threshold or 0)
         return Detections(self.boxes[good], scores[good], None)
 
 
@@ -92,6 +92,29 @@ def test_people_are_those_of_recovery(recovery: Callable[..., Recovery]) -> None
     expected = made.run(image, K, np.array([FIXED.fixed_box], np.float32))
     for name in ("vertices", "sigma", "joints", "joints_sigma", "ids", "boxes", "scores", "distance"):
         np.testing.assert_array_equal(getattr(people, name), getattr(expected, name))
+
+
+def test_before_the_first_image_there_is_nothing_to_report(recovery: Callable[..., Recovery]) -> None:
+    stream = Stream(recovery(), FULL)
+    assert stream.assumed == "" and stream.notes == []
+    assert stream.boxes.shape == (0, 4) and stream.boxes.dtype == np.float32
+    assert stream.left_out.shape == (0,) and stream.left_out.dtype == bool
+    np.testing.assert_array_equal(stream.camera.K, np.eye(3))
+
+
+def test_an_own_detector_replaces_the_bundles(walkers: tuple[Recovery, Walkers]) -> None:
+    made, detector = walkers
+    own = Walkers()
+    detector.boxes, own.boxes = np.array([box(20)], np.float32), np.array([box(200)], np.float32)
+    assert Stream(made, detector=own).process(GREEN, K, 0).boxes.tolist() == [box(200)]
+
+
+def test_nobody_found_is_nobody(walkers: tuple[Recovery, Walkers]) -> None:
+    made, _ = walkers
+    stream = Stream(made)
+    people = stream.process(GREEN, K, 0)
+    assert len(people) == 0 and people.scores.shape == (0,) and people.vertices.shape[0] == 0
+    assert stream.notes == []
 
 
 def test_full_frame_is_one_person_who_fills_the_image(recovery: Callable[..., Recovery]) -> None:
@@ -173,12 +196,13 @@ def test_boxes_beside_the_lens_and_people_who_cannot_be_are_noted(walkers: tuple
     made, detector = walkers
     stream = Stream(made)
     fisheye = Camera(np.array([[80.0, 0, 160], [0, 80, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
-    detector.boxes = np.array([box(0), box(100)], np.float32)
+    detector.boxes = np.array([box(0), box(100), box(290)], np.float32)
     assert stream.process(GREEN, fisheye, 0).ids.tolist() == [0]
-    assert stream.left_out.tolist() == [True, False] and stream.camera is fisheye
+    assert stream.left_out.tolist() == [True, False, True] and stream.camera is fisheye
     assert stream.notes == [
-        "1 of 2 boxes are left out: the lens shows nothing there, or 90 degrees or more off its axis"
+        "2 of 3 boxes are left out: the lens shows nothing there, or 90 degrees or more off its axis"
     ]
+    detector.boxes = detector.boxes[:2]
     assert len(stream.process(GREEN, K * [[80], [80], [1]], 1)) == 0
     assert re.fullmatch("2 of 2 boxes are left out: .* nearer than 100 m; check camera_info", stream.notes[0])
 
@@ -308,7 +332,7 @@ def test_a_recording_that_starts_again_gives_the_same_people(walkers: tuple[Reco
 def test_images_out_of_order_do_not_end_tracks(walkers: tuple[Recovery, Walkers]) -> None:
     made, detector = walkers
     stream = Stream(made)
-    for stamp, x in ((0, 20), (SECOND, 200), (SECOND // 2, 200), (2 * SECOND, 200)):
+    for stamp, x in ((0, 20), (SECOND, 200), (SECOND // 2, 200), (2 * SECOND, 200), (SECOND, 200), (2 * SECOND, 200)):
         detector.boxes = np.array([box(x)], np.float32)
         people = stream.process(GREEN, K, stamp)
     assert people.ids.tolist() == [1]
@@ -345,8 +369,34 @@ def test_boxes_may_be_given_with_the_image(recovery: Callable[..., Recovery]) ->
     people = stream.process(GREEN, K, 0, found=given)
     np.testing.assert_array_equal(people.boxes, given.boxes)
     assert people.scores.tolist() == pytest.approx([0.9, 0.4])
-    with pytest.raises(ValueError, match="found: boxes is detections, so those of the image must be given"):
+    with pytest.raises(ValueError, match=r"^found: boxes is detections, so those of the image must be given$"):
         stream.process(GREEN, K, 1)
+
+
+def test_keypoints_go_with_the_people_who_are_kept(recovery: Callable[..., Recovery]) -> None:
+    """Those of a box beside the image are not looked at; those of the others have to be numbers."""
+    stream = Stream(recovery(), StreamSettings(boxes="detections"))
+    keypoints = np.ones((2, 17, 3), np.float32)
+    for lost, there in ((1, True), (0, False)):
+        keypoints[:], keypoints[lost] = 1, np.nan
+        given = Detections(np.array([box(20), box(2 * WIDTH)], np.float32), np.ones(2, np.float32), keypoints)
+        if there:
+            assert len(stream.process(GREEN, K, 0, found=given)) == 1
+        else:
+            with pytest.raises(ValueError, match="keypoints: must be finite"):
+                stream.process(GREEN, K, 1, found=given)
+
+
+@pytest.mark.parametrize(("blue", "expected"), [(0, 1), (199, 0)])
+def test_an_uncertain_pelvis_may_be_farther_off(
+    walkers: tuple[Recovery, Walkers], recovery: Callable[..., Recovery], blue: int, expected: int
+) -> None:
+    """A box that does not overlap, 1.3 m from the last one. Sigma of the pelvis is the image's blue."""
+    stream = Stream(recovery(), detector=walkers[1])
+    for k, x in enumerate((20, 100)):
+        walkers[1].boxes = np.array([box(x)], np.float32)
+        people = stream.process(painted(blue, 255, 0), K, k * SECOND // 10)
+    assert people.ids.tolist() == [expected]
 
 
 def test_people_are_smoothed_and_predicted_where_asked(recovery: Callable[..., Recovery]) -> None:

@@ -9,6 +9,7 @@ from test_hierarchy import icosphere
 
 from mega_model.core import hierarchy
 from mega_model.core.topology import Topology
+from mega_model.generate import expected_vertices
 from mega_model.tokenizer import (
     Layer,
     MeshConv,
@@ -28,6 +29,21 @@ def topology() -> Topology:
     return Topology(
         template, faces.astype(np.int32), np.full((24, count), 1 / count, np.float32), np.zeros(count, np.int32)
     )
+
+
+def test_expected_vertices_are_those_of_the_expected_codes(topology: Topology) -> None:
+    """Of one code where the model is certain, of the mean of two between which it cannot decide."""
+    tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4, 6), latent=5, codes=16, bases=3)).eval()
+    torch.nn.init.normal_(tokenizer.quantizer.codebook)
+    first, second = torch.randint(16, (2, 2, tokenizer.length))
+    certain = torch.nn.functional.one_hot(first, 16) * 100.0
+    both = certain + torch.nn.functional.one_hot(second, 16) * 100.0
+    with torch.no_grad():
+        torch.testing.assert_close(expected_vertices(tokenizer, certain), tokenizer.decode(first))
+        codes = tokenizer.quantizer.codebook
+        same = (first == second)[..., None]
+        middle = tokenizer.reconstruct(torch.where(same, codes[first], (codes[first] + codes[second]) / 2))
+        torch.testing.assert_close(expected_vertices(tokenizer, both.clamp(max=100)), middle)
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])

@@ -29,7 +29,7 @@ def seen(pelvis: np.ndarray) -> np.ndarray:
     return np.concatenate([middle - half, middle + half], axis=1)
 
 
-class Camera:
+class SimulatedCamera:
     """What a detector and the model make of people: noisy boxes, and noisier distances."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -118,7 +118,7 @@ def test_stamps_out_of_order_harm_nothing() -> None:
 @pytest.mark.parametrize("behind", [0.5, 1.5])
 def test_people_who_cross_never_swap(seed: int, behind: float) -> None:
     """Both walk, one behind the other. While boxes overlap by half, the detector finds only the front one."""
-    camera, frames = Camera(seed), 80
+    camera, frames = SimulatedCamera(seed), 80
     front, back = walk(-2, 0.8, 4, frames), walk(2, -0.8, 4 + behind, frames)
     for k in range(frames):
         hidden = abs(seen(front[k : k + 1])[0, 0] - seen(back[k : k + 1])[0, 0]) < 40
@@ -130,7 +130,7 @@ def test_people_who_cross_never_swap(seed: int, behind: float) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_people_who_meet_and_part_again_keep_their_ids(seed: int) -> None:
     """Two come as close as their boxes overlap, and go back: what moves on in the image would swap them."""
-    camera = Camera(seed)
+    camera = SimulatedCamera(seed)
     for k in range(90):
         x = 1.2 * abs(np.cos(np.pi * k / 90)) + 0.05
         assert camera.ids(np.array([[-x, 0, 4], [x, 0, 5.5]]), k) == [0, 1], k
@@ -140,7 +140,7 @@ def test_people_who_meet_and_part_again_keep_their_ids(seed: int) -> None:
 @pytest.mark.parametrize("stops", [False, True])
 def test_two_seconds_behind_a_wall(seed: int, stops: bool) -> None:
     """A walker goes on, or stops behind the wall, where no box overlaps with what was expected. Another walks by."""
-    camera, hidden = Camera(seed), int(2 * RATE)
+    camera, hidden = SimulatedCamera(seed), int(2 * RATE)
     walker, other = walk(-2, 1.2, 5, 90), walk(2, -0.5, 3.5, 90)
     if stops:
         walker[30:] = walker[30]
@@ -151,14 +151,14 @@ def test_two_seconds_behind_a_wall(seed: int, stops: bool) -> None:
 
 def test_who_was_hidden_does_not_take_the_box_of_somebody_seen() -> None:
     """The one in front stands where the hidden one is expected."""
-    camera = Camera()
+    camera = SimulatedCamera()
     for k in range(60):
         people = np.array([[0.0, 0, 4], [0.1, 0, 4.8]])
         assert camera.ids(people[: 2 if k < 10 else 1], k) == [0, 1][: 2 if k < 10 else 1]
 
 
 def test_somebody_elsewhere_is_new() -> None:
-    camera = Camera()
+    camera = SimulatedCamera()
     for k in range(20):
         assert camera.ids(np.array([[-2.0, 0, 4]]), k) == [0]
     assert camera.ids(np.array([[2.0, 0, 4]]), 21) == [1]
@@ -170,3 +170,50 @@ def test_an_unknown_pelvis_leaves_the_boxes() -> None:
     for k in range(40):
         places = np.full((1, 3), np.nan) if k % 3 == 0 else np.array([[0.0, 0, 4]])
         assert tracker.update([box(0)], at(k), places, np.array([np.nan])).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("distance", "sigma", "off", "expected"),
+    [
+        (4, 0.0, 0.4, 0),
+        (4, 0.0, 0.8, 1),
+        (4, 0.5, 0.8, 0),
+        (4, np.nan, 0.3, 0),
+        (20, 0.0, 0.8, 0),
+        (20, 0.0, 4.0, 1),
+    ],
+)
+@pytest.mark.parametrize("beside", [(9.0, 0.0, 60.0), (np.nan,) * 3])
+def test_how_far_a_pelvis_may_be_off_follows_from_its_sigma_and_distance(
+    distance: float, sigma: float, off: float, expected: int, beside: tuple[float, float, float]
+) -> None:
+    """The box does not overlap with the last one. Somebody else, far away or without a mesh, changes nothing."""
+    tracker = Tracker()
+    for k in range(10):
+        places = [[0.0, 0, distance], beside]
+        assert tracker.update([box(0), box(900)], at(k), places, np.array([sigma, 0])).tolist() == [0, 1]
+    ids = tracker.update([box(900), box(300)], at(10), [beside, [off, 0, distance]], np.array([0, sigma]))
+    assert ids.tolist() == [1, 2 * expected]
+
+
+def test_who_is_hidden_does_not_run_off() -> None:
+    """Two seconds later, 5 m from where the person was."""
+    tracker = Tracker()
+    for k in range(20):
+        tracker.update([box(0)], at(k), [[0.0, 0, 4]], [SIGMA])
+    assert tracker.update([box(400)], at(49), [[5.0, 0, 4]], [SIGMA]).tolist() == [1]
+
+
+def test_without_a_pelvis_a_box_elsewhere_is_somebody_new() -> None:
+    tracker = Tracker()
+    assert [tracker.update([box(x)], at(k)).tolist() for k, x in enumerate((0, 400))] == [[0], [1]]
+
+
+@pytest.mark.parametrize("off", [0.0, 0.2])
+@pytest.mark.parametrize("other", [(np.nan,) * 3, (0.9, 0.0, 4.0)], ids=["unknown", "elsewhere"])
+def test_the_place_counts_more_than_the_overlap(off: float, other: tuple[float, float, float]) -> None:
+    """Of two boxes, one lies better, and the other one's pelvis is where it was expected."""
+    tracker = Tracker()
+    for k in range(10):
+        tracker.update([box(0)], at(k), [[0.0, 0, 4]], [SIGMA])
+    assert tracker.update([box(4), box(17)], at(10), [other, [off, 0, 4]], [SIGMA, SIGMA]).tolist() == [1, 0]

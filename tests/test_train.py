@@ -429,7 +429,7 @@ def test_all_stages(
         values = np.sum([curve(tmp_path / stage, name) for name in losses], axis=0)
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
     made = json.loads((tmp_path / "recover" / "training.json").read_text())
-    assert made["pictures"] == {seen: 80} and "CMU" in made["motion"]
+    assert made["images"] == {seen: 80} and "CMU" in made["motion"]
     assert made["before"]["steps"] == 30 and made["before"]["backbone"] == {"model": "little", "license": "CC0"}
     assert "meshes" in made["before"]["before"]
 

@@ -34,7 +34,7 @@ from mega_ros.bundle import DEFAULT, TOPOLOGY
 from mega_ros.draw import vertex_normals
 from mega_ros.replay.results import MeshFile
 from mega_ros.ros import messages
-from mega_ros.viewer import Meshes, Page, Recorded, View, main
+from mega_ros.viewer import Meshes, Page, RecordedMeshes, ViewOptions, main
 
 msgspec = pytest.importorskip("msgspec")
 pytest.importorskip("viser")
@@ -195,7 +195,7 @@ def replayed(folder: Path, topology: Topology) -> None:
 
 def test_meshes_of_a_replay(topology: Topology, tmp_path: Path) -> None:
     replayed(tmp_path / "out", topology)
-    recorded = Recorded(tmp_path / "out")
+    recorded = RecordedMeshes(tmp_path / "out")
     assert [recorded[k].ids.tolist() for k in range(len(recorded))] == [[3], [], [3, 5]]
     assert [recorded.seconds(k) for k in range(3)] == pytest.approx([0.1, 0.1, 0.02])
     np.testing.assert_array_equal(recorded[2].vertices, some_people(topology, [3, 5]).vertices)
@@ -216,7 +216,7 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
     """With the image of the mesh's stamp, from the topic that the diagnostics name."""
     rclpy.init(domain_id=random.SystemRandom().randint(1, 230))
     executor = SingleThreadedExecutor()
-    view, peer = NodeView(View(node="/mega/front", port=port(), record=tmp_path / "v.html")), Node("peer")
+    view, peer = NodeView(ViewOptions(node="/mega/front", port=port(), record=tmp_path / "v.html")), Node("peer")
     try:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         topologies = peer.create_publisher(Mesh, "/mega/front/topology", latched)

@@ -135,7 +135,7 @@ def _mapped(
     source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
 ) -> np.ndarray:
     """The same of any image. Every `STEP`-th pixel goes through the lens, those between are interpolated."""
-    nodes = (np.arange(-1, -(-size // STEP) + 1) + 0.5) * STEP  # as `cv2.resize` places them; one more at each end
+    nodes = (np.arange(-1, size / STEP + 1) + 0.5) * STEP  # as `cv2.resize` places them; one more at each end
     across = ((nodes - crop[0, 2]) / crop[0, 0]).astype(np.float32)
     down = ((nodes - crop[1, 2]) / crop[1, 1]).astype(np.float32)[:, None]
     pixels = np.stack(camera.pixels(*(across * a + (down * b + c) for a, b, c in rotation.T.tolist())), axis=-1)

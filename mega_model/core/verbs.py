@@ -111,6 +111,6 @@ VERBS = {
     "bench": Verb(
         "mega_model.evaluate.bench:main",
         "time of generation, compared with a plain loop",
-        f"{OPTIONS}:Bench",
+        f"{OPTIONS}:GenerationBench",
     ),
 }

@@ -63,7 +63,7 @@ class AnnyMeshes:
 
 
 @dataclass(frozen=True)
-class Motion:
+class CapturedMotion:
     """A motion file: one person, T frames."""
 
     pose: np.ndarray
@@ -74,7 +74,7 @@ class Motion:
     """ "neutral", "male" or "female" """
 
 
-def read_motion(file: Path) -> Motion:
+def read_motion(file: Path) -> CapturedMotion:
     """An .npz file of AMASS (poses [T, 156] or [T, 165], betas [16]) or BEDLAM (poses [T, 72], betas [10] or [11]).
 
     The gender is read, too; other fields are not. Betas of SMPL-X are used as SMPL's.
@@ -91,7 +91,7 @@ def read_motion(file: Path) -> Motion:
         pose = smpl.body_pose(poses)
     except ValueError as error:
         raise InputError(f"{file}: field 'poses': {error}") from error
-    return Motion(pose, betas, _gender(file))
+    return CapturedMotion(pose, betas, _gender(file))
 
 
 class SmplMeshes:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mega_model.core.geometry import project, square_cameras
 from mega_model.core.topology import Topology
 from mega_model.data import backgrounds, sensor
-from mega_model.data.looks import Figure, Light, Look
+from mega_model.data.appearance import Appearance, Figure, Light
 from mega_model.data.meshes import BodySampler, Kind
 from mega_model.data.raster import Rasteriser
 from mega_model.options import MIXTURE
@@ -90,7 +90,7 @@ class Scene:
 
     people: np.ndarray
     """[P, V, 3] camera frame, metres"""
-    looks: Sequence[Look]
+    appearances: Sequence[Appearance]
     """P"""
     intrinsics: np.ndarray
     """[3, 3]"""
@@ -119,7 +119,7 @@ class Renderer(Rasteriser):
         visible: the camera sees the (clothed) vertex. who: the person at each pixel, -1 for none.
         """
         counts = [len(scene.people) for scene in scenes]
-        off = np.stack([look.standoff(self.figure) for scene in scenes for look in scene.looks])[:, None, :, None]
+        off = np.stack([each.standoff(self.figure) for scene in scenes for each in scene.appearances])[:, None, :, None]
         bodies = torch.from_numpy(np.concatenate([scene.people for scene in scenes]).astype(np.float32))[:, None]
         drawn = bodies + self.normals(bodies) * torch.from_numpy(off.astype(np.float32))
         k = np.repeat(np.stack([scene.intrinsics for scene in scenes]), counts, axis=0)
@@ -134,11 +134,11 @@ class Renderer(Rasteriser):
         nearest, first = depth.min(dim=0)
         who = torch.where(nearest < torch.inf, first, -1).numpy().reshape(self.height, self.width)
         pixels = scene.background.reshape(-1, 3).copy()
-        for p, look in enumerate(scene.looks):
+        for p, appearance in enumerate(scene.appearances):
             pixel = np.flatnonzero(who == p)
             lit = scene.light.on(normals[p, 0].numpy() @ scene.view).astype(np.float32)
             pixels[pixel] = self._shade(
-                bodies[p, 0].numpy(), lit, look, scene.intrinsics, pixel, face[p].numpy()[pixel]
+                bodies[p, 0].numpy(), lit, appearance, scene.intrinsics, pixel, face[p].numpy()[pixel]
             )
         image = pixels.reshape(self.height, self.width, 3)
         hidden = np.zeros((self.height, self.width), bool)
@@ -150,7 +150,13 @@ class Renderer(Rasteriser):
         return image, self.seen(bodies[None, :, 0], k, nearest[None])[0].numpy(), who
 
     def _shade(
-        self, v: np.ndarray, lit: np.ndarray, look: Look, intrinsics: np.ndarray, pixel: np.ndarray, face: np.ndarray
+        self,
+        v: np.ndarray,
+        lit: np.ndarray,
+        appearance: Appearance,
+        intrinsics: np.ndarray,
+        pixel: np.ndarray,
+        face: np.ndarray,
     ) -> np.ndarray:
         """Colours [N, 3] of one body's faces [N] at pixels [N]; vertices and their irradiance [V, 3]."""
         x = ((pixel % self.width + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]).astype(np.float32)
@@ -165,7 +171,7 @@ class Renderer(Rasteriser):
         attributes = np.concatenate([self.figure.place, lit], axis=1)
         values = sum(attributes[corner[i]] * weight[i][:, None] for i in range(3))
         group = self.figure.group[np.take_along_axis(corner, weight.argmax(axis=0)[None], axis=0)[0]]
-        return look.paint(values[:, :4], group) * values[:, 4:]
+        return appearance.paint(values[:, :4], group) * values[:, 4:]
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -362,8 +368,10 @@ class _SceneDrawer:
         distance = float(np.linalg.norm(people[0].mean(axis=0) - view.eye))
         floor = backgrounds.draw(rng, rays, view.eye[1], distance) * _shadows(people, view, rays)[..., None]
         background = cv2.resize(floor, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        looks = [Look.draw(rng) for _ in people]
-        return Scene(view.camera(people), looks, view.intrinsics, view.rotation, Light.draw(rng), background, things)
+        appearances = [Appearance.draw(rng) for _ in people]
+        return Scene(
+            view.camera(people), appearances, view.intrinsics, view.rotation, Light.draw(rng), background, things
+        )
 
     def company(
         self,

@@ -21,7 +21,7 @@ from mega_model import generate
 from mega_model.backbones import BACKBONES
 from mega_model.blazepose import PoseFeatures
 from mega_model.mega import PRESETS, Mega, MegaConfig
-from mega_model.options import Bench
+from mega_model.options import GenerationBench
 
 
 def random_features(config: MegaConfig) -> Any:
@@ -71,7 +71,7 @@ def seconds(run: Callable[[], Tensor], repeats: int) -> float:
 
 
 @torch.no_grad()
-def main(config: Bench) -> None:
+def main(config: GenerationBench) -> None:
     torch.manual_seed(0)
     preset = PRESETS[config.preset]
     features = random_features(preset)

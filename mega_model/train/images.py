@@ -130,7 +130,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """Entries of training.json on the images and on the previous stages."""
-    about: dict[str, Any] = {"pictures": {name: len(images) for name, images in zip(config.sets, sets)}}
+    about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
         origin = config.backbone / "origin.json"
         about["backbone"] = json.loads(origin.read_text()) if origin.exists() else config.backbone.name

@@ -17,7 +17,7 @@ from shape_msgs.msg import Mesh
 
 from mega_model.core.errors import InputError
 
-from ..viewer import Meshes, Page, View
+from ..viewer import Meshes, Page, ViewOptions
 from .camera_info import camera_for, is_rectified
 from .environment import use_large_messages
 from .images import to_bgr
@@ -32,7 +32,7 @@ IMAGES = 30
 class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
     """Subscribes to a node's mesh and topology, and to the images that its diagnostics name."""
 
-    def __init__(self, options: View) -> None:
+    def __init__(self, options: ViewOptions) -> None:
         super().__init__("mega_view")
         self._options = options
         self.page: Page | None = None
@@ -102,7 +102,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
         return (image, camera) if camera else (image,)
 
 
-def show(options: View) -> int:
+def show(options: ViewOptions) -> int:
     """Until a signal."""
     ending = Ending()
     use_large_messages()

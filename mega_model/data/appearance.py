@@ -39,7 +39,7 @@ class Figure:
 
 
 @dataclass
-class Look:
+class Appearance:
     """Appearance of one person. Heights refer to the template; lengths along limbs are 0 to 1."""
 
     colours: np.ndarray
@@ -68,7 +68,7 @@ class Look:
     """[2, 3]: waves per metre of the folds of clothes"""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Look:
+    def draw(cls, rng: np.random.Generator) -> Appearance:
         colours = random_colours(rng, (5, 2))
         colours[SKIN] = _SKIN_TONES[rng.choice(4, p=[0.35, 0.3, 0.2, 0.15])] * rng.uniform(0.75, 1.15)
         if rng.random() < 0.85:  # else a cap or dyed
