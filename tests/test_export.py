@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
+from export import half
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import ExportConfig
@@ -105,7 +106,9 @@ def parity(bundle: Bundle, checkpoints: Path) -> Parity:
 @pytest.fixture(scope="module")
 def lifting(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Parity:
     """With BlazePose and an error head."""
-    bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(half, "must_stay", lambda bundle: {"sampler": ["CumSum"]})
+        bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
     return Parity(bundle, checkpoints / "lifting")
 
 
@@ -141,6 +144,10 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     assert lifting.bundle.crop.passes > 1
     calibration = lifting.bundle.calibration
     assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
+
+
+def test_the_manifest_names_operators_that_must_stay_in_fp32(bundle: Bundle, lifting: Parity) -> None:
+    assert bundle.fp32 == half.must_stay(bundle) and lifting.bundle.fp32 == {"sampler": ["CumSum"]}
 
 
 def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:
