@@ -41,6 +41,8 @@ from mega_ros.bundle import Bundle
 from mega_ros.engines import first_line
 
 Row = dict[str, Any]
+WIDTH = 130
+"""Characters that the table needs."""
 COLUMNS = {
     "p50_ms": "p50, ms",
     "p95_ms": "p95, ms",
@@ -260,6 +262,20 @@ def plot(report: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=80)
 
 
+def read_report(file: Path) -> dict[str, Any]:
+    """A bench.json. Raises InputError that names the file."""
+    found = read_json(file)
+    rows = found.get("rows") if isinstance(found, dict) else None
+    numbers = {"p50_ms", "GFLOP", "share"}
+    for row in rows if isinstance(rows, list) else [None]:
+        whole = (
+            isinstance(row, dict) and {"way", "people", "samples"} <= {*row} and numbers & {*row} in (set(), numbers)
+        )
+        if not whole:
+            raise InputError(f"{file}: not a report of mega bench")
+    return found
+
+
 def compare(first: dict[str, Any], second: dict[str, Any]) -> Table:
     """Times of the same way and size in two reports, and what is left if each is measured by its machine's peak."""
     made = Table("way", "P", "Q", "first, ms", "second, ms", "second / first", "work per peak, second / first")
@@ -280,13 +296,12 @@ def compare(first: dict[str, Any], second: dict[str, Any]) -> Table:
 def main(config: BenchConfig) -> None:
     console = Console()
     if config.compare:
-        first, second = (read_json(file) for file in config.compare)
-        console.print(compare(first, second))
+        console.print(compare(*map(read_report, config.compare)))
         return
     if min(config.people, default=0) < 1 or min(config.samples, default=-1) < 0:
         raise InputError("--people from 1 on, and --samples from 0 on, are needed")
     report = measure(config, console)
-    console.print(table(report))
+    Console(width=max(console.width, WIDTH)).print(table(report))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "bench.json").write_text(json.dumps(report, indent=1))
     plot(report, config.out / "bench.png")

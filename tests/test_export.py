@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
-from export import half
+from export import flop, half, ways
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import ExportConfig
@@ -181,6 +181,29 @@ def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp
         f"{bundle.path('backbone')}: not a bundle's detector; make one with mega import-detector"
     )
     assert refused(bundle.folder / "nothing.onnx") == f"{bundle.folder / 'nothing.onnx'}: there is no such file"
+
+
+def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoints: Path) -> None:
+    subject = ways.Subject(bundle.folder, checkpoints / "mega")
+    made = {way: ways.Runner(way, subject).first(2, 3) for way in ("plain", "eager", "cpu")}  # type: ignore[arg-type]
+    expected = made["cpu"].people
+    for way, first in made.items():
+        assert (first.people.tokens == expected.tokens).all(), way
+        assert (first.people.samples == expected.samples).mean() > 0.95 and first.people.samples.shape[:2] == (2, 3), (
+            way
+        )
+        assert first.seconds > 0 and first.peak > 5e7
+    one, two = (ways.Runner("plain", subject).first(1, q).flop for q in (1, 2))
+    none = ways.Runner("plain", subject).first(1, 0).flop
+    # the backbone and all steps run once more for each sample
+    assert (
+        one
+        and two
+        and none
+        and two - one
+        == one - none
+        > sum(flop.count(onnx.load(bundle.path(graph)), {"P": 1, "Q": 1}) for graph in ("backbone", "sampler"))
+    )
 
 
 def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:
