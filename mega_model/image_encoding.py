@@ -21,7 +21,8 @@ class ImageTokens(NamedTuple):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ImageTokens:
         """Apply `change` to all parts."""
-        return ImageTokens(*(None if part is None else change(part) for part in self))
+        prior, projected = (None if part is None else change(part) for part in self[1:])
+        return ImageTokens(change(self.tokens), prior, projected)
 
 
 class ImageEncoding(NamedTuple):

@@ -179,44 +179,32 @@ def test_reports_are_compared(report: dict[str, Any], tmp_path: Path, capsys: py
         bench.main(BenchConfig(compare=(Path(report["file"]), tmp_path / "other.json")))
 
 
-def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Here:
-        """In place of a process."""
+def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    people = People(*(np.zeros((1, 3), np.int64) for _ in range(4)))
 
-        def __init__(self, kind: type, *arguments: Any) -> None:
-            self.pool = self
-            self.made = kind(*arguments)
-            self.shutdown = lambda **_: None
+    class Process:
+        """Takes 2 s per call, or fails."""
 
-        def ask(self, method: str, *sizes: int) -> Any:
-            if method == "first" and self.made._counts:
+        def __init__(self, _: type, name: str, *__: Any) -> None:
+            self.name, self.pool, self.shutdown = name, self, lambda **_: None
+
+        def ask(self, method: str, *_: int) -> Any:
+            if method == "first" and self.name == "plain":
                 raise MemoryError("too much\nof it")
-            return getattr(self.made, method)(*sizes)
+            return {"first": ways.First(2.0, 10**6, people, None), "again": 2.0, "speed": 1e9}[method]
 
-    class Product:
-        def __init__(self, where: str) -> None:
-            self._counts = False
-
-        def speed(self) -> float:
-            return 1e9
-
-    class Runner(ways.Runner):
-        def __init__(self, way: Any, subject: ways.Subject) -> None:
-            super().__init__("cpu", subject)
-            self._counts = way == "plain"
-
-        first = property(lambda self: lambda p, q: ways.First(0, 0, self._run(self._given(p, q)), None))  # type: ignore[assignment]
-
-    monkeypatch.setattr(bench, "Process", Here)
-    monkeypatch.setattr(ways, "Product", Product)
-    monkeypatch.setattr(ways, "Runner", Runner)
-    config = BenchConfig(people=(1, 2), samples=(0, 1), ways=("plain", "cpu"), repeats=1, longest=1e-4)
-    rows = [*bench.Bench(config, ways.Subject(DEFAULT, DEFAULT)).rows()]
+    monkeypatch.setattr(bench, "Process", Process)
+    folder = little_bundle(tmp_path).folder
+    config = BenchConfig(people=(1, 2), samples=(0, 2), ways=("plain", "cpu"), repeats=1, longest=5.0)
+    rows = [*bench.Bench(config, ways.Subject(folder, folder)).rows()]
     told = {(row["way"], row["people"], row["samples"]): row.get("problem") for row in rows}
-    assert (
-        told["plain", 1, 0] == "MemoryError: too much" and told["plain", 2, 1] == "left out after MemoryError: too much"
-    )
-    assert told["cpu", 1, 0] is None and str(told["cpu", 2, 1]).startswith("left out: about 0 s per call")
+    assert told["plain", 1, 0] == "MemoryError: too much"
+    assert told["plain", 2, 2] == "left out after MemoryError: too much"
+    assert told["cpu", 1, 0] is None and told["cpu", 1, 2] is None  # expected to take 4 s
+    assert told["cpu", 2, 2] is None, "2 s for half of it"
+    config = replace(config, longest=3.0)
+    rows = [*bench.Bench(config, ways.Subject(folder, folder)).rows()]
+    assert rows[-1]["problem"] == "left out: about 8 s per call"
 
 
 def test_without_torch_weights_the_bundle_is_measured_alone() -> None:
