@@ -23,6 +23,11 @@ from mega_ros.engines import OnnxEngine
 
 Operators = dict[GraphName, list[str]]
 """Graph -> types of its operators, sorted."""
+MOVES = {
+    *("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool", "Reshape", "Slice"),
+    *("ScatterElements", "ScatterND", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze", "Where"),
+}
+"""Operators that only move numbers, which are rounded already."""
 PEOPLE, SAMPLES = 2, 4
 """Of the crops that the errors are measured on."""
 
@@ -89,7 +94,7 @@ def _computing(model: onnx.ModelProto) -> set[int]:
     for place, node in enumerate(model.graph.node):
         if varying & {*node.input}:
             varying |= {*node.output}
-            if floats & {*node.output}:
+            if floats & {*node.output} and node.op_type not in MOVES:
                 found.add(place)
     return found
 

@@ -169,8 +169,9 @@ class Mega(nn.Module):
             given = torch.where(F.pad(keep, (1, 0), value=True)[..., None], given, masked[place])
         rows = masked.expand(len(given), -1, -1).scatter(1, place[..., None].expand_as(given), given)
         if image is not None:
-            projected = self.project_image(image).projected
-            rows = torch.cat([torch.cat([image.tokens, projected], dim=-1), rows], dim=1)
+            image = self.project_image(image)
+            assert image.projected is not None
+            rows = torch.cat([torch.cat([image.tokens, image.projected], dim=-1), rows], dim=1)
         x, projected = rows.split([self.config.width, 3 * self.config.width], dim=-1)
         for block in self.decoder:
             last = block is self.decoder[-1]
@@ -180,11 +181,17 @@ class Mega(nn.Module):
 
     def project_image(self, image: ImageTokens) -> ImageTokens:
         """With `projected`."""
-        return image if image.projected is not None else image._replace(projected=self.decoder[0].project(image.tokens))
+        return image if image.projected is not None else image._replace(projected=self._project(image.tokens))
 
     def _rows(self, x: Tensor) -> Tensor:
         """Rows [..., D] of the decoder's input -> [..., 4 D], with their queries, keys and values."""
-        return torch.cat([x, self.decoder[0].project(x)], dim=-1)
+        return torch.cat([x, self._project(x)], dim=-1)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """`Block.project` of the decoder's first block."""
+        first = self.decoder[0]
+        assert isinstance(first, Block)
+        return first.project(x)
 
     def read(self, states: Tensor, image: ImageTokens | None) -> Tensor:
         """The logits [B, N, S] of states [B, N, D]."""
