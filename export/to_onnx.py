@@ -46,8 +46,7 @@ PASSES = 3
 OPSET = 20
 DENSE_LIMIT = 2**23
 """Largest number of elements of a dense mesh operator: 32 MB. SMPL's would have 480 MB, so it keeps gathers."""
-BLOCK = 40
-"""Largest number of vertices of a block of such an operator."""
+
 
 BODIES = {
     1229: bundle.Body("anny", "notoes_collapse10pc", "Apache-2.0 code, CC0 assets"),
@@ -144,8 +143,7 @@ class MeshDecoder(nn.Module):
             if isinstance(layer, MeshConv) and layers and isinstance(layers[-1], MeshPool):
                 coarse = int(layers[-1].index.max()) + 1
                 if len(layer.index) * coarse * len(layer.weights) <= DENSE_LIMIT:
-                    fine = len(layer.index) == len(tokenizer.template)
-                    layer = PoolConv(layers.pop(), layer, coarse, tokenizer.template if fine else None)
+                    layer = PoolConv(layers.pop(), layer, coarse)
             layers.append(layer)
         self.layers = nn.Sequential(*layers)
 
@@ -165,59 +163,23 @@ class MeshDecoder(nn.Module):
 class PoolConv(nn.Module):
     """A pool to a finer graph and the next convolution as one matrix: 4 times as fast as gathers on a CPU.
 
-    The graph computes the matrix from the small weights; onnxruntime does this once, at loading. As neighbouring
-    vertices read the same few coarse ones, the matrix is cut into blocks: a third of the operations at 1229 vertices.
+    The graph computes the matrix from the small weights; onnxruntime does this once, at loading.
     """
 
-    def __init__(self, pool: nn.Module, conv: MeshConv, coarse: int, places: Tensor | None) -> None:
-        """places [V, 3]: where the fine vertices are on the template; None for a single block."""
+    def __init__(self, pool: nn.Module, conv: MeshConv, coarse: int) -> None:
         super().__init__()
         self.pool, self.conv, self.coarse = pool, conv, coarse
-        count = len(conv.index)
-        read = self.matrix().abs().sum(dim=-1) > 0  # [V, coarse]
-        blocks = [torch.arange(count)] if places is None else neighbourhoods(places, BLOCK)
-        used = [read[block].any(dim=0).nonzero()[:, 0] for block in blocks]
-        rows, columns = (nn.utils.rnn.pad_sequence(parts, True, -1) for parts in (blocks, used))
-        place = torch.empty(count, dtype=torch.long)
-        place[rows[rows >= 0]] = (rows >= 0).flatten().nonzero()[:, 0]
-        # of each block: its vertices [G, g], the coarse ones that they read [G, c]; of each vertex: its place in blocks
-        for name, values in {"rows": rows.clamp(min=0), "columns": columns.clamp(min=0), "place": place}.items():
-            self.register_buffer(name, values)
-        self.register_buffer("filled", (columns >= 0).float())
-        self.rows: Tensor
-        self.columns: Tensor
-        self.place: Tensor
-        self.filled: Tensor
-
-    def matrix(self) -> Tensor:
-        """[V, coarse, bases]"""
-        pool = self.pool(torch.eye(self.coarse)[:, None])[:, 0]  # [fine, coarse]
-        mixing = self.conv.mixing * self.conv.mask[..., None]  # [V, slots, bases]
-        return pool[self.conv.index].transpose(1, 2) @ mixing
 
     def forward(self, x: Tensor) -> Tensor:
         """[coarse, B, C] -> [V, B, C']"""
         bases, outputs, inputs = self.conv.weights.shape
-        batch, (blocks, used) = x.shape[1], self.columns.shape
-        entries = self.rows[..., None] * self.coarse + self.columns[:, None]  # [G, g, c]
-        matrices = (self.matrix().flatten(0, 1)[entries] * self.filled[:, None, :, None]).flatten(2)
+        batch = x.shape[1]
+        pool = self.pool(torch.eye(self.coarse)[:, None])[:, 0]  # [fine, coarse]
+        mixing = self.conv.mixing * self.conv.mask[..., None]  # [V, slots, bases]
+        matrix = (pool[self.conv.index].transpose(1, 2) @ mixing).flatten(1)  # [V, coarse * bases]
         kernels = self.conv.weights.permute(2, 0, 1).reshape(inputs, bases * outputs)
         y = (x @ kernels).reshape(self.coarse, batch, bases, outputs).transpose(1, 2)
-        y = y.reshape(self.coarse, bases * batch * outputs)[self.columns]
-        y = matrices @ y.reshape(blocks, used * bases, batch * outputs)
-        return y.reshape(-1, batch, outputs)[self.place] + self.conv.bias
-
-
-def neighbourhoods(places: Tensor, most: int) -> list[Tensor]:
-    """Cuts points [V, 3] in halves, along the longest side, into index sets of at most `most`."""
-    parts = [torch.arange(len(places))]
-    while len(parts[0]) > most:
-        halves = []
-        for part in parts:
-            side = (places[part].amax(dim=0) - places[part].amin(dim=0)).argmax()
-            halves += part[places[part, side].argsort(stable=True)].tensor_split(2)
-        parts = halves
-    return parts
+        return (matrix @ y.reshape(self.coarse * bases, batch * outputs)).reshape(-1, batch, outputs) + self.conv.bias
 
 
 def as_stored(*models: nn.Module) -> None:

@@ -108,8 +108,7 @@ def sample(model: Mega, image: ImageTokens, logits: Tensor, uniforms: Tensor, te
 
     # no token is visible in the first step, so all samples share its logits
     noise = temperatures(steps, temperature)
-    image = model.project_image(image).map(spread)
-    *_, (tokens, _) = unmask(model, image, spread(logits), uniforms.flatten(0, 1), noise)
+    *_, (tokens, _) = unmask(model, image.map(spread), spread(logits), uniforms.flatten(0, 1), noise)
     return tokens.unflatten(0, (batch, samples))
 
 
