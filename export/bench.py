@@ -196,6 +196,7 @@ def measure(config: BenchConfig, console: Console) -> dict[str, Any]:
         bench = Bench(config, found)
         for way, reason in bench.left_out.items():
             console.print(f"{way}: left out, {reason}", highlight=False, soft_wrap=True)
+        rows: list[Row] = []
         report = {
             "bundle": bench.bundle.name,
             "hash": bench.bundle.hash,
@@ -205,10 +206,10 @@ def measure(config: BenchConfig, console: Console) -> dict[str, Any]:
             "versions": ways.here(),
             "load_before": os.getloadavg()[0],
             "left_out": bench.left_out,
-            "rows": [],
+            "rows": rows,
         }
         for row in bench.rows():
-            report["rows"].append(row)
+            rows.append(row)
             console.print(_said(row), highlight=False, soft_wrap=True)
     return report | {"load_after": os.getloadavg()[0]}
 

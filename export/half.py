@@ -21,7 +21,7 @@ from mega_model.core.errors import InputError
 from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engines import OnnxEngine
 
-Operators = dict[GraphName, list[str]]
+Operators = dict[str, list[str]]
 """Graph -> types of its operators, sorted."""
 MOVES = {
     *("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool", "Reshape", "Slice"),
