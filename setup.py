@@ -31,7 +31,7 @@ TRAIN = [
     "tensorboard>=2.16",
     "tqdm>=4.60",
 ]
-EXPORT = ["torch>=2.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
+EXPORT = ["torch>=2.6", "matplotlib>=3.6", "onnx>=1.16", "onnxscript>=0.3", "safetensors>=0.4"]
 IMPORT = ["torch>=2.4", "onnx>=1.16", "safetensors>=0.4", "tflite>=2.10"]
 # apart from `train`, because the licence of smplx allows research only
 SMPL = ["smplx>=0.1.28"]

@@ -13,23 +13,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-from export import gates
+from export import gates, in_torch
 from export.gates import LIMITS, Chain, People, noise_crops, photographed_crops
 from export.options import CheckConfig
-from export.to_onnx import FEATURES, as_stored
-from mega_model import checkpoint, generate
-from mega_model.blazepose import PoseFeatures
+from export.to_onnx import as_stored
+from mega_model import checkpoint
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.core.settings import parse
-from mega_model.geometry import rot6d_to_matrix
 from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import OnnxEngine, Provider
@@ -66,32 +63,9 @@ class Parity:
         chain = Chain(self.bundle, lambda graph: self.engines[graph])
         return gates.errors(People.of(answers["deterministic"], answers["sampler"]), chain(given), chain(given))
 
-    @torch.no_grad()
     def expected(self, given: dict[str, np.ndarray]) -> dict[GraphName, dict[str, Tensor]]:
         """Torch's outputs of the three graphs, from `gates.inputs`."""
-        uniforms, keypoints = (torch.from_numpy(given[name]) for name in ("uniforms", "keypoints"))
-        pixels = torch.from_numpy(given["crops"]).permute(0, 3, 1, 2).float()
-        model, decode = self.model, self.tokenizer.decode
-        features = model.backbone(model.normalise(pixels / 255))
-        parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
-        seen = model.encode_image(features)
-        states = generate.first_states(model, seen.image)
-        logits = model.read(states, seen.image)
-        sampled = generate.sample(model, seen.image, logits, uniforms, self.bundle.sampling.temperature)
-        answers = {
-            "tokens": logits.argmax(dim=-1),
-            "vertices": generate.expected_vertices(self.tokenizer, logits),
-            "rotation": rot6d_to_matrix(seen.rot6d),
-            "camera": seen.camera,
-            "image": seen.image.tokens,
-            "logits": logits,
-        }
-        if seen.image.prior is not None:
-            answers["prior"] = seen.image.prior
-        if self.errors is not None:
-            answers |= self.errors(states, features, keypoints)._asdict()
-        vertices = decode(sampled.flatten(0, 1)).unflatten(0, sampled.shape[:2])
-        return {"backbone": parts, "deterministic": answers, "sampler": {"tokens": sampled, "vertices": vertices}}
+        return in_torch.outputs(self.model, self.tokenizer, self.errors, given, self.bundle.sampling.temperature)
 
     def _compare(self, expected: dict[GraphName, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
         differences: Differences = {}

@@ -78,11 +78,12 @@ class People:
     """[P, Q, N]: sampled tokens."""
 
     @classmethod
-    def of(cls, deterministic: Arrays, sampler: Arrays) -> People:
-        """From the outputs of two graphs."""
+    def of(cls, deterministic: Arrays, sampler: Arrays | None) -> People:
+        """From the outputs of two graphs; None: no samples."""
         vertices = np.einsum("pij,pvj->pvi", deterministic["rotation"], deterministic["vertices"])
         sigma = deterministic.get("sigma", np.zeros((len(vertices), 0), np.float32))
-        return cls(deterministic["tokens"], vertices, sigma, sampler["tokens"])
+        samples = deterministic["tokens"][:, None][:, :0] if sampler is None else sampler["tokens"]
+        return cls(deterministic["tokens"], vertices, sigma, samples)
 
 
 class Chain:
@@ -93,12 +94,13 @@ class Chain:
         self._engines = {graph: engine(graph) for graph in CHAIN}
 
     def __call__(self, given: Arrays) -> People:
-        """given: crops, keypoints and uniforms, see `inputs`."""
+        """given: crops, keypoints and uniforms, see `inputs`. Without samples, the sampler does not run."""
         known, outputs = dict(given), {}
-        for graph, engine in self._engines.items():
-            outputs[graph] = engine.run(**{name: known[name] for name in self.bundle.graphs[graph].inputs})
+        for graph in CHAIN if given["uniforms"].shape[1] else CHAIN[:2]:
+            inputs = {name: known[name] for name in self.bundle.graphs[graph].inputs}
+            outputs[graph] = self._engines[graph].run(**inputs)
             known |= outputs[graph]
-        return People.of(outputs["deterministic"], outputs["sampler"])
+        return People.of(outputs["deterministic"], outputs.get("sampler"))
 
 
 def inputs(bundle: Bundle, crops: np.ndarray, samples: int) -> Arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import tyro
 
@@ -67,6 +68,45 @@ class TrtConfig:
     precision: Precision = "fp16"
     out: Path | None = None
     """folder of all engines; by default MEGA_ENGINES, else ~/.cache/mega_ros/engines"""
+
+
+Way = Literal["plain", "eager", "compiled", "cpu", "cuda", "tensorrt fp32", "tensorrt fp16"]
+"""plain: the paper in torch, straightforwardly (mega_model/evaluate/plain.py); eager, compiled: this project in torch;
+the others: the bundle in onnxruntime."""
+WAYS: tuple[Way, ...] = get_args(Way)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What recovering people costs, from crops to meshes, by each way of running the same weights.
+
+    Without --checkpoint and --preset, only the ways that need no torch run.
+    """
+
+    bundle: tyro.conf.Positional[str | None] = None
+    """folder of the bundle; by default the default bundle, or one that is exported from the checkpoint or preset"""
+    checkpoint: Path | None = None
+    """folder that the bundle was exported from: the weights of torch"""
+    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    """random weights of this size take the place of a checkpoint"""
+    steps: int = 5
+    """T, of a bundle that is exported here"""
+    people: tuple[int, ...] = (1, 2, 4, 8)
+    """P"""
+    samples: tuple[int, ...] = (0, 1, 5, 10, 25, 100)
+    """Q; 0 for the deterministic mesh with its sigma only"""
+    ways: tuple[Way, ...] = WAYS
+    """what to compare"""
+    repeats: int = 20
+    """calls of each way and size, at most"""
+    seconds: float = 5.0
+    """time for a way and size, after which no further call begins"""
+    longest: float = 60.0
+    """a size whose calls would take longer, judging by the last one, is left out"""
+    out: Path = Path("bench")
+    """folder of bench.json and bench.png"""
+    compare: tuple[Path, Path] | None = None
+    """two files bench.json: only compare them"""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Weight matrices are rounded to float16 for storage; all arithmetic is float32.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import shutil
@@ -23,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
+from export import half
 from export.options import ExportConfig
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
@@ -220,7 +222,8 @@ def export(config: ExportConfig) -> bundle.Bundle:
             graphs["detector"], of_detector = detector
             origins |= of_detector
         topology.save(new / bundle.TOPOLOGY)
-        bundle.write_bundle(
+        write = functools.partial(
+            bundle.write_bundle,
             new,
             name=config.name or f"{body.name}-{model.config.backbone}",
             graphs=graphs,
@@ -241,6 +244,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             },
             origins=origins,
         )
+        write(fp32=half.must_stay(write()))
         for old in config.out.glob("*.onnx"):
             old.unlink()
         for file in new.iterdir():

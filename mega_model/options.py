@@ -411,14 +411,3 @@ class Figures(Subject, SamplingOptions, Conventions):
     """Number of images in each of the other figures."""
     pretrained: Path | None = None
     """Pre-training checkpoint, for the random bodies of figure 7."""
-
-
-@dataclass(frozen=True)
-class GenerationBench:
-    """Time of generation, compared with a plain loop over samples and steps with the same weights."""
-
-    preset: Literal["default", "hrnet", "vit", "resnet"] = "hrnet"
-    samples: int = 25
-    steps: int = 5
-    repeats: int = 3
-    """Number of runs; the table shows medians."""

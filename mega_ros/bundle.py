@@ -136,6 +136,8 @@ class Manifest:
     training: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict, kw_only=True)
     """Graph -> origin and licence of published weights. Older bundles lack this field."""
+    fp32: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
+    """Graph -> its operators that stay in fp32 in an engine of fp16: their measured error is too large. Likewise."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,12 @@ def write_bundle(
     body: Body,
     training: dict[str, Any],
     origins: dict[str, str],
+    fp32: Mapping[str, list[str]] | None = None,
 ) -> Bundle:
     """Hash `topology.npz` and the .onnx files in a folder, write the manifest, and load the bundle."""
     files = {file: _sha256(folder / file) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
-    manifest = Manifest(FORMAT, name, files, graphs, crop, sampling, calibration, body, training, origins=origins)
+    parts = (FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
+    manifest = Manifest(*parts, origins=origins, fp32={**(fp32 or {})})
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     return Bundle.load(folder)
 

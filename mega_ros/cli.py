@@ -26,6 +26,7 @@ OF_CHECKOUT = {
     "export onnx": Verb("export.to_onnx:main", "a checkpoint to a bundle for the node", "export.options:ExportConfig"),
     "export trt": Verb("export.to_trt:main", "a bundle's TensorRT engines, ahead of time", "export.options:TrtConfig"),
     "export check": Verb("export.check:main", "compare a bundle's outputs with torch's", "export.options:CheckConfig"),
+    "bench": Verb("export.bench:main", "what a model costs, in torch and compiled", "export.options:BenchConfig"),
     "clip": Verb("export.clip:main", "render the demo's clip", "export.options:Clip"),
 }
 """These need a checkout: the folder export/ is not installed."""

@@ -25,6 +25,7 @@ from .accelerators import gpu, tensorrt_version
 from .bundle import Bundle, GraphName, Tensor
 
 Precision = Literal["fp16", "fp32"]
+NORM = "LayerNormalization"
 STAMP = "engine.json"
 CHECKED = "checked.json"
 """Beside the graphs' folders, once `mega export trt` found that all engines pass the gates."""
@@ -103,6 +104,7 @@ class EngineCache:
         """profile: None takes that of the stored engines. If theirs is another, they are built again."""
         self._folder = folder_of(bundle, precision) / graph
         self._inputs = bundle.graphs[graph].inputs
+        self._stay = bundle.fp32.get(graph, []) if precision == "fp16" else []
         self._identity = _identity(bundle, graph, precision)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_owner(self._folder)
@@ -118,13 +120,16 @@ class EngineCache:
 
     def options(self) -> dict[str, str]:
         """For onnxruntime's TensorRT provider."""
+        excluded = [kind for kind in self._stay if kind != NORM]
         return {
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": str(self._folder),
             "trt_timing_cache_enable": "True",  # kernels that were timed for one graph are not timed again for the next
             "trt_timing_cache_path": str(self._folder.parent),
             "trt_fp16_enable": str(self._identity.precision == "fp16"),
-            "trt_layer_norm_fp32_fallback": "True",
+            # a norm stays inside the engine; operators of other types run in CUDA, which splits the engine
+            "trt_layer_norm_fp32_fallback": str(NORM in self._stay),
+            **({"trt_op_types_to_exclude": ",".join(excluded)} if excluded else {}),
             **self.profile.options(self._inputs),
         }
 

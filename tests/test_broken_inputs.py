@@ -106,6 +106,7 @@ RUNTIME: dict[str, Sequence[Sequence[str]]] = {
     "replay compare": [["JSON", "JSON"]],
     "evaluate keypoints": [["--set", "coco-keypoints:JSON"], ["--set", "coco-keypoints:COCO", "--bundle", "FOLDER"]],
     "vertices": [["NPZ"]],
+    "bench": [["FOLDER"], ["--compare", "JSON", "JSON"]],
 }
 EVALUATED = [["--checkpoint", "FOLDER", "--set", "rendered:FOLDER"]]
 TRAINING: dict[str, Sequence[Sequence[str]]] = {
@@ -138,7 +139,6 @@ TRAINING: dict[str, Sequence[Sequence[str]]] = {
 """Verb -> its arguments."""
 ELSEWHERE = {
     "node": "test_node.py",
-    "bench": "has no input",
     "bench node": "has no input",
     "clip": "has no input",
     "export trt": "test_tensorrt.py",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
+from export import flop, half, ways
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import ExportConfig
@@ -89,7 +90,9 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
-    return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
+    with pytest.MonkeyPatch.context() as patch:  # tests/test_half.py
+        patch.setattr(half, "must_stay", lambda bundle: {})
+        return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
 
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -105,7 +108,9 @@ def parity(bundle: Bundle, checkpoints: Path) -> Parity:
 @pytest.fixture(scope="module")
 def lifting(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Parity:
     """With BlazePose and an error head."""
-    bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(half, "must_stay", lambda bundle: {"sampler": ["CumSum"]})
+        bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
     return Parity(bundle, checkpoints / "lifting")
 
 
@@ -143,6 +148,10 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
 
 
+def test_the_manifest_names_operators_that_must_stay_in_fp32(bundle: Bundle, lifting: Parity) -> None:
+    assert bundle.fp32 == {} and lifting.bundle.fp32 == {"sampler": ["CumSum"]}
+
+
 def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:
     assert checkpoint.load_errors(checkpoints / "mega") is None
     file = tmp_path / checkpoint.ERRORS
@@ -174,6 +183,29 @@ def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp
         f"{bundle.path('backbone')}: not a bundle's detector; make one with mega import-detector"
     )
     assert refused(bundle.folder / "nothing.onnx") == f"{bundle.folder / 'nothing.onnx'}: there is no such file"
+
+
+def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoints: Path) -> None:
+    subject = ways.Subject(bundle.folder, checkpoints / "mega")
+    made = {way: ways.Runner(way, subject).first(2, 3) for way in ("plain", "eager", "cpu")}  # type: ignore[arg-type]
+    expected = made["cpu"].people
+    for way, first in made.items():
+        assert (first.people.tokens == expected.tokens).all(), way
+        assert (first.people.samples == expected.samples).mean() > 0.95 and first.people.samples.shape[:2] == (2, 3), (
+            way
+        )
+        assert first.seconds > 0 and first.peak > 5e7
+    one, two = (ways.Runner("plain", subject).first(1, q).flop for q in (1, 2))
+    none = ways.Runner("plain", subject).first(1, 0).flop
+    # the backbone and all steps run once more for each sample
+    assert (
+        one
+        and two
+        and none
+        and two - one
+        == one - none
+        > sum(flop.count(onnx.load(bundle.path(graph)), {"P": 1, "Q": 1}) for graph in ("backbone", "sampler"))
+    )
 
 
 def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:

@@ -6,6 +6,7 @@ engine would be. So what these tests do not show is that TensorRT builds and run
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -244,6 +245,16 @@ def test_options_of_the_provider(built: list[str]) -> None:
     assert set(shapes["min"]) == set(default.graphs["sampler"].inputs)
     fixed = EngineCache(default, "detector", "fp32").options()
     assert fixed["trt_fp16_enable"] == "False" and not [name for name in fixed if "profile" in name]
+
+
+def test_operators_that_must_stay_in_fp32_are_kept_out_of_engines_of_fp16(built: list[str]) -> None:
+    stay = {"sampler": ["CumSum", "LayerNormalization", "Softmax"], "deterministic": ["ReduceSum"]}
+    default = dataclasses.replace(Bundle.load("default"), fp32=stay)
+    options = EngineCache(default, "sampler", "fp16").options()
+    assert options["trt_op_types_to_exclude"] == "CumSum,Softmax" and options["trt_layer_norm_fp32_fallback"] == "True"
+    for graph, precision in (("backbone", "fp16"), ("sampler", "fp32")):
+        options = EngineCache(default, graph, precision).options()  # type: ignore[arg-type]
+        assert "trt_op_types_to_exclude" not in options and options["trt_layer_norm_fp32_fallback"] == "False"
 
 
 def test_more_people_and_samples_than_an_engine_takes_run_in_parts(bundle: Bundle, built: list[str]) -> None:

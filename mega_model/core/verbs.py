@@ -108,9 +108,4 @@ VERBS = {
         "figures 4 to 7 and 9",
         f"{OPTIONS}:Figures",
     ),
-    "bench": Verb(
-        "mega_model.evaluate.bench:main",
-        "time of generation, compared with a plain loop",
-        f"{OPTIONS}:GenerationBench",
-    ),
 }

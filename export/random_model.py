@@ -1,0 +1,35 @@
+"""A checkpoint with random weights, to measure the speed of a model that is not trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mega_model import checkpoint
+from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.core.topology import Topology
+from mega_model.expected_error import ErrorHead
+from mega_model.mega import PRESETS
+from mega_model.tokenizer import TokenizerConfig
+from mega_ros.bundle import DEFAULT, TOPOLOGY
+
+
+def random_checkpoint(preset: str, folder: Path) -> Path:
+    """Writes a checkpoint of a preset to `folder`, for the default bundle's body, with an error head for BlazePose."""
+    torch.manual_seed(0)
+    topology, config = Topology.load(DEFAULT / TOPOLOGY), PRESETS[preset]
+    tokenizer = checkpoint.begin_tokenizer(folder / "of meshes", topology, TokenizerConfig())
+    checkpoint.save_weights(tokenizer, folder / "of meshes")
+    config = replace(config, tokens=tokenizer.length, codes=len(tokenizer.quantizer.codebook), latent=tokenizer.latent)
+    model = checkpoint.begin_mega(folder, folder / "of meshes", config)
+    if model.lifter is not None:
+        model.lifter.set_codebook(tokenizer.quantizer.codebook)
+        channels, count = model.backbone.channels, len(LANDMARKS)
+        sizes = (40, channels, 4, 4), (40, count, 5), (40, count, 3), (40,)
+        seen = PoseFeatures(*(torch.rand(size) for size in sizes))
+        modes = 0.01 * torch.randn(3, len(topology.template), 3)
+        checkpoint.save_errors(folder, ErrorHead.begin(config.width, tokenizer, topology, seen, modes))
+    checkpoint.save_weights(model, folder)
+    return folder
