@@ -1,4 +1,4 @@
-"""The example of docs/node.md in its own process, over DDS."""
+"""The example of docs/robot/node.md in its own process, over DDS."""
 
 import os
 import random
