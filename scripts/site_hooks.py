@@ -1,9 +1,12 @@
 """Hooks of MkDocs (mkdocs.yml): links to files outside docs/, and diagrams.
 
 The pages are also read on a code host, so they link to other files of the repository by relative paths. The site gets a
-copy of each such file, as text, which browsers show.
+copy of each such file, as text, which browsers show. Likewise, a code host draws Mermaid's diagrams, and the site shows
+the pictures that scripts/draw_diagrams made of them.
 """
 
+import hashlib
+import logging
 import os
 import re
 from pathlib import Path
@@ -13,6 +16,9 @@ from mkdocs.structure.files import File, Files
 
 OUTWARD = re.compile(r"\]\(((?:\.\./)+[^)#\s]+)\)")
 """A relative link that begins with ../"""
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIAGRAMS = Path("images/diagrams")
+log = logging.getLogger("mkdocs")
 
 
 def outside(page: str, link: str, docs: Path) -> Path | None:
@@ -35,6 +41,11 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def diagram_of(source: str) -> Path:
+    """The picture of a diagram, within docs/."""
+    return DIAGRAMS / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}.svg"
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """A link to a file that is missing stays as it is, and MkDocs warns of it."""
     docs, here = Path(config.docs_dir), Path(page.file.src_uri).parent
@@ -45,4 +56,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return match[0]
         return f"]({os.path.relpath(copy_of(path), here)})"
 
-    return OUTWARD.sub(local, markdown)
+    def picture(match: re.Match[str]) -> str:
+        path = diagram_of(match[1])
+        if not (docs / path).is_file():
+            log.warning(f"{page.file.src_uri}: a diagram is not drawn: run scripts/draw_diagrams")
+        return f"![Diagram]({os.path.relpath(path, here)}){{.diagram}}"
+
+    return DIAGRAM.sub(picture, OUTWARD.sub(local, markdown))
