@@ -28,7 +28,7 @@ def outside(page: str, link: str, docs: Path) -> Path | None:
 
 
 def copy_of(path: Path) -> str:
-    return f"repository/{path}.txt"
+    return f"repository/{path}.txt".replace("/.", "/")  # MkDocs leaves out names that begin with a dot
 
 
 def on_files(files: Files, config: Any) -> Files:
