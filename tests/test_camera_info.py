@@ -219,7 +219,7 @@ def test_every_field_is_used_or_refused() -> None:
 
 
 def test_docs_list_every_field(root: Any) -> None:
-    text = (root / "docs" / "cameras.md").read_text()
+    text = (root / "docs" / "robot" / "cameras.md").read_text()
     assert all(f"`{name}`" in text for name in [*USES, *ELSEWHERE])
 
 

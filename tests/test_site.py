@@ -56,15 +56,29 @@ def test_links_outside_the_pages_lead_to_copies(site: Path) -> None:
     assert "ros__parameters" in (page.parent / link).read_text()
 
 
-def test_broken_links_and_missing_pages_end_the_build(root: Path, tmp_path: Path) -> None:
+def test_broken_links_missing_pages_and_new_diagrams_end_the_build(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     (copy / "docs").mkdir(parents=True)
     shutil.copytree(root / "scripts", copy / "scripts")
     shutil.copy(root / "mkdocs.yml", copy / "mkdocs.yml")
     links = ("nowhere.md", "#nowhere", "../config/nowhere.yaml")
-    (copy / "docs" / "index.md").write_text("\n".join(["# Start", *(f"[nothing]({link})" for link in links)]))
+    diagram = "```mermaid\nflowchart LR\n    new --> diagram\n```"
+    (copy / "docs" / "index.md").write_text("\n".join(["# Start", *(f"[nothing]({link})" for link in links), diagram]))
     (copy / "docs" / "alone.md").write_text("# In no menu")
     end = build(copy, tmp_path / "out")
     assert end.returncode
-    for name in (*links, "alone.md", "robot/node.md"):
+    for name in (*links, "alone.md", "robot/node.md", "scripts/draw_diagrams"):
         assert name in end.stderr, name
+
+
+def test_links_of_the_readme_lead_to_files(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
+    assert len(links) > 15
+    assert not [link for link in links if not (root / link).exists()]
+
+
+def test_diagrams_are_drawn_and_none_is_left_over(root: Path, site: Path) -> None:
+    shown = {path for page in site.rglob("*.html") for path in re.findall(r"diagrams/(\w+\.svg)", page.read_text())}
+    assert len(shown) > 3
+    assert shown == {path.name for path in (root / "docs" / "images" / "diagrams").iterdir()}

@@ -10,8 +10,8 @@ INPUTS = {
     ),
     "camera_info": (
         "sensor_msgs/CameraInfo",
-        "the camera, beside `image` unless remapped: intrinsics, lens, rectification, binning, window. Without it, a field "
-        "of view is assumed",
+        "the camera, beside `image` unless remapped: intrinsics, lens, rectification, binning, window. Without it, a "
+        "field of view is assumed",
     ),
     "detections": (
         "vision_msgs/Detection2DArray",
@@ -23,8 +23,8 @@ INPUTS = {
 OUTPUTS = {
     "~/mesh": (
         "sensor_msgs/PointCloud2",
-        "a row per person, a column per vertex: `x y z sigma`, metres in the camera's optical frame, and `id`. Stamp and "
-        "frame of the image. Published for every frame, with height 0 if there is nobody",
+        "a row per person, a column per vertex: `x y z sigma`, metres in the camera's optical frame, and `id`. Stamp "
+        "and frame of the image. Published for every frame, with height 0 if there is nobody",
     ),
     "~/joints": (
         "sensor_msgs/PointCloud2",
@@ -59,10 +59,10 @@ OUTPUTS = {
 DIAGNOSTICS = {
     "rate_hz": "processed frames per second",
     "latency_p50_s, latency_p95_s": "from arrival at the node to publication; all times are of the last 10 s",
-    "latency_from_stamp_p50_s, latency_from_stamp_p95_s": "from the image's stamp to publication: end to end, if camera "
-    "and node share a clock",
-    "decode_p50_s, crop_p50_s, infer_p50_s, publish_p50_s": "stages of it: the image, the crops, the model, the outputs. "
-    "The rest is waiting, tracking and fitting",
+    "latency_from_stamp_p50_s, latency_from_stamp_p95_s": "from the image's stamp to publication: end to end, if "
+    "camera and node share a clock",
+    "decode_p50_s, crop_p50_s, infer_p50_s, publish_p50_s": "stages of it: the image, the crops, the model, the "
+    "outputs. The rest is waiting, tracking and fitting",
     "infer_cpu_p50_s": "CPU time of the model, all cores together",
     "frames_received": "frames that reached the node: the sum of processed, dropped, rejected and idle ones, and those "
     "under way",
