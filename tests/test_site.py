@@ -51,7 +51,7 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
 
 
 def test_links_outside_the_pages_lead_to_copies(site: Path) -> None:
-    page = site / "robot" / "node.html"
+    page = site / "robot" / "reference.html"
     (link,) = re.findall(r'href="([^"]*mega\.yaml\.txt)"', page.read_text())
     assert "ros__parameters" in (page.parent / link).read_text()
 
