@@ -1,6 +1,7 @@
 # make run      set up .venv, then run the demo: play a clip to the node, score and draw the result
 #               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 (or a device, or a URL) use your own input
 # make test     set up .venv, then run lint, type checks and tests
+# make docs     set up .venv, then build the site from docs/ into site/
 # make coverage set up .venv, then run the tests and print which share of the product they run
 # make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
 #               make mutants ONLY='mega_ros.track*' changes one module
@@ -8,7 +9,7 @@ PYTHON ?= python3
 # not quiet: pip shows its progress. No byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
-.PHONY: run test coverage mutants
+.PHONY: run test docs coverage mutants
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
@@ -16,6 +17,10 @@ test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
+
+docs: .venv/documentation
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+	@echo "Open site/index.html"
 
 coverage: .venv/development
 	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
@@ -35,6 +40,11 @@ mutants: .venv/development
 	@echo "Installing torch and the development tools into .venv: a few minutes"
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[ros,train,export,dev]'
+	@touch $@
+
+.venv/documentation: setup.py | .venv/created
+	@echo "Installing the tools of the site into .venv"
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 .venv/created:

@@ -43,6 +43,8 @@ PARQUET = ["pyarrow>=15"]
 VIEW = ["viser>=1.0"]
 # `mega replay --engine ray`
 CLUSTER = ["ray>=2.40"]
+# `make docs`; Material 10 and MkDocs 2 would need another configuration
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.12"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "filelock>=3.12",
@@ -57,7 +59,7 @@ TEST = [
     "setuptools>=69",
     "wheel",
 ]
-DEV = [*TEST, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
+DEV = [*TEST, *DOCS, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
@@ -131,6 +133,7 @@ setup(
         "parquet": PARQUET,
         "view": VIEW,
         "cluster": CLUSTER,
+        "docs": DOCS,
         "test": TEST,
         "dev": DEV,
     },

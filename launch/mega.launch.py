@@ -18,7 +18,7 @@ from launch import LaunchContext, LaunchDescription
 SHARE = FindPackageShare("mega_ros")
 PARAMETERS: dict[str, tuple[type, str]] = {
     "bundle": (str, "'default', or the folder of a bundle"),
-    "provider": (str, "what runs the model: auto, cpu or cuda"),
+    "provider": (str, "what runs the model: auto, tensorrt, cuda or cpu"),
     "image_transport": (str, "auto, raw or compressed"),
     "image_reliability": (str, "auto, reliable or best_effort"),
     "rectified": (str, "whether the images are: true, false or auto"),

@@ -1,7 +1,7 @@
 """`mega import-detector`: Google's MoveNet MultiPose, converted to ONNX, as the person detector of a bundle.
 
-docs/detector.md has the commands for the conversion. Published weights are recognised by their SHA-256. Files with
-other weights are accepted, but get no note of their origin.
+docs/robot/detector.md has the commands for the conversion. Published weights are recognised by their SHA-256. Files
+with other weights are accepted, but get no note of their origin.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class ImportBackbone:
 
 @dataclass
 class ImportDetector:
-    """MoveNet MultiPose (Apache-2.0) as the person detector of a bundle, see docs/detector.md."""
+    """MoveNet MultiPose (Apache-2.0) as the person detector of a bundle, see docs/robot/detector.md."""
 
     onnx: Path
     """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""

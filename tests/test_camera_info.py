@@ -201,7 +201,7 @@ ELSEWHERE = {"header": "the stamp, by which a replay chooses it; the frame is th
 
 
 def test_every_field_is_used_or_refused() -> None:
-    """A field that ROS adds must be decided about here, and in docs/cameras.md."""
+    """A field that ROS adds must be decided about here, and in docs/robot/cameras.md."""
     fields = [name for name in CameraInfo.get_fields_and_field_types() if name != "roi"]
     fields += [f"roi.{name}" for name in RegionOfInterest.get_fields_and_field_types()]
     assert set(fields) == set(USES) | set(ELSEWHERE)
@@ -219,7 +219,7 @@ def test_every_field_is_used_or_refused() -> None:
 
 
 def test_docs_list_every_field(root: Any) -> None:
-    text = (root / "docs" / "cameras.md").read_text()
+    text = (root / "docs" / "robot" / "cameras.md").read_text()
     assert all(f"`{name}`" in text for name in [*USES, *ELSEWHERE])
 
 

@@ -1,4 +1,4 @@
-"""The example of docs/node.md in its own process, over DDS."""
+"""The example of docs/sigma.md in its own process, over DDS."""
 
 import os
 import random
@@ -33,7 +33,7 @@ def test_a_person_grown_by_three_sigma_stops_the_robot(root: Path) -> None:
     use_large_messages()
     domain = random.SystemRandom().randint(1, 230)
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
-    process = subprocess.Popen([sys.executable, root / "docs" / "stop_zone.py"], env=environment)
+    process = subprocess.Popen([sys.executable, root / "examples" / "stop_zone.py"], env=environment)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     node = Node("planner", context=context)

@@ -1,8 +1,8 @@
 """Synthetic images of people, with exact labels: random scenes and the renderer that draws them.
 
 An image is drawn from back to front: a background with shadows on the floor, clothed bodies under one light, objects in
-front of them, then the effects of the sensor. B images, P people, V vertices, S pixels per side. docs/synthetic_data.md
-describes what is random.
+front of them, then the effects of the sensor. B images, P people, V vertices, S pixels per side.
+docs/train/synthetic_data.md describes what is random.
 """
 
 from __future__ import annotations

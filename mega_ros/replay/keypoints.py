@@ -48,7 +48,7 @@ Row = Mapping[str, float | int | None]
 @dataclass(frozen=True)
 class KeypointOptions:
     set: str
-    """The annotated photographs: coco-keypoints:FILE.json (docs/evaluation.md has the format)."""
+    """The annotated photographs: coco-keypoints:FILE.json (docs/evaluate/photographs.md has the format)."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
     images: Path | None = None

@@ -220,7 +220,7 @@ def _of_coco(path: Path, files: list[Path], within: float, images: Path | None) 
 def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
     """N people in F frames: `vertices` [N, V, 3] or `joints` [N, J, 3]; `stamps` or `names` [F], `frame` [N].
 
-    docs/replay.md has the fields.
+    docs/evaluate/replay.md has the fields.
     """
     fields = npz_fields(path)
     kind = next((name for name in ("vertices", "joints") if name in fields), None)

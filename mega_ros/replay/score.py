@@ -47,7 +47,7 @@ class _Points:
 
 @dataclass
 class Score:
-    """Numbers of frames, and of all frames together. docs/replay.md and `MEASURES` define them."""
+    """Numbers of frames, and of all frames together. docs/evaluate/scores.md and `MEASURES` define them."""
 
     topology: Topology
     rows: list[Row] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""CameraInfo messages, of rclpy or of rosbags, to cameras. Every field is used or refused by name; docs/cameras.md."""
+"""CameraInfo messages, of rclpy or of rosbags, to cameras.
+
+Every field is used or refused by name; docs/robot/cameras.md.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ OURS = "mega_fastdds_"
 """How the names of the profiles begin that are written here."""
 LARGE_BUFFER = 32 * MIB
 """Bytes of a socket's buffer: several camera images have room."""
-HELP = "see docs/transport.md"
+HELP = "see docs/robot/transport.md"
 _written: list[Path] = []
 
 
