@@ -1,6 +1,7 @@
 """Package of mega_ros, for pip and for colcon alike."""
 
 import os
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -45,6 +46,7 @@ VIEW = ["viser>=1.0"]
 CLUSTER = ["ray>=2.40"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
+    "build>=1",
     "filelock>=3.12",
     *MESH,
     *VIEW,
@@ -57,7 +59,7 @@ TEST = [
     "setuptools>=69",
     "wheel",
 ]
-DEV = [*TEST, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
+DEV = [*TEST, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "twine>=6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
@@ -72,7 +74,7 @@ def shared(*folders: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version=ElementTree.parse("package.xml").findtext("version"),  # pip and colcon build in this folder
     description="People as 3D surfaces with a calibrated uncertainty for every vertex, from any camera topic",
     long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",
