@@ -26,7 +26,6 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,7 +95,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "before", folder / "after")
     shutil.copy(folder / "before" / "meshes.npz", folder / "truth.npz")
     keypoints = [200, 100, 2] * 17  # marked and visible
-    person = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 250, 450], "area": 1e5, "keypoints": keypoints}
+    person = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [100, 50, 250, 450],
+        "area": 1e5,
+        "keypoints": keypoints,
+    }
     photograph = {"id": 1, "file_name": "photo.jpg", "width": 512, "height": 512}
     categories = [{"id": 1, "name": "person"}]
     annotated = {"images": [photograph], "annotations": [person], "categories": categories}
@@ -115,7 +121,8 @@ def given() -> dict[str, Any]:
     image = cv2.imread(str(ROOT / "demo" / "photographer.png"))
     K = np.array([[600.0, 0, 256], [0, 600, 256], [0, 0, 1]])
     pixels = np.array([[100.0, 200.0], [300.0, 200.0]])
-    return dict(recovery=_loaded("default", "auto"), image=image, image_bgr=image, K=K, stamp=10**9, pixels=pixels)
+    names = {"recovery": _loaded("default", "auto"), "image": image, "image_bgr": image}
+    return names | {"K": K, "stamp": 10**9, "pixels": pixels}
 
 
 def run_python(block: Block, names: dict[str, Any]) -> str:
@@ -288,6 +295,10 @@ def check_file(words: list[str]) -> None:
         assert not [option for option in options if option not in source and option[2:] not in source], words
 
 
+OURS = ("export/", "examples/", "scripts/", "tests/")
+"""Folders of the checkout with scripts."""
+
+
 def check(words: list[str]) -> None:
     """Raises AssertionError if the command has a word that this project does not know."""
     program, rest = Path(words[0]).name, words[1:]
@@ -300,7 +311,9 @@ def check(words: list[str]) -> None:
             check_mega(arguments)
         elif module.startswith("mega_"):
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
-    elif program in ("python", "python3") and rest and rest[0].startswith(("export/", "examples/", "scripts/", "tests/")):
+    elif (
+        program in ("python", "python3") and rest and rest[0].startswith(("export/", "examples/", "scripts/", "tests/"))
+    ):
         check_file(rest)
     elif words[0].startswith("scripts/"):
         check_file(words)
@@ -356,7 +369,7 @@ def test_blocks_are_found_with_reason_and_output(tmp_path: Path) -> None:
 
 def test_outputs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = "```python\nx = 7\nprint('about', x, 'frames')\n```\n```text\n{}\n```\n```sh\necho one two\n```\n```text\n{}\n```"
+    text = "```python\nprint('about', 7, 'frames')\n```\n```text\n{}\n```\n```sh\necho one two\n```\n```text\n{}\n```"
     run_page(page_with(tmp_path, text.format("about 7 frames", "one two")), {})
     run_page(page_with(tmp_path, text.format("about ... frames", "one ...")), {})
     for outputs in (("about 8 frames", "one two"), ("about 7 frames", "one")):
