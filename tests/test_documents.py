@@ -78,6 +78,7 @@ RUNNABLE = [block for block in BLOCKS if block.language in SHELL + PYTHON]
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that pages name: the beginning of the demo's clip as bag and as film, a photograph, and two reports."""
+    pytest.importorskip("trimesh")  # of `mega replay --export glb`
     import short_clip
 
     from mega_ros.cli import main
@@ -177,6 +178,7 @@ def test_blocks_run(
     page: str, inputs: Path, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(inputs, tmp_path / "here")
+    (folder / ".venv").symlink_to(sys.prefix)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["mega"])
     monkeypatch.setattr(os, "environ", os.environ.copy())

@@ -120,8 +120,10 @@ def test_one_version() -> None:
     version = ElementTree.parse(ROOT / "package.xml").findtext("version")
     setup = subprocess.run([sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True)
     assert setup.stdout.strip() == version, setup.stderr
-    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == version
+    newest = re.search("^## .*", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[0] == f"## {version} ({citation['date-released']})"
 
 
 def test_workflows_run_what_the_project_has() -> None:
