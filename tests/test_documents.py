@@ -81,6 +81,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("trimesh")  # of `mega replay --export glb`
     import short_clip
 
+    from mega_model.core.detection import KEYPOINTS
     from mega_ros.cli import main
 
     folder = tmp_path_factory.mktemp("inputs")
@@ -95,17 +96,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main(["replay", str(bag), "--out", str(folder / "before")]) == 0
     shutil.copytree(folder / "before", folder / "after")
     shutil.copy(folder / "before" / "meshes.npz", folder / "truth.npz")
-    keypoints = [200, 100, 2] * 17  # marked and visible
-    person = {
-        "id": 1,
-        "image_id": 1,
-        "category_id": 1,
-        "bbox": [100, 50, 250, 450],
-        "area": 1e5,
-        "keypoints": keypoints,
-    }
+    person: dict[str, Any] = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 50, 250, 450], "area": 1e5}
+    person["keypoints"] = [200, 100, 2] * len(KEYPOINTS)  # marked and visible
     photograph = {"id": 1, "file_name": "photo.jpg", "width": 512, "height": 512}
-    categories = [{"id": 1, "name": "person"}]
+    categories = [{"id": 1, "name": "person", "keypoints": KEYPOINTS}]
     annotated = {"images": [photograph], "annotations": [person], "categories": categories}
     (folder / "keypoints.json").write_text(json.dumps(annotated))
     return folder
