@@ -175,9 +175,13 @@ def test_blocks_run(
     (folder / ".venv").symlink_to(sys.prefix)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["mega"])
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setenv("COLUMNS", "120")
-    run_page([block for block in BLOCKS if block.page == page], given)
+    environment = dict(os.environ)
+    try:
+        run_page([block for block in BLOCKS if block.page == page], given)
+    finally:  # commands set variables
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 # --- the words of commands
