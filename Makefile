@@ -2,6 +2,7 @@
 #               make run IMAGE=photo.jpg, VIDEO=film.mp4 or CAMERA=0 (or a device, or a URL) use your own input
 # make test     set up .venv, then run lint, type checks and tests
 # make docs     set up .venv, then build the site from docs/ into site/
+# make release  set up .venv, then build the source archive and the wheel into dist/, and check them as they are uploaded
 # make coverage set up .venv, then run the tests and print which share of the product they run
 # make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
 #               make mutants ONLY='mega_ros.track*' changes one module
@@ -9,7 +10,7 @@ PYTHON ?= python3
 # not quiet: pip shows its progress. No byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
-.PHONY: run test docs coverage mutants
+.PHONY: run test docs release coverage mutants
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
@@ -22,6 +23,12 @@ docs: .venv/documentation
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
 	@echo "Open site/index.html"
 
+release: .venv/development
+	rm -rf dist
+	.venv/bin/python -m build
+	.venv/bin/twine check --strict dist/*
+	.venv/bin/python -m pytest -q tests/test_package.py tests/test_wheel.py tests/test_licences.py
+
 coverage: .venv/development
 	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
 
@@ -30,7 +37,7 @@ mutants: .venv/development
 	.venv/bin/mutmut results | grep -v "not checked" || echo "No survivors"
 
 # No torch here: the runtime does not need it.
-.venv/runtime: setup.py pyproject.toml | .venv/created
+.venv/runtime: setup.py package.xml pyproject.toml | .venv/created
 	@echo "Installing the runtime into .venv: about a minute"
 	$(PIP) --editable '.[ros]'
 	@touch $@

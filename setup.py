@@ -1,6 +1,7 @@
 """Package of mega_ros, for pip and for colcon alike."""
 
 import os
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -47,6 +48,7 @@ CLUSTER = ["ray>=2.40"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.12"]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
+    "build>=1",
     "filelock>=3.12",
     *MESH,
     *VIEW,
@@ -59,7 +61,7 @@ TEST = [
     "setuptools>=69",
     "wheel",
 ]
-DEV = [*TEST, *DOCS, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "types-PyYAML"]
+DEV = [*TEST, *DOCS, *IMPORT, *SMPL, "mutmut>=3.8", "mypy>=1.11", "ruff>=0.6", "twine>=6", "types-PyYAML"]
 
 
 def shared(*folders: str) -> list[tuple[str, list[str]]]:
@@ -74,7 +76,7 @@ def shared(*folders: str) -> list[tuple[str, list[str]]]:
 
 setup(
     name=PACKAGE,
-    version="0.1.0",
+    version=ElementTree.parse("package.xml").findtext("version"),  # pip and colcon build in this folder
     description="People as 3D surfaces with a calibrated uncertainty for every vertex, from any camera topic",
     long_description=Path("README.md").read_text() if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",

@@ -6,10 +6,8 @@ from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool
 
-LOW, HIGH = (
-    np.array([-1.0, -2.0, 0.0]),
-    np.array([1.0, 2.0, 2.0]),
-)  # metres in the camera frame: x right, y down, z ahead
+# metres in the camera frame: x right, y down, z ahead
+LOW, HIGH = np.array([-1.0, -2.0, 0.0]), np.array([1.0, 2.0, 2.0])
 
 
 class StopZone(Node):

@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -34,20 +33,24 @@ MODULES = {
 }
 
 
-@pytest.fixture(params=["mega.launch.py"])
-def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, root: Path) -> Iterator[Any]:
-    """The launch file as a module."""
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A launch file as a module. `monkeypatch` must live as long as it is used."""
     for name, classes in MODULES.items():
         module = ModuleType(name)
         for each in classes.split():
             kind = LaunchConfiguration if each == "LaunchConfiguration" else type(each, (StandIn,), {})
             setattr(module, each, kind)
         monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("mega_launch", root / "launch" / request.param)
+    spec = importlib.util.spec_from_file_location("mega_launch", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
+    return module
+
+
+@pytest.fixture(params=["mega.launch.py"])
+def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, root: Path) -> Any:
+    return load(root / "launch" / request.param, monkeypatch)
 
 
 def context(launch: Any, **given: str) -> dict[str, str]:
