@@ -2,7 +2,7 @@
 
     python evaluate_bag.py my_bag [my_bundle]
 
-The bag has ground truth on /mega/ground_truth (docs/evaluate/replay.md describes other references, and defines the scores).
+The bag has ground truth on /mega/ground_truth. docs/evaluate/ describes other references, and defines the scores.
 """
 
 import sys

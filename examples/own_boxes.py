@@ -2,7 +2,8 @@
 
     python own_boxes.py film.mp4 [my_bundle]
 
-In ROS, publish the boxes as vision_msgs/Detection2DArray and start the node with boxes:=detections (docs/robot/people.md).
+In ROS, publish the boxes as vision_msgs/Detection2DArray and start the node with boxes:=detections: see
+docs/robot/people.md.
 """
 
 import sys
