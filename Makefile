@@ -6,11 +6,13 @@
 # make coverage set up .venv, then run the tests and print which share of the product they run
 # make mutants  set up .venv, then change the product line by line and list the changes that no test notices: hours
 #               make mutants ONLY='mega_ros.track*' changes one module
+# make soak     set up .venv, then run the node under a camera of 30 Hz and say whether memory and latency stay
+#               make soak MINUTES=60 runs an hour, not ten minutes
 PYTHON ?= python3
 # not quiet: pip shows its progress. No byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
-.PHONY: run test docs release coverage mutants
+.PHONY: run test docs release coverage mutants soak
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
 
@@ -35,6 +37,9 @@ coverage: .venv/development
 mutants: .venv/development
 	.venv/bin/mutmut run $(if $(ONLY),"$(ONLY)")
 	.venv/bin/mutmut results | grep -v "not checked" || echo "No survivors"
+
+soak: .venv/runtime
+	.venv/bin/python -m mega_ros.ros.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 # No torch here: the runtime does not need it.
 .venv/runtime: setup.py package.xml pyproject.toml | .venv/created

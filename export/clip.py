@@ -1,4 +1,7 @@
-"""`mega clip`: renders the demo's clip, two people with held-out motion, as a ROS 2 bag in demo/clip."""
+"""`mega clip`: renders the demo's clip, two people with held-out motion, as a ROS 2 bag in demo/clip.
+
+`mega clip --crowd` renders a longer one, to measure how people are told apart (docs/robot/people.md).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
 
 RATE, SECONDS = 15, 6
+CROWD_SECONDS = 20
+TURNING = 15
+"""Frames in which somebody of the crowd turns around."""
 WIDTH, HEIGHT = 640, 480
 FOV = np.radians(60)
 FINER = 4
@@ -36,9 +42,13 @@ QUALITY = 85
 """Of the JPEG images."""
 FRAME = "camera_optical_frame"
 SEED = 6
+PILLAR = [(0.57, 0.63, 0.16, 0.91), (0.60, 0.86, 0.67, 0.91)]
+"""And a low wall."""
+WALL = [(0.52, 0.86, 0.12, 0.95)]
+"""Of the crowd: nobody is seen behind it, for about two seconds."""
 
 
-def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np.ndarray:
+def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float, seconds: int = SECONDS) -> np.ndarray:
     """A body that moves over the ground with the poses of a motion clip: [T, V, 3], y up, initially facing z.
 
     The poses are unevenly spaced in time, so the mean joint `speed` (m/s) is assumed constant. Root translation is
@@ -52,7 +62,7 @@ def motion(body: AnnyBody, clip: int, phenotype: np.ndarray, speed: float) -> np
     steps = np.linalg.norm(np.diff(heads, axis=0), axis=-1).mean(axis=1) / speed
     times = np.concatenate([[0], np.cumsum(steps)])
 
-    wanted = np.arange(RATE * SECONDS * FINER) / (RATE * FINER)
+    wanted = np.arange(RATE * seconds * FINER) / (RATE * FINER)
     if times[-1] < wanted[-1]:
         poses, times = _repeat(poses, heads, times, wanted[-1])
     turns = [Slerp(times, Rotation.from_rotvec(poses[:, k]))(wanted).as_rotvec() for k in range(len(bones))]
@@ -94,6 +104,29 @@ def scene(body: AnnyBody) -> np.ndarray:
     return np.stack(people, axis=1)
 
 
+def crowd(body: AnnyBody) -> np.ndarray:
+    """Five people who walk to and fro across the view: [T, 5, V, 3], world (y up), metres."""
+    walks = [
+        # clip, joint speed, phenotype, heading (0: to the camera, 90: to the right), start: right, away; turns, seconds
+        (90, 0.28, [0.1, 0.70, 0.5, 0.45, 0.45, 0.6], 90, (-2.4, 4.6), (5, 10, 15)),
+        (90, 0.26, [0.9, 0.60, 0.6, 0.55, 0.60, 0.5], -90, (2.6, 5.6), (5.5, 11, 16)),
+        (40, 0.24, [0.8, 0.75, 0.6, 0.55, 0.55, 0.5], 80, (-3.2, 6.4), (6.5, 13)),
+        (40, 0.22, [0.3, 0.50, 0.4, 0.40, 0.30, 0.4], -75, (2.0, 7.2), (6, 12.5, 18)),
+        (90, 0.22, [0.6, 0.80, 0.5, 0.50, 0.50, 0.5], 15, (-1.4, 8.0), (7, 14)),
+    ]
+    people = []
+    for clip, speed, phenotype, heading, (right, away), turns in walks:
+        points = motion(body, clip, np.array(phenotype), speed, CROWD_SECONDS)
+        middle = points.mean(axis=1) * [1, 0, 1]
+        times = np.arange(len(points))
+        turned = np.sum([np.clip((times - RATE * turn) / TURNING, 0, 1) for turn in turns], axis=0)
+        rotation = Rotation.from_rotvec((heading + 180 * turned)[:, None] * [0, 1, 0], degrees=True).as_matrix()
+        steps = np.einsum("tij,tj->ti", rotation[:-1], np.diff(middle, axis=0))
+        path = np.concatenate([np.zeros((1, 3)), np.cumsum(steps, axis=0)]) + [right, 0, -away]
+        people.append((points - middle[:, None]) @ rotation.swapaxes(1, 2) + path[:, None])
+    return np.stack(people, axis=1)
+
+
 def camera() -> View:
     """A camera 1.35 m above the ground, tilted slightly down."""
     tilt = Rotation.from_euler("x", -5, degrees=True).as_matrix()
@@ -101,8 +134,10 @@ def camera() -> View:
     return View(np.array([0, 1.35, 0]), tilt @ VIEW_AXES, intrinsics_from_fov(WIDTH, HEIGHT, FOV), frame)
 
 
-def render(body: AnnyBody, vertices: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
-    """People [T, P, V, 3] (camera frame) behind a pillar and a low wall.
+def render(
+    body: AnnyBody, vertices: np.ndarray, view: View, boards: list[tuple[float, float, float, float]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """People [T, P, V, 3] (camera frame) behind boards: left, right, top, bottom, as shares of the image.
 
     Returns images uint8 [T, H, W, 3] RGB and visible bool [T, P, V].
     """
@@ -113,7 +148,7 @@ def render(body: AnnyBody, vertices: np.ndarray, view: View) -> tuple[np.ndarray
     appearances = [Appearance.draw(rng) for _ in range(vertices.shape[1])]
     light = Light.draw(rng)
     background = backgrounds.room(rng, view.rays(HEIGHT, WIDTH), view.eye[1], 6).astype(np.float32)
-    things = [_board(rng, 0.57, 0.63, 0.16, 0.91), _board(rng, 0.60, 0.86, 0.67, 0.91)]
+    things = [_board(rng, *board) for board in boards]
     images, visible = [], []
     for points in tqdm(vertices, desc="rendering"):
         shown = Scene(points, appearances, view.intrinsics, view.rotation, light, background, things)
@@ -199,11 +234,11 @@ def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, A
     }
 
 
-def make(out: Path) -> None:
+def make(out: Path, crowded: bool = False) -> None:
     """Write the clip to `out`. Existing content is replaced."""
     body, view = AnnyBody(), camera()
-    vertices = view.camera(scene(body))
-    images, visible = render(body, vertices, view)
+    vertices = view.camera((crowd if crowded else scene)(body))
+    images, visible = render(body, vertices, view, WALL if crowded else PILLAR)
     shutil.rmtree(out, ignore_errors=True)
     write_bag(out, images, view.intrinsics, vertices, visible)
     size = sum(file.stat().st_size for file in out.iterdir())
@@ -211,4 +246,4 @@ def make(out: Path) -> None:
 
 
 def main(config: Clip) -> None:
-    make(config.out)
+    make(config.out, config.crowd)

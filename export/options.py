@@ -115,3 +115,5 @@ class Clip:
 
     out: Path = Path("demo/clip")
     """Folder of the bag. Existing content is replaced."""
+    crowd: bool = False
+    """Instead, five people for 20 s, who cross, turn around, and walk behind a wall for seconds."""

@@ -29,7 +29,7 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "max_people": (int, "if more are found, the least likely are left out; 0: nobody is"),
     "smoothing": (float, "of people over time, 0 to 1; 0: off"),
     "predict": (bool, "true publishes people where they are expected at publication"),
-    "samples": (int, "samples per person; -1: the bundle's number"),
+    "samples": (str, "samples per person, a number or auto"),
     "fov": (float, "field of view without camera_info, radians"),
     "timeout": (float, "seconds without an image after which the camera counts as silent"),
     "tf": (bool, "true also publishes a TF frame per person"),

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from mega_model.core import metrics
@@ -19,6 +20,7 @@ from mega_model.core.detection import LIMB_JOINTS, SMALLEST, in_image, keypoints
 from mega_model.core.errors import InputError, numbers
 from mega_model.core.fit import OBSERVES, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
+    Pyramid,
     crop_cameras,
     crop_images,
     crop_translation,
@@ -93,6 +95,12 @@ class Crops:
     out: dict[str, np.ndarray]
     """The deterministic graph's outputs."""
 
+    def __getitem__(self, people: np.ndarray) -> Crops:
+        """Those of some people: indices."""
+        features = {name: array[people] for name, array in self.features.items()}
+        out = {name: array if name == "modes" else array[people] for name, array in self.out.items()}
+        return Crops(self.intrinsics[people], self.from_camera[people], features, self.limbs[people], out)
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -141,6 +149,8 @@ class Recovery:
         self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
         self.backend, self.why = self._sampler.backend, self._sampler.why
         self._crop_seconds = 0.0
+        self.sample_seconds = np.nan
+        """What one sample of one person took in the last run that had some; NaN before it."""
 
     @classmethod
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
@@ -154,13 +164,22 @@ class Recovery:
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded_once, (self.bundle.folder.resolve(), self._provider)
 
+    @property
+    def sampling_seconds(self) -> float:
+        """What the sampler took in all runs so far."""
+        return self._sampler.seconds
+
     def seconds(self) -> dict[str, float]:
-        """What cutting crops and running graphs took in all runs so far; `infer_cpu`: of all cores together."""
+        """What cutting crops and running graphs took in all runs so far.
+
+        `sampling`: the part of `infer` that the sampler took. `infer_cpu`: of all cores together.
+        """
         engines = [self._backbone, self._deterministic, self._sampler]
         engines += [self.detector.engine] if self.detector else []
         return {
             "crop": self._crop_seconds,
             "infer": sum(engine.seconds for engine in engines),
+            "sampling": self.sampling_seconds,
             "infer_cpu": sum(engine.cpu_seconds for engine in engines),
         }
 
@@ -260,28 +279,41 @@ class Recovery:
         self,
         observation: Observation,
         ids: np.ndarray,
-        samples: int | None = None,
+        samples: int | np.ndarray | None = None,
         seed: int = 0,
         keep_samples: bool = False,
     ) -> People:
-        """The second part of `run`: people with their ids [P] and samples, without those who are left out."""
+        """The second part of `run`: people with their ids [P] and samples, without those who are left out.
+
+        samples: as for `run`; or a number for each person [P], then they cannot be kept.
+        """
         samples = self.bundle.sampling.samples if samples is None else samples
-        if samples < 0 or seed < 0:
+        people, good, crops = observation.people, observation.good.copy(), observation.crops
+        counts = np.broadcast_to(samples, len(people))
+        if np.min(samples, initial=0) < 0 or seed < 0:
             raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
-        people, good, crops = observation.people, observation.good, observation.crops
         ids = _checked_ids(ids, len(people))
-        people = replace(people, ids=ids.astype(np.uint32))
-        for_sigma = samples >= 2 and not self._predicts_errors
-        if for_sigma or (keep_samples and samples):
-            nobody = np.zeros((0, samples, *people.vertices.shape[1:]), np.float32)
-            meshes = self._sampled(crops, ids, samples, seed) if crops else nobody
-            good = good & np.isfinite(meshes).all(axis=(1, 2, 3))
-            if for_sigma:
-                sigma, joints_sigma = map(metrics.spread, (meshes, self.topology.joints(meshes)))
-                scale = np.float32(self.bundle.calibration.scale)
-                people = replace(people, sigma=scale * sigma, joints_sigma=scale * joints_sigma)
-            if keep_samples:
-                people = replace(people, samples=meshes)
+        people = replace(
+            people, ids=ids.astype(np.uint32), sigma=people.sigma.copy(), joints_sigma=people.joints_sigma.copy()
+        )
+        if keep_samples:
+            people = replace(people, samples=np.zeros((len(people), samples, *people.vertices.shape[1:]), np.float32))
+        scale = np.float32(self.bundle.calibration.scale)
+        start, drawn = self._sampler.seconds, 0
+        for count in np.unique(counts).tolist():
+            which = np.flatnonzero(counts == count)
+            for_sigma = count >= 2 and not self._predicts_errors
+            if crops and (for_sigma or (keep_samples and count)):
+                meshes = self._sampled(crops[which], ids[which], count, seed)
+                drawn += count * len(which)
+                good[which] &= np.isfinite(meshes).all(axis=(1, 2, 3))
+                if for_sigma:
+                    people.sigma[which] = scale * metrics.spread(meshes)
+                    people.joints_sigma[which] = scale * metrics.spread(self.topology.joints(meshes))
+                if keep_samples:
+                    people.samples[which] = meshes
+        if drawn:
+            self.sample_seconds = (self._sampler.seconds - start) / drawn
         return people[good]
 
     def _nobody(self) -> People:
@@ -304,15 +336,16 @@ class Recovery:
         There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
         detector's keypoints replace the first pass, because they place the second crop as well.
         """
-        crop = self.bundle.crop
+        crop, pyramid = self.bundle.crop, Pyramid(image)
         cameras = crop_cameras(boxes, camera, crop.size, crop.margin, -np.radians(rotate))
 
         def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
             start = time.perf_counter()
-            crops = crop_images(image, camera, crop_intrinsics, crop_from_camera, crop.size)
+            crops = crop_images(pyramid, camera, crop_intrinsics, crop_from_camera, crop.size)
+            crops = cv2.cvtColor(crops.reshape(-1, crop.size, 3), cv2.COLOR_BGR2RGB).reshape(crops.shape)
             self._crop_seconds += time.perf_counter() - start
-            return self._backbone.run(crops=np.ascontiguousarray(crops[..., ::-1]))
+            return self._backbone.run(crops=crops)
 
         def refine_cameras(people: np.ndarray, landmarks: np.ndarray) -> None:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)

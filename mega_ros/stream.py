@@ -5,6 +5,7 @@ Several cameras in one process have one `Stream` each and share one `Recovery`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +18,7 @@ from mega_model.core.geometry import intrinsics_from_fov
 
 from .detect import PersonDetector, find_turned, fixed_box, full_frame
 from .recovery import FARTHEST, FOV_DEFAULT, PELVIS, Observation, People, Recovery, checked_image, in_view
+from .samples import allotted
 from .smooth import Smoother
 from .track import Tracker
 
@@ -37,8 +39,11 @@ class StreamSettings:
     """Detections with a lower score are left out, 0 to 1."""
     max_people: int = 0
     """If more people are found, those with the lowest scores are left out; 0: nobody is."""
-    samples: int | None = None
-    """Samples per person, see `Recovery.run`; None takes the bundle's number."""
+    samples: int | Literal["auto"] | None = None
+    """Samples per person, see `Recovery.run`; None takes the bundle's number, "auto" as many as fit `period`."""
+    period: float = np.nan
+    """Seconds that there are for an image, where `samples` is "auto"; NaN: not known, so nobody gets more than the
+    bundle's number."""
     keep_samples: bool = False
     """Whether people have their samples, see `Recovery.run`."""
     seed: int = 0
@@ -86,6 +91,10 @@ class Stream:
         self._tracker = Tracker()
         self._smoother = Smoother()
         self._stamp = 0
+        self._newest = -1
+        """The highest id that was given so far."""
+        self._busy = np.inf
+        """Seconds that the last image took beside its samples."""
         self.camera = Camera(np.eye(3))
         """Of the last image, given or assumed."""
         self.assumed = ""
@@ -128,9 +137,18 @@ class Stream:
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
+        start, sampling = time.perf_counter(), self._recovery.sampling_seconds
         seen = self.observe(image, camera, unknown, found)
         ids = self.identify(seen, stamp)
-        return self.finish(seen, identified(self._recovery, self._settings, seen.observation, ids), stamp)
+        if self._settings.samples == "auto":
+            samples = self._affordable(seen.observation.people, ids)
+            people = self._recovery.identified(seen.observation, ids, samples, self._settings.seed)
+        else:
+            people = identified(self._recovery, self._settings, seen.observation, ids)
+        people = self.finish(seen, people, stamp)
+        self._newest = max([self._newest, *ids.tolist()])
+        self._busy = time.perf_counter() - start - (self._recovery.sampling_seconds - sampling)
+        return people
 
     def observe(
         self,
@@ -165,7 +183,7 @@ class Stream:
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
         if stamp < self._stamp - RESTART:
-            self._tracker = Tracker()  # the smoother sees by itself that time goes back
+            self._tracker, self._newest = Tracker(), -1  # the smoother sees by itself that time goes back
         self._stamp = stamp
         people = seen.observation.people
         return self._tracker.update(people.boxes, stamp, people.joints[:, PELVIS], people.joints_sigma[:, PELVIS])
@@ -183,6 +201,13 @@ class Stream:
         """The people of the last image at a later time, nanoseconds, see `Smoother.predict`. It needs `smoothing`."""
         return self._smoother.predict(people, stamp)
 
+    def _affordable(self, people: People, ids: np.ndarray) -> np.ndarray:
+        """The number of samples of each person, int [P], if this image takes as long as the last one did."""
+        affordable = (self._settings.period - self._busy) / self._recovery.sample_seconds
+        least = max(2, self._recovery.bundle.sampling.samples)
+        distance = np.linalg.norm(people.joints[:, PELVIS], axis=1)
+        return allotted(distance, ids > self._newest, least, affordable if np.isfinite(affordable) else 0)
+
     def _find(self, image: np.ndarray, found: Detections | None) -> Detections:
         if self._settings.boxes == "detections":
             if found is None:
@@ -197,7 +222,8 @@ class Stream:
 
 
 def identified(recovery: Recovery, settings: StreamSettings, observation: Observation, ids: np.ndarray) -> People:
-    """The people of an observation, see `Recovery.identified`."""
+    """The people of an observation, see `Recovery.identified`. `settings.samples` must not be "auto"."""
+    assert settings.samples != "auto"  # it depends on the stream
     return recovery.identified(observation, ids, settings.samples, settings.seed, settings.keep_samples)
 
 

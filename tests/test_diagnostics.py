@@ -4,9 +4,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mega_ros.recovery import People
-from mega_ros.ros.diagnostics import Health
-
-STAGES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "publish")
+from mega_ros.ros.diagnostics import TIMES, Health
 
 
 def people(*distances: float) -> People:
@@ -26,16 +24,16 @@ def test_times_and_people() -> None:
     health = Health()
     for k in range(21):
         health.received(k)
-        health.processed(people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(STAGES)})
+        health.processed(people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(TIMES)})
     status, values = told(health)
     assert status.level == DiagnosticStatus.OK
-    for order, name in enumerate(STAGES):
+    for order, name in enumerate(TIMES):
         assert values[f"{name}_p50_s"] == f"{0.1 * order + 0.010:.4f}"
     assert values["latency_from_stamp_p95_s"] == "0.1190"
     assert values["person_4"] == "sigma 0.125 m, distance 1.00"
     assert values["person_5"] == "sigma 0.125 m, distance nan"
     assert (values["people"], values["tracks"]) == ("2", "6")
-    health.processed(people(), dict.fromkeys(STAGES, 0.0))
+    health.processed(people(), dict.fromkeys(TIMES, 0.0))
     _, values = told(health)
     assert (values["people"], values["tracks"]) == ("0", "6")
     assert "person_4" not in values
@@ -43,11 +41,11 @@ def test_times_and_people() -> None:
 
 def test_who_is_unlike_the_training_set_is_a_warning() -> None:
     health = Health()
-    health.processed(people(1.0, 2.5), dict.fromkeys(STAGES, 0.0))
+    health.processed(people(1.0, 2.5), dict.fromkeys(TIMES, 0.0))
     status, _ = told(health)
     assert status.level == DiagnosticStatus.WARN
     assert status.message == "unlike the training set, so sigma may be too small: person 5"
-    health.processed(people(1.0, 1.9), dict.fromkeys(STAGES, 0.0))
+    health.processed(people(1.0, 1.9), dict.fromkeys(TIMES, 0.0))
     assert told(health)[0].level == DiagnosticStatus.OK
 
 

@@ -156,3 +156,31 @@ def test_keypoints_without_a_place_in_the_crop_have_no_score() -> None:
     found = geometry.in_crops(points, camera, *crops)
     np.testing.assert_allclose(found[0, :, 2], [0.9, 0, 0.7, 0])
     assert np.isfinite(found).all()
+
+
+def test_a_pyramid_is_halved_until_it_is_small_enough() -> None:
+    """Each size is the mean of its pixels in the image, and is made once."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    pyramid = geometry.Pyramid(image)
+    for shrink, factor in ((0.3, 1), (1.99, 1), (2, 2), (3.9, 2), (4, 4), (9, 8)):
+        found = pyramid.at(shrink)
+        mean = image.reshape(48 // factor, factor, 64 // factor, factor, 3).mean(axis=(1, 3))
+        assert np.abs(found - mean).max() <= 1.5
+        assert pyramid.at(shrink) is found
+    assert pyramid.at(1e4).shape == (1, 1, 3)
+
+
+def test_crops_of_a_shared_pyramid_are_those_of_the_image() -> None:
+    """Of a small and of a large square, whichever is cut first."""
+    image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    K = geometry.intrinsics_from_fov(320, 240, 1.0)
+    cameras = geometry.square_cameras(
+        np.array([[160.0, 120], [100, 90]]), np.array([220.0, 60]), np.array([0.1, 0]), K, 32
+    )
+    pyramid = geometry.Pyramid(image)
+    for index in ([1, 0], [0, 1], [1]):
+        intrinsics, rotations = (part[index] for part in cameras)
+        shared, own = (geometry.crop_images(x, K, intrinsics, rotations, 32) for x in (pyramid, image))
+        np.testing.assert_array_equal(shared, own)
+    spread = geometry.crop_images(image, K, *cameras, 32).std(axis=(1, 2, 3))
+    assert spread[0] < 0.4 * spread[1], "the large square is averaged, so noise goes"

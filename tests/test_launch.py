@@ -63,12 +63,19 @@ def context(launch: Any, **given: str) -> dict[str, str]:
 
 
 def test_arguments_become_parameters_of_their_type(launch: Any) -> None:
-    given = {"samples": "5", "fov": "1", "tf": "true", "autostart": "false", "boxes": "full_frame", "provider": "cpu"}
+    given = {
+        "rotate": "90",
+        "fov": "1",
+        "tf": "true",
+        "autostart": "false",
+        "boxes": "full_frame",
+        "provider": "cpu",
+    }
     (node,) = launch.nodes(context(launch, **given))
     file, *others = node.named["parameters"]
     assert file == str(share() / "config" / "mega.yaml")
     chosen = {name: value for other in others for name, value in other.items()}
-    right = {"samples": 5, "fov": 1.0, "tf": True, "autostart": False, "boxes": "full_frame", "provider": "cpu"}
+    right = {"rotate": 90, "fov": 1.0, "tf": True, "autostart": False, "boxes": "full_frame", "provider": "cpu"}
     assert chosen == right
     assert {name: type(value) for name, value in chosen.items()} == {n: type(v) for n, v in right.items()}
     with pytest.raises(ValueError, match="fov: 'wide' is not of type float"):

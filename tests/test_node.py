@@ -192,7 +192,7 @@ def talk() -> Iterator[Peer]:
 @pytest.fixture
 def peer(talk: Peer) -> Peer:
     """The same node for every test, as it was at its start."""
-    usual = {"fixed_box": [0.0] * 4, "samples": -1, "seed": 0, "fov": 1.0, "score_threshold": 0.5}
+    usual = {"fixed_box": [0.0] * 4, "samples": "auto", "seed": 0, "fov": 1.0, "score_threshold": 0.5}
     assert not talk.set(boxes="full_frame", rectified="auto", rotate=0, **usual)
     return talk
 
@@ -427,8 +427,8 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"samples": 1000}, "range"),
-        ({"samples": -2}, "range"),
+        ({"samples": 1000}, "auto or a whole number from -1 to 100"),
+        ({"samples": -2}, "auto or a whole number"),
         ({"score_threshold": 1.5}, "range"),
         ({"fov": 0.0}, "range"),
         ({"rotate": 45}, "range|step"),
@@ -437,7 +437,8 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"seed": -1}, "range"),
         ({"boxes": "hog"}, "one of detector, detections, full_frame, fixed"),
         ({"boxes": "fixed"}, "fixed_box must be"),
-        ({"samples": "many"}, "Wrong parameter type"),
+        ({"samples": "many"}, "auto or a whole number"),
+        ({"max_people": "many"}, "Wrong parameter type"),
         ({"bundle": "other"}, "read-only|read only"),
     ],
 )

@@ -47,7 +47,8 @@ class Camera:
 
     def __post_init__(self) -> None:
         K, distortion = numbers("K", self.K), numbers("distortion", self.distortion)
-        good = K.shape[-2:] == (3, 3) and np.isfinite(K).all() and np.allclose(K[..., 2, :], [0, 0, 1])
+        good = K.shape[-2:] == (3, 3) and np.isfinite(K).all()
+        good = good and (abs(K[..., 2, :] - [0, 0, 1]) <= [1e-8, 1e-8, 1e-5]).all()
         if not good or K[..., 1, 0].any():
             raise InputError(f"K: must be a finite 3 x 3 camera matrix fx s cx 0 fy cy 0 0 1, it is {K.tolist()}")
         if self.lens and self.lens not in LENSES:
@@ -121,6 +122,8 @@ class Camera:
 
         NaN where there is none: 90 degrees or more off the axis, or beyond the limit of the lens.
         """
+        if not self.lens and self.R is None:
+            return self._undistorted(pixels)
         directions, seen = self._directions(pixels)
         depth = directions[..., 2:]
         seen = seen[..., None] & (depth > BEYOND)
@@ -148,7 +151,12 @@ class Camera:
         """Pixels [..., 2] -> [..., 3]: what a pinhole with this K would see there, in the frame of the lens."""
         pixels = np.asarray(pixels, np.float64)
         ray = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1)
-        return np.einsum("...ij,...j->...i", np.linalg.inv(self.K), ray)
+        return np.einsum("...ij,...j->...i", self._inverse, ray)
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        """[..., 3, 3]: of K."""
+        return np.linalg.inv(self.K)
 
     def _directions(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors [..., 3] of pixels [..., 2], and whether the lens shows anything there, bool [...].

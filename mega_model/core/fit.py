@@ -43,6 +43,7 @@ _WIDENING = (4.0, 2.8, 2.0, 1.4, 1.0, 1.0, 1.0, 1.0)
 
 _ONE = np.eye(3)
 _CROSS = np.cross(_ONE[:, None], _ONE).swapaxes(1, 2)  # cross(a, b)[j] = sum of a[i] * _CROSS[i, j, k] * b[k]
+_TURNS = _CROSS.swapaxes(0, 1).reshape(9, 3)  # row 3 j + i, times b: part j of cross(axis i, b)
 
 
 class Fit(NamedTuple):
@@ -104,13 +105,13 @@ def fit_pose(
     Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
     """
     seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2).copy()  # [..., 3, K]
-    bends = np.asarray(modes, np.float64)[..., index, :].swapaxes(-1, -2)  # [..., M, 3, K]
+    bends = np.moveaxis(np.asarray(modes, np.float64)[..., index, :], -1, -3).copy()  # [..., 3, M, K]
     target = np.asarray(landmarks, np.float64).swapaxes(-1, -2)
     weights = np.asarray(weights, np.float64)
     learned = np.asarray(translation, np.float64)
     focal = np.asarray(focal, np.float64)
     shapes = seen.shape[:-2], target.shape[:-2], weights.shape[:-1], learned.shape[:-1], focal.shape, bends.shape[:-3]
-    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior] + [1.0] * bends.shape[-3]) ** -2.0
+    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior] + [1.0] * bends.shape[-2]) ** -2.0
     priors = np.diag(precision)
 
     pose = np.zeros((*np.broadcast_shapes(*shapes), len(precision)))
@@ -145,7 +146,7 @@ def fit_people(
     regressor [24, V]: of SMPL's joints. modes [M, V, 3]: see `principal_modes`.
     """
     crop_to_body = np.swapaxes(body_to_crop, -1, -2)
-    limbs = landmarks[..., OBSERVED, :]
+    limbs, regressor = landmarks[..., OBSERVED, :], regressor[list(OBSERVES)]
     seen = np.concatenate([limbs[..., :2], keypoints[..., :2]], axis=-2)
     weights = np.concatenate([limbs[..., 3] * limbs[..., 4], keypoints[..., 2]], axis=-1)
     fit = fit_pose(
@@ -154,10 +155,11 @@ def fit_people(
         focal,
         seen,
         weights,
-        np.tile(OBSERVES, 2),
+        np.tile(np.arange(len(OBSERVES)), 2),
         regressor @ modes @ crop_to_body[..., None, :, :],
     )
-    mesh, turned = vertices + np.tensordot(fit.shape, modes, axes=1), fit.rotation @ body_to_crop
+    mesh = vertices + np.tensordot(fit.shape.astype(modes.dtype), modes, axes=1)
+    turned = fit.rotation @ body_to_crop
     squares, shares = (x.reshape(*x.shape[:-1], 2, len(OBSERVES)) for x in (fit.residuals**2, weights))
     squares = (shares * squares).sum(-2) / (shares.sum(-2) + UNSEEN)
     scale = fit.translation[..., 2] / focal  # metres of one crop unit at the body's depth
@@ -206,10 +208,10 @@ def _translation(pose: np.ndarray, learned: np.ndarray, focal: np.ndarray) -> np
 
 
 def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """The Jacobian [..., 3, 3] of a translation by its three parameters in a step."""
+    """The Jacobian [..., 3, 3] of a translation by its three parameters in a step: the last axis."""
     moves = np.zeros((*translation.shape, 3))
     moves[..., 0, 0] = moves[..., 1, 1] = translation[..., 2] / focal
-    moves[..., 2, :] = translation
+    moves[..., 2] = translation
     return moves
 
 
@@ -227,16 +229,18 @@ def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarra
 def _linearised(
     pose: np.ndarray, seen: np.ndarray, bends: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> residuals [..., 2, K], crop units, and their Jacobian by a step [..., 6 + M, 2, K]."""
+    """-> residuals [..., 2, K], crop units, and their Jacobian by a step [..., 2, 6 + M, K]."""
     rotation, translation = _rotation(pose), _translation(pose, learned, focal)
-    turned = rotation @ (seen + (pose[..., 6:, None, None] * bends).sum(-3))
+    turned = rotation @ (seen + (pose[..., None, None, 6:] @ bends)[..., 0, :])
     place, nearness = _projected(turned + translation[..., None])
-    slope = np.zeros((*turned.shape[:-2], pose.shape[-1], *turned.shape[-2:]))  # of the placed joints
-    slope[..., :3, :, :] = (_CROSS.reshape(9, 3) @ turned).reshape(*turned.shape[:-2], 3, *turned.shape[-2:])
-    slope[..., 3:6, :, :] = _moves(translation, focal)[..., None]
-    slope[..., 6:, :, :] = rotation[..., None, :, :] @ bends
+    flat = bends.reshape(*bends.shape[:-2], bends.shape[-2] * bends.shape[-1])
+    slope = np.empty((*turned.shape[:-1], pose.shape[-1], turned.shape[-1]))  # of the placed joints: [..., 3, 6 + M, K]
+    slope[..., :3, :] = (_TURNS @ turned).reshape(*turned.shape[:-1], 3, turned.shape[-1])
+    slope[..., 3:6, :] = _moves(translation, focal)[..., None]
+    slope[..., 6:, :] = (rotation @ flat).reshape(*turned.shape[:-1], *bends.shape[-2:])
     focal = focal[..., None, None]
-    slope = (slope[..., :2, :] - place[..., None, :, :] * slope[..., 2:, :]) * (focal * nearness)[..., None, :, :]
+    slope = slope[..., :2, :, :] - place[..., None, :] * slope[..., 2:, :, :]
+    slope *= (focal * nearness)[..., None, :]
     return focal * place - target, slope
 
 
@@ -254,10 +258,9 @@ def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
 
 def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The landmarks' part of the normal equations: matrix [..., 6 + M, 6 + M] and right side [..., 6 + M]."""
-    rows = *slope.shape[:-2], 2 * slope.shape[-1]
-    weighted = (slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]).reshape(rows)
-    right = weighted @ off.reshape(*rows[:-2], rows[-1], 1)
-    return weighted @ slope.reshape(rows).swapaxes(-1, -2), right[..., 0]
+    weighted = slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]
+    right = (weighted @ off[..., None]).sum(-3)
+    return (weighted @ slope.swapaxes(-1, -2)).sum(-3), right[..., 0]
 
 
 def _weak_perspective(

@@ -18,6 +18,9 @@ STEP = 4
 """Pixels of a crop. Between two that are so far apart, what the lens does differs from a straight line by less than 0.1
 pixels for crops of up to 60 degrees."""
 
+TO_CENTRE = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+"""[3, 3]: from OpenCV's pixels, whose centres are at integers, to those of K, where they are at half-integers."""
+
 
 def crop_translation(camera: np.ndarray, focal: np.ndarray) -> np.ndarray:
     """The translation [..., 3] of a body in the crop's camera, metres, from a weak-perspective camera.
@@ -87,8 +90,28 @@ def square_cameras(
     return crop_intrinsics, rolled @ look_at(camera.rays(centre))
 
 
+class Pyramid:
+    """An image in full, half, quarter, ... size. Each is made when it is first asked for, so that crops share them.
+
+    OpenCV averages 2 x 2 pixels several times as fast as any other number.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        """image: [H, W, C]."""
+        self._sizes = [image]
+
+    def at(self, shrink: float) -> np.ndarray:
+        """The smallest one that is not smaller than the image divided by `shrink`; the image itself below 2."""
+        level = int(np.log2(max(shrink, 1)))
+        while len(self._sizes) <= level:
+            height, width = self._sizes[-1].shape[:2]
+            half = max(1, width // 2), max(1, height // 2)
+            self._sizes.append(cv2.resize(self._sizes[-1], half, interpolation=cv2.INTER_AREA))
+        return self._sizes[level]
+
+
 def crop_images(
-    image: np.ndarray,
+    image: np.ndarray | Pyramid,
     camera: Camera | np.ndarray,
     crop_intrinsics: np.ndarray,
     crop_from_camera: np.ndarray,
@@ -96,20 +119,20 @@ def crop_images(
 ) -> np.ndarray:
     """The images of the virtual cameras: image [H, W, C] -> crops uint8 [P, size, size, C], black outside.
 
-    camera: that of the image, or its intrinsics [3, 3]. A lens is undone in the crops only, not in all of the image.
+    image: its pyramid, where several calls crop the same one. camera: that of the image, or its intrinsics [3, 3]. A
+    lens is undone in the crops only, not in all of the image.
     """
     camera = Camera.of(camera)
-    out = np.zeros((len(crop_intrinsics), size, size, image.shape[2]), np.uint8)
+    pyramid = image if isinstance(image, Pyramid) else Pyramid(image)
+    height, width, channels = pyramid.at(1).shape
+    out = np.zeros((len(crop_intrinsics), size, size, channels), np.uint8)
+    mapped = _reach_behind(camera, crop_intrinsics, crop_from_camera, size) | bool(camera.lens)
     for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
         # downscale by averaging first, because warping alone would alias
-        shrink = max(1, int(camera.focal / crop[0, 0]))
-        source = image
-        if shrink > 1:
-            h, w = (max(1, s // shrink) for s in image.shape[:2])
-            source = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
-        scale = np.diag([source.shape[1] / image.shape[1], source.shape[0] / image.shape[0], 1.0])
+        source = pyramid.at(camera.focal / crop[0, 0])
+        scale = np.array([source.shape[1] / width, source.shape[0] / height])
         # a homography would mirror what is behind the camera into the crop
-        how = _mapped if camera.lens or _reaches_behind(camera, crop, rotation, size) else _flat
+        how = _mapped if mapped[p] else _flat
         out[p] = how(source, scale, camera, crop, rotation, size).reshape(out[p].shape)
     return out
 
@@ -117,18 +140,19 @@ def crop_images(
 def _flat(
     source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
 ) -> np.ndarray:
-    """One crop of an image without distortion. scale [3, 3]: from the camera's pixels to those of `source`."""
-    half = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1]])  # OpenCV has pixel centres at integers, K at half-integers
+    """One crop of an image without distortion. scale [2], x and y: from the camera's pixels to those of `source`."""
+    # OpenCV has pixel centres at integers, K at half-integers
+    to_source = np.array([[scale[0], 0, -0.5], [0, scale[1], -0.5], [0, 0, 1]])
     matrix = camera.K if camera.R is None else camera.K @ camera.R
-    homography = half @ crop @ rotation @ np.linalg.inv(half @ scale @ matrix)
-    return cv2.warpPerspective(source, homography, (size, size), flags=cv2.INTER_LINEAR)
+    crop_to_source = to_source @ matrix @ (np.linalg.inv(crop @ rotation) @ TO_CENTRE)
+    return cv2.warpPerspective(source, crop_to_source, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
-def _reaches_behind(camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int) -> bool:
-    """Whether a corner of a crop lies 90 degrees or more off the axis of the image's camera."""
-    corners = np.linalg.inv(crop) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+def _reach_behind(camera: Camera, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int) -> np.ndarray:
+    """bool [P]: whether a corner of a crop lies 90 degrees or more off the axis of the image's camera."""
+    corners = np.linalg.inv(crop_intrinsics) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
     forward = np.array([0, 0, 1]) if camera.R is None else camera.R[2]
-    return bool((forward @ rotation.T @ corners).min() <= 0)
+    return ((crop_from_camera @ forward)[:, None] @ corners).min(axis=(1, 2)) <= 0
 
 
 def _mapped(
@@ -139,7 +163,7 @@ def _mapped(
     across = ((nodes - crop[0, 2]) / crop[0, 0]).astype(np.float32)
     down = ((nodes - crop[1, 2]) / crop[1, 1]).astype(np.float32)[:, None]
     pixels = np.stack(camera.pixels(*(across * a + (down * b + c) for a, b, c in rotation.T.tolist())), axis=-1)
-    pixels = pixels * np.diag(scale)[:2].astype(np.float32) - np.float32(0.5)  # OpenCV has pixel centres at integers
+    pixels = pixels * scale.astype(np.float32) - np.float32(0.5)  # OpenCV has pixel centres at integers
     pixels = cv2.resize(pixels, None, fx=STEP, fy=STEP)[STEP : STEP + size, STEP : STEP + size]
     pixels = np.nan_to_num(pixels, nan=-size)
     return cv2.remap(source, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR)
@@ -153,8 +177,7 @@ def place(
     vertices [..., V, 3]: canonical. body_to_crop [..., 3, 3] and translation [..., 3]: from the canonical frame to the
     crop's camera. crop_from_camera [..., 3, 3]: what `square_cameras` gives. Returns [..., V, 3], metres, camera frame.
     """
-    in_crop = np.einsum("...ij,...vj->...vi", body_to_crop, vertices) + translation[..., None, :]
-    return np.einsum("...ji,...vj->...vi", crop_from_camera, in_crop)
+    return (vertices @ body_to_crop.swapaxes(-1, -2) + translation[..., None, :]) @ crop_from_camera
 
 
 def in_crops(

@@ -23,6 +23,7 @@ import tyro
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +39,7 @@ from ..recovery import Recovery
 from . import messages
 from .environment import use_large_messages
 from .images import to_bgr
+from .signals import end_with_parent
 
 WIDTH, HEIGHT = 1280, 720
 PLACES = 4
@@ -83,11 +85,12 @@ def pictures(bundle: str) -> dict[int, np.ndarray]:
 class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
     """The cameras, and who listens to the node."""
 
-    def __init__(self, cameras: list[str]) -> None:
+    def __init__(self, cameras: list[str], quality: QoSProfile | int = 1) -> None:
+        """quality: of the images, reliable by default."""
         super().__init__("mega_bench")
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
-        self._cameras = {name: self.create_publisher(Image, f"{name}/image", 1) for name in cameras}
+        self._cameras = {name: self.create_publisher(Image, f"{name}/image", quality) for name in cameras}
         self._answered: dict[str, PointCloud2] = {}
         self._values: dict[str, dict[str, str]] = {}
         for name in cameras:
@@ -124,6 +127,10 @@ class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
             self.spin(0.1)
         return {k: 1e3 * float(v) for k, v in self._values[name].items() if k.endswith("_s")}
 
+    def value(self, name: str) -> str:
+        """A value of the first camera's last diagnostics; nan before the first ones."""
+        return self._values.get(f"mega/{next(iter(self._cameras))}", {}).get(name, "nan")
+
     def close(self) -> None:
         self._executor.shutdown()
         self.destroy_node()
@@ -133,7 +140,8 @@ def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> li
     """The row of a table. Raises InputError if the node does not answer."""
     names = ["front", "rear"][:cameras]
     arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
-    node = subprocess.Popen([sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments])
+    command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments]
+    node = subprocess.Popen(command, preexec_fn=end_with_parent)
     peer = Peer(names)
     try:
         end = time.monotonic() + PATIENCE

@@ -64,9 +64,9 @@ class LiveCamera:
         self.name = name
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
         self._worker = worker
-        self._stream = Stream(recovery, parameters.stream_settings(node), detector)
-        self._pairs: Pairs[AnyImage] = Pairs()
         self._health = Health()
+        self._stream = Stream(recovery, parameters.stream_settings(node, self._health.period), detector)
+        self._pairs: Pairs[AnyImage] = Pairs()
         self._info: CameraInfo | None = None
         self._dropped = 0
         topic = node.resolve_topic_name(within(name, "image"))
@@ -182,7 +182,7 @@ class LiveCamera:
         topic, stamp = self._infos.topic, read_stamp(message)
         camera, problem = self._of_image(width=image.shape[1], height=image.shape[0])
         stream = self._stream
-        stream.settings = parameters.stream_settings(self._node)
+        stream.settings = parameters.stream_settings(self._node, self._health.period)
         people = stream.process(image, camera, stamp, problem, found)
         self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
         if stream.assumed:

@@ -22,6 +22,8 @@ LOSSY = 0.05
 """Share of lost frames from which on it is reported as a problem."""
 UNUSUAL = 2.0
 """`People.distance` from which on a person is unlike the training set, so that sigma cannot be trusted."""
+TIMES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "sampling", "publish")
+"""What `Health.processed` is told about each frame."""
 
 
 def kind_of(problem: str) -> str:
@@ -60,6 +62,11 @@ class Health:
             self._arrived.append((self._last, lost))
             while self._last - self._arrived[0][0] > WINDOW:
                 self._arrived.popleft()
+
+    @property
+    def period(self) -> float:
+        """Seconds between two frames of the camera; NaN while it is not known."""
+        return self._losses.period
 
     def losses(self) -> str:
         """How many frames of late never arrived, if they are many; else nothing."""
@@ -155,10 +162,7 @@ class Health:
 
 def _medians(frames: Sequence[dict[str, float]]) -> dict[str, str]:
     """The times of several frames -> their medians, and the 95th percentiles of latencies; seconds."""
-    values = {}
-    for name in ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "publish"):
-        seconds = [times[name] for times in frames] or [np.nan]
-        values[f"{name}_p50_s"] = f"{np.percentile(seconds, 50):.4f}"
-        if name.startswith("latency"):
-            values[f"{name}_p95_s"] = f"{np.percentile(seconds, 95):.4f}"
-    return values
+    seconds = [[times[name] for name in TIMES] for times in frames] or [[np.nan] * len(TIMES)]
+    middle, most = np.percentile(seconds, (50, 95), axis=0)
+    values = {f"{name}_p50_s": f"{median:.4f}" for name, median in zip(TIMES, middle)}
+    return values | {f"{name}_p95_s": f"{late:.4f}" for name, late in zip(TIMES, most) if name.startswith("latency")}

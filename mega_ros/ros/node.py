@@ -238,9 +238,10 @@ def main(args: Sequence[str]) -> int:
         return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    ending.wake = executor.wake
     try:
         while started and not ending.asked.is_set():
-            executor.spin_once(timeout_sec=0.1)
+            executor.spin_once()
     finally:
         executor.shutdown()
         node.close()

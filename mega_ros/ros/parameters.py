@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from ..recovery import FOV_DEFAULT
+from ..samples import MOST
 from ..stream import StreamSettings
 from .bodies import package
 
@@ -78,8 +79,12 @@ def declare(node: Node) -> None:
         ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
         (
             "samples",
-            -1,
-            _integer("samples per person, for bundles without an error head; -1: the bundle's number", -1, 100),
+            "auto",
+            ParameterDescriptor(
+                description="samples per person, for bundles without an error head: 0 to 100; -1: the bundle's "
+                "number; auto: as many as fit the camera's period",
+                dynamic_typing=True,
+            ),
         ),
         ("seed", 0, _integer("seed of the samples' noise, together with the person's id", 0, 2**31 - 1)),
         ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
@@ -111,15 +116,16 @@ def cameras(node: Node) -> list[str]:
     return list(get(node, "cameras") or [])
 
 
-def stream_settings(node: Node) -> StreamSettings:
-    """The current parameters."""
+def stream_settings(node: Node, period: float) -> StreamSettings:
+    """The current parameters. period: seconds between two images of a camera."""
     samples = get(node, "samples")
     return StreamSettings(
         boxes=get(node, "boxes"),
         fixed_box=tuple(get(node, "fixed_box")),
         score_threshold=get(node, "score_threshold"),
         max_people=get(node, "max_people"),
-        samples=None if samples < 0 else samples,
+        samples="auto" if samples == "auto" else None if int(samples) < 0 else int(samples),
+        period=period / max(1, len(cameras(node))),
         seed=get(node, "seed"),
         fov=get(node, "fov"),
         rotate=get(node, "rotate"),
@@ -133,6 +139,9 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
         return new[0] if new else node.has_parameter(name) and node.get_parameter(name).value
 
     for change in changes:
+        if change.name == "samples" and str(change.value) not in ("auto", *map(str, range(-1, MOST + 1))):
+            reason = f"samples must be auto or a whole number from -1 to {MOST}, not {change.value}"
+            return SetParametersResult(successful=False, reason=reason)
         if change.name == "cameras":
             names = change.value or []
             if not _are_names(names):

@@ -6,6 +6,7 @@ there. So a thread learns of the signals from the file descriptor that Python's 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -13,6 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1
+"""Of linux/prctl.h."""
+
+
+def end_with_parent() -> None:
+    """Called in a new process: the system ends it by SIGTERM when its parent ends, also when that is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Ending:
@@ -20,6 +28,8 @@ class Ending:
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.wake: Callable[[], None] = lambda: None
+        """Called when the process is asked to end, from another thread: lets the main thread look at `asked`."""
         self._leave: Callable[[], None] | None = None
         written, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -41,6 +51,7 @@ class Ending:
         while os.read(written, 1)[0] not in NUMBERS:
             pass
         self.asked.set()
+        self.wake()
         if self._leave:
             self._leave()
             os._exit(0)

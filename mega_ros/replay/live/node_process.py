@@ -12,6 +12,8 @@ import psutil
 
 from mega_model.core.errors import InputError
 
+from ...ros.signals import end_with_parent
+
 
 class ProcessError(InputError):
     """The node ended unexpectedly. The message has one line."""
@@ -27,7 +29,9 @@ class NodeProcess:
         self.log = log
         with log.open("w") as output:
             # a new session, so that Ctrl-C reaches only this process, which then stops the node
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            self._process = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent
+            )
 
     def check(self) -> None:
         """Raises ProcessError if the node has ended."""

@@ -1,0 +1,135 @@
+"""Processes that are killed (SIGKILL) while they work: the others go on, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.context import Context
+from sensor_msgs.msg import Image
+
+pytest.importorskip("onnx", reason="graphs are made with the extra export")
+from little_bundle import little_bundle
+from test_node import Peer, command
+from test_replay_offline import Recorder, bag, clip
+
+from mega_ros.ros import shared_memory
+
+CAMERA = """
+import array, time
+from mega_ros.ros.environment import use_large_messages
+use_large_messages()
+import rclpy
+from sensor_msgs.msg import Image
+rclpy.init()
+node = rclpy.create_node("camera")
+images = node.create_publisher(Image, "image", 1)
+image = Image(width=320, height=240, encoding="bgr8", step=960, data=array.array("B", bytes([128]) * 230400))
+while True:
+    image.header.stamp = node.get_clock().now().to_msg()
+    images.publish(image)
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    domain = random.SystemRandom().randint(1, 230)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    little_bundle(tmp_path)
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    peer = Peer(context, Image, "unused", "/")
+    yield peer
+    peer.executor_.shutdown()
+    peer.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def kill(process: subprocess.Popen[str]) -> set[str]:
+    """At any moment; the lock files of its shared memory, made older than those that stay."""
+    time.sleep(random.random())
+    names = {Path(os.readlink(file)).name for file in Path(f"/proc/{process.pid}/fd").iterdir()}
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    own = {name for name in names if re.fullmatch("fastdds_[0-9a-z]{16}_el", name)}
+    for name in own:
+        os.utime(shared_memory.MOUNT / name, (time.time() - 2 * shared_memory.YOUNG,) * 2)
+    return own
+
+
+def more_meshes(peer: Peer) -> None:
+    peer.meshes.clear()
+    peer.wait(lambda: len(peer.meshes) > 3)
+
+
+def test_the_others_go_on(peer: Peer, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    node = command("-p", f"bundle:={tmp_path}", "-p", "boxes:=full_frame", "-p", "timeout:=0.5")
+    camera = [sys.executable, "-c", CAMERA]
+    viewer = [sys.executable, "-m", "mega_ros.cli", "view", "--port", port]
+    alive = {name: subprocess.Popen(line, text=True) for name, line in (("node", node), ("camera", camera))}
+    alive["viewer"] = subprocess.Popen(viewer, text=True, stdout=subprocess.PIPE)
+    assert alive["viewer"].stdout is not None
+    try:
+        assert any("http" in line for line in alive["viewer"].stdout)
+        more_meshes(peer)
+        dead = kill(alive["camera"])
+        peer.status(lambda s, v: s.level == DiagnosticStatus.ERROR and "no images" in s.message)
+        alive["camera"] = subprocess.Popen(camera, text=True)
+        more_meshes(peer)
+
+        dead |= kill(alive["node"])
+        assert len(dead) == 2
+        alive["node"] = subprocess.Popen(node, text=True)
+        more_meshes(peer)
+        assert any("http" in line for line in alive["viewer"].stdout), "the topology of the new node"
+        # a start leaves what somebody has locked at that moment, and living processes look at the locks of others
+        start = [sys.executable, "-c", "from mega_ros.ros.environment import use_large_messages as use; use()"]
+        peer.wait(
+            lambda: not [name for name in dead if (shared_memory.MOUNT / name).exists()],
+            lambda: subprocess.run(start, check=True),
+        )
+
+        kill(alive["viewer"])
+        more_meshes(peer)
+        assert alive["node"].poll() is None and alive["camera"].poll() is None
+    finally:
+        for process in alive.values():
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+
+
+def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    little_bundle(tmp_path / "bundle")
+    path = bag(tmp_path / "bag", *clip(Recorder()))
+    words = [path, "--live", "--bundle", tmp_path / "bundle", "--boxes", "full_frame", "--out", tmp_path / "out"]
+    player = subprocess.Popen([sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)], text=True)
+    nodes: list[psutil.Process] = []
+    try:
+        while not nodes:
+            assert player.poll() is None
+            nodes = [child for child in psutil.Process(player.pid).children() if "mega_ros.node" in child.cmdline()]
+    finally:
+        time.sleep(random.random())
+        player.kill()
+        player.communicate()
+    assert not psutil.wait_procs(nodes, timeout=60)[1]

@@ -1,0 +1,87 @@
+"""`make soak`: the same run for a few seconds, and what its verdict finds."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+
+pytest.importorskip("onnx", reason="graphs are made with the extra export")
+from little_bundle import little_bundle
+
+from mega_ros.ros import soak
+
+GOOD = {"frames_received": 95, "frames_processed": 50, "frames_dropped": 45, "frames_lost": 5}
+NONE = dict.fromkeys(soak.ENDS, 0)
+
+
+def test_every_image_of_a_short_run_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    little_bundle(tmp_path)
+    domain = random.SystemRandom().randint(1, 230)
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+    rclpy.init(args=[], domain_id=domain)
+    try:
+        picture = np.full((720, 1280, 3), 128, np.uint8)
+        record = soak.run(3, picture, "-p", f"bundle:={tmp_path}", "-p", "boxes:=full_frame")
+    finally:
+        rclpy.shutdown()
+    assert record.sent > 3 * soak.RATE and record.counts["frames_processed"] > 0
+    assert record.sent == sum(record.counts[name] for name in (*soak.ENDS, "frames_lost"))
+    assert record.memory and np.isfinite(record.latency).all()
+
+
+IN_A_CONTAINER = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
+RUN = """
+import sys
+import numpy as np
+import rclpy
+from rclpy.qos import qos_profile_sensor_data
+from mega_ros.ros import soak
+from mega_ros.ros.environment import use_large_messages
+bundle, profile, reliability = sys.argv[1:]
+if profile == "with":
+    use_large_messages()
+rclpy.init()
+quality = qos_profile_sensor_data if reliability == "best_effort" else 1
+picture = np.full((720, 1280, 3), 128, np.uint8)
+record = soak.run(2, picture, "-p", f"bundle:={bundle}", "-p", "boxes:=full_frame", quality=quality)
+print(record)
+sys.exit("; ".join(fault for fault in record.faults() if "grew" not in fault) or 0)
+"""
+
+
+@pytest.mark.parametrize(("profile", "reliability"), [("without", "reliable"), ("with", "best_effort")])
+def test_a_camera_process_in_a_container(tmp_path: Path, profile: str, reliability: str) -> None:
+    """1280 x 720 at 30 Hz with 64 MB of shared memory: each image is processed, dropped, or counted as lost."""
+    if subprocess.run([*IN_A_CONTAINER, "true"], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    little_bundle(tmp_path)
+    environment = {name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name}
+    environment["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 230))
+    line = [*IN_A_CONTAINER, sys.executable, "-c", RUN, str(tmp_path), profile, reliability]
+    end = subprocess.run(line, capture_output=True, text=True, env=environment)
+    assert end.returncode == 0, end.stderr
+    assert "processed" in end.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None),
+        ({"sent": 101}, "101 images were sent, but 100 are accounted for"),
+        ({"counts": GOOD | NONE | {"frames_rejected": 95}}, "95 good images were rejected"),
+        ({"memory": [*[500.0] * 30, *[517.0] * 10]}, "the memory grew from 500 to 517"),
+        ({"memory": [*[300.0] * 10, *[500.0] * 20, *[515.0] * 10]}, None),
+        ({"latency": [*[0.1] * 30, *[0.3] * 10]}, "the latency grew from 0.1 to 0.3"),
+    ],
+)
+def test_the_verdict(changes: dict[str, object], fault: str | None) -> None:
+    usual = {"sent": 100, "counts": NONE | GOOD, "memory": [500.0] * 40, "latency": [0.1] * 40}
+    faults = soak.Record(**usual | changes).faults()  # type: ignore[arg-type]
+    assert faults == ([fault] if fault else [])
