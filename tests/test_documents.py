@@ -111,12 +111,12 @@ def given() -> dict[str, Any]:
     import cv2
     import numpy as np
 
-    from mega_ros.replay.command import _loaded
+    from mega_ros import Recovery
 
     image = cv2.imread(str(ROOT / "demo" / "photographer.png"))
     K = np.array([[600.0, 0, 256], [0, 600, 256], [0, 0, 1]])
     pixels = np.array([[100.0, 200.0], [300.0, 200.0]])
-    names = {"recovery": _loaded("default", "auto"), "image": image, "image_bgr": image}
+    names = {"recovery": Recovery.load("default"), "image": image, "image_bgr": image}
     return names | {"K": K, "stamp": 10**9, "pixels": pixels}
 
 

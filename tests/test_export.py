@@ -187,7 +187,7 @@ def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp
 
 def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoints: Path) -> None:
     subject = ways.Subject(bundle.folder, checkpoints / "mega")
-    made = {way: ways.Runner(way, subject).first(2, 3) for way in ("plain", "eager", "cpu")}  # type: ignore[arg-type]
+    made = {way: ways.Runner(way, subject).first(2, 3) for way in ("plain", "eager", "cpu")}
     expected = made["cpu"].people
     for way, first in made.items():
         assert (first.people.tokens == expected.tokens).all(), way
