@@ -99,8 +99,7 @@ class Bench:
     def __init__(self, config: BenchConfig, subject: Subject) -> None:
         self.config = config
         self.bundle = Bundle.load(subject.bundle)
-        graphs = [onnx.load(self.bundle.path(graph)) for graph in CHAIN]
-        self._graphs = dict(zip(CHAIN, graphs))
+        self._graphs = {graph: onnx.load(self.bundle.path(graph)) for graph in CHAIN}
         self.left_out = {way: reason for way in config.ways if (reason := ways.lacks(way, subject))}
         self._ways = [way for way in config.ways if way not in self.left_out]
         if not self._ways:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def must_stay(bundle: Bundle) -> Operators:
         emulated = _Emulated(bundle, Path(folder))
         reference = emulated.chain({})(given)
 
-        def excess(rounded: Operators) -> float:
-            """The largest error over its gate: above 1, a gate is missed."""
-            run = emulated.chain(rounded)
+        def excess(kinds: Operators) -> float:
+            """The largest error over its gate if these are rounded: above 1, a gate is missed."""
+            run = emulated.chain(kinds)
             found = gates.errors(reference, run(given), run(given))
             ratios = [found[name] / limit if limit else found[name] * 2 for name, limit in GATES["fp16"].items()]
             return max(float("inf") if ratio != ratio else ratio for ratio in ratios)
@@ -111,13 +112,12 @@ class _Emulated:
     def __init__(self, bundle: Bundle, folder: Path) -> None:
         self.models = {graph: onnx.load(bundle.path(graph)) for graph in CHAIN}
         self._bundle = dataclasses.replace(bundle, folder=folder)
-        self._engines: dict[tuple[GraphName, tuple[str, ...]], OnnxEngine] = {}
+        # an engine takes the memory of its weights, so only the last ones are kept
+        self._engine = lru_cache(2 * len(CHAIN))(self._made)
 
     def chain(self, kinds: Operators) -> gates.Chain:
         return gates.Chain(self._bundle, lambda graph: self._engine(graph, tuple(kinds.get(graph, ()))))
 
-    def _engine(self, graph: GraphName, kinds: tuple[str, ...]) -> OnnxEngine:
-        if (graph, kinds) not in self._engines:
-            onnx.save(rounded(self.models[graph], list(kinds)), self._bundle.path(graph))
-            self._engines[graph, kinds] = OnnxEngine(self._bundle, graph, "cpu")
-        return self._engines[graph, kinds]
+    def _made(self, graph: GraphName, kinds: tuple[str, ...]) -> OnnxEngine:
+        onnx.save(rounded(self.models[graph], list(kinds)), self._bundle.path(graph))
+        return OnnxEngine(self._bundle, graph, "cpu")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from export.options import Way
 from mega_ros.accelerators import PROVIDERS, missing
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import Precision
-from mega_ros.engines import OnnxEngine, session_options
+from mega_ros.engines import OnnxEngine, Provider, session_options
 
 OF_TORCH: tuple[Way, ...] = ("plain", "eager", "compiled")
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -39,7 +39,6 @@ class Subject:
 class First:
     """The first call of a size."""
 
-    seconds: float
     peak: int
     """Bytes: the largest resident memory of the way's process so far."""
     people: People
@@ -78,9 +77,8 @@ class Runner:
     def first(self, people: int, samples: int) -> First:
         given = self._given(people, samples)
         Path("/proc/self/clear_refs").write_text("5")  # the peak of memory counts from now on
-        start = time.perf_counter()
         made, flop = _counted(self._run, given) if self._counts else (self._run(given), None)
-        return First(time.perf_counter() - start, peak_memory(), made, flop)
+        return First(peak_memory(), made, flop)
 
     def again(self, people: int, samples: int) -> float:
         given, start = self._given(people, samples), time.perf_counter()
@@ -125,10 +123,9 @@ def peak_memory() -> int:
 
 
 def _in_onnxruntime(way: Way, bundle: Bundle) -> Callable[[Arrays], People]:
-    provider, precision = (way.split() + ["fp32"])[:2]
-    make: Any = OnnxEngine
-    precisions: dict[str, Precision] = {"fp32": "fp32", "fp16": "fp16"}
-    return gates.Chain(bundle, lambda graph: make(bundle, graph, provider, precisions[precision]))
+    provider, _, precision = way.partition(" ")
+    how = cast(Provider, provider), cast(Precision, precision or "fp32")
+    return gates.Chain(bundle, lambda graph: OnnxEngine(bundle, graph, *how))
 
 
 def _in_torch(way: Way, bundle: Bundle, subject: Subject) -> Callable[[Arrays], People]:

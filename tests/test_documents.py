@@ -246,7 +246,8 @@ def check_node(words: list[str]) -> None:
         if option in ("-p", "--param"):
             name, given = value.split(":=")
             assert name in known or name.startswith(("qos_overrides.", "use_sim_time")), name
-            assert isinstance(yaml.safe_load(given), type(known.get(name, yaml.safe_load(given)))), value
+            number = name == "samples" and re.fullmatch(r"-1|\d+", given)  # its default is auto
+            assert number or isinstance(yaml.safe_load(given), type(known.get(name, yaml.safe_load(given)))), value
         if option in ("-r", "--remap"):
             assert re.fullmatch(r"[\w/~]+:=[\w/~{}]+", value), value
 
@@ -286,10 +287,15 @@ def check_file(words: list[str]) -> None:
     """A script of the checkout, and its options if it is one of export/."""
     path = ROOT / words[0]
     assert path.is_file(), words[0]
-    verbs = {"to_onnx.py": "onnx", "to_trt.py": "trt", "check.py": "check", "clip.py": "clip"}
+    verbs = {
+        "to_onnx": "export onnx",
+        "to_trt": "export trt",
+        "check": "export check",
+        "clip": "clip",
+        "bench": "bench",
+    }
     if words[0].startswith("export/"):
-        verb = verbs[path.name]
-        check_mega([*(["clip"] if verb == "clip" else ["export", verb]), *words[1:]])
+        check_mega([*verbs[path.stem].split(), *words[1:]])
     elif options := {word for word in words[1:] if word.startswith("--")}:
         source = path.read_text()
         assert not [option for option in options if option not in source and option[2:] not in source], words
@@ -311,9 +317,7 @@ def check(words: list[str]) -> None:
             check_mega(arguments)
         elif module.startswith("mega_"):
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
-    elif (
-        program in ("python", "python3") and rest and rest[0].startswith(("export/", "examples/", "scripts/", "tests/"))
-    ):
+    elif program in ("python", "python3") and rest and rest[0].startswith(OURS):
         check_file(rest)
     elif words[0].startswith("scripts/"):
         check_file(words)
@@ -395,6 +399,7 @@ def test_a_block_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "OMP_NUM_THREADS=1 mega bench node --speed 3",
         "torchrun --nproc-per-node 4 -m mega_model train recover --micro-batches 8",
         "python export/to_trt.py my_bundle --peoples 1",
+        "python export/bench.py my_bundle --peoples 1",
         "python export/gone.py",
         "python -m mega_model.data.contact_sheets",
         "ros2 launch mega_ros mega.launch.py images:=/camera/image_raw",
@@ -402,6 +407,7 @@ def test_a_block_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "ros2 launch mega_ros replay.launch.py bag:=my_bag speed:=2",
         "ros2 run mega_ros node --ros-args -p smooth:=1.0",
         "mega node --ros-args -p smoothing:=strong",
+        "mega node --ros-args -p samples:=2.5",
         "make runs",
         "make run PHOTO=photo.jpg",
         "pip install -e '.[trains]'",

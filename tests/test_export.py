@@ -194,7 +194,7 @@ def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoi
         assert (first.people.samples == expected.samples).mean() > 0.95 and first.people.samples.shape[:2] == (2, 3), (
             way
         )
-        assert first.seconds > 0 and first.peak > 5e7
+        assert first.peak > 5e7
     one, two = (ways.Runner("plain", subject).first(1, q).flop for q in (1, 2))
     none = ways.Runner("plain", subject).first(1, 0).flop
     # the backbone and all steps run once more for each sample

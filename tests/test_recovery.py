@@ -150,7 +150,6 @@ def test_samples_are_kept_where_asked_and_fitted_as_the_published_mesh_is(
     published = project(people.joints[:, None, list(OBSERVES)], frame.K)
     height = np.ptp(project(people.vertices, frame.K)[..., 1], axis=-1)
     apart = np.linalg.norm(project(joints, frame.K) - published, axis=-1).mean(axis=(1, 2)) / height
-    print(apart)
     assert (apart < 0.03).all(), apart
 
 

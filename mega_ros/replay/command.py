@@ -22,6 +22,7 @@ from mega_model.core.errors import InputError
 
 from ..engines import Provider
 from ..recovery import Recovery
+from ..samples import MOST
 from ..stream import StreamSettings
 from . import frames, many
 from .bags import is_bag
@@ -34,8 +35,6 @@ from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
 from .results import write_csv
 
-MOST_SAMPLES = 100
-"""As the node's parameter `samples`."""
 SETTINGS = ("boxes", "samples", "seed", "fov", "rotate", "smoothing")
 """In the report."""
 
@@ -121,8 +120,8 @@ def main(args: list[str]) -> int:
         raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
     if not 0 <= options.smoothing <= 1:
         raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
-    if options.samples is not None and not 0 <= options.samples <= MOST_SAMPLES:
-        raise InputError(f"--samples {options.samples}: not between 0 and {MOST_SAMPLES}")
+    if options.samples is not None and not 0 <= options.samples <= MOST:
+        raise InputError(f"--samples {options.samples}: not between 0 and {MOST}")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: must not be negative")
     if not options.within >= 0:

@@ -81,8 +81,9 @@ def declare(node: Node) -> None:
             "samples",
             "auto",
             ParameterDescriptor(
-                description="samples per person, for bundles without an error head: 0 to 100; -1: the bundle's "
-                "number; auto: as many as fit the camera's period",
+                description="samples per person, for bundles without an error head; -1: the bundle's number; auto: as "
+                "many as fit the camera's period",
+                additional_constraints=f"one of auto, -1 to {MOST}",
                 dynamic_typing=True,
             ),
         ),
