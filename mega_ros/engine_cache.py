@@ -127,8 +127,8 @@ class EngineCache:
             "trt_timing_cache_enable": "True",  # kernels that were timed for one graph are not timed again for the next
             "trt_timing_cache_path": str(self._folder.parent),
             "trt_fp16_enable": str(self._identity.precision == "fp16"),
-            # a norm stays inside the engine; operators of other types run in CUDA, which splits the engine
-            "trt_layer_norm_fp32_fallback": str(NORM in self._stay),
+            # norms are in fp32 always, inside the engine; operators of other types run in CUDA, which splits the engine
+            "trt_layer_norm_fp32_fallback": "True",
             **({"trt_op_types_to_exclude": ",".join(excluded)} if excluded else {}),
             **self.profile.options(self._inputs),
         }

@@ -296,6 +296,8 @@ class Recovery:
         people = replace(
             people, ids=ids.astype(np.uint32), sigma=people.sigma.copy(), joints_sigma=people.joints_sigma.copy()
         )
+        if keep_samples and np.ndim(samples):
+            raise InputError("samples: a number per person cannot be kept with keep_samples; give one number for all")
         if keep_samples:
             people = replace(people, samples=np.zeros((len(people), samples, *people.vertices.shape[1:]), np.float32))
         scale = np.float32(self.bundle.calibration.scale)
