@@ -28,7 +28,7 @@ from . import frames, many
 from .bags import is_bag
 from .measures import Row
 from .meshes import Format, Grouping
-from .offline import NAMES, Outputs, Run, agreement, write
+from .offline import NAMES, OutputOptions, Run, agreement, write
 from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
@@ -278,7 +278,7 @@ def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
         report.update(run.results(), provenance=_provenance(run, source, job.command))
         return report
 
-    outputs = Outputs(options.export, options.export_by, options.parquet, options.video, options.write)
+    outputs = OutputOptions(options.export, options.export_by, options.parquet, options.video, options.write)
     with progress(console) as bar:
         task = bar.add_task(source.name, total=source.count)
         run.watch = lambda done: bar.update(task, completed=done)
