@@ -200,7 +200,8 @@ def _row(job: Job, console: Console, pool: many.Pool) -> Row:
         report = _replay(job, console, pool)
     except InputError as error:
         return {"input": job.name, "problem": str(error)}
-    return {"input": job.name, **{name: report[name] for name in ("frames", "people")}, **report.get("scores", {})}
+    scores = {"scored" if name == "frames" else name: value for name, value in report.get("scores", {}).items()}
+    return {"input": job.name, "frames": report["frames"], "people": report["people"], **scores}
 
 
 def _many(
