@@ -29,9 +29,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from export import flop, ways
-from export.gates import CHAIN, People
+from export.gates import CHAIN, BundleOutputs
 from export.options import BenchConfig, ExportConfig, Way
-from export.ways import Subject
+from export.ways import ModelPaths
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
@@ -96,21 +96,21 @@ class Cell:
 
 
 class Bench:
-    def __init__(self, config: BenchConfig, subject: Subject) -> None:
+    def __init__(self, config: BenchConfig, paths: ModelPaths) -> None:
         self.config = config
-        self.bundle = Bundle.load(subject.bundle)
+        self.bundle = Bundle.load(paths.bundle)
         self._graphs = {graph: onnx.load(self.bundle.path(graph)) for graph in CHAIN}
-        self.left_out = {way: reason for way in config.ways if (reason := ways.lacks(way, subject))}
+        self.left_out = {way: reason for way in config.ways if (reason := ways.lacks(way, paths))}
         self._ways = [way for way in config.ways if way not in self.left_out]
         if not self._ways:
             raise InputError("; ".join(f"{way}: {reason}" for way, reason in self.left_out.items()))
-        self._subject = subject
+        self._paths = paths
         self._last: dict[Way, tuple[float, int]] = {}  # seconds and size of the last call
         self._failed: dict[Way, str] = {}
 
     def rows(self) -> Iterator[Row]:
         with ExitStack() as stack:
-            started = {way: Process(ways.Runner, way, self._subject) for way in self._ways}
+            started = {way: Process(ways.Runner, way, self._paths) for way in self._ways}
             products = {where: Process(ways.Product, where) for where in {ways.device(way) for way in self._ways}}
             for process in (*started.values(), *products.values()):
                 stack.callback(process.pool.shutdown, cancel_futures=True)
@@ -164,17 +164,17 @@ def _size(people: int, samples: int) -> int:
     return people * max(samples, 1)
 
 
-def _agreement(got: People, expected: People) -> float:
+def _agreement(got: BundleOutputs, expected: BundleOutputs) -> float:
     """Share of equal tokens, the sampled ones included."""
     pairs = (got.tokens, expected.tokens), (got.samples, expected.samples)
     return float(np.concatenate([(a == b).ravel() for a, b in pairs]).mean())
 
 
 @contextmanager
-def subject(config: BenchConfig) -> Iterator[Subject]:
+def model_paths(config: BenchConfig) -> Iterator[ModelPaths]:
     """The bundle and the checkpoint to compare. What is not given is made in a temporary folder."""
     if config.checkpoint is None and config.preset is None:
-        yield Subject(Bundle.load(config.bundle or "default").folder, None)
+        yield ModelPaths(Bundle.load(config.bundle or "default").folder, None)
         return
     from export import to_onnx  # needs torch
     from export.random_model import random_checkpoint
@@ -183,16 +183,16 @@ def subject(config: BenchConfig) -> Iterator[Subject]:
         folder = Path(temporary)
         source = config.checkpoint or random_checkpoint(config.preset or "default", folder / "checkpoint")
         if config.bundle:
-            yield Subject(Bundle.load(config.bundle).folder, source)
+            yield ModelPaths(Bundle.load(config.bundle).folder, source)
         else:
             made = to_onnx.export(ExportConfig(source, folder / "bundle", steps=config.steps))
-            yield Subject(made.folder, source)
+            yield ModelPaths(made.folder, source)
 
 
 def measure(config: BenchConfig, console: Console) -> dict[str, Any]:
     """The report: what was measured, where, and a row for each way and size."""
-    with subject(config) as found:
-        bench = Bench(config, found)
+    with model_paths(config) as paths:
+        bench = Bench(config, paths)
         for way, reason in bench.left_out.items():
             console.print(f"{way}: left out, {reason}", highlight=False, soft_wrap=True)
         rows: list[Row] = []

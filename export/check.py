@@ -20,7 +20,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from export import gates, in_torch
-from export.gates import LIMITS, Chain, People, noise_crops, photographed_crops
+from export.gates import LIMITS, BundleOutputs, Chain, noise_crops, photographed_crops
 from export.options import CheckConfig
 from export.to_onnx import as_stored
 from mega_model import checkpoint
@@ -61,7 +61,7 @@ class Parity:
         given = gates.inputs(self.bundle, crops, samples)
         answers = {graph: {k: x.numpy() for k, x in parts.items()} for graph, parts in self.expected(given).items()}
         chain = Chain(self.bundle, lambda graph: self.engines[graph])
-        return gates.errors(People.of(answers["deterministic"], answers["sampler"]), chain(given), chain(given))
+        return gates.errors(BundleOutputs.of(answers["deterministic"], answers["sampler"]), chain(given), chain(given))
 
     def expected(self, given: dict[str, np.ndarray]) -> dict[GraphName, dict[str, Tensor]]:
         """Torch's outputs of the three graphs, from `gates.inputs`."""

@@ -65,7 +65,7 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class People:
+class BundleOutputs:
     """What a bundle makes of crops."""
 
     tokens: np.ndarray
@@ -78,7 +78,7 @@ class People:
     """[P, Q, N]: sampled tokens."""
 
     @classmethod
-    def of(cls, deterministic: Arrays, sampler: Arrays | None) -> People:
+    def of(cls, deterministic: Arrays, sampler: Arrays | None) -> BundleOutputs:
         """From the outputs of two graphs; None: no samples."""
         vertices = np.einsum("pij,pvj->pvi", deterministic["rotation"], deterministic["vertices"])
         sigma = deterministic.get("sigma", np.zeros((len(vertices), 0), np.float32))
@@ -93,14 +93,14 @@ class Chain:
         self.bundle = bundle
         self._engines = {graph: engine(graph) for graph in CHAIN}
 
-    def __call__(self, given: Arrays) -> People:
+    def __call__(self, given: Arrays) -> BundleOutputs:
         """given: crops, keypoints and uniforms, see `inputs`. Without samples, the sampler does not run."""
         known, outputs = dict(given), {}
         for graph in CHAIN if given["uniforms"].shape[1] else CHAIN[:2]:
             inputs = {name: known[name] for name in self.bundle.graphs[graph].inputs}
             outputs[graph] = self._engines[graph].run(**inputs)
             known |= outputs[graph]
-        return People.of(outputs["deterministic"], outputs.get("sampler"))
+        return BundleOutputs.of(outputs["deterministic"], outputs.get("sampler"))
 
 
 def inputs(bundle: Bundle, crops: np.ndarray, samples: int) -> Arrays:
@@ -127,7 +127,7 @@ def photographed_crops(size: int, count: int) -> np.ndarray:
     return np.stack(crops).astype(np.uint8)
 
 
-def errors(reference: People, got: People, again: People) -> dict[str, float]:
+def errors(reference: BundleOutputs, got: BundleOutputs, again: BundleOutputs) -> dict[str, float]:
     """What `GATES` bound. `again`: the people of a second run with the same inputs."""
     distances = np.linalg.norm(got.vertices - reference.vertices, axis=-1)
     same = np.array_equal(got.tokens, again.tokens) and np.array_equal(got.samples, again.samples)

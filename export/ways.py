@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from export import gates
-from export.gates import Arrays, People
+from export.gates import Arrays, BundleOutputs
 from export.options import Way
 from mega_ros.accelerators import PROVIDERS, missing
 from mega_ros.bundle import Bundle
@@ -29,7 +29,7 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelPaths:
     bundle: Path
     checkpoint: Path | None
     """What it was exported from; the ways of torch need it."""
@@ -41,15 +41,15 @@ class First:
 
     peak: int
     """Bytes: the largest resident memory of the way's process so far."""
-    people: People
+    people: BundleOutputs
     flop: int | None
     """Operations as torch counts them; None where the graphs tell."""
 
 
-def lacks(way: Way, subject: Subject) -> str:
+def lacks(way: Way, paths: ModelPaths) -> str:
     """In one line, why a way does not run here; empty if it may."""
     if way in OF_TORCH:
-        return "" if subject.checkpoint else "torch's weights are not in the bundle: give --checkpoint or --preset"
+        return "" if paths.checkpoint else "torch's weights are not in the bundle: give --checkpoint or --preset"
     return "" if way == "cpu" else "; ".join(missing(way.split()[0]))
 
 
@@ -65,10 +65,10 @@ def device(way: Way) -> str:
 class Runner:
     """One way, ready to run. Made and called inside its process."""
 
-    def __init__(self, way: Way, subject: Subject) -> None:
-        self._bundle = Bundle.load(subject.bundle)
+    def __init__(self, way: Way, paths: ModelPaths) -> None:
+        self._bundle = Bundle.load(paths.bundle)
         self._counts = way == "plain"
-        self._run = _in_torch(way, self._bundle, subject) if way in OF_TORCH else _in_onnxruntime(way, self._bundle)
+        self._run = _in_torch(way, self._bundle, paths) if way in OF_TORCH else _in_onnxruntime(way, self._bundle)
 
     @functools.lru_cache(maxsize=1)  # noqa: B019  # the process ends with its runner
     def _given(self, people: int, samples: int) -> Arrays:
@@ -122,13 +122,13 @@ def peak_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def _in_onnxruntime(way: Way, bundle: Bundle) -> Callable[[Arrays], People]:
+def _in_onnxruntime(way: Way, bundle: Bundle) -> Callable[[Arrays], BundleOutputs]:
     provider, _, precision = way.partition(" ")
     how = cast(Provider, provider), cast(Precision, precision or "fp32")
     return gates.Chain(bundle, lambda graph: OnnxEngine(bundle, graph, *how))
 
 
-def _in_torch(way: Way, bundle: Bundle, subject: Subject) -> Callable[[Arrays], People]:
+def _in_torch(way: Way, bundle: Bundle, paths: ModelPaths) -> Callable[[Arrays], BundleOutputs]:
     import torch
 
     from export import in_torch
@@ -136,32 +136,32 @@ def _in_torch(way: Way, bundle: Bundle, subject: Subject) -> Callable[[Arrays], 
     from mega_model import checkpoint
     from mega_model.evaluate import plain
 
-    assert subject.checkpoint is not None
+    assert paths.checkpoint is not None
     where, temperature = device(way), bundle.sampling.temperature
-    model, tokenizer, _ = checkpoint.load_mega(subject.checkpoint)
-    errors = checkpoint.load_errors(subject.checkpoint)
+    model, tokenizer, _ = checkpoint.load_mega(paths.checkpoint)
+    errors = checkpoint.load_errors(paths.checkpoint)
     as_stored(model, tokenizer, *([errors] if errors else []))
     for part in (model, tokenizer, *([errors] if errors else [])):
         part.to(where)
     outputs = torch.compile(in_torch.outputs) if way == "compiled" else in_torch.outputs
 
-    def ours(given: Arrays) -> People:
+    def ours(given: Arrays) -> BundleOutputs:
         found = outputs(model, tokenizer, errors, given, temperature)
         of = {graph: {name: x.cpu().numpy() for name, x in parts.items()} for graph, parts in found.items()}
-        return People.of(of["deterministic"], of.get("sampler"))
+        return BundleOutputs.of(of["deterministic"], of.get("sampler"))
 
-    def straightforward(given: Arrays) -> People:
+    def straightforward(given: Arrays) -> BundleOutputs:
         images, uniforms = in_torch.pixels(model, given["crops"]), torch.from_numpy(given["uniforms"]).to(where)
         tokens, vertices = (x.cpu().numpy() for x in plain.deterministic(model, tokenizer, images))
         samples = tokens[:, None][:, :0]
         if uniforms.shape[1]:
             samples = plain.sample(model, tokenizer, images, uniforms, temperature)[0].cpu().numpy()
-        return People(tokens, vertices, vertices[:, :0, 0], samples)
+        return BundleOutputs(tokens, vertices, vertices[:, :0, 0], samples)
 
     return straightforward if way == "plain" else ours
 
 
-def _counted(run: Callable[[Arrays], People], given: Arrays) -> tuple[People, int]:
+def _counted(run: Callable[[Arrays], BundleOutputs], given: Arrays) -> tuple[BundleOutputs, int]:
     """What `run` gives, and the operations of torch's matrix products and convolutions in it."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count

@@ -16,7 +16,7 @@ from little_bundle import STEPS, little_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from export import bench, flop, ways
-from export.gates import People
+from export.gates import BundleOutputs
 from export.options import BenchConfig
 from export.random_model import random_checkpoint
 from mega_model import checkpoint, generate
@@ -151,7 +151,7 @@ def test_every_way_has_a_row_for_every_size(report: dict[str, Any]) -> None:
 
 
 def test_a_row_compares_with_the_peak_and_the_plain_way() -> None:
-    people = People(*(np.zeros((2, size), np.int64) for size in (4, 3, 0, 0)))
+    people = BundleOutputs(*(np.zeros((2, size), np.int64) for size in (4, 3, 0, 0)))
     others = replace(people, tokens=np.array([[0, 0, 0, 1], [0, 0, 0, 0]]))
     plain_cell = bench.Cell("plain", ways.First(2 * 10**6, people, 4 * 10**9), [2.0, 4.0, 2.0])
     cell = bench.Cell("cpu", ways.First(10**6, others, None), [0.25, 0.5, 0.75])
@@ -180,7 +180,7 @@ def test_reports_are_compared(report: dict[str, Any], tmp_path: Path, capsys: py
 
 
 def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    people = People(*(np.zeros((1, 3), np.int64) for _ in range(4)))
+    people = BundleOutputs(*(np.zeros((1, 3), np.int64) for _ in range(4)))
 
     class Process:
         """Takes 2 s per call, or fails."""
@@ -196,22 +196,22 @@ def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(bench, "Process", Process)
     folder = little_bundle(tmp_path).folder
     config = BenchConfig(people=(1, 2), samples=(0, 2), ways=("plain", "cpu"), repeats=1, longest=5.0)
-    rows = [*bench.Bench(config, ways.Subject(folder, folder)).rows()]
+    rows = [*bench.Bench(config, ways.ModelPaths(folder, folder)).rows()]
     told = {(row["way"], row["people"], row["samples"]): row.get("problem") for row in rows}
     assert told["plain", 1, 0] == "MemoryError: too much"
     assert told["plain", 2, 2] == "left out after MemoryError: too much"
     assert told["cpu", 1, 0] is None and told["cpu", 1, 2] is None  # expected to take 4 s
     assert told["cpu", 2, 2] is None, "2 s for half of it"
     config = replace(config, longest=3.0)
-    rows = [*bench.Bench(config, ways.Subject(folder, folder)).rows()]
+    rows = [*bench.Bench(config, ways.ModelPaths(folder, folder)).rows()]
     assert rows[-1]["problem"] == "left out: about 8 s per call"
 
 
 def test_without_torch_weights_the_bundle_is_measured_alone() -> None:
-    subject = ways.Subject(DEFAULT, None)
-    assert "give --checkpoint or --preset" in ways.lacks("eager", subject) and ways.lacks("cpu", subject) == ""
+    paths = ways.ModelPaths(DEFAULT, None)
+    assert "give --checkpoint or --preset" in ways.lacks("eager", paths) and ways.lacks("cpu", paths) == ""
     with pytest.raises(InputError, match="plain: torch's weights are not in the bundle"):
-        bench.Bench(BenchConfig(ways=("plain",)), subject)
+        bench.Bench(BenchConfig(ways=("plain",)), paths)
     for wrong in ({"people": (0,)}, {"samples": (-1,)}):
         with pytest.raises(InputError, match="--people from 1 on"):
             bench.main(BenchConfig(**wrong))  # type: ignore[arg-type]

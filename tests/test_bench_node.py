@@ -1,4 +1,4 @@
-"""`mega bench node`: its pictures show what they should, and a measurement has numbers of the node."""
+"""`mega bench node`: its images show what they should, and a measurement has numbers of the node."""
 
 import os
 import random
@@ -13,9 +13,9 @@ from mega_ros.ros import bench
 def test_pictures_show_as_many_people() -> None:
     recovery = Recovery.load("default", provider="cpu")
     assert recovery.detector
-    for people, picture in bench.pictures("default").items():
-        assert picture.shape == (720, 1280, 3)
-        assert len(recovery.detector(picture)[0]) == people
+    for people, image in bench.example_images("default").items():
+        assert image.shape == (720, 1280, 3)
+        assert len(recovery.detector(image)[0]) == people
 
 
 def test_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,7 @@ def test_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     rclpy.init(args=[], domain_id=domain)
     try:
-        row = bench.measure(bench.Bench(images=2), 4, 2, bench.pictures("default")[4])
+        row = bench.measure(bench.NodeBenchConfig(images=2), 4, 2, bench.example_images("default")[4])
     finally:
         rclpy.shutdown()
     assert row[0] == "4 of 4, 2"

@@ -186,8 +186,8 @@ def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp
 
 
 def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoints: Path) -> None:
-    subject = ways.Subject(bundle.folder, checkpoints / "mega")
-    made = {way: ways.Runner(way, subject).first(2, 3) for way in ("plain", "eager", "cpu")}
+    paths = ways.ModelPaths(bundle.folder, checkpoints / "mega")
+    made = {way: ways.Runner(way, paths).first(2, 3) for way in ("plain", "eager", "cpu")}
     expected = made["cpu"].people
     for way, first in made.items():
         assert (first.people.tokens == expected.tokens).all(), way
@@ -195,8 +195,8 @@ def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoi
             way
         )
         assert first.peak > 5e7
-    one, two = (ways.Runner("plain", subject).first(1, q).flop for q in (1, 2))
-    none = ways.Runner("plain", subject).first(1, 0).flop
+    one, two = (ways.Runner("plain", paths).first(1, q).flop for q in (1, 2))
+    none = ways.Runner("plain", paths).first(1, 0).flop
     # the backbone and all steps run once more for each sample
     assert (
         one

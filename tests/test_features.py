@@ -19,7 +19,7 @@ from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
 from mega_model.data.features import FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
-from mega_model.data.scenes import Crops
+from mega_model.data.scenes import LabelledCrops
 from mega_model.options import Extract, Render
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.train.published import load_imported
@@ -187,8 +187,8 @@ def test_extraction_goes_on_where_it_stopped(spots: Extract) -> None:
     np.testing.assert_array_equal(np.load(file), made)
 
 
-def random_crops(rng: np.random.Generator, bodies: None, renderer: None, count: int, shares: object) -> Crops:
-    return Crops(
+def random_crops(rng: np.random.Generator, bodies: None, renderer: None, count: int, shares: object) -> LabelledCrops:
+    return LabelledCrops(
         images=rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
         vertices=rng.normal(size=(count, 26, 3)).astype(np.float16),
         rotation=np.tile(np.eye(3, dtype=np.float32), (count, 1, 1)),

@@ -50,7 +50,7 @@ Fits: TypeAlias = Callable[[DiagnosticStatus, dict[str, str]], bool]
 
 
 class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
-    """Publishes to the node under test and hears what it says."""
+    """Publishes to the node under test and receives its answers."""
 
     def __init__(self, context: Context, image_type: type, image_topic: str, namespace: str) -> None:
         super().__init__("peer", context=context, namespace=namespace)

@@ -29,7 +29,7 @@ from mega_ros.bundle import DEFAULT, TOPOLOGY
 from mega_ros.recovery import People
 from mega_ros.ros import bodies
 from mega_ros.ros.markers import Markers
-from mega_ros.ros.outputs import Frame, Outputs
+from mega_ros.ros.outputs import Outputs, ProcessedFrame
 from mega_ros.ros.read import read_cloud
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_optical_frame")
@@ -63,8 +63,10 @@ def some_people(topology: Topology, ids: list[int]) -> People:
     )
 
 
-def some_frame(topology: Topology, ids: list[int]) -> Frame:
-    return Frame(HEADER, np.full((240, 320, 3), 128, np.uint8), Camera(K), some_people(topology, ids), topology.faces)
+def some_frame(topology: Topology, ids: list[int]) -> ProcessedFrame:
+    return ProcessedFrame(
+        HEADER, np.full((240, 320, 3), 128, np.uint8), Camera(K), some_people(topology, ids), topology.faces
+    )
 
 
 @settings(max_examples=12, deadline=None)
@@ -103,7 +105,7 @@ def node() -> Iterator[Node]:
     rclpy.shutdown(context=context)
 
 
-def heard(node: Node, outputs: Outputs, kind: Any, topic: str, frame: Frame) -> Any:
+def heard(node: Node, outputs: Outputs, kind: Any, topic: str, frame: ProcessedFrame) -> Any:
     """The message that a subscriber gets of a frame."""
     messages: list[Any] = []
     subscription = node.create_subscription(kind, topic, messages.append, 1)

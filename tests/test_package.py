@@ -115,6 +115,15 @@ def test_training_stages_do_not_import_each_other() -> None:
             assert not [n for n in names if n in stages or n.rpartition(".")[0] in stages], path
 
 
+def test_a_class_name_is_used_once() -> None:
+    names: dict[str, list[str]] = {}
+    for path in (path for folder in ("mega_model", "mega_ros", "export") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                names.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in names.items() if len(files) > 1} == {}
+
+
 def test_one_version() -> None:
     """package.xml has it, and setup.py takes it from there; test_wheel.py asks what is built."""
     version = ElementTree.parse(ROOT / "package.xml").findtext("version")

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_bundle import MARGIN, VERTICES, little_bundle
@@ -158,6 +159,15 @@ def without_metadata(folder: Path) -> Path:
     return out
 
 
+def split(folder: Path) -> Path:
+    """The same with a metadata.yaml that names both; rosbags does not split."""
+    out = without_metadata(folder)
+    metadata = yaml.safe_load((folder / "whole0" / "metadata.yaml").read_text())
+    metadata["rosbag2_bagfile_information"]["relative_file_paths"] = ["parts_0.mcap", "parts_1.mcap"]
+    (out / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return out
+
+
 def packed_file(folder: Path) -> Path:
     whole = write_ros2(folder / "whole", clip(Recorder()), StoragePlugin.SQLITE3, CompressionMode.FILE)
     return next(whole.glob("*.zstd"))
@@ -172,6 +182,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "bare mcap": bare(".mcap", StoragePlugin.MCAP),
     "bare db3": bare(".db3", StoragePlugin.SQLITE3),
     "bare db3.zstd": packed_file,
+    "split": split,
     "no metadata, split": without_metadata,
     "ROS 1": lambda f: write_ros1(f / "bag.bag", clip(Recorder(ROS1))),
     "compressed images": lambda f: bag(
@@ -774,6 +785,35 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(folder / "loose.png"), picture(0))
     assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
+
+
+def test_ground_truth_of_no_frame_is_said(
+    bundle: Path, scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The frames of a folder of images begin at 0, those of the reference when it was recorded."""
+    photographs(tmp_path / "images")
+    assert replay(bundle, tmp_path / "out", tmp_path / "images", "--reference", scored) == 0
+    assert report(tmp_path / "out")["scores"]["frames"] == 0
+    printed = "".join(character if character.isascii() else " " for character in capsys.readouterr().out)
+    assert "scored 0: no frame that can be used has its stamp or name" in " ".join(printed.split())
+    assert "people to find" not in printed
+
+
+def test_the_table_of_inputs_counts_all_frames(
+    bundle: Path, scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "many"
+    shutil.copytree(scored, folder / "annotated_in_part")
+    bag(folder / "plain", *clip(Recorder()))
+    assert replay(bundle, tmp_path / "out", folder) == 0
+    with (tmp_path / "out" / "inputs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["input"], row["frames"], row["people"], row["scored"]) for row in rows] == [
+        ("annotated_in_part", "4", "4", "3"),
+        ("plain", "4", "4", ""),
+    ]
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "annotat" in printed  # names are folded, not cut
 
 
 CHANGED: dict[str, tuple[dict[str, Any], str]] = {

@@ -17,7 +17,18 @@ from mega_model.data.appearance import FOOT, HAND, Appearance, Figure, Light
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import Rasteriser
 from mega_model.data.rendered import CHUNK, SceneSet, render
-from mega_model.data.scenes import HIDDEN, PARTS, Crops, Renderer, Scene, Thing, View, draw_bodies, draw_crops, standing
+from mega_model.data.scenes import (
+    HIDDEN,
+    PARTS,
+    LabelledCrops,
+    Renderer,
+    Scene,
+    Thing,
+    View,
+    draw_bodies,
+    draw_crops,
+    standing,
+)
 from mega_model.options import MIXTURE, Render
 
 
@@ -203,18 +214,18 @@ def held_out() -> BodySampler:
 
 
 @pytest.fixture(scope="module")
-def crops(held_out: BodySampler, topology: Topology) -> Crops:
+def crops(held_out: BodySampler, topology: Topology) -> LabelledCrops:
     return draw_crops(np.random.default_rng(5), held_out, Renderer(topology, 128, 128), 40, (1, 1, 1, 1, 1))
 
 
-def points(crops: Crops) -> np.ndarray:
+def points(crops: LabelledCrops) -> np.ndarray:
     """Vertices [B, V, 2] in pixels, from the labels."""
     seen = np.einsum("bij,bvj->bvi", crops.rotation, crops.vertices.astype(np.float32)) + crops.translation[:, None]
     assert (seen[..., 2] > 0).all()
     return (crops.focal[:, None, None] * seen[..., :2] / seen[..., 2:] + 1) * crops.images.shape[1] / 2
 
 
-def test_boxes_hold_what_is_seen(crops: Crops) -> None:
+def test_boxes_hold_what_is_seen(crops: LabelledCrops) -> None:
     assert crops.images.shape == (40, 128, 128, 3) and crops.images.dtype == np.uint8
     assert (crops.box >= 0).all() and (crops.box <= 128).all() and (crops.box[:, 2:] > crops.box[:, :2]).all()
     uv = points(crops)
@@ -227,7 +238,7 @@ def test_boxes_hold_what_is_seen(crops: Crops) -> None:
             assert 0.5 < (box[2:] - box[:2]).max() / 128 < 0.85
 
 
-def test_parts_are_what_they_claim(crops: Crops, topology: Topology) -> None:
+def test_parts_are_what_they_claim(crops: LabelledCrops, topology: Topology) -> None:
     np.testing.assert_array_equal(np.bincount(crops.kind), [8] * 5)
     uv, size = points(crops), crops.images.shape[1]
     pixel = np.floor(uv).astype(int)

@@ -24,7 +24,7 @@ BLUE = {"front": 51, "rear": 102}
 
 
 class Camera:
-    """Publishes images of its colour, and hears the node's answers."""
+    """Publishes images of its colour, and receives the node's answers."""
 
     def __init__(self, peer: Peer, name: str, image_topic: str) -> None:
         self.peer, self.name = peer, name

@@ -27,13 +27,13 @@ def test_every_image_of_a_short_run_is_accounted_for(tmp_path: Path, monkeypatch
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     rclpy.init(args=[], domain_id=domain)
     try:
-        picture = np.full((720, 1280, 3), 128, np.uint8)
-        record = soak.run(3, picture, "-p", f"bundle:={tmp_path}", "-p", "boxes:=full_frame")
+        image = np.full((720, 1280, 3), 128, np.uint8)
+        result = soak.run(3, image, "-p", f"bundle:={tmp_path}", "-p", "boxes:=full_frame")
     finally:
         rclpy.shutdown()
-    assert record.sent > 3 * soak.RATE and record.counts["frames_processed"] > 0
-    assert record.sent == sum(record.counts[name] for name in (*soak.ENDS, "frames_lost"))
-    assert record.memory and np.isfinite(record.latency).all()
+    assert result.sent > 3 * soak.RATE and result.counts["frames_processed"] > 0
+    assert result.sent == sum(result.counts[name] for name in (*soak.ENDS, "frames_lost"))
+    assert result.memory and np.isfinite(result.latency).all()
 
 
 IN_A_CONTAINER = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
@@ -49,10 +49,10 @@ if profile == "with":
     use_large_messages()
 rclpy.init()
 quality = qos_profile_sensor_data if reliability == "best_effort" else 1
-picture = np.full((720, 1280, 3), 128, np.uint8)
-record = soak.run(2, picture, "-p", f"bundle:={bundle}", "-p", "boxes:=full_frame", quality=quality)
-print(record)
-sys.exit("; ".join(fault for fault in record.faults() if "grew" not in fault) or 0)
+image = np.full((720, 1280, 3), 128, np.uint8)
+result = soak.run(2, image, "-p", f"bundle:={bundle}", "-p", "boxes:=full_frame", quality=quality)
+print(result)
+sys.exit("; ".join(fault for fault in result.faults() if "grew" not in fault) or 0)
 """
 
 
@@ -83,5 +83,5 @@ def test_a_camera_process_in_a_container(tmp_path: Path, profile: str, reliabili
 )
 def test_the_verdict(changes: dict[str, object], fault: str | None) -> None:
     usual = {"sent": 100, "counts": NONE | GOOD, "memory": [500.0] * 40, "latency": [0.1] * 40}
-    faults = soak.Record(**usual | changes).faults()  # type: ignore[arg-type]
+    faults = soak.SoakResult(**usual | changes).faults()  # type: ignore[arg-type]
     assert faults == ([fault] if fault else [])

@@ -362,12 +362,12 @@ def test_gpu_day_rehearses_on_a_cpu(
 
 def test_gates_see_each_error() -> None:
     rng = np.random.default_rng(0)
-    same = gates.People(
+    same = gates.BundleOutputs(
         np.zeros((2, 100), int), rng.normal(size=(2, 50, 3)), np.ones((2, 50)), np.zeros((2, 3, 100), int)
     )
 
-    def errors(again: gates.People = same, **other: np.ndarray) -> list[str]:
-        got = gates.People(**{**vars(same), **other})
+    def errors(again: gates.BundleOutputs = same, **other: np.ndarray) -> list[str]:
+        got = gates.BundleOutputs(**{**vars(same), **other})
         return gates.missed(gates.errors(same, got, got if other else again), "fp32")
 
     tokens, samples = same.tokens.copy(), same.samples.copy()
@@ -381,7 +381,7 @@ def test_gates_see_each_error() -> None:
     assert errors(vertices=moved)[-1] == "vertex error, max"
     assert errors(sigma=same.sigma + 0.01) == ["sigma error, mean"]
     assert errors(samples=samples) == ["sampled tokens that differ"]
-    assert errors(gates.People(same.tokens, moved, same.sigma, same.samples)) == ["same seed, other people"]
+    assert errors(gates.BundleOutputs(same.tokens, moved, same.sigma, same.samples)) == ["same seed, other people"]
     assert errors(vertices=same.vertices * np.nan) == [f"vertex error, {which}" for which in ("mean", "p99", "max")] + [
         "same seed, other people"
     ]

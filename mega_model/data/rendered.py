@@ -1,4 +1,4 @@
-"""`mega render`: scenes on disk, a folder with one memory-mapped .npy per field of `scenes.Crops`."""
+"""`mega render`: scenes on disk, a folder with one memory-mapped .npy per field of `scenes.LabelledCrops`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mega_model.core.geometry import crop_images, square_cameras
 from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler
-from mega_model.data.scenes import Crops, Renderer, draw_crops
+from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.options import Render
 
 MARGIN = 1.2
@@ -65,10 +65,10 @@ class SceneSet:
         bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop
         sides) of the crop's camera. Raises InputError if a field is missing.
         """
-        missing = [f.name for f in fields(Crops) if f.name not in self.fields]
+        missing = [f.name for f in fields(LabelledCrops) if f.name not in self.fields]
         if missing:
             raise InputError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
-        scenes = Crops(**{f.name: self.fields[f.name][index] for f in fields(Crops)})
+        scenes = LabelledCrops(**{f.name: self.fields[f.name][index] for f in fields(LabelledCrops)})
         count, (height, width) = len(index), self.size
         box, roll = scenes.box, np.zeros(count)
         side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)

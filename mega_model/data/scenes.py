@@ -180,7 +180,7 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Crops:
+class LabelledCrops:
     """Images of one person each, from a virtual camera that looks at the person, with labels."""
 
     images: np.ndarray
@@ -317,7 +317,7 @@ def draw_crops(
     renderer: Renderer,
     count: int,
     shares: Sequence[float] = MIXTURE,
-) -> Crops:
+) -> LabelledCrops:
     """Images of random people, PARTS in their shares (relative), in random order."""
     bounds = np.cumsum(shares) / np.sum(shares)
     parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
@@ -342,7 +342,7 @@ def draw_crops(
         images.append(image)
         visible.append(seen[0] & real[b].shows(world[b]))
     middle = world.mean(axis=1)
-    return Crops(
+    return LabelledCrops(
         images=np.stack(images),
         vertices=vertices.astype(np.float16),
         rotation=np.stack([view.rotation for view in views]).astype(np.float32) @ root,

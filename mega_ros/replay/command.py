@@ -28,7 +28,7 @@ from . import frames, many
 from .bags import is_bag
 from .measures import Row
 from .meshes import Format, Grouping
-from .offline import NAMES, Outputs, Run, agreement, write
+from .offline import NAMES, OutputOptions, Run, agreement, write
 from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
@@ -200,7 +200,8 @@ def _row(job: Job, console: Console, pool: many.Pool) -> Row:
         report = _replay(job, console, pool)
     except InputError as error:
         return {"input": job.name, "problem": str(error)}
-    return {"input": job.name, **{name: report[name] for name in ("frames", "people")}, **report.get("scores", {})}
+    scores = {"scored" if name == "frames" else name: value for name, value in report.get("scores", {}).items()}
+    return {"input": job.name, "frames": report["frames"], "people": report["people"], **scores}
 
 
 def _many(
@@ -278,7 +279,7 @@ def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
         report.update(run.results(), provenance=_provenance(run, source, job.command))
         return report
 
-    outputs = Outputs(options.export, options.export_by, options.parquet, options.video, options.write)
+    outputs = OutputOptions(options.export, options.export_by, options.parquet, options.video, options.write)
     with progress(console) as bar:
         task = bar.add_task(source.name, total=source.count)
         run.watch = lambda done: bar.update(task, completed=done)

@@ -53,7 +53,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputOptions:
     """What is written beside the report and meshes.npz."""
 
     export: Format | None = None
@@ -191,7 +191,7 @@ class Run:
 
 
 def write(
-    run: Run, source: Input, out: Path, outputs: Outputs, finished: Callable[[], dict[str, Any]], pool: many.Pool
+    run: Run, source: Input, out: Path, outputs: OutputOptions, finished: Callable[[], dict[str, Any]], pool: many.Pool
 ) -> None:
     """Replays `source` and writes `NAMES`; those of an earlier run are replaced when these are complete.
 

@@ -79,18 +79,18 @@ class ByStamp:
         self.unused: list[int | str] = []
         self._within = round(1e9 * within)
         self._truths = truths
-        self._ahead: deque[tuple[int, Truth | Photograph]] = deque()
+        self._prefetched: deque[tuple[int, Truth | Photograph]] = deque()
         if not self._fill(1):
             raise InputError(f"{name}: no ground truth in it")
 
     def at(self, frame: Frame) -> Truth | Photograph | None:
-        while self._fill(1) and self._ahead[0][0] < frame.stamp - self._within:
+        while self._fill(1) and self._prefetched[0][0] < frame.stamp - self._within:
             self._drop()
-        while self._fill(2) and abs(self._ahead[1][0] - frame.stamp) < abs(self._ahead[0][0] - frame.stamp):
+        while self._fill(2) and abs(self._prefetched[1][0] - frame.stamp) < abs(self._prefetched[0][0] - frame.stamp):
             self._drop()
-        if not self._ahead or self._ahead[0][0] > frame.stamp + self._within:
+        if not self._prefetched or self._prefetched[0][0] > frame.stamp + self._within:
             return None
-        return self._ahead.popleft()[1]
+        return self._prefetched.popleft()[1]
 
     def finish(self) -> None:
         while self._fill(1):
@@ -98,15 +98,15 @@ class ByStamp:
 
     def _fill(self, count: int) -> bool:
         """Whether the next `count` references exist; they are read."""
-        while len(self._ahead) < count:
+        while len(self._prefetched) < count:
             following = next(self._truths, None)
             if following is None:
                 return False
-            self._ahead.append(following)
+            self._prefetched.append(following)
         return True
 
     def _drop(self) -> None:
-        self.unused.append(self._ahead.popleft()[0])
+        self.unused.append(self._prefetched.popleft()[0])
 
 
 class ByName:

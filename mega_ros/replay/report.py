@@ -123,9 +123,10 @@ def tables_of_inputs(rows: Sequence[Row]) -> list[Table]:
     """A row per input: its numbers; and in a table of their own, those that could not be replayed, with the reason."""
     good, bad = ([row for row in rows if ("problem" in row) == wrong] for wrong in (False, True))
     columns = [name for name in COLUMNS if any(name in row for row in good)]
-    out = Table("input", title="mega replay", pad_edge=False)
+    out = Table(title="mega replay", pad_edge=False)
+    out.add_column("input", overflow="fold")
     for words in ("frames", "people", *(MEASURES[name].words for name in columns)):
-        out.add_column(words, justify="right")
+        out.add_column(words, justify="right", overflow="fold")
     for row in good:
         scores = [shown(row.get(name), MEASURES[name].unit) for name in columns]
         out.add_row(escape(row["input"]), str(row["frames"]), str(row["people"]), *scores)
@@ -150,6 +151,9 @@ def _two_columns(title: str) -> Table:
 
 
 def _add_scores(out: Table, scores: dict[str, Any], intervals: Mapping[str, Sequence[float]] = {}) -> None:
+    if not scores["frames"]:
+        out.add_row("frames with ground truth scored", "0: no frame that can be used has its stamp or name")
+        return
     out.add_row("frames with ground truth scored", str(scores["frames"]))
     out.add_row("people to find, missed", f"{scores['wanted']}, {scores['missed']}")
     out.add_row("people found where none is", str(scores["invented"]))

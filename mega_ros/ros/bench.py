@@ -56,14 +56,14 @@ STAGES = ("decode", "crop", "infer", "publish")
 
 
 @dataclass(frozen=True)
-class Bench:
+class NodeBenchConfig:
     bundle: str = "default"
     """'default', or the folder of a bundle with a detector."""
     images: int = 40
     """Number of images per camera in each measurement."""
 
 
-def pictures(bundle: str) -> dict[int, np.ndarray]:
+def example_images(bundle: str) -> dict[int, np.ndarray]:
     """Number of people -> uint8 [720, 1280, 3] BGR: somebody of the demo's clip, so many times."""
     recovery = Recovery.load(bundle)
     if recovery.detector is None:
@@ -106,13 +106,13 @@ class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
     def spin(self, seconds: float) -> None:
         self._executor.spin_once(timeout_sec=seconds)
 
-    def ask(self, picture: np.ndarray, patience: float) -> list[int]:
+    def ask(self, image: np.ndarray, patience: float) -> list[int]:
         """Sends an image from each camera. The number of people in each, once all have come; none if they do not."""
         self._answered.clear()
         header = Header(frame_id="camera", stamp=self.get_clock().now().to_msg())
-        image = messages.image(header, picture)
+        message = messages.image(header, image)
         for publisher in self._cameras.values():
-            publisher.publish(image)
+            publisher.publish(message)
         end = time.monotonic() + patience
         while len(self._answered) < len(self._cameras) and time.monotonic() < end:
             self.spin(0.05)
@@ -136,7 +136,7 @@ class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
         self.destroy_node()
 
 
-def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> list[str]:
+def measure(config: NodeBenchConfig, people: int, cameras: int, image: np.ndarray) -> list[str]:
     """The row of a table. Raises InputError if the node does not answer."""
     names = ["front", "rear"][:cameras]
     arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
@@ -145,13 +145,13 @@ def measure(config: Bench, people: int, cameras: int, picture: np.ndarray) -> li
     peer = Peer(names)
     try:
         end = time.monotonic() + PATIENCE
-        while not peer.ask(picture, CONNECTING):
+        while not peer.ask(image, CONNECTING):
             if node.poll() is not None or time.monotonic() > end:
                 raise InputError("the node does not answer")
         for _ in range(WARM):
-            peer.ask(picture, PATIENCE)
+            peer.ask(image, PATIENCE)
         start, cpu = time.monotonic(), cpu_seconds(node.pid)
-        found = [peer.ask(picture, PATIENCE) for _ in range(config.images)]
+        found = [peer.ask(image, PATIENCE) for _ in range(config.images)]
         seconds, cpu = time.monotonic() - start, cpu_seconds(node.pid) - cpu
         if [] in found:
             raise InputError("the node lost an image")
@@ -184,10 +184,10 @@ def resident(process: int) -> float:
 
 
 def main(args: Sequence[str]) -> int:
-    config = tyro.cli(Bench, args=args, prog="mega bench node", description=__doc__)
+    config = tyro.cli(NodeBenchConfig, args=args, prog="mega bench node", description=__doc__)
     if config.images < 1:
         raise InputError("images: must be at least 1")
-    shown = pictures(config.bundle)
+    shown = example_images(config.bundle)
     use_large_messages()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)

@@ -24,7 +24,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS
 
 if TYPE_CHECKING:
-    from .outputs import Frame
+    from .outputs import ProcessedFrame
 
 PELVIS, LEFT_HIP, RIGHT_HIP, NECK = (SMPL_JOINTS.index(name) for name in ("pelvis", "left_hip", "right_hip", "neck"))
 UNKNOWN_ANGLE = np.pi**2 / 3
@@ -65,7 +65,7 @@ def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return joints[:, PELVIS], axes / (np.linalg.norm(axes, axis=1, keepdims=True) + 1e-9)
 
 
-def transforms(tf2: Any, frame: Frame, camera: str = "") -> Any:
+def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "") -> Any:
     """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name."""
     prefix = f"{camera}/" if camera else ""
     people = frame.people
@@ -77,7 +77,7 @@ def transforms(tf2: Any, frame: Frame, camera: str = "") -> Any:
     return tf2.TFMessage(transforms=found)
 
 
-def detections(vision: Any, frame: Frame) -> Any:
+def detections(vision: Any, frame: ProcessedFrame) -> Any:
     """vision_msgs/Detection3DArray: the box of each body, and two results.
 
     `person` has the detector's score and the pose of the pelvis, whose covariance comes from its sigma: that is a
@@ -106,7 +106,7 @@ def detections(vision: Any, frame: Frame) -> Any:
     return vision.Detection3DArray(header=frame.header, detections=found)
 
 
-def region(hri: Any, frame: Frame, k: int) -> Any:
+def region(hri: Any, frame: ProcessedFrame, k: int) -> Any:
     """hri_msgs/NormalizedRegionOfInterest2D: the box of person number k."""
     height, width = frame.image.shape[:2]
     box = np.clip(frame.people.boxes[k] / [width, height, width, height], 0, 1)
@@ -115,7 +115,7 @@ def region(hri: Any, frame: Frame, k: int) -> Any:
     return hri.NormalizedRegionOfInterest2D(header=frame.header, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, c=score)
 
 
-def skeleton(hri: Any, frame: Frame, k: int) -> Any:
+def skeleton(hri: Any, frame: ProcessedFrame, k: int) -> Any:
     """hri_msgs/Skeleton2D: the joints of person number k in the image; confidence 0 for points that are no joints."""
     height, width = frame.image.shape[:2]
     at = frame.camera.project(frame.people.joints[k]) / [width, height]
@@ -141,7 +141,7 @@ class Humans:
         publishers = [self._tracked, *self._regions.values(), *self._skeletons.values()]
         return any(publisher.get_subscription_count() for publisher in publishers)
 
-    def publish(self, frame: Frame) -> None:
+    def publish(self, frame: ProcessedFrame) -> None:
         ids = [f"mega{person}" for person in frame.people.ids.tolist()]  # a part of a topic's name begins with a letter
         self._have(ids)
         self._tracked.publish(self._hri.IdsList(header=frame.header, ids=ids))

@@ -31,7 +31,7 @@ from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .environment import HELP
 from .images import to_bgr
-from .outputs import Frame, Outputs, within
+from .outputs import Outputs, ProcessedFrame, within
 from .read import read_stamp
 from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name
 from .worker import Worker
@@ -195,7 +195,7 @@ class LiveCamera:
         if parameters.get(self._node, "predict"):
             header, people = self._predicted(header, people, stamp)
         recovered = time.monotonic()
-        self._outputs.publish(Frame(header, image, stream.camera, people, self._recovery.topology.faces))
+        self._outputs.publish(ProcessedFrame(header, image, stream.camera, people, self._recovery.topology.faces))
         published = time.monotonic()
         stages = {name: seconds - before[name] for name, seconds in self._recovery.seconds().items()}
         times = {

@@ -26,8 +26,8 @@ from .transport import OVERRIDABLE
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A processed image."""
+class ProcessedFrame:
+    """An image and the people in it."""
 
     header: Any
     """The image's std_msgs/Header."""
@@ -47,14 +47,14 @@ class Frame:
 class Output:
     """A topic and how its message is made from a frame."""
 
-    def __init__(self, publisher: Any, message: Callable[[Frame], Any]) -> None:
+    def __init__(self, publisher: Any, message: Callable[[ProcessedFrame], Any]) -> None:
         self._publisher = publisher
         self._message = message
 
     def is_wanted(self) -> bool:
         return bool(self._publisher.get_subscription_count())
 
-    def publish(self, frame: Frame) -> None:
+    def publish(self, frame: ProcessedFrame) -> None:
         self._publisher.publish(self._message(frame))
 
 
@@ -72,7 +72,7 @@ class Outputs:
             return f"~/{within(camera, topic)}"
 
         markers = Markers(topology.faces)
-        made: list[tuple[Any, str, Callable[[Frame], Any]]] = [
+        made: list[tuple[Any, str, Callable[[ProcessedFrame], Any]]] = [
             (PointCloud2, own("mesh"), _mesh),
             (PointCloud2, own("joints"), _joints),
             (MarkerArray, own("markers"), lambda frame: markers.message(frame.header, frame.people)),
@@ -107,7 +107,7 @@ class Outputs:
         """Whether anybody subscribes to anything that is made from a frame."""
         return any(output.is_wanted() for output in self._outputs)
 
-    def publish(self, frame: Frame) -> None:
+    def publish(self, frame: ProcessedFrame) -> None:
         for output in self._outputs:
             if output.is_wanted():
                 output.publish(frame)
@@ -126,11 +126,11 @@ def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
     return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
 
-def _mesh(frame: Frame) -> PointCloud2:
+def _mesh(frame: ProcessedFrame) -> PointCloud2:
     people = frame.people
     return messages.point_cloud(frame.header, people.vertices, people.sigma, people.ids)
 
 
-def _joints(frame: Frame) -> PointCloud2:
+def _joints(frame: ProcessedFrame) -> PointCloud2:
     people = frame.people
     return messages.point_cloud(frame.header, people.joints, people.joints_sigma, people.ids, people.distance)

@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 from mega_model.core.errors import InputError
 
 from . import messages
-from .bench import PLACES, Peer, pictures, resident
+from .bench import PLACES, Peer, example_images, resident
 from .environment import use_large_messages
 from .signals import end_with_parent
 from .transport import Losses
@@ -55,7 +55,7 @@ class Soak:
 
 
 @dataclass
-class Record:
+class SoakResult:
     """What was seen of a run."""
 
     sent: int = 0
@@ -97,12 +97,12 @@ def _quarters(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]
     return values[quarter : 2 * quarter] or values, values[-quarter:]
 
 
-class Camera(Peer):
+class ImagePublisher(Peer):
     """Sends the same image again and again."""
 
-    def __init__(self, picture: np.ndarray, quality: QoSProfile | int) -> None:
+    def __init__(self, image: np.ndarray, quality: QoSProfile | int) -> None:
         super().__init__([CAMERA], quality)
-        self._image = messages.image(Header(frame_id="camera"), picture)
+        self._image = messages.image(Header(frame_id="camera"), image)
         self._first = time.time_ns()
         self.sent = 0
 
@@ -140,8 +140,8 @@ class Camera(Peer):
             self.spin(0.05)
 
 
-def run(seconds: float, picture: np.ndarray, *arguments: str, quality: QoSProfile | int = 1) -> Record:
-    """Plays `picture` to a node for so long. rclpy must have started.
+def run(seconds: float, image: np.ndarray, *arguments: str, quality: QoSProfile | int = 1) -> SoakResult:
+    """Plays `image` to a node for so long. rclpy must have started.
 
     arguments: further ROS arguments of the node. quality: of the images, reliable by default.
     Raises InputError if the node ends or does not answer.
@@ -149,7 +149,7 @@ def run(seconds: float, picture: np.ndarray, *arguments: str, quality: QoSProfil
     command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error"]
     command += ["-p", f"cameras:=[{CAMERA}]", *arguments]
     process = subprocess.Popen(command, preexec_fn=end_with_parent)
-    camera, record = Camera(picture, quality), Record()
+    camera, result = ImagePublisher(image, quality), SoakResult()
     try:
         for _ in range(Losses.MEMORY + 2):  # the node learns the camera's period
             camera.wait_for_people(process)
@@ -162,33 +162,33 @@ def run(seconds: float, picture: np.ndarray, *arguments: str, quality: QoSProfil
                 camera.spin(left)
             if time.monotonic() > watched + 1:
                 watched += 1
-                record.memory.append(resident(process.pid))
-                record.latency.append(float(camera.value("latency_p50_s")))
+                result.memory.append(resident(process.pid))
+                result.latency.append(float(camera.value("latency_p50_s")))
         camera.wait_for_people(process)  # what was lost at the end is a gap before this one
         after = camera.counts(process)
-        record.sent = camera.sent - first
-        record.counts = {name: after[name] - before[name] for name in after}
+        result.sent = camera.sent - first
+        result.counts = {name: after[name] - before[name] for name in after}
     finally:
         camera.close()
         process.terminate()
         process.wait()
-    return record
+    return result
 
 
 def main(args: Sequence[str]) -> int:
     config = tyro.cli(Soak, args=args, prog="soak", description=__doc__)
-    picture = pictures(config.bundle)[PLACES]
+    image = example_images(config.bundle)[PLACES]
     if config.profile:
         use_large_messages()
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         quality = qos_profile_sensor_data if config.best_effort else 1
-        record = run(60 * config.minutes, picture, "-p", f"bundle:={config.bundle}", quality=quality)
+        result = run(60 * config.minutes, image, "-p", f"bundle:={config.bundle}", quality=quality)
     finally:
         rclpy.try_shutdown()
-    faults = record.faults()
-    print(record)
+    faults = result.faults()
+    print(result)
     print("\n".join(faults) or "good: every image is accounted for, memory and latency are steady")
     return bool(faults)
 

@@ -22,7 +22,7 @@ OVERRIDABLE = QoSOverridingOptions(
 DEPTH = 5
 """Of subscriptions, as in ROS' profile for sensor data."""
 
-# the stronger one first: a subscription that asks for it hears no publisher that offers the other
+# the stronger one first: a subscription that asks for it is not matched with a publisher that offers the other
 RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
 DURABILITY = {"transient_local": DurabilityPolicy.TRANSIENT_LOCAL, "volatile": DurabilityPolicy.VOLATILE}
 

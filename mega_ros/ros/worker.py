@@ -11,7 +11,7 @@ import time
 from typing import Any, Protocol
 
 
-class Camera(Protocol):
+class ImageProcessor(Protocol):
     def recover(self, work: Any, arrived: float) -> None:
         """Process what was put. arrived: when it came, time.monotonic. Must not raise."""
 
@@ -22,13 +22,13 @@ class Worker:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._newest: dict[Camera, tuple[Any, float]] = {}
-        self._turns: dict[Camera, int] = {}  # camera -> number of its last turn
+        self._newest: dict[ImageProcessor, tuple[Any, float]] = {}
+        self._turns: dict[ImageProcessor, int] = {}  # camera -> number of its last turn
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="recovery")
         self._thread.start()
 
-    def put(self, camera: Camera, work: Any) -> bool:
+    def put(self, camera: ImageProcessor, work: Any) -> bool:
         """The camera's next work, an image. Returns whether it replaces one that was not taken."""
         with self._changed:
             replaces = camera in self._newest
@@ -48,7 +48,7 @@ class Worker:
             camera, work, arrived = taken
             camera.recover(work, arrived)
 
-    def _take(self) -> tuple[Camera, Any, float] | None:
+    def _take(self) -> tuple[ImageProcessor, Any, float] | None:
         """Waits for an image; None once the worker is closed."""
         with self._changed:
             while not self._newest and not self._closed:
