@@ -3,6 +3,7 @@
 A bundle is exported without a GPU, so fp16 is emulated on the CPU: every output of an operator is rounded to fp16, as
 TensorRT stores it; products and norms accumulate in fp32 there, too. If the whole bundle misses one of
 `gates.GATES["fp16"]`, the operators that do most harm alone stay in fp32, one after the other, until it passes.
+Then those that need not stay go.
 """
 
 from __future__ import annotations
@@ -55,12 +56,18 @@ def must_stay(bundle: Bundle) -> Operators:
             return {}
         alone = [(graph, kind) for graph, kinds in everything.items() for kind in kinds]
         alone.sort(key=lambda one: excess({one[0]: [one[1]]}), reverse=True)
-        stay: Operators = {}
-        for graph, kind in alone:
-            stay[graph] = sorted([*stay.get(graph, []), kind])
-            rest = {name: [k for k in kinds if k not in stay.get(name, [])] for name, kinds in everything.items()}
-            if excess(rest) <= 1:
-                return stay
+
+        def without(stay: list[tuple[GraphName, str]]) -> Operators:
+            return {name: [kind for kind in kinds if (name, kind) not in stay] for name, kinds in everything.items()}
+
+        for count in range(1, len(alone) + 1):
+            if excess(without(alone[:count])) <= 1:
+                stay = alone[:count]
+                for one in reversed(alone[: count - 1]):  # what does harm alone may do none beside the others
+                    fewer = [other for other in stay if other != one]
+                    stay = fewer if excess(without(fewer)) <= 1 else stay
+                kept = {graph: sorted(kind for name, kind in stay if name == graph) for graph in CHAIN}
+                return {graph: kinds for graph, kinds in kept.items() if kinds}
     raise InputError(f"{bundle.name}: the same inputs give other people in a second run; export the bundle again")
 
 

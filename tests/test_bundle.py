@@ -304,7 +304,7 @@ def test_the_embedded_bundle_is_written_as_it_is_read(tmp_path: Path) -> None:
     """Its manifest holds what a new one would, so bundles of before and after need no other reader."""
     shutil.copytree(DEFAULT, tmp_path / "copy")
     old = Bundle.load(tmp_path / "copy")
-    parts = ("name", "graphs", "crop", "sampling", "calibration", "body", "training", "origins")
+    parts = ("name", "graphs", "crop", "sampling", "calibration", "body", "training", "origins", "fp32")
     write_bundle(tmp_path / "copy", **{name: getattr(old, name) for name in parts})
     before, after = (json.loads((folder / "bundle.json").read_text()) for folder in (DEFAULT, tmp_path / "copy"))
     assert before == after
