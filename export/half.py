@@ -57,7 +57,7 @@ def must_stay(bundle: Bundle) -> Operators:
         alone = [(graph, kind) for graph, kinds in everything.items() for kind in kinds]
         alone.sort(key=lambda one: excess({one[0]: [one[1]]}), reverse=True)
 
-        def without(stay: list[tuple[GraphName, str]]) -> Operators:
+        def without(stay: list[tuple[str, str]]) -> Operators:
             return {name: [kind for kind in kinds if (name, kind) not in stay] for name, kinds in everything.items()}
 
         for count in range(1, len(alone) + 1):
