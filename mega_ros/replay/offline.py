@@ -72,7 +72,7 @@ def _observe(job: tuple[Recovery, StreamSettings, Frame]) -> Seen | str:
         seen = Stream(recovery, settings).observe(frame.image, frame.camera, frame.camera_problem)
     except InputError as error:
         return str(error)
-    # what samples are made of is large
+    # crops are large, and only samples need them
     return seen if settings.samples else replace(seen, observation=replace(seen.observation, crops=None))
 
 
