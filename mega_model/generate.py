@@ -108,7 +108,8 @@ def sample(model: Mega, image: ImageTokens, logits: Tensor, uniforms: Tensor, te
 
     # no token is visible in the first step, so all samples share its logits
     noise = temperatures(steps, temperature)
-    *_, (tokens, _) = unmask(model, image.map(spread), spread(logits), uniforms.flatten(0, 1), noise)
+    image = model.project_image(image).map(spread)
+    *_, (tokens, _) = unmask(model, image, spread(logits), uniforms.flatten(0, 1), noise)
     return tokens.unflatten(0, (batch, samples))
 
 

@@ -16,10 +16,13 @@ class ImageTokens(NamedTuple):
     """[B, L, D], with their positions"""
     prior: Tensor | None = None
     """[B, N, S]: prior on the codes; it is added to the logits of every pass"""
+    projected: Tensor | None = None
+    """[B, L, 3 D]: the tokens' queries, keys and values in the decoder's first block, if they are known"""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ImageTokens:
-        """Apply `change` to both parts."""
-        return ImageTokens(change(self.tokens), None if self.prior is None else change(self.prior))
+        """Apply `change` to all parts."""
+        prior, projected = (None if part is None else change(part) for part in self[1:])
+        return ImageTokens(change(self.tokens), prior, projected)
 
 
 class ImageEncoding(NamedTuple):

@@ -160,17 +160,38 @@ class Mega(nn.Module):
 
     def decode(self, image: ImageTokens | None, encoded: Tensor, index: Tensor, keep: Tensor | None = None) -> Tensor:
         """Image tokens and the output of `encode` for positions index [B, M] -> states [B, N, D], see `read`."""
-        cls, given = encoded[:, :1], encoded[:, 1:]
-        x = self.mask_token.expand(len(given), self.config.tokens, -1)
+        # In the first block, queries, keys and values depend on each row alone. So those of the image are computed once
+        # for all samples, those of masked tokens once for all, and only those of cls and of visible tokens here.
+        place = F.pad(index + 1, (1, 0))
+        given = self._rows(encoded + self.decoder_position[place])
+        masked = self._rows(self.mask_token + self.decoder_position)
         if keep is not None:
-            given = torch.where(keep[..., None], given, self.mask_token)
-        x = x.scatter(1, index[..., None].expand_as(given), given)
-        x = torch.cat([cls, x], dim=1) + self.decoder_position
+            given = torch.where(F.pad(keep, (1, 0), value=True)[..., None], given, masked[place])
+        rows = masked.expand(len(given), -1, -1).scatter(1, place[..., None].expand_as(given), given)
         if image is not None:
-            x = torch.cat([image.tokens, x], dim=1)
-        for block in self.decoder[:-1]:
-            x = block(x)
-        return self.decoder[-1](x, first=x.shape[1] - self.config.tokens)
+            image = self.project_image(image)
+            assert image.projected is not None
+            rows = torch.cat([torch.cat([image.tokens, image.projected], dim=-1), rows], dim=1)
+        x, projected = rows.split([self.config.width, 3 * self.config.width], dim=-1)
+        for block in self.decoder:
+            last = block is self.decoder[-1]
+            x = block(x, first=x.shape[1] - self.config.tokens if last else 0, projected=projected)
+            projected = None
+        return x
+
+    def project_image(self, image: ImageTokens) -> ImageTokens:
+        """With `projected`."""
+        return image if image.projected is not None else image._replace(projected=self._project(image.tokens))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Rows [..., D] of the decoder's input -> [..., 4 D], with their queries, keys and values."""
+        return torch.cat([x, self._project(x)], dim=-1)
+
+    def _project(self, x: Tensor) -> Tensor:
+        """`Block.project` of the decoder's first block."""
+        first = self.decoder[0]
+        assert isinstance(first, Block)
+        return first.project(x)
 
     def read(self, states: Tensor, image: ImageTokens | None) -> Tensor:
         """The logits [B, N, S] of states [B, N, D]."""
