@@ -46,6 +46,7 @@ Pixels = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**24)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+Fraction = Annotated[str, msgspec.Meta(pattern=r"^0\.\d+$")]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Calibration:
     how: str
     coverage: dict[str, float]
     """Radius ("1 sigma") -> fraction of held-out vertices whose error is inside."""
-    quantiles: dict[str, float] = field(default_factory=dict)
+    quantiles: dict[Fraction, float] = field(default_factory=dict)
     """Fraction -> radius in sigma that contains it: half of the errors are below quantiles["0.50"] * sigma."""
 
 

@@ -5,6 +5,7 @@ A person's features are the mean colour (red, green, blue; 0 to 1) of the crop. 
 the logarithms of its uniforms.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ def little_bundle(
     samples: int = 0,
     margin: float = MARGIN,
     colours: tuple[str, str, str] = ("red", "green", "blue"),
+    coverage: Mapping[str, float] = {},
 ) -> Bundle:
     """errors: whether the deterministic graph gives sigma, joints_sigma and distance. colours: what it takes a crop's
-    channels for."""
+    channels for. coverage: what the manifest promises of sigma."""
     regressor = np.random.default_rng(1).dirichlet(np.ones(VERTICES), JOINTS).astype(np.float32)
     Topology(TEMPLATE, np.array([[0, 1, 2]], np.int32), regressor, np.zeros(VERTICES, np.int32)).save(folder / TOPOLOGY)
     graphs: Graphs = {
@@ -48,7 +50,7 @@ def little_bundle(
         graphs=graphs,
         crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), passes=1),
         sampling=Sampling(STEPS, samples, 1.0),
-        calibration=Calibration(scale, "by hand", {}),
+        calibration=Calibration(scale, "by hand", {**coverage}),
         body=Body("little", "random", "CC0"),
         training={},
         origins={},

@@ -211,10 +211,15 @@ def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
         assert low < summary[name] < high, name
         assert high - low < 0.2 * summary[name], name
     assert abs(summary["coverage_1_sigma"] - 0.608) < 0.03  # the error model of `metrics.radius` holds here
-    curves = score.curves()
+    curves = score.curves({})
     calibration = curves["calibration"]
     np.testing.assert_allclose(calibration["all"], calibration["levels"], atol=0.04)
     assert "hidden" not in calibration  # all are visible
+    assert score.curves({"0.50": 1e-3, "0.90": 1e3})["calibration"] == {
+        "levels": [0.5, 0.9],
+        "all": pytest.approx([0, 1], abs=0.1),
+        "visible": pytest.approx([0, 1], abs=0.1),
+    }
     assert curves["sparsification"]["sigma"][0] == pytest.approx(1)
     assert all(a >= b - 1e-9 for a, b in zip(curves["sparsification"]["sigma"], curves["sparsification"]["error"]))
 

@@ -820,6 +820,7 @@ CHANGED: dict[str, tuple[dict[str, Any], str]] = {
     "crop margin": ({"margin": 1.4 * MARGIN}, "worse: pve by"),
     "colour order": ({"colours": ("blue", "green", "red")}, "worse: pve by"),
     "calibration": ({"scale": 0.3}, "worse: coverage_1_sigma by"),
+    "promise": ({"coverage": {"1 sigma": 0.1}}, "worse: coverage_1_sigma by"),
 }
 
 
@@ -919,6 +920,23 @@ def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> No
     missed = [row | {"recall": 0} for row in table(before)]
     recall = difference_of("recall", table(before), missed)
     assert (recall.difference, recall.worse) == (-1, 1)
+
+
+def covered(share: float) -> list[dict[str, Any]]:
+    return [{"wanted": 1, "compared": 1, "coverage_1_sigma": share} for _ in range(10)]
+
+
+def test_coverage_is_judged_by_what_each_bundle_promises() -> None:
+    """0.70 is nearer to a promise of 0.71 than 0.61 is, but farther from the share of a Gaussian, 0.608."""
+    a, b, name = covered(0.61), covered(0.70), "coverage_1_sigma"
+    kept, broken = {"1 sigma": 0.71}, {"1 sigma": 0.5}
+    without, nearer, farther = (
+        next(d for d in compare(a, b, coverages) if d.name == name)
+        for coverages in (({}, {}), (kept, kept), (kept, broken))
+    )
+    assert without.surely and without.worse == pytest.approx(0.090, abs=1e-3)
+    assert not nearer.surely and nearer.worse == pytest.approx(-0.09)
+    assert farther.surely and farther.worse == pytest.approx(0.1)
 
 
 def test_a_bag_without_the_topic_gives_nothing(tmp_path: Path) -> None:

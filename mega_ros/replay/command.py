@@ -321,7 +321,7 @@ def _provenance(run: Run, source: frames.Input, command: str) -> dict[str, Any]:
     packages = ("mega_ros", "numpy", "onnxruntime", "opencv-python-headless", "rosbags", "scipy")
     return {
         "command": command,
-        "bundle": {"name": bundle.name, "hash": bundle.hash},
+        "bundle": {"name": bundle.name, "hash": bundle.hash, "coverage": bundle.calibration.coverage},
         "provider": run.recovery.backend,
         "settings": {name: getattr(run.settings, name) for name in SETTINGS},
         "inputs": frames.digests(source.files),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import MOST_JSON, read_bytes
 
 from .bootstrap import ENDS, LEVEL, interval, ratios
-from .measures import FACTOR, MEASURES, PROMISED, Row, parts, shown
+from .measures import FACTOR, MEASURES, Row, parts, promised, shown
 from .report import FORMAT
 
 GATED = tuple(name for name, measure in MEASURES.items() if measure.better)
@@ -44,11 +45,18 @@ class CompareOptions:
     """The same in a YAML file, a line `pve: 2` for each; --tolerance goes before."""
 
 
+class Model(msgspec.Struct):
+    name: str = ""
+    hash: str = ""
+    coverage: dict[str, float] = {}
+    """Of the manifest's calibration. Reports of older versions lack it."""
+
+
 class Provenance(msgspec.Struct):
     inputs: list[dict[str, Any]]
     reference: list[dict[str, Any]]
     topics: dict[str, str]
-    bundle: dict[str, str]
+    bundle: Model
     settings: dict[str, Any]
 
 
@@ -90,7 +98,7 @@ def main(args: list[str]) -> int:
     except InputError as error:
         print(f"mega replay compare: {error}", file=sys.stderr)
         return 2
-    differences = compare(a.table, b.table)
+    differences = compare(a.table, b.table, (a.provenance.bundle.coverage, b.provenance.bundle.coverage))
     regressions = [d for d in differences if d.name in GATED and d.surely and d.worse > tolerances[d.name]]
     console = Console(width=None if sys.stdout.isatty() else 120)  # logs take the width of the table
     console.print(_table(a, b, differences, regressions))
@@ -100,10 +108,12 @@ def main(args: list[str]) -> int:
     return 1 if regressions else 0
 
 
-def compare(a: list[Row], b: list[Row]) -> list[Difference]:
+def compare(
+    a: list[Row], b: list[Row], coverages: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
+) -> list[Difference]:
     """The numbers in the tables of two reports, whose rows are the same frames: those that some frame has in both.
 
-    The intervals are by a `bootstrap` over the frames that have any.
+    coverages: what each bundle's manifest promises of sigma: each is judged by its own. The intervals are by a `bootstrap` over the frames that have any.
     """
     sums: dict[str, list[tuple[tuple[float, float], tuple[float, float]] | None]] = {
         name: [(x, y) if (x := parts(name, r)) and (y := parts(name, s)) else None for r, s in zip(a, b)]
@@ -120,17 +130,20 @@ def compare(a: list[Row], b: list[Row]) -> list[Difference]:
     out = []
     for m, name in enumerate(sums):
         before, after = (totals[m, :, 0] / totals[m, :, 1]).tolist()
-        worse = _badness(name, after) - _badness(name, before)
-        surely = np.nanquantile(_badness(name, drawn[:, m, 1]) - _badness(name, drawn[:, m, 0]), ENDS[0]) > 0
+        worse, worse_drawn = (
+            _badness(name, y, coverages[1]) - _badness(name, x, coverages[0])
+            for x, y in ((before, after), (drawn[:, m, 0], drawn[:, m, 1]))
+        )
+        surely = np.nanquantile(worse_drawn, ENDS[0]) > 0
         between = interval(drawn[:, m, 1] - drawn[:, m, 0])
         frames = sum(pair is not None for pair in sums[name])
         out.append(Difference(name, frames, before, after, after - before, between, float(worse), bool(surely)))
     return out
 
 
-def _badness(name: str, value: Any) -> Any:
-    if name in PROMISED:
-        return np.abs(value - PROMISED[name])
+def _badness(name: str, value: Any, coverage: Mapping[str, float]) -> Any:
+    if MEASURES[name].better == "promised":
+        return np.abs(value - promised(name, coverage))
     return -value if MEASURES[name].better == "high" else value
 
 
@@ -208,7 +221,7 @@ def _table(a: ReplayReport, b: ReplayReport, differences: list[Difference], regr
     out.add_column("")
     for report in (a, b):
         out.add_column(
-            f"{report.provenance.bundle.get('name')} {report.provenance.bundle.get('hash', '')[:8]}", justify="right"
+            f"{report.provenance.bundle.name} {report.provenance.bundle.hash[:8]}", justify="right"
         )
     for heading in ("difference", f"{LEVEL:.0%} interval", "frames"):
         out.add_column(heading, justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import erf, exp, pi, sqrt
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +17,11 @@ class Measure(NamedTuple):
     weight: str
     """the field of a frame that weights the frame's number, e.g. of how many people it is the mean."""
     better: Literal["low", "high", "promised", ""]
-    """`promised`: near `PROMISED`. Empty: neither is better."""
+    """`promised`: near what `promised` says. Empty: neither is better."""
     definition: str
 
 
-def _promised(sigmas: float) -> float:
+def _gaussian(sigmas: float) -> float:
     """Share of isotropic Gaussian errors within so many root mean squares: chi distribution, 3 degrees of freedom."""
     half = 1.5 * sigmas**2
     return erf(sqrt(half)) - 2 * sqrt(half / pi) * exp(-half)
@@ -110,8 +111,8 @@ MEASURES = {
             "%",
             {"": "compared", "_visible": "points_visible", "_hidden": "points_hidden"}[suffix],
             "promised",
-            f"Share of the errors of {of} that are at most {k} sigma, {_NEAR}. An isotropic Gaussian error would "
-            f"have {100 * _promised(k):.1f} %.",
+            f"Share of the errors of {of} that are at most {k} sigma, {_NEAR}. The bundle's manifest promises a share; "
+            f"where it does not, an isotropic Gaussian's is expected: {100 * _gaussian(k):.1f} %.",
         )
         for suffix, words, of in (
             ("", "", "vertices"),
@@ -124,10 +125,17 @@ MEASURES = {
     "sigma_hidden": Measure("mean sigma, hidden", "mm", "points_hidden", "", "Mean sigma of hidden vertices."),
 }
 """Name -> measure, in the order of tables. Where a reference has joints only, vertices are joints."""
-PROMISED = {name: _promised(k) for k in (1, 2) for name in MEASURES if name.startswith(f"coverage_{k}_sigma")}
-"""Shares of errors within k sigma by the error model of `metrics.radius`."""
 FACTOR = {"mm": 1000, "ms": 1000, "%": 100, "m/s²": 1, "": 1}
 """From the report's unit to that of a table."""
+
+
+def promised(name: str, coverage: Mapping[str, float]) -> float:
+    """The share that a measure of the kind `promised` should have, by a manifest's calibration.coverage.
+
+    Where that lacks it: by the error model of `metrics.radius`.
+    """
+    k = int(name.split("_")[1])
+    return coverage.get(f"{k} sigma", _gaussian(k))
 
 
 def shown(value: float | None, unit: str, sign: str = "") -> str:

@@ -184,7 +184,7 @@ class Run:
                 "scores": self.score.summary(),
                 "intervals": self.score.intervals(),
                 "persons": self.score.persons(),
-                "curves": self.score.curves(),
+                "curves": self.score.curves(self.recovery.bundle.calibration.quantiles),
             }
         out["table"] = self.rows
         return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,8 +220,9 @@ class Score:
             out.append(summary)
         return out
 
-    def curves(self) -> dict[str, dict[str, list[float]]]:
+    def curves(self, quantiles: Mapping[str, float]) -> dict[str, dict[str, list[float]]]:
         """Calibration: share of errors within the radius that promises each level, for all, visible and hidden points.
+        quantiles: level -> radius in sigma, of a manifest's calibration; if empty, those of `metrics.radius`.
 
         Sparsification: mean error of the rest after each share is removed, by sigma and by the error, over that of all.
         Empty where `_honesty` is.
@@ -230,8 +231,9 @@ class Score:
         if pooled is None:
             return {}
         error, sigma, visible = pooled
-        radii = metrics.radius(metrics.LEVELS)
-        calibration = {"levels": metrics.LEVELS.tolist()}
+        levels = np.array([*map(float, quantiles)]) if quantiles else metrics.LEVELS
+        radii = np.array([*quantiles.values()]) if quantiles else metrics.radius(levels)
+        calibration = {"levels": levels.tolist()}
         for name, which in (("all", np.ones_like(visible)), ("visible", visible), ("hidden", ~visible)):
             if which.any():
                 calibration[name] = metrics.reliability(error[which], sigma[which], radii).tolist()
