@@ -1,9 +1,10 @@
-"""The page of reference is current, and what it says of topics and diagnostics is what a running node has."""
+"""Pages made of the code are current, and what they say of topics and diagnostics is what a running node has."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from runpy import run_path
+from xml.etree import ElementTree
 
 import pytest
 from test_node import GREY, Peer, image, running
@@ -12,6 +13,8 @@ from mega_ros.ros import interface
 
 NOT_HERE = ("vision_msgs", "tf2_msgs", "hri_msgs")
 """Packages without wheels."""
+OF_POLICY = {"/camera/image_raw": "/image", "/camera/camera_info": "/camera_info"}
+"""The camera's topics in the policy -> what they are here."""
 OF_RCLPY = ("/rosout", "/parameter_events", "/clock", "/mega/transition_event")
 
 
@@ -21,13 +24,18 @@ def peer() -> Iterator[Peer]:
         yield peer
 
 
+def in_graph(name: str) -> str:
+    """A relative or private name, as the graph has it."""
+    return re.sub("^~", "/mega", re.sub("^([a-z])", r"/\1", name))
+
+
+def texts(group: ElementTree.Element) -> list[str]:
+    return [item.text or "" for item in group]
+
+
 def said(which: dict[str, tuple[str, str]]) -> dict[str, str]:
     """Topic -> its types, of packages that are here; names as the graph has them."""
-    return {
-        re.sub("^~", "/mega", re.sub("^([a-z])", r"/\1", topic)): types
-        for topic, (types, _) in which.items()
-        if not types.startswith(NOT_HERE)
-    }
+    return {in_graph(topic): types for topic, (types, _) in which.items() if not types.startswith(NOT_HERE)}
 
 
 def found(topics: list[tuple[str, list[str]]]) -> dict[str, str]:
@@ -48,6 +56,21 @@ def test_diagnostics(peer: Peer) -> None:
     assert names == {name for names in interface.DIAGNOSTICS for name in names.split(", ")}
 
 
-def test_the_page_of_reference_is_current(root: Path) -> None:
-    script = run_path(str(root / "scripts" / "document"))
-    assert script["PAGE"].read_text() == script["page"](), "run scripts/document"
+def test_the_policy_of_sros_2_allows_all_that_the_node_has(root: Path, peer: Peer) -> None:
+    (policy,) = re.findall("```xml\n(.*?)```", (root / "docs" / "robot" / "security.md").read_text(), re.DOTALL)
+    profile = next(ElementTree.fromstring(policy).iter("profile"))
+    optional = [name for name in interface.OUTPUTS if not name.startswith("/humans")]  # with an id of a person
+    for kind, found, further in (
+        ("topics[@publish='ALLOW']", peer.get_publisher_names_and_types_by_node, optional),
+        ("topics[@subscribe='ALLOW']", peer.get_subscriber_names_and_types_by_node, interface.INPUTS),
+        ("services[@reply='ALLOW']", peer.get_service_names_and_types_by_node, ()),
+        ("services[@request='ALLOW']", peer.get_client_names_and_types_by_node, ()),
+    ):
+        allowed = {in_graph(OF_POLICY.get(name, name)) for group in profile.findall(kind) for name in texts(group)}
+        had = {name for name, _ in found("mega", "/")} | {in_graph(name) for name in further}
+        assert not had - allowed, kind
+
+
+def test_the_pages_made_of_the_code_are_current(root: Path) -> None:
+    for file, page in run_path(str(root / "scripts" / "document"))["PAGES"].items():
+        assert (root / "docs" / file).read_text() == page(), f"{file}: run scripts/document"

@@ -113,7 +113,8 @@ def compare(
 ) -> list[Difference]:
     """The numbers in the tables of two reports, whose rows are the same frames: those that some frame has in both.
 
-    coverages: what each bundle's manifest promises of sigma: each is judged by its own. The intervals are by a `bootstrap` over the frames that have any.
+    The intervals are by a `bootstrap` over the frames that have any. coverages: what each bundle's manifest promises of
+    sigma: each is judged by its own.
     """
     sums: dict[str, list[tuple[tuple[float, float], tuple[float, float]] | None]] = {
         name: [(x, y) if (x := parts(name, r)) and (y := parts(name, s)) else None for r, s in zip(a, b)]
@@ -220,9 +221,7 @@ def _table(a: ReplayReport, b: ReplayReport, differences: list[Difference], regr
     out = Table(title=f"mega replay compare: {a.input}")
     out.add_column("")
     for report in (a, b):
-        out.add_column(
-            f"{report.provenance.bundle.name} {report.provenance.bundle.hash[:8]}", justify="right"
-        )
+        out.add_column(f"{report.provenance.bundle.name} {report.provenance.bundle.hash[:8]}", justify="right")
     for heading in ("difference", f"{LEVEL:.0%} interval", "frames"):
         out.add_column(heading, justify="right")
     for d in differences:
