@@ -244,7 +244,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def plot(report: dict[str, Any], file: Path) -> None:
-    """Milliseconds over samples and over people: one row for each way."""
+    """Milliseconds over samples and over people, on logarithmic axes: one row for each way."""
     from matplotlib.figure import Figure
 
     rows = [row for row in report["rows"] if "p50_ms" in row]
@@ -256,10 +256,16 @@ def plot(report: dict[str, Any], file: Path) -> None:
             for fixed in sorted({row[along] for row in own}):
                 line = sorted((row[across], row["p50_ms"]) for row in own if row[along] == fixed)
                 axes.plot(*zip(*line), marker=".", label=f"{along[0].upper()} = {fixed}".replace("S", "Q"))
+            axes.set_xscale("symlog", linthresh=1)  # samples may be 0
+            axes.set_yscale("log")
+            places = sorted({row[across] for row in own})
+            axes.set_xticks(places, map(str, places), minor=False)
+            axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_formatter("{x:g}")
             axes.set(xlabel=f"{across} per {'person' if across == 'samples' else 'call'}", ylabel="ms", title=way)
-            axes.set_ylim(bottom=0)
-            axes.legend(fontsize="small")
-    figure.savefig(file, dpi=80)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file, dpi=100)
 
 
 def read_report(file: Path) -> dict[str, Any]:
