@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -390,3 +391,19 @@ def test_any_manifest_is_read_or_refused(folder: Path, data: st.DataObject) -> N
             Bundle.load(folder)
     finally:
         path.write_bytes(whole)
+
+
+def test_the_page_about_sigma_says_what_the_default_bundle_promises(root: Path) -> None:
+    calibration = Bundle.load().calibration
+    section = (root / "docs" / "sigma.md").read_text().split("\n## ")[1]
+    quoted = re.findall(r"^> (.*)", section, re.MULTILINE)
+    assert " ".join(quoted) == calibration.how
+    shares, radii = (
+        re.findall(r"([\d.]+) (?:%|sigma) ", line)
+        for line in section.splitlines()
+        if line.startswith(("| share of the errors", "| within"))
+    )
+    promised = {f"{radius:.2f}": f"{100 * float(share):.0f}" for share, radius in calibration.quantiles.items()}
+    promised |= {within.split()[0]: f"{100 * share:.0f}" for within, share in calibration.coverage.items()}
+    assert len(radii) == 6
+    assert dict(zip(radii, shares)) == {radius: promised[radius] for radius in radii}
