@@ -1,4 +1,4 @@
-"""A live 3D page in the browser (viser), of a camera or a film, without ROS: pip install 'mega_ros[view]'
+"""A live 3D page in the browser (viser), of a camera or a film, without ROS. Needs the extra `view`.
 
 python live_view.py 0                      # the first camera of this machine; or a device, or a URL
 python live_view.py film.mp4 [my_bundle]

@@ -64,7 +64,7 @@ class ReplayOptions:
     export_by: Grouping = "frame"
     """What --export writes: a file for each frame, or a file or folder for each person (track)."""
     parquet: bool = False
-    """Also write frames.csv as frames.parquet, with the scores of each person (pip install 'mega_ros[parquet]')."""
+    """Also write frames.csv as frames.parquet, with the scores of each person (needs the extra `parquet`)."""
     video: bool = False
     """Also write video.webm: the meshes over the images, and coloured by sigma."""
     write: Path | None = None
@@ -80,7 +80,7 @@ class ReplayOptions:
     workers: int = 1
     """Processes that share the work: inputs, and the frames of a large one. Results do not depend on their number."""
     engine: many.Engine = "local"
-    """Who works: --workers on this machine, or Ray, on all CPUs of its cluster (pip install 'mega_ros[cluster]')."""
+    """Who works: --workers on this machine, or Ray, on all CPUs of its cluster (needs the extra `cluster`)."""
     image_topic: str | None = None
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
