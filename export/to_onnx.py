@@ -244,7 +244,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             },
             origins=origins,
         )
-        write(fp32=half.must_stay(write()))
+        write(fp32=half.stay_fp32(write()))
         for old in config.out.glob("*.onnx"):
             old.unlink()
         for file in new.iterdir():

@@ -6,7 +6,7 @@ Only this module depends on the manifest's format: `write_bundle` writes it, `Bu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
@@ -137,8 +137,8 @@ class Manifest:
     training: dict[str, Any]
     origins: dict[str, str] = field(default_factory=dict, kw_only=True)
     """Graph -> origin and licence of published weights. Older bundles lack this field."""
-    fp32: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
-    """Graph -> its operators that stay in fp32 in an engine of fp16: their measured error is too large. Likewise."""
+    fp32: list[GraphName] = field(default_factory=list, kw_only=True)
+    """Graphs that stay in fp32 among engines of fp16, because their measured error is too large. Likewise."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,12 @@ def write_bundle(
     body: Body,
     training: dict[str, Any],
     origins: dict[str, str],
-    fp32: Mapping[str, list[str]] | None = None,
+    fp32: Sequence[GraphName] = (),
 ) -> Bundle:
     """Hash `topology.npz` and the .onnx files in a folder, write the manifest, and load the bundle."""
     files = {file: _sha256(folder / file) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
     parts = (FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
-    manifest = Manifest(*parts, origins=origins, fp32={**(fp32 or {})})
+    manifest = Manifest(*parts, origins=origins, fp32=[*fp32])
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     return Bundle.load(folder)
 

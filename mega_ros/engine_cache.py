@@ -25,7 +25,6 @@ from .accelerators import gpu, tensorrt_version
 from .bundle import Bundle, GraphName, Tensor
 
 Precision = Literal["fp16", "fp32"]
-NORM = "LayerNormalization"
 STAMP = "engine.json"
 CHECKED = "checked.json"
 """Beside the graphs' folders, once `mega export trt` found that all engines pass the gates."""
@@ -104,8 +103,7 @@ class EngineCache:
         """profile: None takes that of the stored engines. If theirs is another, they are built again."""
         self._folder = folder_of(bundle, precision) / graph
         self._inputs = bundle.graphs[graph].inputs
-        self._stay = bundle.fp32.get(graph, []) if precision == "fp16" else []
-        self._identity = _identity(bundle, graph, precision)
+        self._identity = _identity(bundle, graph, of_graph(bundle, graph, precision))
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_owner(self._folder)
         stamp = self._valid_stamp()
@@ -120,16 +118,13 @@ class EngineCache:
 
     def options(self) -> dict[str, str]:
         """For onnxruntime's TensorRT provider."""
-        excluded = [kind for kind in self._stay if kind != NORM]
         return {
             "trt_engine_cache_enable": "True",
             "trt_engine_cache_path": str(self._folder),
             "trt_timing_cache_enable": "True",  # kernels that were timed for one graph are not timed again for the next
             "trt_timing_cache_path": str(self._folder.parent),
             "trt_fp16_enable": str(self._identity.precision == "fp16"),
-            # norms are in fp32 always, inside the engine; operators of other types run in CUDA, which splits the engine
-            "trt_layer_norm_fp32_fallback": "True",
-            **({"trt_op_types_to_exclude": ",".join(excluded)} if excluded else {}),
+            # no operator is kept out of the engine: that would cut the graph into parts whose inputs have no profile
             **self.profile.options(self._inputs),
         }
 
@@ -171,6 +166,11 @@ def folder_of(bundle: Bundle, precision: Precision) -> Path:
     card = gpu()
     parts = (bundle.hash[:16], f"{card.name} sm{card.capability}", f"trt{tensorrt_version()}", precision)
     return (root() / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)).resolve()
+
+
+def of_graph(bundle: Bundle, graph: GraphName, precision: Precision) -> Precision:
+    """What the engine of a graph has among those of `precision`. No gate of fp16 is about the detector, which has fp32."""
+    return "fp32" if graph == "detector" or graph in bundle.fp32 else precision
 
 
 def is_built(bundle: Bundle, precision: Precision) -> bool:

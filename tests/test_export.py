@@ -91,7 +91,7 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
     with pytest.MonkeyPatch.context() as patch:  # tests/test_half.py
-        patch.setattr(half, "must_stay", lambda bundle: {})
+        patch.setattr(half, "stay_fp32", lambda bundle: [])
         return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
 
 
@@ -109,7 +109,7 @@ def parity(bundle: Bundle, checkpoints: Path) -> Parity:
 def lifting(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Parity:
     """With BlazePose and an error head."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(half, "must_stay", lambda bundle: {"sampler": ["CumSum"]})
+        patch.setattr(half, "stay_fp32", lambda bundle: ["sampler"])
         bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
     return Parity(bundle, checkpoints / "lifting")
 
@@ -148,8 +148,8 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
 
 
-def test_the_manifest_names_operators_that_must_stay_in_fp32(bundle: Bundle, lifting: Parity) -> None:
-    assert bundle.fp32 == {} and lifting.bundle.fp32 == {"sampler": ["CumSum"]}
+def test_the_manifest_names_graphs_that_must_stay_in_fp32(bundle: Bundle, lifting: Parity) -> None:
+    assert bundle.fp32 == [] and lifting.bundle.fp32 == ["sampler"]
 
 
 def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:

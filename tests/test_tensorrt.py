@@ -62,6 +62,8 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         def __init__(self, path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
             self._name, given = providers[0]
             if self._name == "TensorrtExecutionProvider":
+                if "trt_op_types_to_exclude" in given and "trt_profile_max_shapes" in given:  # as onnxruntime does
+                    raise RuntimeError("User needs to provide all the dynamic shape inputs with associated profiles")
                 engine = Path(given["trt_engine_cache_path"]) / "graph.engine"
                 if not engine.exists():
                     engine.write_bytes(b"an engine")
@@ -247,14 +249,12 @@ def test_options_of_the_provider(built: list[str]) -> None:
     assert fixed["trt_fp16_enable"] == "False" and not [name for name in fixed if "profile" in name]
 
 
-def test_operators_that_must_stay_in_fp32_are_kept_out_of_engines_of_fp16(built: list[str]) -> None:
-    stay = {"sampler": ["CumSum", "LayerNormalization", "Softmax"], "deterministic": ["ReduceSum"]}
-    default = dataclasses.replace(Bundle.load("default"), fp32=stay)
-    options = EngineCache(default, "sampler", "fp16").options()
-    assert options["trt_op_types_to_exclude"] == "CumSum,Softmax" and options["trt_layer_norm_fp32_fallback"] == "True"
-    for graph, precision in (("backbone", "fp16"), ("sampler", "fp32")):
-        options = EngineCache(default, graph, precision).options()  # type: ignore[arg-type]
-        assert "trt_op_types_to_exclude" not in options and options["trt_layer_norm_fp32_fallback"] == "True"
+def test_graphs_that_must_stay_in_fp32_do_and_so_does_the_detector(built: list[str]) -> None:
+    default = dataclasses.replace(Bundle.load("default"), fp32=["backbone"])
+    for precision, halved in (("fp16", {"deterministic", "sampler"}), ("fp32", set())):
+        options = {graph: EngineCache(default, graph, precision).options() for graph in default.graphs}  # type: ignore[arg-type]
+        assert {graph for graph, given in options.items() if given["trt_fp16_enable"] == "True"} == halved
+        assert len(options) == 4 and not [name for name in options["sampler"] if "exclude" in name]
 
 
 def test_more_people_and_samples_than_an_engine_takes_run_in_parts(bundle: Bundle, built: list[str]) -> None:
