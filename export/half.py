@@ -30,8 +30,8 @@ MOVES = {
 }
 """Operators that only move numbers, which are rounded already."""
 PEOPLE, SAMPLES = 6, 8
-"""Of the crops that the errors are measured on: 324 tokens and 2592 sampled ones at 54 each. A gate of 1 % of the tokens
-is no measurement with two people, whose 108 tokens pass or fail by a single near tie."""
+"""Of the crops that the errors are measured on: 324 tokens and 2592 sampled ones at 54 each. With two people, a gate of
+1 % of 108 tokens would be passed or missed by a single near tie."""
 NOISE = 8
 """Of the crops' pixels, uint8: the largest. So the same photograph is six images."""
 

@@ -11,7 +11,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.settings import parse
 from mega_ros.accelerators import missing
 from mega_ros.bundle import Bundle
-from mega_ros.engine_cache import CHECKED, Precision, Profile, Range, folder_of
+from mega_ros.engine_cache import Precision, Profile, Range, folder_of, lock, vouch
 from mega_ros.engines import OnnxEngine
 
 
@@ -52,11 +51,11 @@ def check(bundle: Bundle, precision: Precision, profile: Profile, console: Conso
     chain = gates.Chain(bundle, lambda graph: OnnxEngine(bundle, graph, "tensorrt", precision))
     found = gates.errors(reference, chain(given), chain(given))
     console.print(gates.table(found, precision, f"tensorrt, {precision}, compared with cpu"))
-    folder = folder_of(bundle, precision)
-    if gates.missed(found, precision):
-        shutil.rmtree(folder)
-        return False
-    (folder / CHECKED).write_bytes(msgspec.json.encode(found))
+    with lock(bundle, precision):
+        if gates.missed(found, precision):
+            shutil.rmtree(folder_of(bundle, precision))
+            return False
+        vouch(bundle, precision)
     return True
 
 

@@ -1,16 +1,20 @@
 """TensorRT engines on disk: built on the machine that runs them, and checked before they are loaded.
 
 An engine is machine code. So its folder must be writable for its owner only, and an engine is loaded only if a stamp
-beside it names this bundle, GPU, TensorRT, onnxruntime and precision, and the SHA-256 of every file.
+beside it names this bundle, GPU, TensorRT, onnxruntime and precision, and the SHA-256 of every file. A lock lets one
+process at a time find, build or remove the engines of one bundle and precision.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,7 +31,8 @@ from .bundle import Bundle, GraphName, Tensor
 Precision = Literal["fp16", "fp32"]
 STAMP = "engine.json"
 CHECKED = "checked.json"
-"""Beside the graphs' folders, once `mega export trt` found that all engines pass the gates."""
+"""Beside the graphs' folders, once `mega export trt` found that all engines pass the gates: graph -> SHA-256 of the
+stamp of its engine."""
 MOST_BYTES = {"stamp": 2**20, "engine": 2**33}
 
 
@@ -94,25 +99,28 @@ class Stamp:
 
 
 class EngineCache:
-    """The folder of one graph's engines.
+    """The folder of one graph's engines. Take the `lock` before, and hold it until they are sealed.
 
-    Raises InputError if it is not safe, or if there is no GPU or no TensorRT.
+    Raises InputError if it is not safe, or if there is no GPU or no TensorRT; OSError if it cannot be written.
     """
 
     def __init__(self, bundle: Bundle, graph: GraphName, precision: Precision, profile: Profile | None = None) -> None:
         """profile: None takes that of the stored engines. If theirs is another, they are built again."""
         self._folder = folder_of(bundle, precision) / graph
         self._inputs = bundle.graphs[graph].inputs
-        self._identity = _identity(bundle, graph, of_graph(bundle, graph, precision))
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._identity = _identity(bundle, graph, precision)
+        for folder in (self._folder.parents[1], self._folder.parent, self._folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # whatever the umask
         check_owner(self._folder)
-        stamp = self._valid_stamp()
+        stamp = _intact(bundle, graph, precision)
         self.found = stamp is not None and profile in (None, stamp.profile)
         """Whether there were engines to load."""
         self.profile = profile or (stamp.profile if stamp else Profile())
         self.seconds = stamp.seconds if stamp and self.found else 0.0
         """Of the build."""
+        self._sealed = stamp.files if stamp and self.found else {}
         if not self.found:
+            (self._folder.parent / CHECKED).unlink(missing_ok=True)
             shutil.rmtree(self._folder)
             self._folder.mkdir(mode=0o700)
 
@@ -130,35 +138,51 @@ class EngineCache:
 
     def seal(self, seconds: float) -> None:
         """Write the stamp, once onnxruntime has written the engines. seconds: that it took to build or load them."""
+        files = _hashes(self._folder)
+        if files == self._sealed:
+            return
         if not self.found:
             self.seconds = seconds
-        stamp = Stamp(self._identity, self.profile, self._hashes(), self.seconds)
-        new = self._folder / f"{STAMP}.new"
-        new.write_bytes(msgspec.json.format(msgspec.json.encode(stamp)))
-        new.replace(self._folder / STAMP)
+        stamp = Stamp(self._identity, self.profile, files, self.seconds)
+        _write(self._folder / STAMP, stamp)
 
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.stat().st_size for file in self._folder.iterdir())
 
-    def _valid_stamp(self) -> Stamp | None:
-        try:
-            stamp = msgspec.json.decode(read_bytes(self._folder / STAMP, MOST_BYTES["stamp"]), type=Stamp)
-            valid = stamp.identity == self._identity and bool(stamp.files) and stamp.files == self._hashes()
-        except (InputError, msgspec.DecodeError):
-            return None
-        return stamp if valid else None
 
-    def _hashes(self) -> dict[str, str]:
-        files = sorted(file for file in self._folder.iterdir() if not file.name.startswith(STAMP))
-        return {f.name: hashlib.sha256(read_bytes(f, MOST_BYTES["engine"])).hexdigest() for f in files}
+@contextmanager
+def lock(bundle: Bundle, precision: Precision) -> Iterator[None]:
+    """For one process at a time. Raises InputError if the cache's folder is not safe, or for any OSError inside."""
+    folder = folder_of(bundle, precision)
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(folder.parent)
+        file = os.open(
+            f"{folder}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )  # a stored one can be read-only
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror}, so TensorRT's engines cannot be kept there; "
+            "set MEGA_ENGINES to a folder of your own"
+        ) from None
 
 
 def root() -> Path:
-    """The folder of all engines: `MEGA_ENGINES`, else below the user's cache folder."""
+    """The folder of all engines: `MEGA_ENGINES`, else below the user's cache folder. Raises InputError."""
     chosen = os.environ.get("MEGA_ENGINES")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(cache) / "mega_ros" / "engines"
+    if chosen:
+        return Path(chosen)
+    try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise InputError("this user has no home folder; set MEGA_ENGINES to a folder of TensorRT's engines") from None
+    return Path(cache) / "mega_ros" / "engines"
 
 
 def folder_of(bundle: Bundle, precision: Precision) -> Path:
@@ -168,20 +192,24 @@ def folder_of(bundle: Bundle, precision: Precision) -> Path:
     return (root() / "-".join(re.sub(r"[^\w.]+", "_", part) for part in parts)).resolve()
 
 
-def of_graph(bundle: Bundle, graph: GraphName, precision: Precision) -> Precision:
-    """What the engine of a graph has among those of `precision`. No gate of fp16 is about the detector, which has fp32."""
-    return "fp32" if graph == "detector" or graph in bundle.fp32 else precision
-
-
 def is_built(bundle: Bundle, precision: Precision) -> bool:
     """Whether a start finds engines for every graph of the bundle."""
-    folder = folder_of(bundle, precision)
-    return all((folder / graph / STAMP).is_file() for graph in bundle.graphs)
+    return all(_intact(bundle, graph, precision) for graph in bundle.graphs)  # type: ignore[arg-type]
+
+
+def vouch(bundle: Bundle, precision: Precision) -> None:
+    """Note that the present engines pass the gates."""
+    _write(folder_of(bundle, precision) / CHECKED, _stamps(bundle, precision))
 
 
 def best_precision(bundle: Bundle) -> Precision:
     """fp16 if `mega export trt` has built its engines here and found them good enough, else fp32."""
-    return "fp16" if (folder_of(bundle, "fp16") / CHECKED).is_file() and is_built(bundle, "fp16") else "fp32"
+    try:
+        content = read_bytes(folder_of(bundle, "fp16") / CHECKED, MOST_BYTES["stamp"])
+        good = msgspec.json.decode(content, type=dict[str, str]) == _stamps(bundle, "fp16")
+    except (InputError, msgspec.DecodeError):
+        return "fp32"
+    return "fp16" if good else "fp32"
 
 
 def check_owner(folder: Path) -> None:
@@ -199,8 +227,50 @@ def check_owner(folder: Path) -> None:
             )
 
 
-def _identity(bundle: Bundle, graph: str, precision: Precision) -> Identity:
+def _identity(bundle: Bundle, graph: GraphName, precision: Precision) -> Identity:
+    """precision: of the set of engines. No gate of fp16 is about the detector, so it has fp32, too."""
     from mega_model.core.onnx_runtime import ort  # slow to load
 
-    card = gpu()
-    return Identity(bundle.hash, graph, precision, card.name, card.capability, tensorrt_version(), ort.__version__)
+    card, full = gpu(), graph == "detector" or graph in bundle.fp32
+    own = "fp32" if full else precision
+    return Identity(bundle.hash, graph, own, card.name, card.capability, tensorrt_version(), ort.__version__)
+
+
+def _stamp(bundle: Bundle, graph: GraphName, precision: Precision) -> tuple[Stamp, str]:
+    """The stamp of a graph's engines, and its SHA-256. Raises InputError if there is none, or if they are stale."""
+    path = folder_of(bundle, precision) / graph / STAMP
+    content = read_bytes(path, MOST_BYTES["stamp"])
+    try:
+        stamp = msgspec.json.decode(content, type=Stamp)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path}: {error}") from None
+    if stamp.identity != _identity(bundle, graph, precision):
+        raise InputError(f"{path}: of other engines")
+    return stamp, hashlib.sha256(content).hexdigest()
+
+
+def _stamps(bundle: Bundle, precision: Precision) -> dict[str, str]:
+    """Graph -> SHA-256 of its stamp. Raises InputError as `_stamp` does."""
+    return {graph: _stamp(bundle, graph, precision)[1] for graph in bundle.graphs}  # type: ignore[arg-type]
+
+
+def _intact(bundle: Bundle, graph: GraphName, precision: Precision) -> Stamp | None:
+    """The stamp, if it is that of all files beside it."""
+    try:
+        stamp, _ = _stamp(bundle, graph, precision)
+        same = bool(stamp.files) and stamp.files == _hashes(folder_of(bundle, precision) / graph)
+    except (InputError, OSError):
+        return None
+    return stamp if same else None
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file but the stamp."""
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith(STAMP))
+    return {f.name: hashlib.sha256(read_bytes(f, MOST_BYTES["engine"])).hexdigest() for f in files}
+
+
+def _write(path: Path, content: object) -> None:
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(msgspec.json.format(msgspec.json.encode(content)))
+    new.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from mega_model.core.errors import InputError
 
 from .accelerators import PROVIDERS, gpu, missing
 from .bundle import Bundle, BundleError, GraphName, Tensor
-from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built
+from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built, lock
 from .parts import free_memory, most_at_once, run_in_parts
 
 Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
@@ -62,8 +63,6 @@ class OnnxEngine:
         refused: dict[str, list[str]] = {}  # reason -> providers
         for name in PROVIDERS if provider == "auto" else [provider]:
             try:
-                if name != "cpu":
-                    _must_have(name)
                 if name == "tensorrt":
                     self._session = self._tensorrt(bundle, graph, precision, profile)
                 else:
@@ -99,40 +98,54 @@ class OnnxEngine:
         return most_at_once(self._specification, people, self._memory or free_memory())
 
     def _tensorrt(self, bundle: Bundle, graph: GraphName, precision: Precision | None, profile: Profile | None) -> Any:
+        _must_have("tensorrt")
         try:
-            cache = EngineCache(bundle, graph, precision or best_precision(bundle), profile)
-        except InputError as error:  # its folder is not safe
+            best = precision or best_precision(bundle)
+            with lock(bundle, best):
+                cache = EngineCache(bundle, graph, best, profile)
+                if precision or cache.found or best == "fp32":
+                    start = time.perf_counter()
+                    session = self._start("tensorrt", cache.options())
+                    try:  # onnxruntime may build an engine at the first run, so this is one
+                        session.run(self._outputs, cache.profile.examples(self._specification.inputs))
+                    except Exception as error:
+                        raise Unavailable(f"{self._path}: TensorRT cannot run it ({first_line(error)})") from None
+                    cache.seal(time.perf_counter() - start)
+                    self.cache = cache
+                    return session
+        except InputError as error:  # the cache cannot be used, either
             raise Unavailable(str(error)) from None
-        start = time.perf_counter()
-        session = self._start("tensorrt", cache.options())
-        try:  # onnxruntime may build an engine at the first run, so this is one
-            session.run(self._outputs, cache.profile.examples(self._specification.inputs))
-        except Exception as error:
-            raise Unavailable(f"{self._path}: TensorRT cannot run it ({first_line(error)})") from None
-        cache.seal(time.perf_counter() - start)
-        self.cache = cache
-        return session
+        # the engine of fp16 was stale, and a new one would be unchecked
+        return self._tensorrt(bundle, graph, "fp32", profile)
 
     def _start(self, provider: str, of_tensorrt: dict[str, str]) -> Any:
-        """An onnxruntime session. Raises Unavailable, or BundleError."""
-        from mega_model.core.onnx_runtime import ort  # slow to load
-
-        if provider != "cpu":
-            ort.preload_dlls()  # finds the CUDA libraries that pip installed
-        names = list(PROVIDERS)
-        # fp32 means fp32: by default, CUDA's matrix products would have the precision of TF32
-        options = {"tensorrt": of_tensorrt, "cuda": {"use_tf32": "0"}, "cpu": {}}
-        providers = [(PROVIDERS[name], options[name]) for name in names[names.index(provider) :]]
         try:
-            session = ort.InferenceSession(self._path, session_options(), providers=providers)
+            return start_session(self._path, provider, of_tensorrt)
+        except Unavailable:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             why = f"{self._path}: onnxruntime cannot load it ({first_line(error)})"
             if provider == "cpu":
                 raise BundleError(f"{why}; export it again") from None
             raise Unavailable(why) from None
-        if session.get_providers()[0] != PROVIDERS[provider]:
-            raise Unavailable(NOT_STARTED)
-        return session
+
+
+def start_session(model: Path | bytes, provider: str, of_tensorrt: dict[str, str] | None = None) -> Any:
+    """An onnxruntime session in this provider. Raises Unavailable if that does not start, others for the model."""
+    from mega_model.core.onnx_runtime import ort  # slow to load
+
+    if provider != "cpu":
+        _must_have(provider)
+        ort.preload_dlls()  # finds the CUDA libraries that pip installed
+    names = list(PROVIDERS)
+    # fp32 means fp32: by default, CUDA's matrix products would have the precision of TF32
+    options = {"tensorrt": of_tensorrt or {}, "cuda": {"use_tf32": "0"}, "cpu": {}}
+    providers = [(PROVIDERS[name], options[name]) for name in names[names.index(provider) :]]
+    # without the fallback, a failure is an error; with it, the next provider takes over and says nothing
+    session = ort.InferenceSession(model, session_options(), providers=providers, enable_fallback=0)
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise Unavailable(NOT_STARTED)
+    return session
 
 
 def to_build(bundle: Bundle, provider: Provider) -> str:

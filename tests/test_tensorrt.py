@@ -12,6 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
@@ -44,6 +46,7 @@ LIBRARIES = {
 }
 NOTHING = """
         int cuInit(unsigned flags) { return 100; }"""
+Providers = list[tuple[str, dict[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,8 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
 
     class StandIn:
-        def __init__(self, path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> None:
+        def __init__(self, path: Any, options: Any, providers: Providers, enable_fallback: int) -> None:
+            assert not enable_fallback
             self._name, given = providers[0]
             if self._name == "TensorrtExecutionProvider":
                 if "trt_op_types_to_exclude" in given and "trt_profile_max_shapes" in given:  # as onnxruntime does
@@ -166,10 +170,10 @@ def test_what_tensorrt_cannot_build_runs_in_cuda(
 ) -> None:
     standin: Any = ort.InferenceSession
 
-    def fails(path: Path, options: Any, providers: list[tuple[str, dict[str, str]]]) -> Any:
+    def fails(path: Any, options: Any, providers: Providers, enable_fallback: int) -> Any:
         if providers[0][0] == "TensorrtExecutionProvider":
             raise RuntimeError("no engine\nmore about it")
-        return standin(path, options, providers)
+        return standin(path, options, providers, enable_fallback)
 
     monkeypatch.setattr(ort, "InferenceSession", fails)
     engine = OnnxEngine(bundle, "backbone", "auto")
@@ -226,6 +230,92 @@ def test_a_folder_that_others_may_write_is_refused(bundle: Bundle, built: list[s
         EngineCache(bundle, "backbone", "fp32")
     folder.parents[2].chmod(0o1777)  # as /tmp: nobody moves what others own
     assert EngineCache(bundle, "backbone", "fp32").found
+
+
+def checked(bundle: Bundle) -> None:
+    """Engines of fp16 that passed the gates."""
+    assert to_trt.main(TrtConfig(str(bundle.folder), people=[2], samples=[2])) == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "graph.engine").write_bytes(b"another engine"),
+        lambda folder: changed(folder / "engine.json", "onnxruntime", "1.0"),
+        lambda folder: (folder / "engine.json").write_text("{"),
+        lambda folder: (folder / "engine.json").write_text((folder / "engine.json").read_text() + " "),
+    ],
+    ids=["engine", "stale stamp", "half a stamp", "not the stamp that was checked"],
+)
+def test_fp16_without_its_check_is_not_used(bundle: Bundle, built: list[str], damage: Callable[[Path], object]) -> None:
+    checked(bundle)
+    assert not engine_cache.is_built(bundle, "fp32") and to_build(bundle, "auto") == ""
+    damage(folder_of(bundle, "fp16") / "sampler")
+    del built[:]
+    recovery = Recovery(bundle)
+    assert recovery.backend == "onnxruntime TensorrtExecutionProvider" and built[-1] == "sampler"
+    assert best_precision(bundle) == "fp32" and (folder_of(bundle, "fp32") / "sampler" / "engine.json").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_damaged_set_is_announced(bundle: Bundle, built: list[str], precision: str) -> None:
+    checked(bundle)
+    if precision == "fp32":
+        (folder_of(bundle, "fp16") / "checked.json").unlink()
+        Recovery(bundle)
+    assert to_build(bundle, "auto") == ""
+    changed(folder_of(bundle, precision) / "sampler" / "engine.json", "gpu", "another")  # type: ignore[arg-type]
+    assert "are being built" in to_build(bundle, "auto")
+
+
+def test_what_is_found_is_not_written_again(bundle: Bundle, built: list[str]) -> None:
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    before = [(file, file.stat().st_mtime_ns, file.stat().st_ino) for file in files(bundle)]
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    assert [(file, file.stat().st_mtime_ns, file.stat().st_ino) for file in files(bundle)] == before
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_and_auto_takes_cuda(
+    bundle: Bundle, built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MEGA_ENGINES", str(tmp_path / "file" / "engines"))
+    engine = OnnxEngine(bundle, "backbone", "auto")
+    assert engine.backend == "onnxruntime CUDAExecutionProvider" and "\n" not in engine.why
+    assert engine.why.startswith(f"not tensorrt: {tmp_path}/file/engines: Not a directory, so TensorRT's engines")
+    monkeypatch.setenv("MEGA_ENGINES", "")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(InputError, match="no home folder; set MEGA_ENGINES"):
+        OnnxEngine(bundle, "backbone", "tensorrt")
+    assert "are being built" in to_build(bundle, "auto")  # and does not fail
+
+
+def test_one_process_at_a_time(bundle: Bundle, built: list[str]) -> None:
+    start, order = threading.Event(), []
+
+    def other() -> None:
+        with engine_cache.lock(bundle, "fp32"):
+            start.set()
+            time.sleep(0.2)
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    start.wait()
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    order.append("this")
+    thread.join()
+    assert order == ["other", "this"]
+
+
+def test_a_umask_that_lets_the_group_write_is_no_obstacle(bundle: Bundle, built: list[str]) -> None:
+    before = os.umask(0o002)
+    try:
+        OnnxEngine(bundle, "backbone", "tensorrt")
+        assert EngineCache(bundle, "backbone", "fp32").found
+    finally:
+        os.umask(before)
 
 
 # --------------------------------------------------------------------------------------------------- options and sizes
@@ -332,7 +422,7 @@ def test_what_misses_a_gate_is_not_written(
     with pytest.raises(InputError, match="the engines miss a gate and were removed; try --precision fp32"):
         to_trt.main(TrtConfig(str(bundle.folder), out=tmp_path / "here"))
     assert "MISSED" in capsys.readouterr().out
-    assert len(built) == 3 and not list((tmp_path / "here").iterdir())
+    assert len(built) == 3 and not [file for file in (tmp_path / "here").iterdir() if file.suffix != ".lock"]
 
 
 def test_gpu_day_rehearses_on_a_cpu(
