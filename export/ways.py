@@ -137,6 +137,7 @@ def _in_torch(way: Way, bundle: Bundle, paths: ModelPaths) -> Callable[[Arrays],
     from mega_model.evaluate import plain
 
     assert paths.checkpoint is not None
+    torch.backends.cudnn.allow_tf32 = False  # as in onnxruntime; of matrix products, it is torch's default
     where, temperature = device(way), bundle.sampling.temperature
     model, tokenizer, _ = checkpoint.load_mega(paths.checkpoint)
     errors = checkpoint.load_errors(paths.checkpoint)

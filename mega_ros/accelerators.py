@@ -6,6 +6,7 @@ They are queried with ctypes, because a robot (Jetson) has neither nvidia-smi no
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,9 @@ NO_PROVIDER = (
 NO_DRIVER = "no NVIDIA driver (libcuda.so.1): sudo ubuntu-drivers install; in a container, docker run --gpus all"
 NO_GPU = "no NVIDIA GPU that the driver can use: see nvidia-smi; in a container, docker run --gpus all"
 NO_TENSORRT = "TensorRT's {} is not installed: pip install 'tensorrt=={}.*'"
+TF32 = "NVIDIA_TF32_OVERRIDE"
+"""Environment variable that CUDA's libraries and TensorRT read: "0" is fp32 as it is written. Without it, TensorRT
+computes fp32 engines in TF32 (10 bits of mantissa), and onnxruntime's provider has no option for that."""
 NAME, MAJOR, MINOR = 100, 75, 76
 """Length of a name; CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h."""
 
@@ -79,10 +83,15 @@ def tensorrt_version() -> str:
 
 
 def missing(provider: str) -> list[str]:
-    """What onnxruntime's provider "tensorrt" or "cuda" lacks here: one line each, with the command that installs it."""
+    """What onnxruntime's provider "tensorrt" or "cuda" lacks here: one line each, with the command that installs it.
+
+    Where TensorRT may run, this turns TF32 off, before it loads the first library of CUDA.
+    """
     from mega_model.core.onnx_runtime import ort  # slow to load
 
     lacks = [] if PROVIDERS[provider] in ort.get_available_providers() else [NO_PROVIDER]
+    if provider == "tensorrt" and not lacks:
+        os.environ.setdefault(TF32, "0")
     for needed in (gpu, *([tensorrt_version] if provider == "tensorrt" else [])):
         try:
             needed()

@@ -25,7 +25,7 @@ import numpy as np
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_bytes
 
-from .accelerators import gpu, tensorrt_version
+from .accelerators import TF32, gpu, tensorrt_version
 from .bundle import Bundle, GraphName, Tensor
 
 Precision = Literal["fp16", "fp32"]
@@ -86,6 +86,8 @@ class Identity:
     capability: str
     tensorrt: str
     onnxruntime: str
+    tf32: str
+    """Of the environment: "0" is without."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ def _identity(bundle: Bundle, graph: GraphName, precision: Precision) -> Identit
 
     card, full = gpu(), graph == "detector" or graph in bundle.fp32
     own = "fp32" if full else precision
-    return Identity(bundle.hash, graph, own, card.name, card.capability, tensorrt_version(), ort.__version__)
+    versions = tensorrt_version(), ort.__version__, os.environ.get(TF32, "")
+    return Identity(bundle.hash, graph, own, card.name, card.capability, *versions)
 
 
 def _stamp(bundle: Bundle, graph: GraphName, precision: Precision) -> tuple[Stamp, str]:

@@ -27,7 +27,7 @@ from export import gates, to_trt
 from export.options import TrtConfig
 from mega_model.core.errors import InputError
 from mega_model.core.onnx_runtime import ort
-from mega_ros import engine_cache, engines
+from mega_ros import accelerators, engine_cache, engines
 from mega_ros.accelerators import Gpu
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import EngineCache, Profile, Range, best_precision, folder_of
@@ -131,6 +131,24 @@ def test_libraries_are_asked(tmp_path: Path) -> None:
     assert said.startswith("Gpu(name='H', capability='9.10', memory=5000000000) 10.15.1 [")
     assert "libnvinfer" not in said and "libcuda" not in said
     assert "no NVIDIA GPU that the driver can use" in ask({"libcuda.so.1": NOTHING})
+
+
+def test_tf32_is_off_where_tensorrt_may_run(bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    accelerators.missing("cuda")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    accelerators.missing("tensorrt")
+    assert "NVIDIA_TF32_OVERRIDE" not in os.environ
+    seen: list[str | None] = []
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
+    monkeypatch.setattr(accelerators, "gpu", lambda: seen.append(os.environ.get("NVIDIA_TF32_OVERRIDE")))
+    accelerators.missing("tensorrt")
+    assert seen == ["0"]
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    assert len(built) == 2
 
 
 # ----------------------------------------------------------------------------------------------------------- the cache
