@@ -185,7 +185,8 @@ def model_paths(config: BenchConfig) -> Iterator[ModelPaths]:
         if config.bundle:
             yield ModelPaths(Bundle.load(config.bundle).folder, source)
         else:
-            made = to_onnx.export(ExportConfig(source, folder / "bundle", steps=config.steps))
+            fp32 = None if config.checkpoint else []
+            made = to_onnx.export(ExportConfig(source, folder / "bundle", steps=config.steps, fp32=fp32))
             yield ModelPaths(made.folder, source)
 
 

@@ -33,6 +33,9 @@ class ExportConfig:
     """temperature of the first step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
     """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
+    fp32: tyro.conf.Suppress[list[bundle.GraphName] | None] = None
+    """graphs that stay in fp32 among engines of fp16; None measures which. Random weights, whose tokens are all near
+    ties, would keep all"""
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             },
             origins=origins,
         )
-        write(fp32=half.stay_fp32(write()))
+        write(fp32=half.stay_fp32(write()) if config.fp32 is None else config.fp32)
         for old in config.out.glob("*.onnx"):
             old.unlink()
         for file in new.iterdir():

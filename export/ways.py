@@ -18,10 +18,10 @@ import numpy as np
 from export import gates
 from export.gates import Arrays, BundleOutputs
 from export.options import Way
-from mega_ros.accelerators import PROVIDERS, missing
+from mega_ros.accelerators import missing
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import Precision
-from mega_ros.engines import OnnxEngine, Provider, session_options
+from mega_ros.engines import OnnxEngine, Provider, start_session
 
 OF_TORCH: tuple[Way, ...] = ("plain", "eager", "compiled")
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -92,8 +92,6 @@ class Product:
     def __init__(self, where: str) -> None:
         from onnx import TensorProto, helper, numpy_helper
 
-        from mega_model.core.onnx_runtime import ort
-
         node = helper.make_node
         nodes = [
             node("Mul", ["matrix", "factor"], ["other"]),
@@ -104,9 +102,7 @@ class Product:
         one = [helper.make_tensor_value_info(name, TensorProto.FLOAT, []) for name in ("factor", "largest")]
         graph = helper.make_graph(nodes, "product", one[:1], one[1:], [numpy_helper.from_array(matrix, "matrix")])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-        options: dict[str, str] = {"use_tf32": "0"} if where == "cuda" else {}
-        providers = [(PROVIDERS[where], options)]
-        self._session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=providers)
+        self._session = start_session(model.SerializeToString(), where)
         self._flop = 2 * SIDE[where] ** 3
         self.speed()
 

@@ -163,5 +163,5 @@ def unconditional(model: Mega, count: int, steps: int = 20, temperature: float =
 
 def uniforms(shape: tuple[int, ...], seed: int) -> Tensor:
     """Random float32 numbers in the open interval (0, 1)."""
-    # torch's interval includes 0, whose Gumbel noise is infinite
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).clamp(min=1e-7)
+    # on the CPU, for equal numbers on all machines; torch's interval includes 0, whose Gumbel noise is infinite
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), device="cpu").clamp(min=1e-7)

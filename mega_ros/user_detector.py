@@ -14,7 +14,7 @@ N of YOLOX and YOLO is the number of cells of their grids, which tells them from
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ import numpy as np
 from mega_model.core.detection import Detections, detections, letterbox
 from mega_model.core.errors import InputError
 
-from .engines import Provider, first_line, session_options
+from .engines import Provider, first_line, start_session
 
 Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
 
@@ -43,18 +43,14 @@ class UserDetector:
     """A detector in an ONNX file, with the same `find` as the bundle's."""
 
     def __init__(self, path: str | Path, provider: Provider = "auto", threshold: float = 0.5) -> None:
-        """provider: all but cpu take a GPU if there is one. Raises InputError if the file cannot be used."""
+        """provider: "auto" takes CUDA if it works, tensorrt is CUDA. Raises InputError if the file cannot be used."""
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
         self._path, self.threshold = path, threshold
         self.layout: Layout | None = None
         """Of the outputs: the family of the detector."""
-        from mega_model.core.onnx_runtime import ort  # slow to load
-
-        usable = ["CPUExecutionProvider"] if provider == "cpu" else ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        usable = [name for name in usable if name in ort.get_available_providers()]
         try:
-            self._session = ort.InferenceSession(str(path), session_options(), providers=usable)
+            self._session = self._started(provider)
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise self._fault(f"onnxruntime cannot load it ({first_line(error)})") from None
         inputs = {value.name: value for value in self._session.get_inputs()}
@@ -72,7 +68,7 @@ class UserDetector:
     @property
     def name(self) -> str:
         """For display."""
-        return f"{self._path} (outputs of {self.layout})"
+        return f"{self._path} (outputs of {self.layout}, {self._session.get_providers()[0]})"
 
     def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
         """The people in an image uint8 [H, W, 3] BGR. threshold: lowest score, 0 to 1; None takes the detector's."""
@@ -86,6 +82,15 @@ class UserDetector:
             boxed = rgb[0, ..., ::-1]
         boxes, scores = self._people(self._run(boxed))
         return detections({"boxes": boxes, "scores": scores}, factors, width, height, threshold)
+
+    def _started(self, provider: Provider) -> Any:
+        if provider != "cpu":
+            try:
+                return start_session(Path(self._path), "cuda")
+            except Exception:
+                if provider != "auto":
+                    raise
+        return start_session(Path(self._path), "cpu")
 
     def _run(self, bgr: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for an image uint8 [H, W, 3] of the input's size."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
-from export import flop, half, ways
+from export import flop, ways
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import ExportConfig
@@ -90,9 +90,7 @@ def _as_if_trained(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundle")
-    with pytest.MonkeyPatch.context() as patch:  # tests/test_half.py
-        patch.setattr(half, "stay_fp32", lambda bundle: [])
-        return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
+    return export(replace(CONFIG, checkpoint=checkpoints / "mega", out=out, detector=DETECTOR))
 
 
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -108,9 +106,8 @@ def parity(bundle: Bundle, checkpoints: Path) -> Parity:
 @pytest.fixture(scope="module")
 def lifting(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Parity:
     """With BlazePose and an error head."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(half, "stay_fp32", lambda bundle: ["sampler"])
-        bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=tmp_path_factory.mktemp("lifting")))
+    out = tmp_path_factory.mktemp("lifting")
+    bundle = export(replace(CONFIG, checkpoint=checkpoints / "lifting", out=out, fp32=["sampler"]))
     return Parity(bundle, checkpoints / "lifting")
 
 

@@ -265,3 +265,9 @@ def test_what_is_kept_of_the_encoder_follows_its_weights() -> None:
         first = uncounted.encode_nothing()
         uncounted.cls.add_(1)
         assert not torch.equal(uncounted.encode_nothing(), first)
+
+
+def test_noise_does_not_depend_on_the_device() -> None:
+    expected = generate.uniforms((2, 3), seed=1)
+    with torch.device("meta"):
+        assert torch.equal(generate.uniforms((2, 3), seed=1), expected)

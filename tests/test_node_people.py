@@ -133,12 +133,12 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     path = model(tmp_path / "mine.onnx", yolov8())
     node = start("-p", f"detector_model:={path}", "-p", "boxes:=detector", "-p", "max_people:=1")
     assert node.start()
-    assert f"detector: {path} (outputs of YOLOv8)" in capfd.readouterr().err
+    assert f"detector: {path} (outputs of YOLOv8, CPUExecutionProvider)" in capfd.readouterr().err
     camera: Any = node._cameras[0]
     mesh = heard(node, PointCloud2, "mega/mesh", lambda: camera._on_image(image(GREY)), lambda message: True)
     assert mesh.height == 1
     status = heard(node, DiagnosticArray, "/diagnostics", lambda: None, lambda m: values(m).get("people") == "1")
-    assert values(status)["detector"] == f"{path} (outputs of YOLOv8)"
+    assert values(status)["detector"] == f"{path} (outputs of YOLOv8, CPUExecutionProvider)"
     assert "1 of 2 boxes are left out: max_people is 1" in status.status[0].message
 
 

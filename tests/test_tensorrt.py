@@ -17,13 +17,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from little_bundle import little_bundle
+from test_user_detector import model, yolov8
 
-from export import gates, to_trt
+from export import gates, to_trt, ways
 from export.options import TrtConfig
 from mega_model.core.errors import InputError
 from mega_model.core.onnx_runtime import ort
@@ -33,6 +35,7 @@ from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import EngineCache, Profile, Range, best_precision, folder_of
 from mega_ros.engines import OnnxEngine, to_build
 from mega_ros.recovery import Recovery
+from mega_ros.user_detector import UserDetector
 
 CARD = Gpu("NVIDIA RTX 4000 Ada", "8.9", 2**34)
 LIBRARIES = {
@@ -458,14 +461,37 @@ def test_gpu_day_rehearses_on_a_cpu(
     made = rows("--bundle", bundle.folder, "--people", 1, 2, "--samples", 0, 2)
     assert [row for row in made if "problem" in row] == []
     found = {(row["what"], row.get("people"), row.get("samples")): row for row in made}
-    for what, samples in (("torch eager fp32", (0, 2)), ("onnxruntime cpu fp32", (1, 2))):
-        for size in samples:
+    for what in ("torch eager fp32", "onnxruntime cpu fp32"):
+        for size in (0, 2):
             assert found[what, 1, size]["p50_ms"] > 0 and found[what, 2, size]["tokens that differ"] == 0
+    assert found["onnxruntime cpu fp32", 2, 0]["missed"] == []
     assert "| torch eager fp32 |" in (tmp_path / "gpu_day.md").read_text()
     made = rows("--bundle", tmp_path, "--people", 1, "--samples", 0)
     assert [row["problem"].split(":")[0] for row in made if "problem" in row] == ["BundleError"]
     made = rows("--bundle", bundle.folder, "--people", 1, "--samples", 0, "--minutes", 0)
     assert {row["problem"] for row in made} == {"left out: no time was left"}
+    day = script["Day"](SimpleNamespace(cpu=True, minutes=1))
+    with pytest.raises(RuntimeError, match=r"^no$"):
+        day.child("import sys; sys.exit('a\\nno')")
+    day.options.minutes = 0
+    with pytest.raises(RuntimeError, match="not done after 0 s"):
+        day.child("import time; time.sleep(9)")
+
+
+def test_other_sessions_say_which_provider_they_have(
+    built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin: Any = ort.InferenceSession
+    path = model(tmp_path / "detector.onnx", yolov8())
+    monkeypatch.setattr(ways, "SIDE", {"cuda": 4, "cpu": 4})
+    for provider in ("auto", "cuda"):
+        assert UserDetector(path, provider).name.endswith("CUDAExecutionProvider)")  # type: ignore[arg-type]
+    assert ways.Product("cuda").speed() > 0
+    monkeypatch.setattr(standin, "get_providers", lambda self: ["CPUExecutionProvider"])
+    assert UserDetector(path).name.endswith("CPUExecutionProvider)")
+    for make in (lambda: ways.Product("cuda"), lambda: UserDetector(path, "cuda")):
+        with pytest.raises(InputError, match="onnxruntime could not start it, libraries of CUDA"):
+            make()
 
 
 def test_gates_see_each_error() -> None:
