@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from mega_model.core.errors import InputError
 
@@ -41,29 +40,51 @@ class Gpu:
     name: str
     capability: str
     """Compute capability: "9.0"."""
-    memory: int
-    """Bytes."""
 
 
 def gpu() -> Gpu:
     """The first NVIDIA GPU. Raises InputError."""
+    cuda, device = _first()
+    name, major, minor = ctypes.create_string_buffer(NAME), ctypes.c_int(), ctypes.c_int()
+    _must_succeed(
+        lambda: cuda.cuDeviceGetName(name, NAME, device),
+        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device),
+        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device),
+    )
+    return Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+
+
+def free_gpu_memory() -> int:
+    """Bytes of its memory that no program has taken. Raises InputError.
+
+    It is asked in the primary context of the GPU, which CUDA's libraries share, and which stays if one has made it.
+    """
+    cuda, device = _first()
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
+    _must_succeed(
+        lambda: cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device),
+        lambda: cuda.cuCtxPushCurrent_v2(context),
+        lambda: cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)),
+        lambda: cuda.cuCtxPopCurrent_v2(ctypes.byref(context)),
+        lambda: cuda.cuDevicePrimaryCtxRelease_v2(device),
+    )
+    return free.value
+
+
+def _first() -> tuple[ctypes.CDLL, ctypes.c_int]:
+    """CUDA's driver and its first device."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         raise InputError(NO_DRIVER) from None
-    device, name, memory = ctypes.c_int(), ctypes.create_string_buffer(NAME), ctypes.c_size_t()
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    calls: list[Callable[[], Any]] = [
-        lambda: cuda.cuInit(0),
-        lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
-        lambda: cuda.cuDeviceGetName(name, NAME, device),
-        lambda: cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device),
-    ]
+    device = ctypes.c_int()
+    _must_succeed(lambda: cuda.cuInit(0), lambda: cuda.cuDeviceGet(ctypes.byref(device), 0))
+    return cuda, device
+
+
+def _must_succeed(*calls: Callable[[], int]) -> None:
     if any(call() for call in calls):  # 0 is success
         raise InputError(NO_GPU)
-    return Gpu(name.value.decode(), f"{major.value}.{minor.value}", memory.value)
 
 
 def tensorrt_version() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mega_model.core.errors import InputError
 
-from .accelerators import PROVIDERS, gpu, missing
+from .accelerators import PROVIDERS, free_gpu_memory, missing
 from .bundle import Bundle, BundleError, GraphName, Tensor
 from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built, lock
 from .parts import free_memory, most_at_once, run_in_parts
@@ -74,7 +74,7 @@ class OnnxEngine:
                 refused.setdefault(str(error), []).append(name)
         self.backend = f"onnxruntime {self._session.get_providers()[0]}"
         self.seconds = self.cpu_seconds = 0.0
-        self._memory = 0 if name == "cpu" else gpu().memory
+        self._free_memory = free_memory if name == "cpu" else free_gpu_memory
         self.why = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in refused.items())
         """Why "auto" did not take the providers before."""
         _check(f"{self._path}: input", self._session.get_inputs(), self._specification.inputs)
@@ -95,7 +95,7 @@ class OnnxEngine:
         if self.cache:
             return {"P": self.cache.profile.people.most, "Q": self.cache.profile.samples.most}
         people = len(next(iter(inputs.values())))
-        return most_at_once(self._specification, people, self._memory or free_memory())
+        return most_at_once(self._specification, people, self._free_memory)
 
     def _tensorrt(self, bundle: Bundle, graph: GraphName, precision: Precision | None, profile: Profile | None) -> Any:
         _must_have("tensorrt")

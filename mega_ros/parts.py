@@ -41,11 +41,11 @@ def run_in_parts(graph: Graph, run: Callable[[Arrays], Arrays], inputs: Arrays, 
     return run(inputs)
 
 
-def most_at_once(graph: Graph, people: int, memory: int) -> dict[str, int]:
-    """Numbers of people and samples that fit `memory`, bytes; only graphs with samples have a limit."""
+def most_at_once(graph: Graph, people: int, memory: Callable[[], int]) -> dict[str, int]:
+    """Numbers of people and samples that fit the free `memory`, bytes; only graphs with samples have a limit."""
     if not any("Q" in tensor.shape for tensor in graph.inputs.values()):
         return {}
-    rows = max(1, int(SHARE * memory / bytes_per_sample(graph)))
+    rows = max(1, int(SHARE * memory() / bytes_per_sample(graph)))
     return {"P": rows, "Q": max(1, rows // people)}
 
 

@@ -34,16 +34,22 @@ from mega_ros.accelerators import Gpu
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import EngineCache, Profile, Range, best_precision, folder_of
 from mega_ros.engines import OnnxEngine, to_build
+from mega_ros.parts import SHARE, bytes_per_sample
 from mega_ros.recovery import Recovery
 from mega_ros.user_detector import UserDetector
 
-CARD = Gpu("NVIDIA RTX 4000 Ada", "8.9", 2**34)
+CARD = Gpu("NVIDIA RTX 4000 Ada", "8.9")
 LIBRARIES = {
     "libcuda.so.1": """
         int cuInit(unsigned flags) { return 0; }
         int cuDeviceGet(int *device, int ordinal) { *device = 7; return ordinal; }
         int cuDeviceGetName(char *name, int size, int device) { *name = 'A' + device; name[1] = 0; return 0; }
-        int cuDeviceTotalMem_v2(unsigned long *bytes, int device) { *bytes = 5000000000; return device != 7; }
+        static int context, pushed;
+        int cuDevicePrimaryCtxRetain(void **made, int device) { *made = &context; context++; return device != 7; }
+        int cuCtxPushCurrent_v2(void *given) { pushed++; return given != &context; }
+        int cuMemGetInfo_v2(unsigned long *free, void *all) { *free = 5000000000; return pushed != 1; }
+        int cuCtxPopCurrent_v2(void **given) { pushed--; return *given != &context; }
+        int cuDevicePrimaryCtxRelease_v2(int device) { return --context; }
         int cuDeviceGetAttribute(int *value, int what, int device) { *value = what - 66; return device != 7; }""",
     "libnvinfer.so.10": "int getInferLibVersion() { return 101501; }",
 }
@@ -85,8 +91,8 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.setattr(ort, "InferenceSession", StandIn)
     monkeypatch.setenv("MEGA_ENGINES", str(tmp_path / "engines"))
-    for module in (engines, engine_cache):
-        monkeypatch.setattr(module, "gpu", lambda: CARD)
+    monkeypatch.setattr(engine_cache, "gpu", lambda: CARD)
+    monkeypatch.setattr(engines, "free_gpu_memory", lambda: 2**34)
     for module in (engines, to_trt):
         monkeypatch.setattr(module, "missing", lambda provider: [])
     monkeypatch.setattr(engine_cache, "tensorrt_version", lambda: "10.15.1")
@@ -119,7 +125,8 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(capsys: pyte
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_libraries_are_asked(tmp_path: Path) -> None:
-    code = "from mega_ros.accelerators import *; print(gpu(), tensorrt_version(), missing('tensorrt'))"
+    asked = "gpu(), free_gpu_memory(), tensorrt_version(), missing('tensorrt')"
+    code = f"from mega_ros.accelerators import *; print({asked})"
 
     def ask(libraries: dict[str, str]) -> str:
         folder = tmp_path / str(len(libraries))
@@ -131,7 +138,7 @@ def test_libraries_are_asked(tmp_path: Path) -> None:
         return run.stdout or run.stderr.splitlines()[-1]
 
     said = ask(LIBRARIES)
-    assert said.startswith("Gpu(name='H', capability='9.10', memory=5000000000) 10.15.1 [")
+    assert said.startswith("Gpu(name='H', capability='9.10') 5000000000 10.15.1 [")
     assert "libnvinfer" not in said and "libcuda" not in said
     assert "no NVIDIA GPU that the driver can use" in ask({"libcuda.so.1": NOTHING})
 
@@ -175,7 +182,7 @@ def test_the_key_has_bundle_gpu_version_and_precision(
     OnnxEngine(bundle, "backbone", "tensorrt")
     monkeypatch.setattr(engine_cache, "tensorrt_version", lambda: "10.16.0")
     OnnxEngine(bundle, "backbone", "tensorrt")
-    monkeypatch.setattr(engine_cache, "gpu", lambda: Gpu("NVIDIA RTX 4000 Ada", "12.0", 2**34))
+    monkeypatch.setattr(engine_cache, "gpu", lambda: Gpu("NVIDIA RTX 4000 Ada", "12.0"))
     OnnxEngine(bundle, "backbone", "tensorrt")
     assert built == ["backbone"] * 3
 
@@ -398,15 +405,37 @@ def test_samples_are_taken_in_parts_that_fit_the_memory(monkeypatch: pytest.Monk
     sizes: list[tuple[int, ...]] = []
     run = sampler._run
     sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
-    monkeypatch.setattr(engines, "free_memory", lambda: 35 * 10**6)
+    monkeypatch.setattr(sampler, "_free_memory", lambda: 35 * 10**6)
     parts = sampler.run(**given)
     assert sizes == [(2, 2), (2, 2), (2, 1)]
     assert (parts["tokens"] == whole["tokens"]).all()
     np.testing.assert_allclose(parts["vertices"], whole["vertices"], atol=1e-5)
     sizes.clear()
-    monkeypatch.setattr(engines, "free_memory", lambda: 10**3)
+    monkeypatch.setattr(sampler, "_free_memory", lambda: 10**3)
     sampler.run(**{name: x[:, :1] if name == "uniforms" else x for name, x in given.items()})
     assert sizes == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda"])
+def test_memory_is_bounded_and_work_grows_linearly(
+    bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch, provider: Any
+) -> None:
+    """8 people with 100 samples: no part is larger than the free memory allows, and each sample is computed once."""
+    graph, fit = bundle.graphs["sampler"], 30
+    memory = int(fit * bytes_per_sample(graph) / SHARE) + 1
+    monkeypatch.setattr(engines, "free_memory" if provider == "cpu" else "free_gpu_memory", lambda: memory)
+    sampler = OnnxEngine(bundle, "sampler", provider)
+    rng, run = np.random.default_rng(0), sampler._run
+    sizes: list[int] = []
+    sampler._run = lambda inputs: sizes.append(inputs["uniforms"][..., 0, 0, 0].size) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    for people, samples in ((1, 1), (1, 25), (2, 50), (4, 100), (8, 100)):
+        given = {k: rng.uniform(0.1, 0.9, t.sized(people, samples)).astype(t.dtype) for k, t in graph.inputs.items()}
+        sizes.clear()
+        out = sampler.run(**given)
+        assert max(sizes) <= fit and sum(sizes) == people * samples
+        assert len(sizes) <= 1 + 1.5 * people * samples / fit
+        for name, whole in run(given).items():
+            np.testing.assert_array_equal(out[name], whole)
 
 
 # --------------------------------------------------------------------------------------------------------- the command
