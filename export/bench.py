@@ -185,8 +185,10 @@ def model_paths(config: BenchConfig) -> Iterator[ModelPaths]:
         if config.bundle:
             yield ModelPaths(Bundle.load(config.bundle).folder, source)
         else:
-            fp32 = None if config.checkpoint else []
-            made = to_onnx.export(ExportConfig(source, folder / "bundle", steps=config.steps, fp32=fp32))
+            options = ExportConfig(
+                source, folder / "bundle", steps=config.steps, fp32=None if config.checkpoint else []
+            )
+            made = to_onnx.export(options)
             yield ModelPaths(made.folder, source)
 
 

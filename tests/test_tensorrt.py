@@ -514,7 +514,7 @@ def test_other_sessions_say_which_provider_they_have(
     path = model(tmp_path / "detector.onnx", yolov8())
     monkeypatch.setattr(ways, "SIDE", {"cuda": 4, "cpu": 4})
     for provider in ("auto", "cuda"):
-        assert UserDetector(path, provider).name.endswith("CUDAExecutionProvider)")  # type: ignore[arg-type]
+        assert UserDetector(path, provider).name.endswith("CUDAExecutionProvider)")
     assert ways.Product("cuda").speed() > 0
     monkeypatch.setattr(standin, "get_providers", lambda self: ["CPUExecutionProvider"])
     assert UserDetector(path).name.endswith("CPUExecutionProvider)")
