@@ -407,3 +407,12 @@ def test_the_page_about_sigma_says_what_the_default_bundle_promises(root: Path) 
     promised |= {within.split()[0]: f"{100 * share:.0f}" for within, share in calibration.coverage.items()}
     assert len(radii) == 6
     assert dict(zip(radii, shares)) == {radius: promised[radius] for radius in radii}
+
+
+def test_graphs_that_stay_in_fp32_are_optional_and_known(folder: Path) -> None:
+    change(folder, lambda m: m.pop("fp32"))  # as version 0.1 wrote it
+    assert Bundle.load(folder).fp32 == []
+    change(folder, lambda m: m.update(fp32=["sampler"]))
+    assert Bundle.load(folder).fp32 == ["sampler"]
+    change(folder, lambda m: m.update(fp32=["decoder"]))
+    assert "`$.fp32[0]`" in error(folder)
