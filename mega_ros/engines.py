@@ -62,8 +62,8 @@ class OnnxEngine:
         refused: dict[str, list[str]] = {}  # reason -> providers
         for name in PROVIDERS if provider == "auto" else [provider]:
             try:
-                if name != "cpu":
-                    _must_have(name)
+                if name != "cpu" and (lacks := missing(name)):
+                    raise Unavailable(lacks[0])
                 if name == "tensorrt":
                     self._session = self._tensorrt(bundle, graph, precision, profile)
                 else:
@@ -154,12 +154,6 @@ def session_options() -> Any:
     # several graphs run in turn: spinning threads of one would slow down the next
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _must_have(provider: str) -> None:
-    lacks = missing(provider)
-    if lacks:
-        raise Unavailable(lacks[0])
 
 
 def _check(what: str, actual: list[Any], expected: dict[str, Tensor]) -> None:

@@ -339,10 +339,10 @@ def test_gpu_day_rehearses_on_a_cpu(
     bundle: Bundle, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
-    script = run_path(str(root / "scripts" / "gpu_day"))
+    script = run_path(str(root / "scripts" / "gpu_day.py"))
 
     def rows(*arguments: object) -> list[dict[str, Any]]:
-        monkeypatch.setattr(sys, "argv", ["gpu_day", "--cpu", "--out", str(tmp_path), *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["gpu_day.py", "--cpu", "--out", str(tmp_path), *map(str, arguments)])
         assert script["main"]() == 0
         made: list[dict[str, Any]] = json.loads((tmp_path / "gpu_day.json").read_text())["rows"]
         return made

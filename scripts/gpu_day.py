@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a GPU makes of this project, in one call of under 8 minutes: scripts/gpu_day --out FOLDER
+"""What a GPU makes of this project, in one call of under 8 minutes: scripts/gpu_day.py --out FOLDER
 
 It times torch (eager, compiled, CUDA graph; fp32, and fp16 by autocast) with random weights at the paper's size, and a
 bundle in onnxruntime with every provider that works here. TensorRT's engines are built first, and every provider is
@@ -70,7 +70,7 @@ class Day:
 
     def seconds(self, run: Callable[[], Any]) -> Row:
         """Median and 95th percentile of the time of `run`, and the peak of the GPU's memory."""
-        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        wait: Callable[[], None] = torch.cuda.synchronize if self.device == "cuda" else lambda: None
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         times: list[float] = []
@@ -127,7 +127,12 @@ class Day:
             captured = torch.cuda.CUDAGraph()
             with torch.cuda.graph(captured):
                 out = tokens()
-            return measured(lambda: captured.replay() or out)
+
+            def replay() -> torch.Tensor:
+                captured.replay()
+                return out
+
+            return measured(replay)
 
         reference = tokens()
         ways: dict[str, Callable[[], Row]] = {"eager": lambda: measured(tokens)}
