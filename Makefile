@@ -12,6 +12,9 @@ PYTHON ?= python3
 # not quiet: pip shows its progress. No byte code: most of the installed files are never imported
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 
+# where it is turned off, each of the hundreds of processes of the tests would compile all that it imports
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test docs release coverage mutants soak
 run: .venv/runtime
 	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
@@ -47,12 +50,11 @@ soak: .venv/runtime
 	$(PIP) --editable '.[ros]'
 	@touch $@
 
-# torch first, so that no other package selects another build of it
-.venv/development: .venv/runtime
-	@echo "Installing torch and the development tools into .venv: a few minutes"
-	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[ros,train,export,dev]'
-	@touch $@
+# torch is pinned, so that no other package selects another build of it
+.venv/development: setup.py package.xml pyproject.toml | .venv/created
+	@echo "Installing the runtime, torch and the development tools into .venv: a few minutes"
+	$(PIP) torch==2.13.0 --editable '.[ros,train,export,dev]'
+	@touch .venv/runtime $@
 
 .venv/documentation: setup.py | .venv/created
 	@echo "Installing the tools of the site into .venv"

@@ -16,7 +16,7 @@ import msgspec
 from mega_model.core.errors import InputError
 from mega_model.core.files import check_file, read_bytes
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "bundle.json"
 TOPOLOGY = "topology.npz"
 LANDMARKS = ("landmarks", "world", "presence")
@@ -78,7 +78,8 @@ class Graphs(NeededGraphs, total=False):
     detector: Graph
 
 
-class Crop(msgspec.Struct, frozen=True, rename={"passes": "looks"}):
+@dataclass(frozen=True)
+class Crop:
     size: Pixels
     """Pixels; crops are square."""
     margin: Positive
@@ -88,7 +89,7 @@ class Crop(msgspec.Struct, frozen=True, rename={"passes": "looks"}):
     std: tuple[float, ...]
     passes: Count
     """Number of crops per person, each a pass of the backbone: the first around the box, the others around the region
-    that the landmarks give. The manifest calls it `looks`."""
+    that the landmarks give."""
     camera: Literal["ray"] = "ray"
     """Crops come from the cameras of `mega_model.core.geometry.crop_cameras`."""
 
@@ -212,17 +213,21 @@ class _Header:
 
 def _decode(raw: bytes, path: Path) -> Manifest:
     try:
-        version = msgspec.json.decode(raw, type=_Header).format
+        content = msgspec.json.decode(raw)
+        version = msgspec.convert(content, _Header).format
     except msgspec.ValidationError:
         raise BundleError(f"{path}: field format is missing; this is not a mega_ros bundle") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: not JSON ({error}); export the bundle again") from None
     if version > FORMAT:
         raise BundleError(f"{path}: format {version} is newer than this mega_ros reads ({FORMAT}); update mega_ros")
-    if version < FORMAT:
-        raise BundleError(f"{path}: format {version} is older than this mega_ros reads ({FORMAT}); export it again")
+    if version < 2:
+        raise BundleError(f"{path}: format {version} is older than this mega_ros reads (2); export it again")
+    crop = content.get("crop")
+    if version == 2 and isinstance(crop, dict) and "looks" in crop:  # that format's name of `passes`
+        crop["passes"] = crop.pop("looks")
     try:
-        return msgspec.json.decode(raw, type=Manifest)
+        return msgspec.convert(content, Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"{path}: {error}; correct it or export the bundle again") from None
 
@@ -253,7 +258,7 @@ def _check_links(manifest: Manifest, path: Path) -> None:
             "deterministic",
         ),
         ("graphs.sampler.inputs", set(sampler.inputs) - {"uniforms"}, "deterministic"),
-        ("crop.looks", {"landmarks"} if manifest.crop.passes > 1 else set(), "backbone"),
+        ("crop.passes", {"landmarks"} if manifest.crop.passes > 1 else set(), "backbone"),
         ("graphs.deterministic.outputs", {"landmarks"} if "modes" in deterministic.outputs else set(), "backbone"),
     ):
         lacking = sorted(needed - set(manifest.graphs[giver].outputs))

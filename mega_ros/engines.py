@@ -98,7 +98,7 @@ class OnnxEngine:
         return most_at_once(self._specification, people, self._free_memory)
 
     def _tensorrt(self, bundle: Bundle, graph: GraphName, precision: Precision | None, profile: Profile | None) -> Any:
-        _must_have("tensorrt")
+        _check_available("tensorrt")
         try:
             best = precision or best_precision(bundle)
             with lock(bundle, best):
@@ -135,7 +135,7 @@ def start_session(model: Path | bytes, provider: str, of_tensorrt: dict[str, str
     from mega_model.core.onnx_runtime import ort  # slow to load
 
     if provider != "cpu":
-        _must_have(provider)
+        _check_available(provider)
         ort.preload_dlls()  # finds the CUDA libraries that pip installed
     names = list(PROVIDERS)
     # fp32 means fp32: by default, CUDA's matrix products would have the precision of TF32
@@ -169,9 +169,9 @@ def session_options() -> Any:
     return options
 
 
-def _must_have(provider: str) -> None:
-    lacks = missing(provider)
-    if lacks:
+def _check_available(provider: str) -> None:
+    """Raises Unavailable if something that the provider needs is missing."""
+    if lacks := missing(provider):
         raise Unavailable(lacks[0])
 
 

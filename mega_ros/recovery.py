@@ -149,8 +149,6 @@ class Recovery:
         self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
         self.backend, self.why = self._sampler.backend, self._sampler.why
         self._crop_seconds = 0.0
-        self.sample_seconds = np.nan
-        """What one sample of one person took in the last run that had some; NaN before it."""
 
     @classmethod
     def load(cls, name: str | Path = "default", *, provider: Provider = "auto") -> Recovery:
@@ -164,11 +162,6 @@ class Recovery:
     def __reduce__(self) -> tuple[Any, ...]:
         return _loaded_once, (self.bundle.folder.resolve(), self._provider)
 
-    @property
-    def sampling_seconds(self) -> float:
-        """What the sampler took in all runs so far."""
-        return self._sampler.seconds
-
     def seconds(self) -> dict[str, float]:
         """What cutting crops and running graphs took in all runs so far.
 
@@ -179,7 +172,7 @@ class Recovery:
         return {
             "crop": self._crop_seconds,
             "infer": sum(engine.seconds for engine in engines),
-            "sampling": self.sampling_seconds,
+            "sampling": self._sampler.seconds,
             "infer_cpu": sum(engine.cpu_seconds for engine in engines),
         }
 
@@ -301,21 +294,17 @@ class Recovery:
         if keep_samples:
             people = replace(people, samples=np.zeros((len(people), samples, *people.vertices.shape[1:]), np.float32))
         scale = np.float32(self.bundle.calibration.scale)
-        start, drawn = self._sampler.seconds, 0
         for count in np.unique(counts).tolist():
             which = np.flatnonzero(counts == count)
             for_sigma = count >= 2 and not self._predicts_errors
             if crops and (for_sigma or (keep_samples and count)):
                 meshes = self._sampled(crops[which], ids[which], count, seed)
-                drawn += count * len(which)
                 good[which] &= np.isfinite(meshes).all(axis=(1, 2, 3))
                 if for_sigma:
                     people.sigma[which] = scale * metrics.spread(meshes)
                     people.joints_sigma[which] = scale * metrics.spread(self.topology.joints(meshes))
                 if keep_samples:
                     people.samples[which] = meshes
-        if drawn:
-            self.sample_seconds = (self._sampler.seconds - start) / drawn
         return people[good]
 
     def _nobody(self) -> People:

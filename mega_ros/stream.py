@@ -95,6 +95,8 @@ class Stream:
         """The highest id that was given so far."""
         self._busy = np.inf
         """Seconds that the last image took beside its samples."""
+        self._sample_seconds = np.nan
+        """What a sample of one person took in the last image with `samples` auto; NaN before it."""
         self.camera = Camera(np.eye(3))
         """Of the last image, given or assumed."""
         self.assumed = ""
@@ -137,17 +139,20 @@ class Stream:
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
-        start, sampling = time.perf_counter(), self._recovery.sampling_seconds
+        start, sampled = time.perf_counter(), self._recovery.seconds()["sampling"]
         seen = self.observe(image, camera, unknown, found)
         ids = self.identify(seen, stamp)
-        if self._settings.samples == "auto":
-            samples = self._affordable(seen.observation.people, ids)
-            people = self._recovery.identified(seen.observation, ids, samples, self._settings.seed)
-        else:
+        samples = self._affordable(seen.observation.people, ids) if self._settings.samples == "auto" else None
+        if samples is None:
             people = identified(self._recovery, self._settings, seen.observation, ids)
+        else:
+            people = self._recovery.identified(seen.observation, ids, samples, self._settings.seed)
+        sampling = self._recovery.seconds()["sampling"] - sampled
+        if samples is not None and sampling:
+            self._sample_seconds = sampling / samples.sum()
         people = self.finish(seen, people, stamp)
         self._newest = max([self._newest, *ids.tolist()])
-        self._busy = time.perf_counter() - start - (self._recovery.sampling_seconds - sampling)
+        self._busy = time.perf_counter() - start - sampling
         return people
 
     def observe(
@@ -203,7 +208,7 @@ class Stream:
 
     def _affordable(self, people: People, ids: np.ndarray) -> np.ndarray:
         """The number of samples of each person, int [P], if this image takes as long as the last one did."""
-        affordable = (self._settings.period - self._busy) / self._recovery.sample_seconds
+        affordable = (self._settings.period - self._busy) / self._sample_seconds
         least = max(2, self._recovery.bundle.sampling.samples)
         distance = np.linalg.norm(people.joints[:, PELVIS], axis=1)
         return allotted(distance, ids > self._newest, least, affordable if np.isfinite(affordable) else 0)

@@ -45,7 +45,7 @@ class ViewOptions:
     node: str = "/mega"
     """Full name of the node; with several cameras, of one of them: /mega/front."""
     host: str = "localhost"
-    """Address that the page is served on. 0.0.0.0 lets other machines look."""
+    """Address that the page is served on. 0.0.0.0 serves other machines, too."""
     port: int = 8080
     record: Path = Path("mega_out/view.html")
     """Where the button `record` puts its page, which needs no other file."""

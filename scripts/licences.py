@@ -1,7 +1,5 @@
-"""Writes docs/licences.md: the licence of everything that the wheel ships, and of what the runtime asks pip to install.
-
-python scripts/licences.py
-"""
+#!/usr/bin/env python3
+"""Writes docs/licences.md: licences of everything that the wheel ships, and of what the runtime asks pip to install."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ OTHERS = {
 PIP = "## Installed by pip"
 TEXT = f"""# Licences
 
-What the wheel ships, and what pip installs beside it. `python scripts/licences.py` writes this page; a test checks that
+What the wheel ships, and what pip installs beside it. `scripts/licences.py` writes this page; a test checks that
 it is current.
 
 The code is under Apache-2.0 (`LICENSE`; `NOTICE` has the acknowledgements). No fonts and no JavaScript are shipped.

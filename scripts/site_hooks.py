@@ -2,7 +2,7 @@
 
 The pages are also read on a code host, so they link to other files of the repository by relative paths. The site gets a
 copy of each such file, as text, which browsers show. Likewise, a code host draws Mermaid's diagrams, and the site shows
-the pictures that scripts/draw_diagrams made of them.
+the images that scripts/draw_diagrams.py made of them.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def diagram_of(source: str) -> Path:
-    """The picture of a diagram, within docs/."""
+    """The image of a diagram, within docs/."""
     return DIAGRAMS / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}.svg"
 
 
@@ -56,10 +56,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
             return match[0]
         return f"]({os.path.relpath(copy_of(path), here)})"
 
-    def picture(match: re.Match[str]) -> str:
+    def image(match: re.Match[str]) -> str:
         path = diagram_of(match[1])
         if not (docs / path).is_file():
-            log.warning(f"{page.file.src_uri}: a diagram is not drawn: run scripts/draw_diagrams")
+            log.warning(f"{page.file.src_uri}: a diagram is not drawn: run scripts/draw_diagrams.py")
         return f"![Diagram]({os.path.relpath(path, here)}){{.diagram}}"
 
-    return DIAGRAM.sub(picture, OUTWARD.sub(local, markdown))
+    return DIAGRAM.sub(image, OUTWARD.sub(local, markdown))

@@ -10,7 +10,7 @@ from mega_ros.recovery import Recovery
 from mega_ros.ros import bench
 
 
-def test_pictures_show_as_many_people() -> None:
+def test_images_show_as_many_people() -> None:
     recovery = Recovery.load("default", provider="cpu")
     assert recovery.detector
     for people, image in bench.example_images("default").items():

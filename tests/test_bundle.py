@@ -126,7 +126,7 @@ def test_not_a_bundle(folder: Path, content: str) -> None:
     assert "field format is missing" in error(folder)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "update mega_ros"), (1, "export it again")])
+@pytest.mark.parametrize(("version", "advice"), [(4, "update mega_ros"), (1, "export it again")])
 def test_other_format_version(folder: Path, version: int, advice: str) -> None:
     # a newer manifest may lack fields that this version knows: the version must be what is reported
     (folder / "bundle.json").write_text(json.dumps({"format": version}))
@@ -220,7 +220,10 @@ def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, name
             lambda m: m["graphs"]["deterministic"]["outputs"].update(sigma=TENSOR),
             "graphs.deterministic.outputs: deterministic does not give joints_sigma",
         ),
-        (lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"), "crop.looks: backbone does not give landmarks"),
+        (
+            lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"),
+            "crop.passes: backbone does not give landmarks",
+        ),
     ],
 )
 def test_what_needs_an_output_that_is_not_there(
@@ -230,10 +233,17 @@ def test_what_needs_an_output_that_is_not_there(
     assert expected in error(folder)
 
 
-def test_without_landmarks_one_look(folder: Path) -> None:
+def test_without_landmarks_one_pass(folder: Path) -> None:
     change(folder, lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"))
-    change(folder, lambda m: m["crop"].update(looks=1))
+    change(folder, lambda m: m["crop"].update(passes=1))
     assert Bundle.load(folder).crop.passes == 1
+
+
+def test_format_2_calls_passes_looks(folder: Path) -> None:
+    passes = Bundle.load(folder).crop.passes
+    change(folder, lambda m: m.update(format=2))
+    change(folder, lambda m: m["crop"].update(looks=m["crop"].pop("passes")))
+    assert Bundle.load(folder).crop.passes == passes > 1
 
 
 def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
@@ -246,7 +256,7 @@ def test_older_bundles_say_nothing_of_origins(folder: Path) -> None:
     [
         ("crop", "size", 0, "`int` >= 1"),
         ("crop", "margin", -1.0, "`float` > 0.0"),
-        ("crop", "looks", 0, "`int` >= 1"),
+        ("crop", "passes", 0, "`int` >= 1"),
         ("sampling", "steps", 0, "`int` >= 1"),
         ("sampling", "samples", -1, "`int` >= 0"),
         ("sampling", "temperature", 0.0, "`float` > 0.0"),
@@ -302,13 +312,13 @@ def test_wrong_type(folder: Path, edit: Callable[[dict[str, Any]], Any], expecte
 
 
 def test_the_embedded_bundle_is_written_as_it_is_read(tmp_path: Path) -> None:
-    """Its manifest holds what a new one would, so bundles of before and after need no other reader."""
+    """Its manifest, which may have format 2, says what one of today would."""
     shutil.copytree(DEFAULT, tmp_path / "copy")
     old = Bundle.load(tmp_path / "copy")
     parts = ("name", "graphs", "crop", "sampling", "calibration", "body", "training", "origins", "fp32")
-    write_bundle(tmp_path / "copy", **{name: getattr(old, name) for name in parts})
-    before, after = (json.loads((folder / "bundle.json").read_text()) for folder in (DEFAULT, tmp_path / "copy"))
-    assert before == after
+    new = write_bundle(tmp_path / "copy", **{name: getattr(old, name) for name in parts})
+    for name in ("files", *parts):
+        assert getattr(new, name) == getattr(old, name), name
 
 
 def test_bundle_error_is_an_input_error() -> None:

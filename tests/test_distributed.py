@@ -114,14 +114,14 @@ def curves(out: Path, stage: str) -> dict[str, list[float]]:
     return {name: [e.value for e in events] for name, events in scalars.items()}
 
 
-def start(launcher: list[str], out: Path, what: str = "0") -> subprocess.Popen[bytes]:
-    """what: "tokenizer", or MEGA's pause before each batch, seconds."""
-    return subprocess.Popen([sys.executable, *launcher, __file__, str(out), what])
+def start(launcher: list[str], out: Path, pause: float = 0.0) -> subprocess.Popen[bytes]:
+    """All trainings, one after the other. pause: before each batch of MEGA's second stage, seconds."""
+    return subprocess.Popen([sys.executable, *launcher, __file__, str(out), str(pause)])
 
 
 def terminate(launcher: list[str], out: Path) -> int:
     """Start the training, send SIGTERM in the middle of the second stage, and return the exit code."""
-    process = start(launcher, out, "0.5")
+    process = start(launcher, out, pause=0.5)
     while not list((out / "recover").glob("events*")):
         assert process.poll() is None, "it ended before it was told to"
         time.sleep(0.05)
@@ -137,6 +137,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One process with the double batch."""
     out = tmp_path_factory.mktemp("one")
     train(out, processes=2)
+    train_tokenizer(out)
     return out
 
 
@@ -162,10 +163,7 @@ def test_two_processes_learn_what_one_does_with_the_double_batch(one: Path, two:
             torch.testing.assert_close(others[name], weights[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_two_processes_learn_the_codebook_of_one_with_the_double_batch(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    train_tokenizer(one)
-    assert start(TORCHRUN, two, "tokenizer").wait() == 0
+def test_two_processes_learn_the_codebook_of_one_with_the_double_batch(one: Path, two: Path) -> None:
     expected, found = curves(one, "tokenizer"), curves(two, "tokenizer")
     for name in ("v2v", "commitment"):
         assert found[name] == pytest.approx(expected[name], rel=1e-3), name
@@ -195,7 +193,6 @@ def test_mixed_precision_computes_about_the_same(one: Path, tmp_path: Path) -> N
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "tokenizer":
-        train_tokenizer(Path(sys.argv[1]))
-    else:
-        train(Path(sys.argv[1]), 2, float(sys.argv[2]))
+    folder = Path(sys.argv[1])
+    train(folder, processes=2, pause=float(sys.argv[2]))
+    train_tokenizer(folder)

@@ -73,5 +73,5 @@ def test_the_policy_of_sros_2_allows_all_that_the_node_has(root: Path, peer: Pee
 
 
 def test_the_pages_made_of_the_code_are_current(root: Path) -> None:
-    for file, page in run_path(str(root / "scripts" / "document"))["PAGES"].items():
-        assert (root / "docs" / file).read_text() == page(), f"{file}: run scripts/document"
+    for file, page in run_path(str(root / "scripts" / "document.py"))["PAGES"].items():
+        assert (root / "docs" / file).read_text() == page(), f"{file}: run scripts/document.py"

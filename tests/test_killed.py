@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,7 @@ from test_node import Peer, command
 from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.ros import shared_memory
+from mega_ros.ros.signals import end_with_parent
 
 CAMERA = """
 import array, time
@@ -130,3 +131,12 @@ def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
         player.kill()
         player.communicate()
     assert not psutil.wait_procs(nodes, timeout=60)[1]
+
+
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid, 0), (lambda: 1, 143)], ids=["lives", "is gone"])
+def test_a_process_knows_that_its_parent_is_gone(
+    monkeypatch: pytest.MonkeyPatch, parent: Callable[[], int], code: int
+) -> None:
+    """Which it was when it made `end_with_parent`'s function: the real one, and in its place process 1."""
+    monkeypatch.setattr(os, "getpid", parent)
+    assert subprocess.run(["true"], preexec_fn=end_with_parent()).returncode == code

@@ -28,11 +28,11 @@ def test_the_page_is_current(licences: ModuleType) -> None:
 
     page, now = licences.PAGE.read_text(), licences.page()
     (shipped, written), (shipped_now, written_now) = (text.split(licences.PIP) for text in (page, now))
-    assert shipped == shipped_now, "run python scripts/licences.py"
+    assert shipped == shipped_now, "run scripts/licences.py"
     before, after = rows(written), rows(written_now)
     for name, (version, licence, _) in after.items():
         if name in before and before[name][0] == version:
-            assert before[name][1] == licence, f"{name}: run python scripts/licences.py"
+            assert before[name][1] == licence, f"{name}: run scripts/licences.py"
     names = {re.split(r"[<>=\[]", requirement)[0] for requirement in licences.direct()}
     assert {"numpy", "onnxruntime", "ros-kilted-rclpy"} <= names <= before.keys()
 

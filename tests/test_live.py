@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from little_bundle import little_bundle
-from test_replay_offline import ROS1, START, STEP, Recorder, bag, clip, picture, write_ros1
+from test_replay_offline import ROS1, START, STEP, Recorder, bag, clip, pattern, write_ros1
 
 from mega_ros.cli import main
 
@@ -45,7 +45,7 @@ def test_the_node_answers_as_the_offline_run(
 
 
 def test_what_cannot_be_played_live(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cv2.imwrite(str(tmp_path / "photo.png"), picture(0))
+    cv2.imwrite(str(tmp_path / "photo.png"), pattern(0))
     old = write_ros1(tmp_path / "old.bag", clip(Recorder(ROS1)))
     for path, reason in (
         (tmp_path / "photo.png", "photo.png: --live plays bags"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from mega_model.core.fit import OBSERVES
 from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
-from mega_ros.bundle import DEFAULT
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
 # without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
@@ -165,13 +163,6 @@ def test_nobody(recovery: Recovery, frame: Any, people: People) -> None:
     for name in vars(people):
         some, none = getattr(people, name), getattr(nobody, name)
         assert none.shape == (0, *some.shape[1:]) and none.dtype == some.dtype, name
-
-
-def test_unknown_camera_is_60_degrees(recovery: Recovery, frame: Any) -> None:
-    height, width = frame.image.shape[:2]
-    assumed = recovery.run(frame.image, None, frame.boxes)
-    given = recovery.run(frame.image, intrinsics_from_fov(width, height, np.radians(60)), frame.boxes)
-    np.testing.assert_allclose(assumed.vertices, given.vertices, atol=1e-6)
 
 
 def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame: Any) -> None:
@@ -352,19 +343,6 @@ def test_the_detectors_keypoints_are_used_for_given_boxes_too(recovery: Recovery
     np.testing.assert_allclose(both.vertices[: len(people)], people.vertices, atol=1e-4)
 
 
-def test_bundle_without_detector_needs_boxes(tmp_path: Path, image: np.ndarray) -> None:
-    folder = tmp_path / "bundle"
-    shutil.copytree(DEFAULT, folder)
-    manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["graphs"].pop("detector")
-    manifest["files"].pop("detector.onnx")
-    (folder / "bundle.json").write_text(json.dumps(manifest))
-    without = Recovery.load(folder, provider="cpu")
-    with pytest.raises(InputError, match=r"boxes: the bundle .* has no detector"):
-        without.run(image)
-    assert len(without.run(image, boxes=BOXES)) == 2
-
-
 # ---------------------------------------------------------------- known graphs, see little_bundle.py
 
 GREEN = (0, 255, 0)
@@ -401,6 +379,49 @@ def test_graphs_see_rgb_and_their_mesh_is_placed_before_the_camera(little: Calla
     np.testing.assert_allclose(people.sigma, 0.1 + 51 / 255, atol=1e-6)
     np.testing.assert_allclose(people.joints_sigma[0], 51 / 255 + np.arange(little_bundle.JOINTS), atol=1e-5)
     np.testing.assert_allclose(people.distance, 102 / 255, atol=1e-6)
+
+
+def test_unknown_camera_is_60_degrees(little: Callable[..., Recovery]) -> None:
+    recovery = little()
+    assumed, given = (recovery.run(painted(*GREEN), camera, MIDDLE) for camera in (None, K))
+    np.testing.assert_allclose(assumed.vertices, given.vertices, atol=1e-6)
+
+
+def test_bundle_without_detector_needs_boxes(little: Callable[..., Recovery]) -> None:
+    with pytest.raises(InputError, match="boxes: the bundle little has no detector"):
+        little().run(painted(*GREEN))
+
+
+@pytest.mark.parametrize("errors", [True, False])
+def test_shapes_and_types_of_somebody_and_nobody(little: Callable[..., Recovery], errors: bool) -> None:
+    from little_bundle import JOINTS, VERTICES
+
+    recovery = little(errors=errors)
+    for boxes in (MIDDLE, np.zeros((0, 4))):
+        observation = recovery.observe(painted(*GREEN), K, boxes)
+        for samples in (2, np.full(len(boxes), 2)):
+            people = recovery.identified(observation, np.arange(len(boxes)), samples)
+            for name, shape in {
+                **{"vertices": (VERTICES, 3), "sigma": (VERTICES,), "joints": (JOINTS, 3), "joints_sigma": (JOINTS,)},
+                **{"ids": (), "boxes": (4,), "scores": (), "distance": (), "samples": (0, VERTICES, 3)},
+            }.items():
+                value = getattr(people, name)
+                kind = np.uint32 if name == "ids" else np.float32
+                assert (value.shape, value.dtype) == ((len(boxes), *shape), kind), name
+
+
+def test_an_observation_does_not_change(little: Callable[..., Recovery]) -> None:
+    """With other ids or samples, it gives the people that a new one would."""
+    recovery = little(errors=False, samples=4)
+    observation = recovery.observe(painted(*GREEN), K, MIDDLE)
+    kept = recovery.identified(observation, np.array([7]), seed=1, keep_samples=True)
+    assert kept.samples.shape[:2] == (1, 4) and kept.samples.dtype == np.float32
+    assert (np.ptp(kept.samples, axis=1) > 0).any()
+    assert np.isnan(observation.people.sigma).all() and np.isnan(observation.people.joints_sigma).all()
+    expected = recovery.run(painted(*GREEN), K, MIDDLE)
+    np.testing.assert_array_equal(recovery.identified(observation, np.array([0])).sigma, expected.sigma)
+    with pytest.raises(InputError, match="samples: a number per person cannot be kept"):
+        recovery.identified(observation, np.array([0]), np.array([4]), keep_samples=True)
 
 
 def test_crops_have_the_bundles_margin(little: Callable[..., Recovery]) -> None:
@@ -456,10 +477,13 @@ def test_what_the_detector_finds_beside_the_lens_is_left_out(little: Callable[..
 def test_beside_a_wide_lens_somebody_may_reach_behind_the_camera(little: Callable[..., Recovery]) -> None:
     """85 degrees off the axis, half of a person lies at negative depth; of a pinhole, that would be an error."""
     camera = Camera(np.array([[100.0, 0, 160], [0, 100, 120], [0, 0, 1]]), "equidistant", [0.0] * 4)
-    people = little().run(painted(*GREEN), camera, np.array([[298, 90, 318, 150]], np.float32))
+    recovery = little()
+    people = recovery.run(painted(*GREEN), camera, np.array([[298, 90, 318, 150]], np.float32))
     assert len(people) == 1
     depths = people.vertices[0, :, 2]
     assert depths.min() < 0 < depths.mean()
+    pinhole = np.array([[20.0, 0, 160], [0, 20, 120], [0, 0, 1]])
+    assert len(recovery.run(painted(*GREEN), pinhole, np.array([[240, 20, 318, 220]], np.float32))) == 0
 
 
 @pytest.mark.parametrize(("focal", "there"), [(4000.0, True), (8000.0, False)])

@@ -57,7 +57,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def picture(k: int) -> np.ndarray:
+def pattern(k: int) -> np.ndarray:
     """uint8 [H, W, 3]: each is of another colour, and never black, which stands for no answer."""
     return np.full((HEIGHT, WIDTH, 3), [40 + k, 200 - 9 * k, 90 + 11 * k], np.uint8)
 
@@ -78,7 +78,7 @@ class Recorder:
         return self.store.types["std_msgs/msg/Header"](*sequence, time, "camera")
 
     def raw(self, k: int, topic: str = IMAGE, encoding: str = "bgr8") -> Topic:
-        stamp, pixels = START + k * STEP, picture(k)
+        stamp, pixels = START + k * STEP, pattern(k)
         if encoding == "rgb8":
             pixels = pixels[..., ::-1]
         kind = self.store.types["sensor_msgs/msg/Image"]
@@ -86,7 +86,7 @@ class Recorder:
         return topic, stamp, kind(self.header(stamp), HEIGHT, WIDTH, encoding, 0, 3 * WIDTH, data)
 
     def compressed(self, k: int, kind: str = ".png") -> Topic:
-        stamp, data = START + k * STEP, cv2.imencode(kind, picture(k))[1].ravel()
+        stamp, data = START + k * STEP, cv2.imencode(kind, pattern(k))[1].ravel()
         message = self.store.types["sensor_msgs/msg/CompressedImage"](self.header(stamp), kind[1:], data)
         return f"{IMAGE}/compressed", stamp, message
 
@@ -280,7 +280,7 @@ def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsy
     ):
         path = bag(tmp_path / f"bag{number}", (topic, stamp, replace(sent, **changes)), Recorder().raw(0))
         assert replay(bundle, tmp_path / "out", path, *words) == 0
-        people = recovery.run(picture(0), camera, box, rotate=90 if "--rotate" in words else 0)
+        people = recovery.run(pattern(0), camera, box, rotate=90 if "--rotate" in words else 0)
         np.testing.assert_allclose(np.load(tmp_path / "out" / "meshes.npz")["vertices"], people.vertices, atol=1e-5)
         said = report(tmp_path / "out")
         assert said["assumed"] == 0 and said.get("camera_problem", "").startswith(problem)
@@ -312,7 +312,7 @@ def test_topics_are_named_where_there_are_several(
 
 
 def test_one_photograph_in_one_result_out(bundle: Path, tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "photo.jpg"), picture(0))
+    cv2.imwrite(str(tmp_path / "photo.jpg"), pattern(0))
     assert replay(bundle, tmp_path / "out", tmp_path / "photo.jpg") == 0
     assert np.load(tmp_path / "out" / "meshes.npz")["vertices"].shape == (1, VERTICES, 3)
     assert [row["name"] for row in report(tmp_path / "out")["table"]] == ["photo.jpg"]
@@ -325,22 +325,22 @@ def with_exif(jpeg: bytes) -> bytes:
 
 
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(with_exif(cv2.imencode(".jpg", picture(0))[1].tobytes()))
+    (tmp_path / "a.jpg").write_bytes(with_exif(cv2.imencode(".jpg", pattern(0))[1].tobytes()))
     (frame,) = frames.open_input([tmp_path / "a.jpg"]).frames()
     assert frame.image is not None and frame.image.shape == (WIDTH, HEIGHT, 3)
 
 
-@pytest.mark.parametrize("pattern", [False, True])
+@pytest.mark.parametrize("by_pattern", [False, True])
 def test_a_folder_or_a_pattern_of_images_in_the_order_of_their_numbers(
-    bundle: Path, tmp_path: Path, pattern: bool
+    bundle: Path, tmp_path: Path, by_pattern: bool
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for k in range(11):
-        cv2.imwrite(str(folder / f"{k}.png"), picture(k))
+        cv2.imwrite(str(folder / f"{k}.png"), pattern(k))
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:60])
     (folder / "notes.txt").write_text("no image")
-    assert replay(bundle, tmp_path / "out", f"{folder}/*.png" if pattern else folder) == 0
+    assert replay(bundle, tmp_path / "out", f"{folder}/*.png" if by_pattern else folder) == 0
     said = report(tmp_path / "out")
     assert [row["name"] for row in said["table"]] == [f"{k}.png" for k in range(11)]
     assert said["unreadable"] == 1 and "3.png: the PNG data are cut off" in said["table"][3]["problem"]
@@ -352,7 +352,7 @@ def test_a_video_keeps_its_times(bundle: Path, tmp_path: Path, rate: float) -> N
     path = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), rate, (WIDTH, HEIGHT))
     for k in range(5):
-        writer.write(picture(k))
+        writer.write(pattern(k))
     writer.release()
     assert replay(bundle, tmp_path / "out", path) == 0
     stamps = np.load(tmp_path / "out" / "meshes.npz")["stamps"]
@@ -390,7 +390,7 @@ def test_the_written_bag_is_what_the_node_publishes(bundle: Path, tmp_path: Path
         corners = np.array([[p.x, p.y, p.z] for p in marker.points])
         np.testing.assert_array_equal(corners, vertices[meshes["faces"].ravel()])
     for k, overlay in enumerate(messages["/mega/overlay/compressed"]):
-        assert np.abs(to_bgr(overlay).astype(int)[0, 0] - picture(k)[0, 0]).max() <= 3  # JPEG, where nobody is
+        assert np.abs(to_bgr(overlay).astype(int)[0, 0] - pattern(k)[0, 0]).max() <= 3  # JPEG, where nobody is
     assert topics["/mega/markers"] == "visualization_msgs/msg/MarkerArray"
     assert all(len(found) == 4 for found in messages.values())
     head = messages["/mega/overlay/compressed"][0].header
@@ -491,7 +491,7 @@ def photographs(folder: Path, count: int = 3) -> list[str]:
     """The names of images in a new folder."""
     folder.mkdir(parents=True)
     for k in range(count):
-        cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(picture(k), (LARGE, LARGE)))
+        cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(pattern(k), (LARGE, LARGE)))
     return [f"{k}.png" for k in range(count)]
 
 
@@ -688,7 +688,7 @@ def test_the_page_needs_no_other_file_and_links_numbers_to_definitions(
 
 def test_names_in_the_page_are_text(bundle: Path, tmp_path: Path) -> None:
     name = "<b>&.png"
-    cv2.imwrite(str(tmp_path / name), picture(0))
+    cv2.imwrite(str(tmp_path / name), pattern(0))
     assert replay(bundle, tmp_path / "out", tmp_path / name) == 0
     text = (tmp_path / "out" / "report.html").read_text()
     assert "<b>" not in text and "&lt;b&gt;&amp;.png" in text
@@ -698,7 +698,7 @@ def test_the_worst_frames_are_kept() -> None:
     worst = Worst()
     errors = np.random.default_rng(0).permutation(30)
     for k, error in enumerate(errors):
-        nobody = PageFrame(picture(0), Camera(K), np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
+        nobody = PageFrame(pattern(0), Camera(K), np.zeros((0, 3, 3)), np.zeros((0, 3)), np.zeros(0))
         worst.add({"frame": k, "sigma": 9.0, **({"pve": float(error)} if error % 2 else {})}, nobody)
     assert [row.get("pve") for row, _ in worst.drawn(np.array([[0, 1, 2]]))] == [29, 27, 25, 23, 21, 19]
 
@@ -722,7 +722,7 @@ def filled(value: Any) -> Any:
 def test_a_row_per_frame_as_parquet(bundle: Path, scored: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'mega_ros[parquet]'")
     photograph = tmp_path / os.fsdecode(b"caf\xe9.png")
-    photograph.write_bytes(cv2.imencode(".png", picture(0))[1].tobytes())
+    photograph.write_bytes(cv2.imencode(".png", pattern(0))[1].tobytes())
     for source in (photograph, scored):
         assert replay(bundle, tmp_path / "out", source, "--parquet") == 0
         rows = parquet.read_table(tmp_path / "out" / "frames.parquet").to_pylist()
@@ -776,13 +776,13 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     (folder / "notes.json").write_text("{}")
     photographs(folder / "d")
     writer = cv2.VideoWriter(str(folder / "e.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (WIDTH, HEIGHT))
-    writer.write(picture(0))
+    writer.write(pattern(0))
     writer.release()
     assert [path.name for path in frames.inputs_in(folder)] == ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert replay(bundle, tmp_path / "out", folder) == 0
     names = ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv"]
-    cv2.imwrite(str(folder / "loose.png"), picture(0))
+    cv2.imwrite(str(folder / "loose.png"), pattern(0))
     assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
 
@@ -1038,7 +1038,7 @@ def test_files_whose_names_are_not_utf8(
 ) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9[red]" + suffix.encode())
     if suffix == ".png":
-        path.write_bytes(cv2.imencode(".png", picture(0))[1].tobytes())
+        path.write_bytes(cv2.imencode(".png", pattern(0))[1].tobytes())
     elif suffix == ".mcap":
         shutil.move(KINDS["bare mcap"](tmp_path), path)
     else:

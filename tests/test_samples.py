@@ -69,8 +69,7 @@ def test_samples_follow_the_period(stream: Stream) -> None:
 
 def test_the_near_one_has_what_time_is_left(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     few, most = sigma(stream, 0, samples=4), sigma(stream, 1, samples=MOST)
-    recovery = stream._recovery
-    monkeypatch.setattr(recovery, "sample_seconds", 1.0)
+    monkeypatch.setattr(stream, "_sample_seconds", 1.0)
     monkeypatch.setattr(stream, "_busy", 50.0)
     found = sigma(stream, 2, samples="auto", period=50.0 + 100 + 4)
     np.testing.assert_array_equal(found, [few[0], most[1]])

@@ -67,7 +67,7 @@ def test_broken_links_missing_pages_and_new_diagrams_end_the_build(root: Path, t
     (copy / "docs" / "alone.md").write_text("# In no menu")
     end = build(copy, tmp_path / "out")
     assert end.returncode
-    for name in (*links, "alone.md", "robot/node.md", "scripts/draw_diagrams"):
+    for name in (*links, "alone.md", "robot/node.md", "scripts/draw_diagrams.py"):
         assert name in end.stderr, name
 
 

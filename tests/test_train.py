@@ -403,19 +403,19 @@ def test_all_stages(
     def options(name: str, steps: int, lr: float = 0.001) -> list[str]:
         return f"--out {folder[name]} --steps {steps} --warmup 1 --lr {lr} --batch 8".split()
 
-    tokenizer.main(parse(TokenizerTraining, [*options("tokenizer", 40, 0.003), "--quantize-from", "30"]))
+    tokenizer.main(parse(TokenizerTraining, [*options("tokenizer", 25, 0.003), "--quantize-from", "20"]))
     pretrain.main(
-        parse(PretrainTraining, [*options("pretrain", 20), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
+        parse(PretrainTraining, [*options("pretrain", 12), "--tokenizer", folder["tokenizer"], "--bodies", "100"])
     )
     seen, backbone = f"features:{people}/features/train", str(people / "blazepose")
     lift.main(
         parse(
             ImageTraining,
-            [*options("lift", 30), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone],
+            [*options("lift", 20), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone],
         )
     )
     on_features = ["--sets", seen, "--pretrained", folder["lift"], "--trained-blocks", "0"]
-    recover.main(parse(RecoverTraining, [*options("recover", 20), *on_features]))
+    recover.main(parse(RecoverTraining, [*options("recover", 12), *on_features]))
     on_images = ["--sets", f"rendered:{people}/scenes", "--pretrained", folder["recover"]]
     recover.main(parse(RecoverTraining, [*options("images", 2), *on_images, "--batch", "2"]))
 
@@ -430,7 +430,7 @@ def test_all_stages(
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
     made = json.loads((tmp_path / "recover" / "training.json").read_text())
     assert made["images"] == {seen: 80} and "CMU" in made["motion"]
-    assert made["before"]["steps"] == 30 and made["before"]["backbone"] == {"model": "little", "license": "CC0"}
+    assert made["before"]["steps"] == 20 and made["before"]["backbone"] == {"model": "little", "license": "CC0"}
     assert "meshes" in made["before"]["before"]
 
     # what a stage trains, and nothing else
@@ -455,7 +455,7 @@ def test_all_stages(
     errors.main(
         parse(
             ErrorTraining,
-            ["--checkpoint", folder["recover"], *sets, "--steps", "30", "--nobody", "20", "--batch", "32"],
+            ["--checkpoint", folder["recover"], *sets, "--steps", "15", "--nobody", "20", "--batch", "32"],
         )
     )
     printed = json.loads(capsys.readouterr().out)

@@ -103,8 +103,8 @@ def test_the_scene_has_surfaces_ids_and_the_image(topology: Topology, page: Page
         assert (certain[:, 2] > certain[:, 0]).all() and (uncertain[:, 0] > uncertain[:, 2]).all()
         assert found[f"/ids/{person}"]["text"] == f"{person}: sigma 0.25 m"
     assert found["/camera"]["fov"] == pytest.approx(2 * np.arctan(120 / 300))
-    picture = cv2.imdecode(np.frombuffer(found["/camera"]["_image_data"], np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and picture.shape == (240, 320, 3) and picture[..., 0].mean() > 240
+    image = cv2.imdecode(np.frombuffer(found["/camera"]["_image_data"], np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None and image.shape == (240, 320, 3) and image[..., 0].mean() > 240
     page.show(meshes(topology, [5]))
     assert {name for name in scene(page) if re.search(r"\d|camera", name)} == {"/people/5", "/ids/5"}
 
@@ -159,9 +159,9 @@ def browser(url: str, folder: Path) -> Iterator[Callable[[], np.ndarray]]:
                 while "result" not in (answer := json.loads(socket.recv())):
                     pass
                 data = np.frombuffer(base64.b64decode(answer["result"]["data"]), np.uint8)
-                picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
-                assert picture is not None
-                return picture
+                image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+                assert image is not None
+                return image
 
             yield shot
     finally:

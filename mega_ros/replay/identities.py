@@ -1,7 +1,7 @@
 """Identities over time: IDF1, id switches and acceleration.
 
 IDF1 is that of Ristani et al. 2016, id switches are those of CLEAR MOT (Bernardin and Stiefelhagen 2008). The
-libraries for these, and for HOTA, bring too much (looked at in November 2026): `trackeval` 1.3 requires a
+libraries for these, and for HOTA, bring too much (as of November 2026): `trackeval` 1.3 requires a
 second OpenCV (`opencv-python`), matplotlib and pycocotools; `motmetrics` 1.4 requires pandas.
 """
 

@@ -22,7 +22,7 @@ KEPT = 6
 """Worst frames that are shown."""
 THUMBNAIL = 420
 """Pixels: the larger side of an image."""
-JUDGED = ("pve", "mpjpe", "normalised_error", "sigma")
+ORDER = ("pve", "mpjpe", "normalised_error", "sigma")
 """By the first of these that a recording has, frames are the worst."""
 CHARTS = {
     "error, mm": ("pve", "mpjpe", "pa_mpjpe"),
@@ -44,15 +44,15 @@ class Worst:
 
     def add(self, row: Row, frame: pages.PageFrame) -> None:
         """A frame with its row of the report."""
-        judged = next(((len(JUDGED) - k, row[name]) for k, name in enumerate(JUDGED) if name in row), None)
-        if judged is None or (len(self._kept) == KEPT and judged <= self._kept[-1][0]):
+        rank = next(((len(ORDER) - k, row[name]) for k, name in enumerate(ORDER) if name in row), None)
+        if rank is None or (len(self._kept) == KEPT and rank <= self._kept[-1][0]):
             return
         height, width = frame.image.shape[:2]
         scale = THUMBNAIL / max(height, width)
         size = max(pages.SMALLEST[0], round(width * scale)), max(pages.SMALLEST[1], round(height * scale))
         image, moved = pages.fit(frame.image, size)
         small = replace(frame, image=image, camera=frame.camera.moved(moved))
-        self._kept.append((judged, row, small))
+        self._kept.append((rank, row, small))
         self._kept.sort(key=lambda kept: kept[0], reverse=True)
         del self._kept[KEPT:]
 
@@ -83,7 +83,7 @@ def write_page(path: Path, report: dict[str, Any], worst: Sequence[tuple[Row, st
     page = environment.get_template("report.html").render(
         report=report,
         worst=worst,
-        judged=next((name for name in JUDGED if any(name in row for row, _ in worst)), ""),
+        ordered_by=next((name for name in ORDER if any(name in row for row, _ in worst)), ""),
         plots=_plots(report),
         provenance=json.dumps(report["provenance"], indent=1),
     )

@@ -141,7 +141,7 @@ def measure(config: NodeBenchConfig, people: int, cameras: int, image: np.ndarra
     names = ["front", "rear"][:cameras]
     arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
     command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments]
-    node = subprocess.Popen(command, preexec_fn=end_with_parent)
+    node = subprocess.Popen(command, preexec_fn=end_with_parent())
     peer = Peer(names)
     try:
         end = time.monotonic() + PATIENCE

@@ -37,7 +37,7 @@ from .transport import MatchedSubscription, camera_info_topic, image_sources, ty
 from .worker import Worker
 
 FOLLOW = 0.5
-"""Seconds between two looks at what publishers offer."""
+"""Seconds between two checks of what publishers offer."""
 
 AnyImage: TypeAlias = "Image | CompressedImage"
 

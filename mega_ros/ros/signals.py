@@ -18,9 +18,19 @@ PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h."""
 
 
-def end_with_parent() -> None:
-    """Called in a new process: the system ends it by SIGTERM when its parent ends, also when that is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> Callable[[], None]:
+    """The `preexec_fn` of a new process: the system ends it by SIGTERM when this one ends, also when that is killed.
+
+    Start it from the main thread: the system waits for the end of the thread that starts it.
+    """
+    parent = os.getpid()
+
+    def follow() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before
+            os._exit(128 + signal.SIGTERM)
+
+    return follow
 
 
 class Ending:
@@ -29,7 +39,7 @@ class Ending:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.wake: Callable[[], None] = lambda: None
-        """Called when the process is asked to end, from another thread: lets the main thread look at `asked`."""
+        """Called when the process is asked to end, from another thread: lets the main thread check `asked`."""
         self._leave: Callable[[], None] | None = None
         written, self._write = os.pipe()
         os.set_blocking(self._write, False)

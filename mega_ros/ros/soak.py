@@ -148,7 +148,7 @@ def run(seconds: float, image: np.ndarray, *arguments: str, quality: QoSProfile 
     """
     command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error"]
     command += ["-p", f"cameras:=[{CAMERA}]", *arguments]
-    process = subprocess.Popen(command, preexec_fn=end_with_parent)
+    process = subprocess.Popen(command, preexec_fn=end_with_parent())
     camera, result = ImagePublisher(image, quality), SoakResult()
     try:
         for _ in range(Losses.MEMORY + 2):  # the node learns the camera's period

@@ -30,7 +30,7 @@ class NodeProcess:
         with log.open("w") as output:
             # a new session, so that Ctrl-C reaches only this process, which then stops the node
             self._process = subprocess.Popen(
-                command, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent
+                command, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent()
             )
 
     def check(self) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws the Mermaid diagrams of the pages that are not drawn yet: docs/images/diagrams/<hash of the source>.svg
 
-The pages hold the sources, which a code host draws by itself. The site shows these files, because Mermaid is a script of
-3.5 MB that the theme would load from another host. A page whose diagram was changed does not build until this script
+The pages hold the sources, which a code host draws by itself. The site shows these files, because Mermaid is a script
+of 3.5 MB that the theme would load from another host. A page whose diagram was changed does not build until this script
 has run. It needs npm, which fetches Mermaid, and Chromium.
 """
 
@@ -14,13 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from site_hooks import DIAGRAM, DIAGRAMS, diagram_of
 
+ROOT = Path(__file__).resolve().parents[1]
+
 MERMAID = "mermaid@11.17.2"
-PAGE = """<!doctype html><meta charset="utf-8"><script src="package/dist/mermaid.min.js"></script><pre id="source">%s</pre>
+PAGE = """<!doctype html><meta charset="utf-8"><script src="package/dist/mermaid.min.js"></script>
+<pre id="source">%s</pre>
 <script>
 mermaid.initialize({startOnLoad: false, theme: "neutral", htmlLabels: false,
   flowchart: {htmlLabels: false, useMaxWidth: false, wrappingWidth: 400}});
@@ -34,7 +34,13 @@ def draw(source: str, folder: Path) -> str:
     page = folder / "page.html"
     page.write_text(PAGE % html.escape(source))
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=9999"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=9999",
+    ]
     command = [browser, *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
     document = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"<svg.*</svg>", document, re.DOTALL)

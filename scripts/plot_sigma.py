@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws docs/images/sigma_*.svg: what sigma promises and what was measured, on rendered people and on photographs.
 
-    scripts/plot_sigma --checkpoint runs/recover --test runs/features/test
-    scripts/plot_sigma --set coco-keypoints:keypoints.json --bundle default
+    scripts/plot_sigma.py --checkpoint runs/recover --test runs/features/test
+    scripts/plot_sigma.py --set coco-keypoints:keypoints.json --bundle default
 
 Run it again when the default model changes. The first command draws the errors of all vertices of held-out rendered
 people (`mega evaluate`), the second those of annotated joints in photographs (`mega evaluate keypoints`). Needs the
@@ -15,8 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 import matplotlib
 import numpy as np
@@ -27,11 +26,13 @@ from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.evaluate.held_out import open_people
 from mega_model.evaluate.predict import collect, device_of, predict
-from mega_model.evaluate.protocols import Conventions, Protocol
+from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import error_model, vertex_fields
-from mega_model.options import Evaluate
+from mega_model.options import Conventions, Evaluate
 from mega_ros.recovery import Recovery
-from mega_ros.replay import keypoints
+from mega_ros.replay import coco, keypoints
+
+ROOT = Path(__file__).resolve().parents[1]
 
 GROUPS = 10
 """Of equally many errors, by sigma."""
@@ -93,7 +94,7 @@ def on_photographs(options: Options) -> dict[str, Measured]:
     """In the image, which shows two of the three directions of an error: so sigma is sqrt(2/3) as large there."""
     assert options.set is not None
     recovery = Recovery.load(options.bundle)
-    people = [p for photograph in keypoints.read(options.set) for p in keypoints.evaluate(recovery, photograph)[1]]
+    people = [p for photograph in coco.read(options.set) for p in keypoints.evaluate(recovery, photograph)[1]]
     error = np.array([person.error_metres for person in people])
     sigma = keypoints.IN_IMAGE * np.array([person.sigma for person in people])
     known = np.isfinite(error * sigma)

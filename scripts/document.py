@@ -19,14 +19,15 @@ from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from unittest.mock import MagicMock, patch
 
-import tyro
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import tyro
 
 from mega_model.core.commands import Verb
 from mega_ros.cli import OF_CHECKOUT, VERBS
 from mega_ros.ros import interface, parameters
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LAUNCH = "launch launch.actions launch.substitutions launch_ros launch_ros.actions launch_ros.substitutions"
 """Modules that only a ROS installation has."""
@@ -84,7 +85,9 @@ def documented() -> dict[str, str]:
             comment += line.strip().removeprefix("#")
         elif name := re.match(r"\s+(\w+):", line):
             text = comment.strip().replace("<", "&lt;").replace(">", "&gt;")
-            found[name[1]] = re.sub(r"docs/(\w+/(\w+)\.md)", lambda page: f"[{page[2].replace('_', ' ')}](../{page[1]})", text)
+            found[name[1]] = re.sub(
+                r"docs/(\w+/(\w+)\.md)", lambda page: f"[{page[2].replace('_', ' ')}](../{page[1]})", text
+            )
             comment = ""
         else:
             comment = ""  # about several
@@ -102,7 +105,9 @@ def launch_file(name: str) -> ModuleType:
 
 def launch_rows(name: str) -> Iterable[Sequence[str]]:
     for argument, (default, text) in launch_file(name).ARGUMENTS.items():
-        value = f"`{default}`" if isinstance(default, str) and default else "" if default == "" else "`config/mega.yaml`"
+        value = (
+            f"`{default}`" if isinstance(default, str) and default else "" if default == "" else "`config/mega.yaml`"
+        )
         yield [f"`{argument}`", value, text]
 
 
@@ -200,9 +205,10 @@ def commands() -> str:
     sections = "\n\n".join(map(verb_section, sorted(VERBS)))
     return f"""# Commands
 
-All verbs of `mega`, and their options. `mega <verb> --help` says the same. `scripts/document` wrote this page from the code; a test
-checks that it is current. An option that takes nothing is a switch. Most verbs of training, evaluation and export also read a YAML file
-whose keys are their options: `mega train recover config/train/recover.yaml --steps 100`.
+All verbs of `mega`, and their options. `mega <verb> --help` says the same. `scripts/document.py` wrote this page from
+the code; a test checks that it is current. An option that takes nothing is a switch. Most verbs of training,
+evaluation and export also read a YAML file whose keys are their options:
+`mega train recover config/train/recover.yaml --steps 100`.
 
 {sections}
 """
@@ -211,7 +217,7 @@ whose keys are their options: `mega train recover config/train/recover.yaml --st
 def reference() -> str:
     return f"""# Reference
 
-Topics, parameters, diagnostics and launch arguments of the node `mega`. `scripts/document` wrote this page from the code;
+Topics, parameters, diagnostics and launch arguments of the node `mega`, written from the code by `scripts/document.py`;
 a test checks that it is current.
 
 ## Topics it reads
@@ -235,7 +241,7 @@ In a file like [config/mega.yaml](../../config/mega.yaml), or one by one: `mega 
 
 ## Diagnostics
 
-The values of `/diagnostics`. What is wrong stands in the message; the level is WARN, or ERROR when a camera fell silent.
+The values of `/diagnostics`. The message says what is wrong; the level is WARN, or ERROR when a camera fell silent.
 
 {table(["value", "what it says"], [[code(names), text] for names, text in interface.DIAGNOSTICS.items()])}
 
