@@ -260,7 +260,7 @@ def test_deterministic_graph_has_no_encoder(bundle: Bundle) -> None:
     """Its encoder sees nothing, so only a constant of it is left: the graph is smaller than the sampler's."""
     nodes = {graph: len(onnx.load(bundle.path(graph)).graph.node) for graph in ("deterministic", "sampler")}
     norms = [n for n in onnx.load(bundle.path("deterministic")).graph.node if n.op_type == "LayerNormalization"]
-    assert len(norms) == 2  # of the one decoder block
+    assert len(norms) == 4  # of the one decoder block: its first norm is apart for image, cls and masked tokens
     assert nodes["deterministic"] < nodes["sampler"]
 
 
