@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -896,6 +897,56 @@ def test_compare_finds_what_became_worse(
     (tmp_path / "gone" / "report.json").write_text('{"format": 1}')
     assert gate("gone") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def no_sigma(row: dict[str, Any]) -> None:
+    for name in [name for name in row if re.search("sigma|spearman|ause|points", name)]:
+        del row[name]
+
+
+def every_second_cut_off(row: dict[str, Any]) -> None:
+    if row["frame"] % 2:
+        kept = {"frame": row["frame"], "stamp": row["stamp"], "problem": "cut off"}
+        row.clear()
+        row.update(kept)
+
+
+def nobody_found(row: dict[str, Any]) -> None:
+    for name in [name for name, measure in MEASURES.items() if measure.weight == "compared"]:
+        row.pop(name, None)
+    no_sigma(row)
+    row |= {"compared": 0, "joints_found": 0, "claimed": 0, "accelerated": 0}
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "words"),
+    [
+        (no_sigma, 1, "worse: coverage_1_sigma_visible is missing in B in 12 of 12 frames that have it in A"),
+        (lambda row: row.pop("pve"), 1, "worse: pve is missing in B in 12 of 12 frames that have it in A"),
+        (every_second_cut_off, 1, "worse: 6 of 12 scored frames are not scored in B, the first: cut off"),
+        (nobody_found, 0, ""),
+        (lambda row: row.update(pve="big"), 2, "table[0].pve is 'big', not a number; the file is damaged"),
+        (lambda row: row.update(pve=None), 2, "table[0].pve is None, not a number"),
+        (lambda row: row.update(pve=1e300), 2, "table[0].pve is 1e+300, not a number"),
+        (lambda row: row.pop("compared"), 2, "table[0].compared is missing; the file is damaged"),
+    ],
+)
+def test_what_a_report_lacks_is_not_passed_over(
+    damage: Callable[[dict[str, Any]], object],
+    code: int,
+    words: str,
+    gated: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = json.loads(gated[1].read_text())
+    for row in said["table"]:
+        damage(row)
+    (tmp_path / "b.json").write_text(json.dumps(said))
+    assert main(["replay", "compare", str(gated[1]), str(tmp_path / "b.json")]) == code
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err
+    assert len(shown.err.splitlines()) == (code == 2)
 
 
 def table(values: Iterable[float]) -> list[dict[str, Any]]:

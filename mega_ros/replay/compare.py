@@ -25,13 +25,16 @@ GATED = tuple(name for name, measure in MEASURES.items() if measure.better)
 TOLERANCE = {"mm": 1.0, "%": 1.0, "m/s²": 0.1, "": 0.01}
 """In the units of the table, for numbers without one of their own."""
 
+LARGEST = 1e9
+"""No number of a report is larger."""
+
 
 @dataclass(frozen=True)
 class CompareOptions:
     """Is report B worse than report A? Both are report.json of `mega replay` on the same input.
 
-    Exit code 0: no. 1: a number is worse by more than its tolerance, and the confidence interval excludes chance.
-    2: the reports cannot be compared.
+    Exit code 0: no. 1: a number is worse by more than its tolerance, and the confidence interval excludes chance; or
+    B lacks frames or numbers that A has. 2: the reports cannot be compared.
     """
 
     a: Annotated[Path, tyro.conf.Positional]
@@ -52,12 +55,16 @@ class Model(msgspec.Struct):
     """Of the manifest's calibration. Reports of older versions lack it."""
 
 
+class Settings(msgspec.Struct):
+    samples: int = 0
+
+
 class Provenance(msgspec.Struct):
     inputs: list[dict[str, Any]]
     reference: list[dict[str, Any]]
     topics: dict[str, str]
     bundle: Model
-    settings: dict[str, Any]
+    settings: Settings
 
 
 class ReplayReport(msgspec.Struct):
@@ -99,13 +106,35 @@ def main(args: list[str]) -> int:
         print(f"mega replay compare: {error}", file=sys.stderr)
         return 2
     differences = compare(a.table, b.table, (a.provenance.bundle.coverage, b.provenance.bundle.coverage))
+    lacks = lacking(a.table, b.table)
     regressions = [d for d in differences if d.name in GATED and d.surely and d.worse > tolerances[d.name]]
     console = Console(width=None if sys.stdout.isatty() else 120)  # logs take the width of the table
     console.print(_table(a, b, differences, regressions))
     for d in regressions:
         unit = MEASURES[d.name].unit
         console.print(f"worse: {d.name} by {shown(d.worse, unit)}, allowed are {shown(tolerances[d.name], unit)}")
-    return 1 if regressions else 0
+    for line in lacks:
+        console.print(f"worse: {line}", markup=False, soft_wrap=True)
+    return 1 if regressions or lacks else 0
+
+
+def lacking(a: list[Row], b: list[Row]) -> list[str]:
+    """What the table `b` lacks that `a` has, a line each: scored frames, and numbers that are gated.
+
+    A number of people who are found may be missing where nobody is found, which recall tells.
+    """
+    scored = [(row, other) for row, other in zip(a, b) if "wanted" in row]
+    lost = [other for _, other in scored if "wanted" not in other]
+    out = []
+    if lost:
+        why = next((f", the first: {row['problem']}" for row in lost if "problem" in row), "")
+        out.append(f"{len(lost)} of {len(scored)} scored frames are not scored in B{why}")
+    for name in GATED:
+        weight = MEASURES[name].weight
+        have = [other for row, other in scored if name in row and row[weight] and "wanted" in other]
+        if count := sum(name not in other and other.get(weight, other.get("compared")) != 0 for other in have):
+            out.append(f"{name} is missing in B in {count} of {len(have)} frames that have it in A")
+    return out
 
 
 def compare(
@@ -193,6 +222,12 @@ def _read(path: Path) -> ReplayReport:
         raise InputError(f"{path}: has format {report.format}, this version compares {FORMAT}; replay again")
     if report.scores is None:
         raise InputError(f"{path}: has no scores: replay with --reference")
+    for number, row in enumerate(report.table):
+        for name, measure in MEASURES.items():
+            for field in (name, measure.weight) if name in row else ():
+                if type(row.get(field)) not in (int, float) or not abs(row[field]) < LARGEST:
+                    is_what = f"is {row[field]!r:.40}, not a number" if field in row else "is missing"
+                    raise InputError(f"{path}: table[{number}].{field} {is_what}; the file is damaged, replay again")
     return report
 
 
@@ -204,7 +239,7 @@ def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions)
         x, y = getattr(a.provenance, field), getattr(b.provenance, field)
         if [*map(_identity, x)] != [*map(_identity, y)] or (field == "topics" and x != y):
             raise differ(f"they are of different {what}")
-    samples = {report.provenance.settings.get("samples", 0) for report in (a, b)} - {0}
+    samples = {report.provenance.settings.samples for report in (a, b)} - {0}
     if len(samples) > 1:
         raise differ("the best is of different numbers of samples")
     if [row.get("stamp") for row in a.table] != [row.get("stamp") for row in b.table]:

@@ -34,7 +34,7 @@ class Identities:
     def add(self, row: Row, found: Mapping[int, tuple[int, np.ndarray, np.ndarray]]) -> None:
         """The next frame. found: true id -> recovered id, recovered and true joints [J, 3], metres.
 
-        Adds `switches`, and `acceleration` of the `accelerated` people, where there are some.
+        Adds `switches`, the number of `accelerated` people, and their `acceleration` where there are some.
         """
         ids = {truth: person for truth, (person, _, _) in found.items()}
         row["switches"] = sum(self._last.get(truth, person) != person for truth, person in ids.items())
@@ -49,8 +49,9 @@ class Identities:
             if len(moments) == 3:
                 errors.append(_acceleration_error(moments))
             self._past[truth] = moments[-2:]
+        row["accelerated"] = len(errors)
         if errors:
-            row |= {"acceleration": float(np.mean(errors)), "accelerated": len(errors)}
+            row["acceleration"] = float(np.mean(errors))
 
     def finish(self) -> None:
         """Adds `idf1` and its weight `identities` to the rows. Ids are assigned one to one over all frames."""
