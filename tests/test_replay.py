@@ -376,6 +376,17 @@ def test_a_demo_without_people_leaves_no_contact_sheet_of_another(
     assert {path.name for path in tmp_path.iterdir()} == {"grey.png", "overlay.webm", "report.json"}
 
 
+def test_a_bug_in_the_demo_shows_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mega_ros.replay import demo
+
+    def fail(path: Path, fov: float) -> Source:
+        raise FileNotFoundError("of ours")
+
+    monkeypatch.setattr(demo.sources, "photograph", fail)
+    with pytest.raises(FileNotFoundError, match="of ours"):
+        demo.main(["--image", "a.png", "--out", str(tmp_path)])
+
+
 def test_dropped_frames_are_explained() -> None:
     live = {"sent": 90, "seconds": 5.93, "dropped": 60, "received": 30, "rate_hz": 5.04}
     assert what_is_normal(live).startswith(
@@ -427,6 +438,7 @@ def test_ctrl_c_ends_demo_and_node(tmp_path: Path, environment: dict[str, str]) 
         ("--camera", "http://127.0.0.1:9/stream"),
         ("--bundle", "nowhere"),
         ("--fov", "180"),
+        ("--out", __file__),
     ],
 )
 def test_what_cannot_be_played_is_one_line_and_code_1(

@@ -21,7 +21,7 @@ from mega_model.core.errors import InputError
 MOST_BYTES = 2**34
 """Of one array of a data set."""
 MOST_JSON = 2**30
-"""Bytes: COCO's largest file of annotations has half of it."""
+"""Bytes of a text: COCO's largest file of annotations has half of it."""
 
 
 def must_exist(path: Path) -> None:
@@ -68,10 +68,19 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """The content of a JSON file."""
+    content = read_bytes(path, most)
     try:
-        return json.loads(read_bytes(path, most))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error})") from None
+
+
+def read_text(path: Path, most: int = MOST_JSON) -> str:
+    """The content of a text file in UTF-8."""
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text in UTF-8 ({error.reason} at {error.start})") from None
 
 
 def npz_fields(path: Path) -> list[str]:
@@ -97,8 +106,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """`value` as float32. Raises InputError unless it holds finite numbers of this shape; None is any length."""
-    array = np.asarray(value)
-    _check_shape(path, field, array, shape)
+    array = _array(path, field, value, shape)
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise InputError(f"{path}: field '{field}' holds something other than finite numbers")
     return array.astype(np.float32)
@@ -106,18 +114,22 @@ def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) ->
 
 def indices(path: Path, field: str, value: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:
     """`value` as int32. Raises InputError unless it holds whole numbers from 0 to count - 1, of this shape."""
-    array = np.asarray(value)
-    _check_shape(path, field, array, shape)
+    array = _array(path, field, value, shape)
     if array.dtype.kind not in "iu" or (array.size and (array.min() < 0 or array.max() >= count)):
         raise InputError(f"{path}: field '{field}' holds something other than whole numbers from 0 to {count - 1}")
     return array.astype(np.int32)
 
 
-def _check_shape(path: Path, field: str, array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+def _array(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """None is any length."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        raise InputError(f"{path}: field '{field}' holds lists of several lengths") from None
     wanted = ", ".join("any" if n is None else str(n) for n in shape)
     if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape)):
         raise InputError(f"{path}: field '{field}' has the shape {list(array.shape)} in place of [{wanted}]")
+    return array
 
 
 def _open_npz(path: Path) -> NpzFile:

@@ -33,7 +33,7 @@ from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
-from .results import write_csv
+from .results import make_folder, put_in_place, write_csv
 
 SETTINGS = ("boxes", "samples", "seed", "fov", "rotate", "smoothing")
 """In the report."""
@@ -235,8 +235,8 @@ def _many(
             add(job, row)
             bar.advance(task)
     table = [rows[number] for number in sorted(rows)]
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_csv(options.out / "inputs.csv", table)
+    with put_in_place(options.out, ("inputs.csv",)) as fresh:
+        write_csv(fresh / "inputs.csv", table)
     console.print(*tables_of_inputs(table))
     console.print(
         f"  {len(table)} inputs in {time.monotonic() - start:.1f} s: {options.out / 'inputs.csv'}", markup=False
@@ -306,7 +306,7 @@ def _play(
         "smoothing": settings.smoothing,
         "rectified": options.rectified,
     }
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     recording, interrupted = play(
         source.played(), parameters, out / "node.log", console, rate=options.rate, domain=options.domain
     )

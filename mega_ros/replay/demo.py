@@ -26,7 +26,7 @@ from .drawings import CONTACT_SHEET, OVERLAY, write_drawings
 from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
-from .results import put_in_place
+from .results import make_folder, put_in_place
 from .sources import Source, SourceError
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
@@ -72,7 +72,7 @@ def main(args: list[str]) -> int:
         bundle = Bundle.load(options.bundle)
         from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
 
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         recording, interrupted = play(
             source,
             {"bundle": options.bundle},
@@ -89,7 +89,7 @@ def main(args: list[str]) -> int:
         with put_in_place(options.out, NAMES) as fresh:
             (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
             write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
-    except (InputError, OSError) as error:
+    except InputError as error:
         print(f"mega demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -30,14 +30,22 @@ from .frames import Frame
 from .measures import Row
 
 
+def make_folder(out: Path) -> None:
+    """The folder for results, if it is not there. Raises InputError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+
+
 @contextmanager
 def put_in_place(out: Path, names: tuple[str, ...]) -> Iterator[Path]:
     """A new folder within `out`. What the block has written there under `names` replaces what `out` has under them.
 
     If the block fails, what `out` has stays as it was.
     """
+    make_folder(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=out))
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
