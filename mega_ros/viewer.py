@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import tyro
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
+from mega_model.core.files import floats, indices, read_npz
 from mega_model.core.geometry import intrinsics_from_fov
 
 from .draw import RED, SCALE, sigma_colours, vertex_normals
@@ -201,16 +201,20 @@ class RecordedMeshes:
     def __init__(self, path: Path) -> None:
         """path: the file, or its folder. Raises InputError if it is not such a file."""
         path = path / "meshes.npz" if path.is_dir() else path
-        try:
-            with np.load(path) as arrays:
-                self.stamps, self._frame, self.faces = (arrays[name] for name in ("stamps", "frame", "faces"))
-                self._vertices, self._sigma, self._ids = (arrays[name] for name in ("vertices", "sigma", "ids"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: there is no such file; mega replay writes it") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a meshes.npz of mega replay ({error})") from None
-        except KeyError as error:
-            raise InputError(f"{path}: not a meshes.npz of mega replay ({error.args[0]})") from None
+        arrays = read_npz(path, ("stamps", "frame", "faces", "vertices", "sigma", "ids"))
+
+        def whole(name: str, shape: tuple[int | None, ...], count: int) -> np.ndarray:
+            return indices(path, name, arrays[name], shape, count)
+
+        self._vertices = floats(path, "vertices", arrays["vertices"], (None, None, 3))
+        people, vertices = self._vertices.shape[:2]
+        floats(path, "sigma", np.nan_to_num(arrays["sigma"]), (people, vertices))
+        self._sigma = arrays["sigma"]  # NaN in a bundle that does not know it
+        floats(path, "stamps", arrays["stamps"], (None,))
+        self.stamps = arrays["stamps"].astype(np.int64)
+        self._frame = whole("frame", (people,), len(self.stamps))
+        self.faces = whole("faces", (None, 3), vertices)
+        self._ids = whole("ids", (people,), 2**31)
 
     def __len__(self) -> int:
         return len(self.stamps)

@@ -201,14 +201,34 @@ def test_meshes_of_a_replay(topology: Topology, tmp_path: Path) -> None:
     np.testing.assert_array_equal(recorded[2].vertices, some_people(topology, [3, 5]).vertices)
 
 
-@pytest.mark.parametrize("broken", ["gone", "empty", "text", "other"])
-def test_files_that_are_no_meshes_are_named(broken: str, tmp_path: Path) -> None:
+MESHES = {
+    "stamps": np.arange(2),
+    "frame": np.zeros(1, int),
+    "faces": np.array([[0, 1, 2]]),
+    "vertices": np.zeros((1, 3, 3)),
+    "sigma": np.full((1, 3), np.nan),
+    "ids": np.zeros(1, int),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"vertices": None}, "field 'vertices' is missing"),
+        ({"vertices": np.zeros(3)}, "field 'vertices' has the shape"),
+        ({"sigma": np.zeros((2, 3))}, "field 'sigma' has the shape"),
+        ({"faces": np.array([[0, 1, 3]])}, "field 'faces' holds something other than whole numbers from 0 to 2"),
+        ({"frame": np.array([2])}, "field 'frame' holds something other than whole numbers from 0 to 1"),
+        ({"stamps": np.array(["a", "b"])}, "field 'stamps' holds something other than finite numbers"),
+        ({"ids": np.zeros((1, 1), int)}, "field 'ids' has the shape"),
+    ],
+)
+def test_files_that_are_no_meshes_are_named(changed: dict[str, np.ndarray], reason: str, tmp_path: Path) -> None:
     path = tmp_path / "meshes.npz"
-    if broken == "other":
-        np.savez(path, vertices=np.zeros(3))
-    elif broken != "gone":
-        path.write_text("" if broken == "empty" else "meshes")
-    with pytest.raises(InputError, match=r"meshes\.npz: (there is no such file|not a meshes\.npz of mega replay)"):
+    np.savez(path, **MESHES)  # type: ignore[arg-type]
+    assert len(RecordedMeshes(path)) == 2
+    np.savez(path, **{k: v for k, v in (MESHES | changed).items() if v is not None})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"meshes\.npz: {reason}"):
         main([str(path)])
 
 

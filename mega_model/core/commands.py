@@ -53,6 +53,7 @@ EXTRAS = {
             "sensor_msgs",
             "shape_msgs",
             "std_msgs",
+            "visualization_msgs",
         ),
         "ros",
     ),

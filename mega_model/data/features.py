@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
+from mega_model.core.files import read_text
 from mega_model.core.geometry import crop_images, in_crops, project, square_cameras
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import keypoint_region, next_cameras
@@ -50,7 +51,7 @@ class FeatureSet:
     def __init__(self, folder: Path, topology: Topology | None = None) -> None:
         """Raises InputError that names what is wrong with a file."""
         self.fields = open_fields(folder, "no features; make some with mega features")
-        self.scenes = SceneSet(Path((folder / "scenes.txt").read_text()), topology)
+        self.scenes = SceneSet(Path(read_text(folder / "scenes.txt")), topology)
         self.tokens: Tensor | None = None
 
     def __len__(self) -> int:

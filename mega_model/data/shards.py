@@ -126,7 +126,7 @@ def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
     try:
         label = json.loads(data)
         values = [label[name] for name in COLUMNS[1:]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not a label of a person ({error!r})") from error
     centre, side, pose, betas, gender, joints2d = values
     return (

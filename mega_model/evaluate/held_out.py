@@ -104,7 +104,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
         return collect(compare(p, tokenizer, protocol) for p in predictions)
 
     compared = run(test, config)
-    scale = saved_calibration(config.checkpoint).get("scale", 1.0)
+    scale = saved_calibration(config.checkpoint).scale
     error, sigma = compared["error"], scale * compared["sigma"]
     constant = constant_answer(compared, protocol)
     parts = {"all": error_scores(compared, constant)}

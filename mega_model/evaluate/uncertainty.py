@@ -7,15 +7,16 @@ coverage.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
 from mega_model import checkpoint
 from mega_model.core import metrics
+from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
 from mega_model.data.raster import facing
 from mega_model.data.rendered import SceneSet
@@ -44,7 +45,7 @@ def evaluate(config: Uncertainty) -> Report:
     errors = checkpoint.load_errors(config.checkpoint)
     scale, source = 1.0, "the error head"
     if errors is None:
-        scale = saved_calibration(config.checkpoint).get("scale", 1.0) if config.scale is None else config.scale
+        scale = saved_calibration(config.checkpoint).scale if config.scale is None else config.scale
         source = f"{scale:g} times the spread of {config.describe()}"
     predictions = predict(model, tokenizer, images, config, config, errors)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
@@ -61,15 +62,30 @@ def evaluate(config: Uncertainty) -> Report:
     )
 
 
-def saved_calibration(checkpoint: Path) -> dict[str, Any]:
-    """What `mega evaluate` or `mega train errors` measured; empty for a checkpoint that was not calibrated."""
+class SavedCalibration(msgspec.Struct):
+    """What is read of calibration.json, which `mega calibrate` and `mega train errors` write."""
+
+    scale: float = 1.0
+    quantiles: dict[str, float] = {}
+
+
+def saved_calibration(checkpoint: Path) -> SavedCalibration:
+    """The defaults for a checkpoint that was not calibrated. Raises InputError for a damaged file."""
     file = checkpoint / "calibration.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    if not file.exists():
+        return SavedCalibration()
+    try:
+        found = msgspec.convert(read_json(file), SavedCalibration)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file}: not a calibration ({error}); calibrate again") from None
+    if len(found.quantiles) not in (0, len(metrics.LEVELS)):
+        raise InputError(f"{file}: field 'quantiles' must have {len(metrics.LEVELS)} numbers; calibrate again")
+    return found
 
 
 def error_model(checkpoint: Path) -> tuple[np.ndarray, str]:
     """Radii in sigma [L] that contain the shares `metrics.LEVELS` of the errors, and the source of these radii."""
-    known = saved_calibration(checkpoint).get("quantiles")
+    known = saved_calibration(checkpoint).quantiles
     return (np.array([*known.values()]), MEASURED) if known else (metrics.radius(metrics.LEVELS), GAUSSIAN)
 
 

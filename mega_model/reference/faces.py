@@ -10,7 +10,7 @@ import numpy as np
 from mega_model.body.smpl import HIERARCHY_SEEDS
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist, npz_fields, read_npy, read_npz
+from mega_model.core.files import npz_fields, read_npy, read_npz, read_text
 
 
 def read_faces(path: Path) -> np.ndarray:
@@ -24,8 +24,7 @@ def read_faces(path: Path) -> np.ndarray:
         field = "f" if "f" in npz_fields(path) else "faces"
         faces = read_npz(path, [field])[field]
     elif path.suffix == ".obj":
-        must_exist(path)
-        corners = [line.split()[1:] for line in path.read_text().splitlines() if line.startswith("f ")]
+        corners = [line.split()[1:] for line in read_text(path).splitlines() if line.startswith("f ")]
         try:  # a corner is vertex/texture/normal, counted from one
             faces = np.array([[int(corner.split("/")[0]) - 1 for corner in face] for face in corners])
         except ValueError as error:

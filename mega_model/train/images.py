@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -15,6 +14,7 @@ from torch import Tensor
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
 from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.meshes import MOTION
@@ -133,12 +133,12 @@ def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any
     about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
         origin = config.backbone / "origin.json"
-        about["backbone"] = json.loads(origin.read_text()) if origin.exists() else config.backbone.name
+        about["backbone"] = read_json(origin) if origin.exists() else config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet | FeatureSet) for images in sets):
         about["motion"] = MOTION
     before = config.pretrained / "training.json"
     if before.exists():
-        about["before"] = json.loads(before.read_text())
+        about["before"] = read_json(before)
     return about

@@ -8,6 +8,7 @@ joints of `LIMBS`, metres, camera frame). Faults raise InputError with one line 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ def read(name: str, folder: Path | None = None) -> list[Photograph]:
 
 def is_file(path: Path) -> bool:
     """Whether it is a json that could be annotations in COCO's format."""
-    return path.suffix.lower() == ".json" and path.is_file() and b'"annotations"' in path.read_bytes()
+    if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b'"annotations"') >= 0
 
 
 def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True) -> list[Photograph]:
