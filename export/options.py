@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import tyro
 
+from mega_model.core.settings import ExistingPath
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import Provider
@@ -17,11 +18,11 @@ from mega_ros.engines import Provider
 class ExportConfig:
     """Export a checkpoint to a bundle, the files that the node runs."""
 
-    checkpoint: Path
+    checkpoint: ExistingPath
     """checkpoint folder, as written by `mega train recover`"""
     out: Path
     """folder of the bundle; its files are replaced"""
-    detector: Path | None = None
+    detector: ExistingPath | None = None
     """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
     """name of the bundle; by default the names of body and backbone"""
@@ -45,7 +46,7 @@ class CheckConfig:
     export/gates.py has what is allowed. The exit code is 1 if something exceeds it.
     """
 
-    checkpoint: Path
+    checkpoint: ExistingPath
     """folder that the bundle was exported from"""
     bundle: tyro.conf.Positional[str] = "default"
     """folder of the bundle"""
@@ -88,7 +89,7 @@ class BenchConfig:
 
     bundle: tyro.conf.Positional[str | None] = None
     """folder of the bundle; by default the default bundle, or one that is exported from the checkpoint or preset"""
-    checkpoint: Path | None = None
+    checkpoint: ExistingPath | None = None
     """folder that the bundle was exported from: the weights of torch"""
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """random weights of this size take the place of a checkpoint"""
@@ -108,7 +109,7 @@ class BenchConfig:
     """a size whose calls would take longer, judging by the last one, is left out"""
     out: Path = Path("bench")
     """folder of bench.json and bench.png"""
-    compare: tuple[Path, Path] | None = None
+    compare: tuple[ExistingPath, ExistingPath] | None = None
     """two files bench.json: only compare them"""
 
 

@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mega_model.core.settings import Existing, ExistingPath, ExistingSet
+
 
 @dataclass(frozen=True)
 class MeshOptions:
     """Which meshes to train on; by default random Anny bodies."""
 
-    meshes: Path | None = None
+    meshes: ExistingPath | None = None
     """Folder with motion files of AMASS or BEDLAM, for training on SMPL bodies."""
-    smpl: Path | None = None
+    smpl: ExistingPath | None = None
     """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
 
 
@@ -32,7 +34,7 @@ class Render:
     count: int
     """Scenes, a multiple of 40."""
     out: Path
-    topology: Path
+    topology: ExistingPath
     size: int = 320
     """Side of the images, pixels."""
     shares: tuple[float, float, float, float, float] = MIXTURE
@@ -49,17 +51,17 @@ class Extract:
     the detector's keypoints place the second one.
     """
 
-    scenes: Path
+    scenes: ExistingPath
     """Folder of a rendered set."""
     out: Path
-    backbone: Path = Path("runs/blazepose")
+    backbone: ExistingPath = Path("runs/blazepose")
     """What `mega import-backbone` wrote."""
     width: int = 144
     """Of the BlazePose, see `blazepose.VARIANTS`."""
     train: bool = False
     """Store two crops of every scene, with random shift, scale and roll, half of them mirrored. Otherwise store the
     run time's last crop."""
-    detector: Path | None = None
+    detector: ExistingPath | None = None
     """What `mega import-detector` wrote. Its keypoints of the people are stored, too."""
     turned: bool = False
     """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
@@ -74,7 +76,7 @@ class Write:
     mega shards coco:data/coco/coco.npz --out shards/coco
     """
 
-    people: tyro.conf.Positional[str]
+    people: Annotated[str, tyro.conf.Positional, Existing]
     """Data set to convert, KIND:PATH."""
     out: Path
     per_shard: int = 1000
@@ -88,17 +90,17 @@ Preset = Literal["hrnet", "vit", "resnet"]
 class ImportReference:
     """Convert a pair of released files to a checkpoint of this project."""
 
-    mega: Path
+    mega: ExistingPath
     """released file: mega_hrnet, mega_resnet, mega_vit or mega_pretrained"""
-    mesh_vqvae: Path
+    mesh_vqvae: ExistingPath
     """released file: mesh_vqvae_54"""
-    connections: Path
+    connections: ExistingPath
     """folder of the tables that Mesh-VQ-VAE reads: _pool0.npy, _unpool0.npy, ..."""
     out: Path
     """folder of the checkpoint"""
-    smpl_model: Path | None = None
+    smpl_model: ExistingPath | None = None
     """SMPL model file: gives the checkpoint template, faces and joints, which the export needs"""
-    smpl_faces: Path | None = None
+    smpl_faces: ExistingPath | None = None
     """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
     preset: Preset = "hrnet"
     """preset of the untrained backbone for mega_pretrained"""
@@ -110,7 +112,7 @@ class ImportBackbone:
 
     out: Path
     """Folder for model.safetensors and origin.json."""
-    tflite: Path | None = None
+    tflite: ExistingPath | None = None
     """The pose_landmark file, of any size. By default `npm pack @mediapipe/pose` downloads it."""
     size: Literal["lite", "full", "heavy"] = "full"
     """Size of the file to download."""
@@ -120,7 +122,7 @@ class ImportBackbone:
 class ImportDetector:
     """MoveNet MultiPose (Apache-2.0) as the person detector of a bundle, see docs/robot/detector.md."""
 
-    onnx: Path
+    onnx: ExistingPath
     """The model as tf2onnx converts it: image int32 [1, H, W, 3] -> people [1, N, 56]."""
     out: Path
     """The file to write, for `mega export onnx --detector`."""
@@ -167,7 +169,7 @@ class PretrainTraining(MeshOptions, LoopConfig):
 
     preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
     """Size of the model, and its backbone, which this stage does not train."""
-    tokenizer: Path = Path("runs/tokenizer")
+    tokenizer: ExistingPath = Path("runs/tokenizer")
     bodies: int = 20000
     """Number of random bodies, tokenised once before training."""
 
@@ -176,17 +178,17 @@ class PretrainTraining(MeshOptions, LoopConfig):
 class ImageTraining(LoopConfig):
     """A stage on images. `train lift` trains only the lifter, for BlazePose."""
 
-    pretrained: Path = Path("runs/lift")
+    pretrained: ExistingPath = Path("runs/lift")
     """Checkpoint to start from, with its tokenizer."""
-    sets: tuple[str, ...] = ("features:runs/features/train",)
+    sets: tuple[ExistingSet, ...] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     proportions: tuple[float, ...] = ()
     """Share of each set in a batch. By default proportional to the number of people."""
-    body: Path | None = None
+    body: ExistingPath | None = None
     """SMPL model for sets without meshes, see `images.open_set`."""
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
-    backbone: Path | None = None
+    backbone: ExistingPath | None = None
     """Published weights that the backbone starts from, see `published.load_backbone`."""
     pixels: int | None = None
     """Side of the crops, by default the model's. Smaller crops are faster."""
@@ -207,9 +209,9 @@ class RecoverTraining(ImageTraining):
 class ErrorTraining:
     """After stage 3: the error head learns to predict the errors of the published mesh, on held-out people."""
 
-    checkpoint: Path
+    checkpoint: ExistingPath
     """Folder that `mega train recover` wrote; the head is added to it."""
-    sets: tuple[str, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
+    sets: tuple[ExistingSet, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
     """Folders with features of held-out people."""
     steps: int = 3000
     batch: int = 128
@@ -233,7 +235,7 @@ class Default:
     """Folder of all the stages."""
     scenes: int = 10000
     """Rendered people to train on, a multiple of 40."""
-    detector: Path | None = None
+    detector: ExistingPath | None = None
     """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
     bundle: Path | None = None
     """Folder of the bundle; by default inside `out`."""
@@ -278,7 +280,7 @@ class SamplingOptions:
 class Trained:
     """The model, and the folder of its report."""
 
-    checkpoint: Path
+    checkpoint: ExistingPath
     """Folder of a trained or imported model."""
     out: Path | None = None
     """Folder of the report; by default the checkpoint's folder `evaluation`."""
@@ -292,9 +294,9 @@ class Trained:
 class Subject(Trained, ImageSelection):
     """A model on an image set."""
 
-    images: Annotated[str, tyro.conf.arg(name="set")]
+    images: Annotated[str, tyro.conf.arg(name="set"), Existing]
     """KIND:PATH of an image set, for example rendered:runs/crops/test or 3dpw:/data/3DPW."""
-    body: Path | None = None
+    body: ExistingPath | None = None
     """SMPL model file of the set's meshes, or a folder with one for each gender; by default the environment variable
     MEGA_SMPL. A rendered set needs none."""
 
@@ -324,8 +326,8 @@ class Evaluate(ImageSelection, SamplingOptions):
     The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
     """
 
-    checkpoint: Path = Path("runs/recover")
-    test: Path = Path("runs/features/test")
+    checkpoint: ExistingPath = Path("runs/recover")
+    test: ExistingPath = Path("runs/features/test")
     """Folder of a rendered set, or of its features."""
     samples: int = 25
     """Q, meshes per image."""
@@ -337,8 +339,8 @@ class Evaluate(ImageSelection, SamplingOptions):
 class Calibrate(ImageSelection, SamplingOptions):
     """How many times the samples' spread is sigma, for a model without an error head."""
 
-    checkpoint: Path = Path("runs/recover")
-    set: Path = Path("runs/features/calibration")
+    checkpoint: ExistingPath = Path("runs/recover")
+    set: ExistingPath = Path("runs/features/calibration")
     """Rendered people that the model has not seen, or their features."""
     steps: int = 3
     """T, as the export's."""
@@ -383,7 +385,7 @@ class Random(MeshOptions, Trained):
     steps: int = 20
     temperature: float = 1.2
     """Temperature of the first step."""
-    autoencoder: Path | None = None
+    autoencoder: ExistingPath | None = None
     """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
     paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
     batch: int = 50
@@ -409,5 +411,5 @@ class Figures(Subject, SamplingOptions, Conventions):
     """Number of images of figure 6, drawn at random."""
     rows: int = 4
     """Number of images in each of the other figures."""
-    pretrained: Path | None = None
+    pretrained: ExistingPath | None = None
     """Pre-training checkpoint, for the random bodies of figure 7."""

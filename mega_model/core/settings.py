@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 import tyro
@@ -15,8 +16,42 @@ from mega_model.core.files import must_exist
 C = TypeVar("C")
 
 
+class Existing:
+    """Marks an option that names a file or a folder to read."""
+
+
+ExistingPath = Annotated[Path, Existing]
+ExistingSet = Annotated[str, Existing]
+"""KIND:PATH, where PATH may also be a URL."""
+
+
 def parse(config: type[C], args: list[str]) -> C:
-    """`[FILE.yaml] [--field value ...]` -> a config dataclass. Raises InputError that names the file and the key."""
+    """`[FILE.yaml] [--field value ...]` -> a config dataclass.
+
+    Raises InputError that names the file and the key, or an `Existing` file or folder that is not there.
+    """
+    options = _parse(config, args)
+    for name, kind in get_type_hints(config, include_extras=True).items():
+        if _must_exist(kind):
+            value = getattr(options, name)
+            for place in value if isinstance(value, tuple) else (value,):
+                _check_place(place)
+    return options
+
+
+def _must_exist(kind: Any) -> bool:
+    return Existing in getattr(kind, "__metadata__", ()) or any(map(_must_exist, get_args(kind)))
+
+
+def _check_place(place: Path | str | None) -> None:
+    if isinstance(place, str):
+        kind, colon, rest = place.partition(":")
+        place = None if "://" in rest else Path(rest if colon else kind)
+    if place is not None and not os.path.exists(place):  # Path.exists raises for some names
+        raise InputError(f"{place}: there is no such file or folder")
+
+
+def _parse(config: type[C], args: list[str]) -> C:
     if not args or not args[0].endswith(".yaml"):
         return tyro.cli(config, args=args)
     given = _read(config, Path(args[0]))
