@@ -69,10 +69,15 @@ def test_the_number_of_workers_changes_nothing(
 ) -> None:
     assert results(bags, tmp_path / "two", monkeypatch, "--workers", "2") == expected
     assert len(capsys.readouterr().err.splitlines()) == BROKEN
-    assert sum(name.endswith("report.json") for name in expected) == GOOD
+    assert sum(name.endswith("report.json") for name in expected) == GOOD + 1
     rows = list(csv.DictReader(expected["out/inputs.csv"].decode().splitlines()))
-    assert [row["input"] for row in rows] == [f"bag_{k:02}" for k in range(GOOD)] + ["cut.mcap", "noise.db3"]
+    assert [row["input"] for row in rows] == [f"bag_{k:02}" for k in range(GOOD)] + [
+        "cut.mcap",
+        "noise.db3",
+        "all inputs",
+    ]
     assert {row["frames"] for row in rows[:GOOD]} == {"2"} and not any(row["problem"] for row in rows[:GOOD])
+    assert rows[-1]["frames"] == str(2 * GOOD)
     assert all(name in row["problem"] for name, row in zip(("cut.mcap", "noise.db3"), rows[GOOD:]))
 
 

@@ -6,6 +6,8 @@ rosbags reads them. Its errors about a damaged bag become an InputError that nam
 from __future__ import annotations
 
 import re
+import shutil
+import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +21,6 @@ from rosbags.interfaces import Connection
 
 from mega_model.core.errors import InputError
 
-from ..ros.read import read_stamp
 from ..ros.standard import MESSAGES
 
 if sys.version_info >= (3, 14):
@@ -55,8 +56,12 @@ def is_bag(path: Path) -> bool:
             return True
         if any((inner / "metadata.yaml").is_file() for inner in path.iterdir()):
             return False  # a folder of bags
-    # the parts of one bag are called name_0.mcap, name_1.mcap, ...
-    return len({re.sub(r"(_\d+)?\.(mcap|db3|bag)(\.zstd)?$", "", file.name) for file in files_of(path)}) == 1
+    names = [re.fullmatch(r"(.*?)(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd)?", file.name) for file in files_of(path)]
+    if len(names) < 2:
+        return len(names) == 1
+    # rosbag2 calls the parts of one bag name_0.mcap, name_1.mcap, ...: others are bags of their own
+    parts = {(name[1], int(name[2] or -1)) for name in names if name}
+    return len(parts) == len(names) and parts == {(min(parts)[0], number) for number in range(len(names))}
 
 
 def files_of(path: Path) -> list[Path]:
@@ -89,10 +94,10 @@ class Bag:
         """The message as rosbags has it. A camera_info of ROS 1 has the field names of ROS 2."""
         with _naming(self.path, connection.topic):
             message = self._reader.deserialize(data, connection.msgtype)
-            if connection.msgtype == CAMERA_INFO and hasattr(message, "K"):
-                for name in "DKRP":
-                    object.__setattr__(message, name.lower(), getattr(message, name))
-            return message
+        if connection.msgtype == CAMERA_INFO and hasattr(message, "K"):
+            for name in "DKRP":
+                object.__setattr__(message, name.lower(), getattr(message, name))
+        return message
 
     def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Any]]:
         """Stamp (ns) and message of all messages on a topic with headers, in the order of the stamps.
@@ -100,20 +105,27 @@ class Bag:
         A message whose stamp is zero has the time at which it was recorded. The topic is read twice, and only what was
         recorded out of order is held.
         """
-        order = sorted(stamp for stamp, _ in self._stamped(topic))
+        order = sorted(self._stamp(data, topic) or time for _, time, data in self.messages([topic]))
         waiting: list[tuple[int, int, Any]] = []
         given = 0
-        for count, (stamp, message) in enumerate(self._stamped(topic)):
-            heappush(waiting, (stamp, count, message))
+        for count, (connection, time, data) in enumerate(self.messages([topic])):
+            heappush(waiting, (self._stamp(data, topic) or time, count, self.read(connection, data)))
             while waiting and waiting[0][0] == order[given]:
                 stamp, _, message = heappop(waiting)
                 given += 1
                 yield stamp, message
 
-    def _stamped(self, topic: str) -> Iterator[tuple[int, Any]]:
-        for connection, time, data in self.messages([topic]):
-            message = self.read(connection, data)
-            yield read_stamp(message) or time, message
+    def _stamp(self, data: bytes, topic: str) -> int:
+        """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large.
+
+        In CDR, it begins after four bytes, of which the second says the byte order; in ROS 1, with a counter.
+        """
+        order = "<" if not self.is_ros2 or data[1:2] == b"\1" else ">"
+        try:
+            seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
+        except struct.error as error:
+            raise InputError(f"{self.path}: {topic}: damaged or cut off: a message of {len(data)} bytes") from error
+        return int(seconds) * 10**9 + int(nanoseconds)
 
 
 @contextmanager
@@ -122,11 +134,14 @@ def open_bag(path: Path) -> Iterator[Bag]:
     if not path.exists():
         raise InputError(f"{path}: there is no such file or folder")
     if not is_bag(path):
-        raise InputError(f"{path}: there is no bag here: no metadata.yaml, and no file that ends in {', '.join(FILES)}")
+        raise InputError(
+            f"{path}: there is no bag here: no metadata.yaml, and not one file, or the parts of one, that ends in "
+            f"{', '.join(FILES)}"
+        )
     with ExitStack() as stack:
         paths = [path] if (path / "metadata.yaml").is_file() else files_of(path)
+        paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
         with _naming(path):
-            paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
             reader = stack.enter_context(AnyReader(paths, default_typestore=MESSAGES))
         yield Bag(path, reader)
 
@@ -145,19 +160,22 @@ def _unpacked(path: Path) -> Iterator[Path]:
     """A file compressed as a whole, unpacked into a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / path.stem
-        with zstd.open(path, "rb") as packed, out.open("wb") as file:
-            while block := packed.read(1 << 20):
-                file.write(block)
+        try:
+            with zstd.open(path, "rb") as packed, out.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except (zstd.ZstdError, EOFError) as error:
+            raise InputError(f"{path}: damaged or cut off: {error}") from error
         yield out
 
 
 @contextmanager
 def _naming(path: Path, topic: str = "") -> Iterator[None]:
-    """Makes an InputError of whatever rosbags raises: on damaged bags that may be anything."""
+    """Makes an InputError of whatever rosbags raises: on damaged bags that may be anything, also a TypeError.
+
+    So the block must hold calls of rosbags only: an error of ours would seem to be one of the bag.
+    """
     try:
         yield
-    except InputError:
-        raise
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
         where = f"{path}: {topic}" if topic else f"{path}"

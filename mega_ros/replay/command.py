@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -26,6 +27,7 @@ from ..samples import MOST
 from ..stream import StreamSettings
 from . import frames, many
 from .bags import is_bag
+from .joined import joined
 from .measures import Row
 from .meshes import Format, Grouping
 from .offline import NAMES, OutputOptions, Run, agreement, write
@@ -35,6 +37,10 @@ from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
 from .results import make_folder, put_in_place, write_csv
 
+ALL = "all inputs"
+"""Name of the row with the numbers of all frames."""
+TABLES = ("inputs.csv", "report.json")
+"""What is written for many inputs, beside their folders."""
 SETTINGS = ("boxes", "samples", "seed", "fov", "rotate", "smoothing")
 """In the report."""
 
@@ -132,6 +138,8 @@ def main(args: list[str]) -> int:
         raise InputError(f"--rate {options.rate:g}: not between 0.01 and 100")
     if options.domain is not None and not 0 <= options.domain <= 232:
         raise InputError(f"--domain {options.domain}: not between 0 and 232")
+    if options.engine == "ray" and options.workers != 1:
+        raise InputError("--workers is for --engine local; Ray takes all CPUs of its cluster")
     if options.workers < 1:
         raise InputError(f"--workers {options.workers}: at least one is needed")
     mesh_file = options.export not in (None, "npz")
@@ -200,14 +208,20 @@ def _row(job: Job, console: Console, pool: many.Pool) -> Row:
         report = _replay(job, console, pool)
     except InputError as error:
         return {"input": job.name, "problem": str(error)}
+    return _numbers(report) | {"input": job.name}
+
+
+def _numbers(report: dict[str, Any]) -> Row:
+    """Of a report, as inputs.csv has them."""
     scores = {"scored" if name == "frames" else name: value for name, value in report.get("scores", {}).items()}
-    return {"input": job.name, "frames": report["frames"], "people": report["people"], **scores}
+    return {"input": report["input"], "frames": report["frames"], "people": report["people"], **scores}
 
 
 def _many(
     options: ReplayOptions, inputs: list[tuple[str, list[Path]]], command: str, console: Console, pool: many.Pool
 ) -> int:
-    """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv.
+    """Replays all inputs, a folder each; one that cannot be read is a row with its reason. Writes inputs.csv, and
+    report.json of all frames.
 
     One that is more than a worker's share of all is divided between the workers, the others are given to one each.
     """
@@ -235,11 +249,20 @@ def _many(
             add(job, row)
             bar.advance(task)
     table = [rows[number] for number in sorted(rows)]
-    with put_in_place(options.out, ("inputs.csv",)) as fresh:
+    reports = {
+        row["input"]: json.loads((options.out / row["input"] / "report.json").read_text())
+        for row in table
+        if "problem" not in row
+    }
+    with put_in_place(options.out, TABLES) as fresh:
+        if reports:
+            together = joined(reports)
+            table.append(_numbers(together) | {"input": ALL})
+            (fresh / "report.json").write_text(json.dumps(together, indent=1, allow_nan=False) + "\n")
         write_csv(fresh / "inputs.csv", table)
     console.print(*tables_of_inputs(table))
     console.print(
-        f"  {len(table)} inputs in {time.monotonic() - start:.1f} s: {options.out / 'inputs.csv'}", markup=False
+        f"  {len(inputs)} inputs in {time.monotonic() - start:.1f} s: {options.out / 'inputs.csv'}", markup=False
     )
     return int(any("problem" in row for row in table))
 
@@ -348,7 +371,7 @@ def _inputs(words: tuple[str, ...]) -> list[tuple[str, list[Path]]]:
     named: dict[str, list[Path]] = {}
     for group in groups:
         name = group[0].name if len(group) == 1 else "images"
-        while name in named:
+        while name in named or name in (ALL, *TABLES):
             name += "_"
         named[name] = group
     return list(named.items())

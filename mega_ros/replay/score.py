@@ -174,24 +174,12 @@ class Score:
 
     def summary(self) -> dict[str, float]:
         """Counts, and each measure that some frame has. Spearman and AUSE are of the vertices of all frames at once."""
-        out: dict[str, float] = {"frames": len(self.rows)}
-        out |= {name: sum(row[name] for row in self.rows) for name in COUNTS}
-        if any("switches" in row for row in self.rows):
-            out["switches"] = sum(row.get("switches", 0) for row in self.rows)
-        for name in MEASURES:
-            known = [sums for row in self.rows if (sums := parts(name, row))]
-            if weight := sum(sums[1] for sums in known):
-                out[name] = sum(sums[0] for sums in known) / weight
-        return out | _ranks([points for pool in self._pool for points in pool])
+        return totals(self.rows) | _ranks([points for pool in self._pool for points in pool])
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The 95 % confidence interval of each measure of `summary`, by `bootstrap`. Empty for a single frame."""
-        if len(self.rows) < 2:
-            return {}
-        names = [name for name in MEASURES if any(name in row for row in self.rows)]
-        sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in self.rows], np.float64)
-        out = {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
-        if {"spearman", "ause"} & {*names}:
+        out = intervals(self.rows)
+        if {"spearman", "ause"} & {*out}:
             few = -(-sum(len(p.error) for pool in self._pool for p in pool) // DRAWN)
             thinned = [[_Points(p.error[::few], p.sigma[::few], p.visible[::few]) for p in pool] for pool in self._pool]
             drawn = [
@@ -243,6 +231,28 @@ class Score:
             removed = metrics.REMOVED.tolist()
             out["sparsification"] = {"removed": removed, "sigma": by_sigma.tolist(), "error": by_error.tolist()}
         return out
+
+
+def totals(rows: Sequence[Row]) -> dict[str, float]:
+    """Counts of some scored frames, and each measure that some frame has."""
+    out: dict[str, float] = {"frames": len(rows)}
+    out |= {name: sum(row[name] for row in rows) for name in COUNTS}
+    if any("switches" in row for row in rows):
+        out["switches"] = sum(row.get("switches", 0) for row in rows)
+    for name in MEASURES:
+        known = [sums for row in rows if (sums := parts(name, row))]
+        if weight := sum(sums[1] for sums in known):
+            out[name] = sum(sums[0] for sums in known) / weight
+    return out
+
+
+def intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """The 95 % confidence interval of each measure of `totals`, by `bootstrap`. Empty for a single frame."""
+    if len(rows) < 2:
+        return {}
+    names = [name for name in MEASURES if any(name in row for row in rows)]
+    sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in rows], np.float64)
+    return {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
 
 
 def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
