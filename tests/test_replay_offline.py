@@ -31,17 +31,17 @@ from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import Recovery
 from mega_ros.cli import main
-from mega_ros.replay import frames
-from mega_ros.replay.bags import open_bag, read_bag
+from mega_ros.replay import bags, frames
+from mega_ros.replay.bags import Bag, open_bag, read_bag
 from mega_ros.replay.coco import LIMBS
 from mega_ros.replay.compare import Difference, compare
 from mega_ros.replay.measures import MEASURES
 from mega_ros.replay.pages import PageFrame
-from mega_ros.replay.report_page import Worst
+from mega_ros.replay.report_page import Worst, write_page
 from mega_ros.replay.results import point_cloud
 from mega_ros.replay.score import in_view
 from mega_ros.ros.images import to_bgr
-from mega_ros.ros.read import points_of, positions, read_cloud
+from mega_ros.ros.read import points_of, positions, read_cloud, read_stamp
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
 WIDTH, HEIGHT = 64, 48
@@ -358,6 +358,24 @@ def test_a_video_keeps_its_times(bundle: Path, tmp_path: Path, rate: float) -> N
     assert replay(bundle, tmp_path / "out", path) == 0
     stamps = np.load(tmp_path / "out" / "meshes.npz")["stamps"]
     np.testing.assert_allclose(stamps, np.arange(5) * 1e9 / rate, atol=1e6)
+    assert "note" not in report(tmp_path / "out")
+
+
+def test_a_video_with_fewer_frames_than_it_announces(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 5, (WIDTH, HEIGHT))
+    for _ in range(5):
+        writer.write(np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    note = f"{said['frames']} of the 5 frames that the file announces could be read"
+    assert 0 < said["frames"] < 5 and said["note"] == note
+    printed = "".join(c if c.isascii() else " " for c in capsys.readouterr().out)
+    assert note in " ".join(printed.split()) and note in (tmp_path / "out/report.html").read_text()
 
 
 def test_a_folder_of_bags_is_as_many_inputs_and_a_broken_one_stops_no_other(
@@ -687,6 +705,28 @@ def test_the_page_needs_no_other_file_and_links_numbers_to_definitions(
         assert words in said
 
 
+LIVE = dict.fromkeys(("sent", "received", "dropped", "lost", "rejected", "cpu", "memory", "rate_hz", "jitter"), 2)
+LIVE |= {f"{name}_p{share}": 0.2 for name in ("latency", "latency_from_stamp") for share in (50, 95, 99)}  # type: ignore[dict-item]
+
+
+def test_the_page_has_all_that_the_table_has(bundle: Path, scored: Path, tmp_path: Path) -> None:
+    """And what only some of the people have."""
+    assert replay(bundle, tmp_path / "out", scored) == 0
+    said = report(tmp_path / "out")
+    said["persons"].insert(0, {"person": 8, "frames": 3, "found": 0, "ids": []})
+    said["table"] += [{"frame": k, "stamp": START + k * STEP, "problem": f"cut off at {k}"} for k in range(4, 30)]
+    live = LIVE | {"people_per_frame": 1.5, "agreement": {"frames": 3, "largest": 0.0004, "other_people": 0}}
+    write_page(tmp_path / "a.html", said | {"live": live, "camera_problem": "K is <zero>", "unreadable": 26}, [])
+    page = Page((tmp_path / "a.html").read_text())
+    text = " ".join(" ".join(page.text).split())
+    assert {"#live"} < {*page.links} and {link.removeprefix("#") for link in page.links} <= page.ids
+    for words in ("K is <zero>", "cut off at 4", "cut off at 23", "6 more are in report.json", "0.4 mm in 3 frames"):
+        assert words in text
+    assert "cut off at 24" not in text
+    people = text.partition("as id")[2].partition("Plots")[0]
+    assert "PVE" in people and "pelvis position" in people
+
+
 def test_names_in_the_page_are_text(bundle: Path, tmp_path: Path) -> None:
     name = "<b>&.png"
     cv2.imwrite(str(tmp_path / name), pattern(0))
@@ -775,6 +815,7 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     names = photographs(folder / "images")
     coco_json(folder / "c.json", names)
     (folder / "notes.json").write_text("{}")
+    (folder / "empty.json").touch()
     photographs(folder / "d")
     writer = cv2.VideoWriter(str(folder / "e.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (WIDTH, HEIGHT))
     writer.write(pattern(0))
@@ -782,7 +823,7 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     assert [path.name for path in frames.inputs_in(folder)] == ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert replay(bundle, tmp_path / "out", folder) == 0
     names = ["a", "b.mcap", "c.json", "d", "e.avi"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv", "report.json"]
     cv2.imwrite(str(folder / "loose.png"), pattern(0))
     assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
@@ -812,8 +853,17 @@ def test_the_table_of_inputs_counts_all_frames(
     assert [(row["input"], row["frames"], row["people"], row["scored"]) for row in rows] == [
         ("annotated_in_part", "4", "4", "3"),
         ("plain", "4", "4", ""),
+        ("all inputs", "8", "8", "3"),
     ]
     printed = capsys.readouterr().out
+    one, whole = report(tmp_path / "out" / "annotated_in_part"), report(tmp_path / "out")
+    assert whole["scores"]["pve"] == one["scores"]["pve"] and whole["intervals"]["pve"] == one["intervals"]["pve"]
+    a, b = str(tmp_path / "out" / "report.json"), tmp_path / "b.json"
+    assert main(["replay", "compare", a, a]) == 0
+    for row in whole["table"]:
+        row |= {"pve": 0.5} if "pve" in row else {}
+    b.write_text(json.dumps(whole))
+    assert main(["replay", "compare", a, str(b)]) == 1
     assert "…" not in printed and "annotat" in printed  # names are folded, not cut
 
 
@@ -1122,6 +1172,7 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--rate", "0"], "--rate 0: not between"),
         (["--domain", "233"], "--domain 233: not between"),
         (["--workers", "0"], "--workers 0: at least one"),
+        (["--workers", "2", "--engine", "ray"], "--workers is for --engine local"),
         (["--samples", "101"], "--samples 101: not between 0 and 100"),
         (["--seed", "-1"], "--seed -1: must not be negative"),
     ],
@@ -1159,6 +1210,48 @@ def test_a_failed_run_leaves_the_results_of_the_one_before(bundle: Path, tmp_pat
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     assert replay(bundle, out, BROKEN["half a photograph"](tmp_path)) == 1
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["recorded out of order", "ROS 1"])
+def test_each_message_is_read_once_in_the_order_of_the_stamps(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are large."""
+    given, read = [], Bag.read
+    monkeypatch.setattr(Bag, "read", lambda self, *message: given.append(message) or read(self, *message))
+    with open_bag(KINDS[kind](tmp_path)) as opened:
+        messages = list(opened.in_stamp_order(IMAGE))
+    assert [stamp for stamp, _ in messages] == [START + k * STEP for k in range(4)]
+    assert [read_stamp(message) for _, message in messages] == [stamp for stamp, _ in messages]
+    assert len(given) == 4
+
+
+def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = without_metadata(tmp_path)
+    assert replay(bundle, tmp_path / "out", folder) == 0
+    note = "no metadata.yaml: parts_0.mcap to parts_1.mcap are taken for the parts of one bag"
+    assert report(tmp_path / "out")["note"] == note
+    assert note in " ".join("".join(c if c.isascii() else " " for c in capsys.readouterr().out).split())
+    for number in (1, 0):
+        (folder / f"parts_{number}.mcap").rename(folder / f"parts_{number + 1}.mcap")
+    assert [path.name for path in frames.inputs_in(folder)] == ["parts_1.mcap", "parts_2.mcap"]
+    with pytest.raises(InputError, match="there is no bag here"), open_bag(folder):
+        pass
+
+
+def test_an_error_of_ours_is_not_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged bag may raise anything within rosbags, and only there."""
+
+    def fail(*arguments: object) -> None:
+        raise TypeError("of ours")
+
+    with open_bag(KINDS["ROS 1"](tmp_path)) as opened:
+        (first,) = (m for m, _ in zip(opened.messages([INFO]), range(1)))
+        monkeypatch.setattr(bags, "hasattr", fail, raising=False)
+        with pytest.raises(TypeError, match="of ours"):
+            opened.read(first[0], first[2])
 
 
 def test_topics_of_a_ros1_bag_have_the_types_of_ros2(tmp_path: Path) -> None:

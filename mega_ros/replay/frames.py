@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +78,11 @@ class Input(Protocol):
     @property
     def topics(self) -> dict[str, str]:
         """Which topics of a bag are read: image and, if there is one, camera_info."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """What the user should know about how it is read; whether frames are missing is known after the last one."""
         ...
 
     def frames(self) -> Iterator[Frame]:
@@ -188,6 +194,7 @@ class ImageFiles:
     beside: Sequence[Path] = ()
     """the file that lists the images."""
     topics: dict[str, str] = field(default_factory=dict)
+    note: str = ""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -212,21 +219,23 @@ class Video:
     one_camera = True
 
     def __init__(self, path: Path) -> None:
-        self.name, self.files, self.topics = path.name, [path], dict[str, str]()
+        self.name, self.files, self.topics, self.note = path.name, [path], dict[str, str](), ""
         capture = open_video(path)
-        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
-        self.count = int(count) if 0 < count < 1e9 else None
+        self.count = int(announced) if 0 < announced < 1e9 else None
 
     def frames(self) -> Iterator[Frame]:
         capture, last = open_video(self.files[0]), -1
         rate = capture.get(cv2.CAP_PROP_FPS)
         step = round(1e9 / (rate if 0.01 < rate < 1000 else RATE))
         try:
-            while True:
+            for number in count():
                 with without_stderr():
                     good, image = capture.read()
                 if not good:
+                    if self.count and number < self.count:
+                        self.note = f"{number} of the {self.count} frames that the file announces could be read"
                     return
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
                 if stamp <= last:  # a container without times
@@ -246,7 +255,11 @@ class Recorded:
         self, path: Path, image_topic: str | None = None, info_topic: str | None = None, rectified: str = "auto"
     ) -> None:
         self.name, self.path = path.name, path
-        self.files = [*files_of(path), *([path / "metadata.yaml"] if (path / "metadata.yaml").is_file() else [])]
+        parts, metadata = files_of(path), path / "metadata.yaml"
+        self.files = [*parts, *([metadata] if metadata.is_file() else [])]
+        self.note = ""
+        if len(self.files) == len(parts) > 1:
+            self.note = f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag"
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
             info = _info_topic(bag, info_topic, image)

@@ -29,7 +29,10 @@ from mega_model.core.topology import Topology
 
 from ..recovery import FOV_DEFAULT, Recovery
 from .coco import LIMBS, SMALLEST, Person, Photograph, read
+from .results import make_folder, put_in_place
 
+REPORT = "keypoints_report.json"
+"""Name of the file."""
 ENOUGH = 0.5
 """Smallest intersection over union with which a detection matches a person."""
 FEWEST = 4
@@ -338,7 +341,7 @@ def main(args: list[str]) -> None:
         if group not in (photograph.group for photograph in photographs):
             raise InputError(f"--without {group}: no image has this group")
     recovery = Recovery.load(options.bundle)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)  # or it would be missed when all is done
     console = Console()
     results = [evaluate(recovery, p) for p in track(photographs, "photographs", console=console, transient=True)]
     detections = [d for d, _ in results if d is not None]
@@ -350,10 +353,10 @@ def main(args: list[str]) -> None:
         "images": len(photographs),
         "command": f"mega evaluate keypoints {shlex.join(args)}",
     }
-    report = options.out / "keypoints_report.json"
-    report.write_text(json.dumps(facts | {"rows": numbers}, indent=1) + "\n")
+    with put_in_place(options.out, (REPORT,)) as fresh:
+        (fresh / REPORT).write_text(json.dumps(facts | {"rows": numbers}, indent=1) + "\n")
     for name, fact in facts.items():
         console.print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
     for caption in TABLES:
         console.print(table(caption, numbers))
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {options.out / REPORT}", markup=False, highlight=False, soft_wrap=True)

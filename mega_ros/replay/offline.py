@@ -97,6 +97,8 @@ class Run:
     """of the first frame whose intrinsics are assumed."""
     camera_problem: str = ""
     """what is wrong with the first camera_info that is used all the same."""
+    note: str = ""
+    """on how the input was read."""
     watch: Callable[[int], None] = lambda done: None
     """called after each frame with the number of frames that are done."""
 
@@ -134,6 +136,7 @@ class Run:
             self.rows.append(row)
             self.watch(self.counts.frames)
             yield frame, people, stream.camera
+        self.note = source.note
         if self.counts.unreadable == self.counts.frames:
             raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
@@ -169,6 +172,8 @@ class Run:
         out: dict[str, Any] = asdict(self.counts)
         if self.why_assumed:
             out["assumed_because"] = f"{self.why_assumed}; a field of view of {np.degrees(self.settings.fov):g} degrees"
+        if self.note:
+            out["note"] = self.note
         if self.camera_problem:
             out["camera_problem"] = self.camera_problem
         if self.reference is not None:

@@ -64,7 +64,7 @@ def what_is_normal(live: dict[str, Any]) -> str:
 def demo_table(report: dict[str, Any]) -> Table:
     """The report of `mega demo` for people to read."""
     out = _two_columns(f"mega demo: {escape(report['source'])}")
-    _add_live(out, report)
+    _add_rows(out, live_rows(report))
     if truth := report.get("truth"):
         out.add_section()
         _add_scores(out, truth)
@@ -80,6 +80,8 @@ def offline_table(report: dict[str, Any]) -> Table:
         out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {escape(first)}")
     if report["assumed"]:
         out.add_row("frames with assumed intrinsics", f"{report['assumed']}: {report['assumed_because']}")
+    if "note" in report:
+        out.add_row("note", escape(report["note"]))
     if "camera_problem" in report:
         out.add_row("camera_info", escape(report["camera_problem"]))
     out.add_row("people", str(report["people"]), end_section="scores" in report)
@@ -92,27 +94,36 @@ def offline_table(report: dict[str, Any]) -> Table:
         _add_scores(out, scores, report["intervals"])
     if live := report.get("live"):
         out.add_section()
-        _add_live(out, live)
-        agreement = live["agreement"]
-        differ = f", {agreement['other_people']} with other people" if agreement["other_people"] else ""
-        largest = shown(agreement["largest"], "mm")
-        out.add_row("live and offline differ by at most", f"{largest} in {agreement['frames']} frames{differ}")
+        _add_rows(out, live_rows(live))
     return out
 
 
-def _add_live(out: Table, live: dict[str, Any]) -> None:
-    out.add_row("images sent, received as meshes", f"{live['sent']}, {live['received']}")
-    out.add_row("images dropped (newest wins), lost", f"{live['dropped']}, {live['lost']}")
+def live_rows(live: dict[str, Any]) -> dict[str, str]:
+    """What `summarise` gives, and the agreement with the offline run if it is known, in words."""
+    rows = {
+        "images sent, received as meshes": f"{live['sent']}, {live['received']}",
+        "images dropped (newest wins), lost": f"{live['dropped']}, {live['lost']}",
+    }
     if live["rejected"]:
-        out.add_row("images that cannot be used", str(live["rejected"]))
+        rows["images that cannot be used"] = str(live["rejected"])
     for name, words in (("latency", "latency"), ("latency_from_stamp", "latency from stamp")):
         values = ", ".join(shown(live[f"{name}_p{share}"], "ms") for share in (50, 95, 99))
-        out.add_row(f"{words} p50, p95, p99", values)
+        rows[f"{words} p50, p95, p99"] = values
     rate = "-" if live["rate_hz"] is None else f"{live['rate_hz']:.1f} per second"
-    out.add_row("meshes, jitter", f"{rate}, {shown(live['jitter'], 'ms')}")
-    out.add_row("CPU, memory of the node", f"{live['cpu']:.2f} cores, {live['memory'] / 2**20:.0f} MiB")
+    rows["meshes, jitter"] = f"{rate}, {shown(live['jitter'], 'ms')}"
+    rows["CPU, memory of the node"] = f"{live['cpu']:.2f} cores, {live['memory'] / 2**20:.0f} MiB"
     people = live["people_per_frame"]
-    out.add_row("people per frame", "-" if people is None else f"{people:.2f}")
+    rows["people per frame"] = "-" if people is None else f"{people:.2f}"
+    if agreement := live.get("agreement"):
+        differ = f", {agreement['other_people']} with other people" if agreement["other_people"] else ""
+        largest = shown(agreement["largest"], "mm")
+        rows["live and offline differ by at most"] = f"{largest} in {agreement['frames']} frames{differ}"
+    return rows
+
+
+def _add_rows(out: Table, rows: Mapping[str, str]) -> None:
+    for words, value in rows.items():
+        out.add_row(words, value)
 
 
 COLUMNS = ("pve", "pa_mpjpe", "pck", "recall", "precision")

@@ -17,9 +17,12 @@ import numpy as np
 from . import pages
 from .bootstrap import LEVEL
 from .measures import FACTOR, MEASURES, Row, shown
+from .report import live_rows
 
 KEPT = 6
 """Worst frames that are shown."""
+LISTED = 20
+"""Frames that cannot be used whose reasons are shown."""
 THUMBNAIL = 420
 """Pixels: the larger side of an image."""
 ORDER = ("pve", "mpjpe", "normalised_error", "sigma")
@@ -80,11 +83,15 @@ def write_page(path: Path, report: dict[str, Any], worst: Sequence[tuple[Row, st
         undefined=jinja2.StrictUndefined,
     )
     environment.globals |= {"measures": MEASURES, "shown": shown, "level": f"{LEVEL:.0%}"}
+    problems = [row for row in report["table"] if "problem" in row]
     page = environment.get_template("report.html").render(
         report=report,
         worst=worst,
         ordered_by=next((name for name in ORDER if any(name in row for row, _ in worst)), ""),
         plots=_plots(report),
+        problems=problems[:LISTED],
+        person_measures=[name for name in MEASURES if any(name in person for person in report.get("persons", []))],
+        live=live_rows(report["live"]) if "live" in report else {},
         provenance=json.dumps(report["provenance"], indent=1),
     )
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
