@@ -61,10 +61,10 @@ class Process:
 
     def __init__(self, kind: type, *arguments: Any) -> None:
         self.pool = ProcessPoolExecutor(1, get_context("spawn"))
-        self._begun = self.pool.submit(ways.begin, kind, *arguments)
+        self._started = self.pool.submit(ways.begin, kind, *arguments)
 
     def ask(self, method: str, *arguments: int) -> Any:
-        self._begun.result()
+        self._started.result()
         return self.pool.submit(ways.ask, method, *arguments).result()
 
 

@@ -95,7 +95,7 @@ def test_the_plain_way_gives_the_same_people() -> None:
         torch.nn.init.normal_(p, std=0.2)  # away from the start, or all logits are alike
     images = torch.randn(2, 3, 64, 64)
 
-    class Meshes(torch.nn.Module):
+    class PointTokenizer(torch.nn.Module):
         quantizer = torch.nn.Module()
 
         def decode(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -104,7 +104,7 @@ def test_the_plain_way_gives_the_same_people() -> None:
         def reconstruct(self, latents: torch.Tensor) -> torch.Tensor:
             return latents[..., :3]
 
-    tokenizer: Any = Meshes()
+    tokenizer: Any = PointTokenizer()
     tokenizer.quantizer.codebook = torch.randn(32, 4)
     features = model.backbone(images)
     tokens, vertices = plain.deterministic(model, tokenizer, images)
@@ -182,7 +182,7 @@ def test_reports_are_compared(report: dict[str, Any], tmp_path: Path, capsys: py
 def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     people = BundleOutputs(*(np.zeros((1, 3), np.int64) for _ in range(4)))
 
-    class Process:
+    class FakeProcess:
         """Takes 2 s per call, or fails."""
 
         def __init__(self, _: type, name: str, *__: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatc
                 raise MemoryError("too much\nof it")
             return {"first": ways.First(10**6, people, None), "again": 2.0, "speed": 1e9}[method]
 
-    monkeypatch.setattr(bench, "Process", Process)
+    monkeypatch.setattr(bench, "Process", FakeProcess)
     folder = little_bundle(tmp_path).folder
     config = BenchConfig(people=(1, 2), samples=(0, 2), ways=("plain", "cpu"), repeats=1, longest=5.0)
     rows = [*bench.Bench(config, ways.ModelPaths(folder, folder)).rows()]

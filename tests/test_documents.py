@@ -43,7 +43,7 @@ FENCE = re.compile(
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     page: str
     line: int
     language: str
@@ -57,14 +57,14 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
-def blocks_of(page: Path) -> list[Block]:
+def blocks_of(page: Path) -> list[CodeBlock]:
     """The blocks with a language, in their order."""
     content, found = page.read_text(), []
     for match in FENCE.finditer(content):
         line = content.count("\n", 0, match.start("text"))
         text, output = (textwrap.dedent(match[name] or "") for name in ("text", "output"))
         name = str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
-        found.append(Block(name, line, match["language"], text, match["reason"] or "", output))
+        found.append(CodeBlock(name, line, match["language"], text, match["reason"] or "", output))
     return found
 
 
@@ -120,14 +120,14 @@ def given() -> dict[str, Any]:
     return names | {"K": K, "stamp": 10**9, "pixels": pixels}
 
 
-def run_python(block: Block, names: dict[str, Any]) -> str:
+def run_python(block: CodeBlock, names: dict[str, Any]) -> str:
     """Returns what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
     return printed.getvalue()
 
 
-def run_shell(block: Block) -> str:
+def run_shell(block: CodeBlock) -> str:
     """Returns what it prints. Commands of `mega` alone are run in this process, which is many times faster."""
     commands = list(commands_of(block))
     if any(words[0] != "mega" for words in commands):
@@ -154,7 +154,7 @@ def run_shell(block: Block) -> str:
     return printed.getvalue()
 
 
-def run_page(blocks: list[Block], names: dict[str, Any]) -> None:
+def run_page(blocks: list[CodeBlock], names: dict[str, Any]) -> None:
     """Runs what is to be run, here, and compares the outputs."""
     for block in blocks:
         if block.reason or block.language not in SHELL + PYTHON:
@@ -207,7 +207,7 @@ def only_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def commands_of(block: Block) -> Iterator[list[str]]:
+def commands_of(block: CodeBlock) -> Iterator[list[str]]:
     """The words of each command of a shell block, or of the `run:` lines of a workflow."""
     text = block.text
     if block.language == "yaml":
@@ -332,7 +332,7 @@ def check(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in (*SHELL, "yaml")], ids=str)
-def test_commands_have_words_that_exist(block: Block, only_parse: None) -> None:
+def test_commands_have_words_that_exist(block: CodeBlock, only_parse: None) -> None:
     for words in commands_of(block):
         check(words)
 
@@ -340,7 +340,7 @@ def test_commands_have_words_that_exist(block: Block, only_parse: None) -> None:
 # --- the tests of the above
 
 
-def page_with(tmp_path: Path, text: str) -> list[Block]:
+def page_with(tmp_path: Path, text: str) -> list[CodeBlock]:
     (tmp_path / "page.md").write_text(textwrap.dedent(text))
     return blocks_of(tmp_path / "page.md")
 
@@ -366,8 +366,8 @@ def test_blocks_are_found_with_reason_and_output(tmp_path: Path) -> None:
         """,
     )
     assert blocks == [
-        Block("page.md", 3, "sh", "mega train default\n", "it takes a day", ""),
-        Block("page.md", 9, "python", "print(1)\n", "", "1\n"),
+        CodeBlock("page.md", 3, "sh", "mega train default\n", "it takes a day", ""),
+        CodeBlock("page.md", 9, "python", "print(1)\n", "", "1\n"),
     ]
 
 
@@ -415,7 +415,7 @@ def test_a_block_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_wrong_word_is_found(command: str, only_parse: None) -> None:
-    block = Block("page.md", 1, "sh", f"{command}  # a comment's words are free\n", "", "")
+    block = CodeBlock("page.md", 1, "sh", f"{command}  # a comment's words are free\n", "", "")
     with pytest.raises((AssertionError, ValueError, FileNotFoundError)):
         for words in commands_of(block):
             check(words)

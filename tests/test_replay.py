@@ -92,7 +92,7 @@ def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
     summary = scored(
         topology, (found((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5))
     ).summary()
-    assert (summary["wanted"], summary["missed"], summary["invented"]) == (2, 0, 0)
+    assert (summary["true_people"], summary["false_negatives"], summary["false_positives"]) == (2, 0, 0)
     assert summary["pve"] == summary["mpjpe"] == pytest.approx(0, abs=1e-6)
     assert summary["sigma_visible"] == summary["sigma_hidden"] == pytest.approx(0.03)
 
@@ -110,14 +110,19 @@ def test_misses_and_inventions_are_counted(topology: Topology) -> None:
         (found(), truth((1, 0, 5))),
         (found((1, 0, 5)), truth()),
     ).summary()
-    assert (summary["frames"], summary["wanted"], summary["missed"], summary["invented"]) == (3, 2, 2, 2)
+    assert (summary["frames"], summary["true_people"], summary["false_negatives"], summary["false_positives"]) == (
+        3,
+        2,
+        2,
+        2,
+    )
     assert "pve" not in summary
 
 
 def test_a_hidden_person_may_be_found_or_not(topology: Topology) -> None:
     for answer in (found(), found((0, 0, 4))):
         summary = scored(topology, (answer, truth((0, 0, 4), visible=0.0))).summary()
-        assert (summary["wanted"], summary["missed"], summary["invented"]) == (0, 0, 0)
+        assert (summary["true_people"], summary["false_negatives"], summary["false_positives"]) == (0, 0, 0)
         assert "pve" not in summary
 
 

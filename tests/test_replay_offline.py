@@ -460,7 +460,7 @@ def test_a_bag_with_ground_truth_scores_itself(
     said = report(tmp_path / "out")
     assert (said["reference"]["frames_without"], said["reference"]["unused"]) == ([3], [START + 9 * STEP])
     scores = said["scores"]
-    assert (scores["frames"], scores["wanted"], scores["recall"], scores["precision"]) == (3, 3, 1, 1)
+    assert (scores["frames"], scores["true_people"], scores["recall"], scores["precision"]) == (3, 3, 1, 1)
     assert scores["pve"] == pytest.approx(0, abs=1e-5)
     assert scores["position"] == pytest.approx(0.1, abs=1e-5)
     assert scores["coverage_1_sigma"] == 1
@@ -664,7 +664,7 @@ def test_an_npz_that_is_no_reference(
     assert line.startswith(f"mega replay: {tmp_path / 'a.npz'}") and reason in line
 
 
-class Page(HTMLParser):
+class ReportPage(HTMLParser):
     """Ids, links, and what would be loaded from elsewhere."""
 
     def __init__(self, text: str) -> None:
@@ -693,7 +693,7 @@ def test_the_page_needs_no_other_file_and_links_numbers_to_definitions(
     bundle: Path, scored: Path, tmp_path: Path
 ) -> None:
     assert replay(bundle, tmp_path / "out", scored) == 0
-    page = Page((tmp_path / "out" / "report.html").read_text())
+    page = ReportPage((tmp_path / "out" / "report.html").read_text())
     assert page.loaded and all(address.startswith("data:image/jpeg;base64,") for address in page.loaded)
     assert {link.removeprefix("#") for link in page.links} <= page.ids
     assert {f"#{name}" for name in report(tmp_path / "out")["scores"] if name in MEASURES} <= {*page.links}
@@ -717,7 +717,7 @@ def test_the_page_has_all_that_the_table_has(bundle: Path, scored: Path, tmp_pat
     said["table"] += [{"frame": k, "stamp": START + k * STEP, "problem": f"cut off at {k}"} for k in range(4, 30)]
     live = LIVE | {"people_per_frame": 1.5, "agreement": {"frames": 3, "largest": 0.0004, "other_people": 0}}
     write_page(tmp_path / "a.html", said | {"live": live, "camera_problem": "K is <zero>", "unreadable": 26}, [])
-    page = Page((tmp_path / "a.html").read_text())
+    page = ReportPage((tmp_path / "a.html").read_text())
     text = " ".join(" ".join(page.text).split())
     assert {"#live"} < {*page.links} and {link.removeprefix("#") for link in page.links} <= page.ids
     for words in ("K is <zero>", "cut off at 4", "cut off at 23", "6 more are in report.json", "0.4 mm in 3 frames"):
@@ -965,7 +965,7 @@ def nobody_found(row: dict[str, Any]) -> None:
     for name in [name for name, measure in MEASURES.items() if measure.weight == "compared"]:
         row.pop(name, None)
     no_sigma(row)
-    row |= {"compared": 0, "joints_found": 0, "claimed": 0, "accelerated": 0}
+    row |= {"compared": 0, "joints_found": 0, "predicted_people": 0, "accelerated": 0}
 
 
 @pytest.mark.parametrize(
@@ -1000,7 +1000,7 @@ def test_what_a_report_lacks_is_not_passed_over(
 
 
 def table(values: Iterable[float]) -> list[dict[str, Any]]:
-    return [{"wanted": 1, "compared": 1, "recall": 1, "pve": value} for value in values]
+    return [{"true_people": 1, "compared": 1, "recall": 1, "pve": value} for value in values]
 
 
 def difference_of(name: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -> Difference:
@@ -1264,6 +1264,6 @@ def test_the_embedded_clip_is_scored_with_all_its_frames(root: Path, tmp_path: P
     assert main(["replay", str(root / "demo" / "clip"), "--out", str(tmp_path / "out")]) == 0
     said = report(tmp_path / "out")
     assert (said["frames"], said["unreadable"], said["assumed"], said["without_reference"]) == (90, 0, 0, 60)
-    assert said["scores"]["frames"] == sum("wanted" in row for row in said["table"]) == 30
+    assert said["scores"]["frames"] == sum("true_people" in row for row in said["table"]) == 30
     assert said["scores"]["recall"] > 0.5
     assert 0 < said["scores"]["pve"] < 0.25

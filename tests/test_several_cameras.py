@@ -23,7 +23,7 @@ BLUE = {"front": 51, "rear": 102}
 """Of each camera's images: the little bundle's sigma is 0.1 m and the mean blue of the crop."""
 
 
-class Camera:
+class CameraPeer:
     """Publishes images of its colour, and receives the node's answers."""
 
     def __init__(self, peer: Peer, name: str, image_topic: str) -> None:
@@ -51,19 +51,19 @@ class Camera:
 
 
 @pytest.fixture(scope="module")
-def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Camera]]:
+def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[CameraPeer]]:
     """front by its own name, rear remapped to a driver's."""
     folder = tmp_path_factory.mktemp("little")
     little_bundle(folder)
     parameters = {"bundle": str(folder), "boxes": "full_frame", "provider": "cpu", "cameras": "[front, rear]"}
     arguments = [word for k, v in parameters.items() for word in ("-p", f"{k}:={v}")]
     with running(*arguments, "-r", "rear/image:=/back/image_raw", starts=False) as (peer, _):
-        made = [Camera(peer, "front", "front/image"), Camera(peer, "rear", "back/image_raw")]
+        made = [CameraPeer(peer, "front", "front/image"), CameraPeer(peer, "rear", "back/image_raw")]
         peer.wait(lambda: all(camera.topologies for camera in made))
         yield made
 
 
-def test_each_camera_has_its_own_topics_and_diagnostics(cameras: list[Camera]) -> None:
+def test_each_camera_has_its_own_topics_and_diagnostics(cameras: list[CameraPeer]) -> None:
     front, rear = cameras
     front.peer.wait(lambda: front.meshes, front.send)
     assert not rear.meshes
@@ -86,7 +86,7 @@ def test_each_camera_has_its_own_topics_and_diagnostics(cameras: list[Camera]) -
     assert front.status(intrinsics="assumed")["image_topic"] == "/front/image"
 
 
-def test_a_silent_camera_is_told_by_its_name(cameras: list[Camera]) -> None:
+def test_a_silent_camera_is_told_by_its_name(cameras: list[CameraPeer]) -> None:
     front, rear = cameras
     assert not front.peer.set(timeout=1.0)
     found = rear.peer.status(lambda s, v: s.name == "mega/front" and "no images, " in v["message"], rear.send)
@@ -94,7 +94,7 @@ def test_a_silent_camera_is_told_by_its_name(cameras: list[Camera]) -> None:
     rear.peer.status(lambda s, v: s.name == "mega/rear" and "no images, " not in v["message"], rear.send)
 
 
-class Recorded:
+class WaitingCamera:
     """A camera whose images are processed when `go` is set."""
 
     def __init__(self, name: str, done: list[str], go: threading.Event) -> None:
@@ -108,7 +108,7 @@ class Recorded:
 def test_cameras_take_turns_and_the_newest_image_wins() -> None:
     done: list[str] = []
     go = threading.Event()
-    a, b, c = (Recorded(name, done, go) for name in "abc")
+    a, b, c = (WaitingCamera(name, done, go) for name in "abc")
     worker = Worker()
     try:
         assert not worker.put(a, 0)

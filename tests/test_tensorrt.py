@@ -70,7 +70,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     start = ort.InferenceSession
     monkeypatch.setattr(ort, "preload_dlls", lambda: None, raising=False)
 
-    class StandIn:
+    class FakeSession:
         def __init__(self, path: Any, options: Any, providers: Providers, enable_fallback: int) -> None:
             assert not enable_fallback
             self._name, given = providers[0]
@@ -89,7 +89,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._session, name)
 
-    monkeypatch.setattr(ort, "InferenceSession", StandIn)
+    monkeypatch.setattr(ort, "InferenceSession", FakeSession)
     monkeypatch.setenv("MEGA_ENGINES", str(tmp_path / "engines"))
     monkeypatch.setattr(engine_cache, "gpu", lambda: CARD)
     monkeypatch.setattr(engines, "free_gpu_memory", lambda: 2**34)

@@ -123,15 +123,15 @@ def lacking(a: list[Row], b: list[Row]) -> list[str]:
 
     A number of people who are found may be missing where nobody is found, which recall tells.
     """
-    scored = [(row, other) for row, other in zip(a, b) if "wanted" in row]
-    lost = [other for _, other in scored if "wanted" not in other]
+    scored = [(row, other) for row, other in zip(a, b) if "true_people" in row]
+    lost = [other for _, other in scored if "true_people" not in other]
     out = []
     if lost:
         why = next((f", the first: {row['problem']}" for row in lost if "problem" in row), "")
         out.append(f"{len(lost)} of {len(scored)} scored frames are not scored in B{why}")
     for name in GATED:
         weight = MEASURES[name].weight
-        have = [other for row, other in scored if name in row and row[weight] and "wanted" in other]
+        have = [other for row, other in scored if name in row and row[weight] and "true_people" in other]
         if count := sum(name not in other and other.get(weight, other.get("compared")) != 0 for other in have):
             out.append(f"{name} is missing in B in {count} of {len(have)} frames that have it in A")
     return out
@@ -244,7 +244,7 @@ def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions)
         raise differ("the best is of different numbers of samples")
     if [row.get("stamp") for row in a.table] != [row.get("stamp") for row in b.table]:
         raise differ("they have different frames")
-    if not any("wanted" in x and "wanted" in y for x, y in zip(a.table, b.table)):
+    if not any("true_people" in x and "true_people" in y for x, y in zip(a.table, b.table)):
         raise differ("no frame is scored in both")
 
 

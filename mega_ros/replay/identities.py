@@ -38,8 +38,8 @@ class Identities:
         """
         ids = {truth: person for truth, (person, _, _) in found.items()}
         row["switches"] = sum(self._last.get(truth, person) != person for truth, person in ids.items())
-        if row["wanted"]:
-            row["switch_rate"] = row["switches"] / row["wanted"]
+        if row["true_people"]:
+            row["switch_rate"] = row["switches"] / row["true_people"]
         self._last |= ids
         self._frames.append((row, ids))
         past, self._past, errors = self._past, {}, []
@@ -66,7 +66,9 @@ class Identities:
         pairs = zip(*linear_sum_assignment(-together))
         right = {truths[t]: persons[p] for t, p in pairs}
         for row, ids in self._frames:
-            count = row["wanted"] + row["invented"] + len(ids)  # people who need not be found count on neither side
+            count = (
+                row["true_people"] + row["false_positives"] + len(ids)
+            )  # people who need not be found count on neither side
             if count:
                 same = sum(right.get(truth) == person for truth, person in ids.items())
                 row |= {"idf1": 2 * same / count, "identities": count}

@@ -24,7 +24,7 @@ def joined(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {"format": FORMAT, "input": f"{len(reports)} inputs"}
     out |= {name: sum(report[name] for report in reports.values()) for name in COUNTS}
     if any("scores" in report for report in reports.values()):
-        scored = [row for row in rows if "wanted" in row]
+        scored = [row for row in rows if "true_people" in row]
         out |= {"scores": totals(scored), "intervals": intervals(scored)}
     sources = {name: report["provenance"] for name, report in reports.items()}
     out["provenance"] = next(iter(sources.values())) | {

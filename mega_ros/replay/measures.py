@@ -74,8 +74,10 @@ MEASURES = {
         "Mean distance of projected and true joints in torso lengths, of people who are found. A torso length is the "
         "mean diagonal from shoulder to hip, at least 0.2 of the box.",
     ),
-    "recall": Measure("recall", "%", "wanted", "high", "Share of the true people to find who are found."),
-    "precision": Measure("precision", "%", "claimed", "high", "Share of the recovered people who are true ones."),
+    "recall": Measure("recall", "%", "true_people", "high", "Share of the true people to find who are found."),
+    "precision": Measure(
+        "precision", "%", "predicted_people", "high", "Share of the recovered people who are true ones."
+    ),
     "idf1": Measure(
         "IDF1",
         "%",
@@ -87,7 +89,7 @@ MEASURES = {
     "switch_rate": Measure(
         "id switches per person and frame",
         "%",
-        "wanted",
+        "true_people",
         "low",
         "How often a true person is found under another id than before, over the frames of all true people.",
     ),

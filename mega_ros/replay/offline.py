@@ -181,7 +181,9 @@ class Run:
                 "name": self.reference.name,
                 "matching": self.reference.matching,
                 "frames_without": [
-                    row.get("name", row["frame"]) for row in self.rows if "wanted" not in row and "problem" not in row
+                    row.get("name", row["frame"])
+                    for row in self.rows
+                    if "true_people" not in row and "problem" not in row
                 ],
                 "unused": self.reference.unused,
             }

@@ -12,7 +12,7 @@ from rich.table import Table
 from .measures import MEASURES, Row, shown
 from .recording import Recording
 
-FORMAT = 2
+FORMAT = 3
 """Of the report of `mega replay`."""
 
 
@@ -166,8 +166,8 @@ def _add_scores(out: Table, scores: dict[str, Any], intervals: Mapping[str, Sequ
         out.add_row("frames with ground truth scored", "0: no frame that can be used has its stamp or name")
         return
     out.add_row("frames with ground truth scored", str(scores["frames"]))
-    out.add_row("people to find, missed", f"{scores['wanted']}, {scores['missed']}")
-    out.add_row("people found where none is", str(scores["invented"]))
+    out.add_row("people to find, missed", f"{scores['true_people']}, {scores['false_negatives']}")
+    out.add_row("people found where none is", str(scores["false_positives"]))
     if "switches" in scores:
         out.add_row("id switches", str(scores["switches"]))
     for name, measure in MEASURES.items():

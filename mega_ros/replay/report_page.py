@@ -33,7 +33,7 @@ CHARTS = {
     "acceleration error, m/s²": ("acceleration",),
     "2D, %": ("pck", "normalised_error"),
     "mean sigma, mm": ("sigma",),
-    "people": ("people", "wanted", "missed", "invented"),
+    "people": ("people", "true_people", "false_negatives", "false_positives"),
 }
 """Caption -> what is plotted over time."""
 

@@ -33,7 +33,7 @@ CORRECT = 0.2
 """Torso lengths: the largest error of a correct keypoint."""
 DRAWN, DRAWS = 10_000, 200
 """Vertices, and draws of the bootstrap, for the intervals of numbers that need all vertices of a draw."""
-COUNTS = ("wanted", "missed", "matched", "invented")
+COUNTS = ("true_people", "false_negatives", "matched", "false_positives")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Score:
             pool = self._add_photograph(row, people, truth, camera)
         else:
             pool = self._add_bodies(row, people, truth, camera, size)
-        row["claimed"] = row["matched"] + row["invented"]
-        if row["wanted"]:
-            row["recall"] = (row["wanted"] - row["missed"]) / row["wanted"]
-        if row["claimed"]:
-            row["precision"] = row["matched"] / row["claimed"]
-        row |= _honesty(pool)
+        row["predicted_people"] = row["matched"] + row["false_positives"]
+        if row["true_people"]:
+            row["recall"] = (row["true_people"] - row["false_negatives"]) / row["true_people"]
+        if row["predicted_people"]:
+            row["precision"] = row["matched"] / row["predicted_people"]
+        row |= _sigma_measures(pool)
         self.rows.append(row)
         self._pool.append(pool)
 
@@ -88,17 +88,17 @@ class Score:
         true_points = truth.joints if truth.vertices is None else truth.vertices
         visible = in_view(true_points, camera, size) if truth.visible is None else truth.visible
         pairs = match(people.vertices if solid else people.joints, true_points, camera)
-        wanted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
-        found = {t: p for p, t in pairs if wanted[t]}
+        counted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
+        found = {t: p for p, t in pairs if counted[t]}
         row |= {
-            "wanted": int(wanted.sum()),
-            "missed": int(wanted.sum()) - len(found),
+            "true_people": int(counted.sum()),
+            "false_negatives": int(counted.sum()) - len(found),
             "matched": len(pairs),
-            "invented": len(people) - len(pairs),
+            "false_positives": len(people) - len(pairs),
             "compared": len(found),
         }
         bodies, pool = [], []
-        for t in map(int, np.flatnonzero(wanted)):
+        for t in map(int, np.flatnonzero(counted)):
             body: Row = {} if truth.ids is None else {"truth": int(truth.ids[t])}
             pixels, seen = _projected(truth.joints[t, self._limbs], camera, size)
             error = np.where(seen, np.inf, np.nan)
@@ -149,10 +149,10 @@ class Score:
         found = {int(n): p for p, n in enumerate(who) if n in counts}
         complete = photograph.all_marked
         row |= {
-            "wanted": len(counts),
-            "missed": len(counts) - len(found),
+            "true_people": len(counts),
+            "false_negatives": len(counts) - len(found),
             "matched": len(found) if complete else 0,
-            "invented": int(wrong.sum()) if complete else 0,
+            "false_positives": int(wrong.sum()) if complete else 0,
         }
         bodies = []
         for n in sorted(counts):
@@ -213,7 +213,7 @@ class Score:
         quantiles: level -> radius in sigma, of a manifest's calibration; if empty, those of `metrics.radius`.
 
         Sparsification: mean error of the rest after each share is removed, by sigma and by the error, over that of all.
-        Empty where `_honesty` is.
+        Empty where `_sigma_measures` is.
         """
         pooled = _pooled([points for pool in self._pool for points in pool])
         if pooled is None:
@@ -342,7 +342,7 @@ def _ranks(people: Sequence[_Points]) -> dict[str, float]:
     return out
 
 
-def _honesty(people: Sequence[_Points]) -> dict[str, float]:
+def _sigma_measures(people: Sequence[_Points]) -> dict[str, float]:
     """How well sigma tells the error of the points of some people. Empty where `_pooled` is None."""
     pooled = _pooled(people)
     if pooled is None:

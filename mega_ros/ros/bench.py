@@ -82,7 +82,7 @@ def example_images(bundle: str) -> dict[int, np.ndarray]:
     return {people: np.concatenate([place] * people + [empty] * (PLACES - people), axis=1) for people in (1, PLACES)}
 
 
-class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
+class BenchClient(Node):  # type: ignore[misc]  # rclpy's types are skipped
     """The cameras, and who listens to the node."""
 
     def __init__(self, cameras: list[str], quality: QoSProfile | int = 1) -> None:
@@ -142,7 +142,7 @@ def measure(config: NodeBenchConfig, people: int, cameras: int, image: np.ndarra
     arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
     command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments]
     node = subprocess.Popen(command, preexec_fn=end_with_parent())
-    peer = Peer(names)
+    peer = BenchClient(names)
     try:
         end = time.monotonic() + PATIENCE
         while not peer.ask(image, CONNECTING):

@@ -24,7 +24,7 @@ from std_msgs.msg import Header
 from mega_model.core.errors import InputError
 
 from . import messages
-from .bench import PLACES, Peer, example_images, resident
+from .bench import PLACES, BenchClient, example_images, resident
 from .environment import use_large_messages
 from .signals import end_with_parent
 from .transport import Losses
@@ -97,7 +97,7 @@ def _quarters(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]
     return values[quarter : 2 * quarter] or values, values[-quarter:]
 
 
-class ImagePublisher(Peer):
+class ImagePublisher(BenchClient):
     """Sends the same image again and again."""
 
     def __init__(self, image: np.ndarray, quality: QoSProfile | int) -> None:

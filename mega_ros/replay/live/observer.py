@@ -42,7 +42,7 @@ class Observer:
         self._node.create_subscription(Mesh, "/mega/topology", lambda _: self._topology.set(), latched)
         self._meshes = self._node.create_subscription(PointCloud2, "/mega/mesh", recording.receiving, 50)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._told = 0.0
+        self._reported_at = 0.0
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._stop = threading.Event()
@@ -57,7 +57,7 @@ class Observer:
         for status in message.status:
             if status.name == "mega":
                 self._recording.status = {value.key: value.value for value in status.values}
-                self._told = time.monotonic()
+                self._reported_at = time.monotonic()
 
     def ready(self) -> bool:
         """Whether the topology has arrived, and all publishers and subscriptions are connected."""
@@ -67,7 +67,9 @@ class Observer:
         """Whether the node has said that it is done with all images that it received."""
         count = self._recording.counted
         done = sum(map(count, ("processed", "dropped", "rejected", "idle")))
-        return self._told > max(self._recording.sent.values(), default=0.0) + SETTLED and done >= count("received")
+        return self._reported_at > max(self._recording.sent.values(), default=0.0) + SETTLED and done >= count(
+            "received"
+        )
 
     def close(self) -> None:
         """Stop the thread first, then the objects that it used; in other orders, rclpy may fail."""
