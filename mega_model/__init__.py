@@ -1,4 +1,4 @@
-"""The science: Mesh-VQ-VAE and MEGA in PyTorch. Names load lazily, so that numpy-only modules never import torch."""
+"""The science: Mesh-VQ-VAE and MEGA in PyTorch. Names load lazily: what needs no torch does not import it."""
 
 from __future__ import annotations
 
