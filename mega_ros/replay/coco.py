@@ -92,8 +92,11 @@ def is_file(path: Path) -> bool:
     """Whether it is a json that could be annotations in COCO's format."""
     if path.suffix.lower() != ".json" or not path.is_file() or not path.stat().st_size:
         return False
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return content.find(b'"annotations"') >= 0
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(b'"annotations"') >= 0
+    except OSError:
+        return True  # who reads it says why it cannot be read
 
 
 def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True) -> list[Photograph]:
