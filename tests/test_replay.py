@@ -382,14 +382,14 @@ def test_a_demo_without_people_leaves_no_contact_sheet_of_another(
 
 
 def test_a_bug_in_the_demo_shows_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mega_ros.replay import demo
+    from mega_ros.replay.demo import main
 
     def fail(path: Path, fov: float) -> Source:
         raise FileNotFoundError("of ours")
 
-    monkeypatch.setattr(demo.sources, "photograph", fail)
+    monkeypatch.setattr(sources, "photograph", fail)
     with pytest.raises(FileNotFoundError, match="of ours"):
-        demo.main(["--image", "a.png", "--out", str(tmp_path)])
+        main(["--image", "a.png", "--out", str(tmp_path)])
 
 
 def test_dropped_frames_are_explained() -> None:

@@ -705,8 +705,10 @@ def test_the_page_needs_no_other_file_and_links_numbers_to_definitions(
         assert words in said
 
 
-LIVE = dict.fromkeys(("sent", "received", "dropped", "lost", "rejected", "cpu", "memory", "rate_hz", "jitter"), 2)
-LIVE |= {f"{name}_p{share}": 0.2 for name in ("latency", "latency_from_stamp") for share in (50, 95, 99)}  # type: ignore[dict-item]
+LIVE: dict[str, float] = dict.fromkeys(
+    ("sent", "received", "dropped", "lost", "rejected", "cpu", "memory", "rate_hz", "jitter"), 2
+)
+LIVE |= {f"{name}_p{share}": 0.2 for name in ("latency", "latency_from_stamp") for share in (50, 95, 99)}
 
 
 def test_the_page_has_all_that_the_table_has(bundle: Path, scored: Path, tmp_path: Path) -> None:
@@ -1217,8 +1219,14 @@ def test_each_message_is_read_once_in_the_order_of_the_stamps(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images are large."""
-    given, read = [], Bag.read
-    monkeypatch.setattr(Bag, "read", lambda self, *message: given.append(message) or read(self, *message))
+    given: list[bytes] = []
+    read = Bag.read
+
+    def watched(opened: Bag, connection: Connection, data: bytes) -> Any:
+        given.append(data)
+        return read(opened, connection, data)
+
+    monkeypatch.setattr(Bag, "read", watched)
     with open_bag(KINDS[kind](tmp_path)) as opened:
         messages = list(opened.in_stamp_order(IMAGE))
     assert [stamp for stamp, _ in messages] == [START + k * STEP for k in range(4)]
