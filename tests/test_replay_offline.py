@@ -1026,7 +1026,7 @@ def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> No
 
 
 def covered(share: float) -> list[dict[str, Any]]:
-    return [{"wanted": 1, "compared": 1, "coverage_1_sigma": share} for _ in range(10)]
+    return [{"true_people": 1, "compared": 1, "coverage_1_sigma": share} for _ in range(10)]
 
 
 def test_coverage_is_judged_by_what_each_bundle_promises() -> None:
