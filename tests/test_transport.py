@@ -106,6 +106,24 @@ def test_unknown_qos_override_is_one_line(override: str) -> None:
     assert "perhaps" in end.stderr
 
 
+def test_an_unknown_qos_override_of_a_later_topic_is_named_once() -> None:
+    """The camera then also offers what the override is for: the node keeps what it subscribes to, and says so."""
+    wrong = "qos_overrides./image/compressed.subscription.depth"
+    with running(*ONE_PERSON, "-p", f"{wrong}:=perhaps") as (peer, _):
+        lines: list[str] = []
+        peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
+        peer.destroy_publisher(peer.images)
+        jpegs = peer.create_publisher(CompressedImage, "image/compressed", 1)
+        for _ in range(3):
+            values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and wrong in s.message)
+        assert values["image_topic"] == "/image"
+        assert len([line for line in lines if wrong in line]) == 1
+        peer.destroy_publisher(jpegs)
+        peer.images = peer.create_publisher(Image, "image", 1)
+        assert peer.ask(image(GREY))[0].height == 1
+        peer.status(lambda s, v: wrong not in s.message)
+
+
 def lost(stamps: list[float]) -> int:
     losses = Losses()
     return sum(losses.add(round(stamp * 1e9)) for stamp in stamps)

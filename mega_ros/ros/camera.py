@@ -22,6 +22,7 @@ from mega_model.core.detection import Detections
 from mega_model.core.errors import InputError
 
 from ..detect import PersonDetector
+from ..engines import first_line
 from ..recovery import People, Recovery
 from ..smooth import HORIZON
 from ..stream import Stream
@@ -59,7 +60,7 @@ class LiveCamera:
         advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
         own, else the bundle's.
 
-        Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
+        Raises InputError for a wrong `qos_overrides`, too.
         """
         self.name = name
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
@@ -69,6 +70,7 @@ class LiveCamera:
         self._pairs: Pairs[AnyImage] = Pairs()
         self._info: CameraInfo | None = None
         self._dropped = 0
+        self._refused: list[str] = []  # why publishers that are there cannot be followed
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
         infos = [(camera_info_topic(node, within(name, "camera_info"), topic), CameraInfo)]
@@ -119,8 +121,16 @@ class LiveCamera:
         self._info = info
 
     def _follow(self) -> None:
+        refused = []
         for subscription in self._follows:
-            subscription.follow()
+            try:
+                subscription.follow()
+            except InputError as error:  # of a topic that was not subscribed to before
+                refused.append(str(error))
+        for text in refused:
+            if text not in self._refused:  # nothing changes until the node starts again: once is enough
+                self._node.get_logger().warning(text)
+        self._refused = refused
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
@@ -134,7 +144,7 @@ class LiveCamera:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
         dropped = self._dropped + self._pairs.alone
-        return self._health.status(name, dropped, self._why_silent(), warnings, facts)
+        return self._health.status(name, dropped, self._why_silent(), [*warnings, *self._refused], facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
@@ -170,7 +180,7 @@ class LiveCamera:
         except InputError as error:  # an invalid image or argument
             self._reject(str(error))
         except Exception as error:  # keep running: the next frame may succeed
-            self._reject(f"{type(error).__name__}: {error}")
+            self._reject(f"{type(error).__name__}: {first_line(error)}")
             self._node.get_logger().debug(traceback.format_exc())
 
     def _recover(self, message: AnyImage, found: Detections | None, arrived: float) -> None:

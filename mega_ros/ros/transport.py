@@ -8,12 +8,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
 from mega_model.core.errors import InputError
+
+from ..engines import first_line
 
 OVERRIDABLE = QoSOverridingOptions(
     [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY]
@@ -94,29 +97,36 @@ class MatchedSubscription:
         return self._qos[0] == ReliabilityPolicy.RELIABLE
 
     def follow(self) -> None:
-        """Subscribes anew if the publishers are others now, or offer something else. Call it now and then."""
+        """Subscribes anew if the publishers are others now, or offer something else. Call it now and then.
+
+        Raises InputError for a wrong `qos_overrides`; the subscription stays as it was then.
+        """
         (topic, kind), offers = self._offered()
         if self._subscription is not None and not offers:
             return
         topic = self._node.resolve_topic_name(topic)
         reliable = {offer.reliability for offer in offers} == {ReliabilityPolicy.RELIABLE}
         latched = {offer.durability for offer in offers} == {DurabilityPolicy.TRANSIENT_LOCAL}
-        qos = (
-            self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
-            self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
-        )
-        if self._subscription is not None:
-            if (topic, kind, qos) == (self.topic, self.kind, self._qos):
+        old = self._subscription
+        try:
+            qos = (
+                self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
+                self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
+            )
+            if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
-            self._node.destroy_subscription(self._subscription)
+            self._subscription = self._node.create_subscription(
+                kind,
+                topic,
+                self._callback,
+                QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
+                qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
+            )
+        except (ParameterException, RuntimeError) as error:
+            raise InputError(f"qos_overrides of {topic}: {first_line(error)}") from None
         self.topic, self.kind, self._qos = topic, kind, qos
-        self._subscription = self._node.create_subscription(
-            kind,
-            topic,
-            self._callback,
-            QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
-            qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
-        )
+        if old is not None:
+            self._node.destroy_subscription(old)
 
     def _offered(self) -> tuple[Source, list[QoSProfile]]:
         """The source to subscribe to, and what its publishers offer; nothing if there are none."""
