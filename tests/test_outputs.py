@@ -1,6 +1,7 @@
 """What the node publishes beside mesh and joints: surfaces, overlay, and people for other packages."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, Image, JointState, PointCloud2, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -213,6 +214,39 @@ def test_people_as_detections(topology: Topology) -> None:
         covariance = person.pose.covariance.reshape(6, 6)
         assert np.trace(covariance[:3, :3]) == pytest.approx(0.3**2, rel=1e-5)
         assert person.pose.pose.position.z == pytest.approx(frame.people.joints[k, 0, 2])
+
+
+class IdsList(JointState):  # type: ignore[misc]  # rclpy's types are skipped
+    """hri_msgs' message has no wheel, so one with a list of names stands in, to be published over DDS."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**{"name" if name == "ids" else name: value for name, value in fields.items()})
+
+
+HRI = SimpleNamespace(IdsList=IdsList, NormalizedRegionOfInterest2D=RegionOfInterest, Skeleton2D=RegionOfInterest)
+"""As far as topics are concerned; nobody subscribes to the last two."""
+
+
+def test_who_looks_at_bodies_is_asked_while_people_come_and_go(node: Node, topology: Topology) -> None:
+    """By the executor's thread, while the worker's thread creates and destroys publishers."""
+    humans, frames = bodies.Humans(node, HRI), [some_frame(topology, ids) for ids in ([1, 2], [3, 4])]
+    asked, finished = 0, threading.Event()
+
+    def worker() -> None:
+        for k in range(60):
+            humans.publish(frames[k % 2])
+        finished.set()
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    try:
+        while not finished.is_set():
+            assert not humans.is_wanted()
+            asked += 1
+    finally:
+        thread.join()
+        humans.close()
+    assert asked and not [p for p in node.publishers if "humans" in p.topic_name]
 
 
 def test_bodies_of_rep_155(topology: Topology) -> None:

@@ -6,6 +6,7 @@ These packages are no requirement. Functions that need one take its module `msg`
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,10 +137,12 @@ class Humans:
         self._tracked = node.create_publisher(hri.IdsList, f"{root}/bodies/tracked", 1)
         self._regions: dict[str, Any] = {}
         self._skeletons: dict[str, Any] = {}
+        self._lock = threading.Lock()  # about changes of the publishers: `is_wanted` may be called by another thread
 
     def is_wanted(self) -> bool:
-        publishers = [self._tracked, *self._regions.values(), *self._skeletons.values()]
-        return any(publisher.get_subscription_count() for publisher in publishers)
+        with self._lock:
+            publishers = [self._tracked, *self._regions.values(), *self._skeletons.values()]
+            return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish(self, frame: ProcessedFrame) -> None:
         ids = [f"mega{person}" for person in frame.people.ids.tolist()]  # a part of a topic's name begins with a letter
@@ -157,11 +160,12 @@ class Humans:
     def _have(self, ids: list[str]) -> None:
         """Publishers for these bodies, and no others."""
         kinds = {"roi": self._hri.NormalizedRegionOfInterest2D, "skeleton2d": self._hri.Skeleton2D}
-        for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
-            for gone in publishers.keys() - set(ids):
-                self._node.destroy_publisher(publishers.pop(gone))
-            for new in set(ids) - publishers.keys():
-                publishers[new] = self._node.create_publisher(kind, f"{self._root}/bodies/{new}/{name}", 1)
+        with self._lock:
+            for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
+                for gone in publishers.keys() - set(ids):
+                    self._node.destroy_publisher(publishers.pop(gone))
+                for new in set(ids) - publishers.keys():
+                    publishers[new] = self._node.create_publisher(kind, f"{self._root}/bodies/{new}/{name}", 1)
 
 
 def _poses(joints: np.ndarray) -> tuple[np.ndarray, list[Quaternion]]:
