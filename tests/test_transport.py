@@ -4,6 +4,7 @@ import array
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +162,23 @@ def test_lost_frames_are_reported(peer: Peer) -> None:
     assert int(values["frames_lost"]) > 0
     assert float(values["camera_rate_hz"]) == pytest.approx(10, rel=0.01)
     assert "/image: " in values["message"]
+
+
+def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
+    """Smoothed people move on, latency is a latency, and the headers of what is published have a time."""
+    assert not peer.set(smoothing=0.5)
+    start = time.time()
+
+    def again() -> None:
+        peer.images.publish(image(GREY))
+
+    reason = "/image: the stamp is 0, so the time of arrival stands in for it"
+    peer.wait(lambda: [m for m in peer.meshes if m.header.stamp.sec >= start - 1], again)
+    # the times of the diagnostics are those of the last 10 s
+    values = peer.status(lambda s, v: reason in v["message"] and float(v["latency_from_stamp_p50_s"]) < 1e6, again)
+    assert float(values["latency_from_stamp_p50_s"]) > 0
+    assert not peer.set(smoothing=0.0)
+    peer.status(lambda s, v: reason not in v["message"], lambda: peer.send(image(GREY)))
 
 
 def test_a_camera_that_died_is_an_error(peer: Peer) -> None:

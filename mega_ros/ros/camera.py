@@ -70,6 +70,7 @@ class LiveCamera:
         self._pairs: Pairs[AnyImage] = Pairs()
         self._info: CameraInfo | None = None
         self._dropped = 0
+        self._unstamped = False  # whether the last image had the stamp 0
         self._refused: list[str] = []  # why publishers that are there cannot be followed
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
@@ -97,6 +98,9 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
+        self._unstamped = not read_stamp(image)
+        if self._unstamped:  # from here on all that follows time works; replay/bags.py does the same
+            image.header.stamp = self._node.get_clock().now().to_msg()
         if not self._outputs.are_wanted():
             self._health.idle()
         elif not self._waits_for_detections():
@@ -134,7 +138,7 @@ class LiveCamera:
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy(), self._why_unmatched()]
+        warnings = [warning, self._why_lossy(), self._why_unmatched(), self._why_unstamped()]
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
@@ -155,6 +159,11 @@ class LiveCamera:
             return ""
         topic = self._node.resolve_topic_name(within(self.name, "detections"))
         return f"{topic}: none has the stamp of any of the last images; its header must be a copy of the image's"
+
+    def _why_unstamped(self) -> str:
+        if not self._unstamped:
+            return ""
+        return f"{self._images.topic}: the stamp is 0, so the time of arrival stands in for it; set it in the driver"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"

@@ -93,7 +93,8 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
 
     def _image(self, stamp: int) -> tuple[Any, ...]:
         """The image of this stamp and its camera, as far as they are known."""
-        image = next((to_bgr(image) for image in self._images if read_stamp(image) == stamp), None)
+        # without stamps, the node gives meshes the time of arrival
+        image = next((to_bgr(image) for image in reversed(self._images) if read_stamp(image) in (stamp, 0)), None)
         if image is None:
             return ()
         height, width = image.shape[:2]
