@@ -536,16 +536,21 @@ class SlowImport:
         if name == "rclpy" and sys.argv[1] == "importing":
             slow()
 sys.meta_path.insert(0, SlowImport())
-if sys.argv[1] == "loading":
+if sys.argv[1] != "importing":
     from mega_ros.bundle import Bundle
     Bundle.load = slow
 from mega_ros.node import main
+if sys.argv[1] == "configuring":  # as the service does, in the executor
+    from mega_ros.node import MegaNode
+    MegaNode.start = lambda node: bool(node.create_timer(0.01, node.trigger_configure))
 sys.exit(main([]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", ["importing", "loading"])
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [("importing", signal.SIGINT), ("loading", signal.SIGTERM), ("configuring", signal.SIGTERM)],
+)
 def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> None:
     process = subprocess.Popen([sys.executable, "-c", SLOW, phase], stdout=subprocess.PIPE, text=True)
     try:

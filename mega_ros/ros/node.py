@@ -10,7 +10,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import chain, repeat
 
 import rclpy
@@ -43,8 +44,10 @@ FAULTS = (InputError, ParameterException, RuntimeError)
 class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skipped
     """Raises rclpy's ParameterException, with one clear line, if a parameter is not allowed."""
 
-    def __init__(self) -> None:
+    def __init__(self, loading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """loading: the context in which the model is loaded, which may take minutes."""
         super().__init__("mega")
+        self._loading = loading
         parameters.declare(self)
         self._recovery: Recovery | None = None
         self._detector: UserDetector | None = None
@@ -69,7 +72,8 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     # ------------------------------------------------------------------------------------------------- the transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._change(self._load, "inactive")
+        with self._loading():
+            return self._change(self._load, "inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._change(self._begin, "active")
@@ -225,12 +229,13 @@ def options() -> None:
 def main(args: Sequence[str]) -> int:
     ending = Ending()
     use_large_messages()
+    at_once = partial(ending.at_once, remove_profile)
     try:
-        with ending.at_once(remove_profile):
+        with at_once():
             tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
             # rclpy's own handlers, and its spin(), do not always end with code 0
             rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-            node = MegaNode()
+            node = MegaNode(loading=at_once)
             started = node.start()
     except FAULTS as error:
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
