@@ -42,8 +42,8 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
     "cameras": (
         "",
-        "several cameras in place of one, as front=/front_camera/image_raw,rear: a name, and its image topic if that is "
-        "not <name>/image; RViz shows the first",
+        "several cameras in place of one, as front=/front_camera/image_raw,rear: a name, and its image topic if that "
+        "is not <name>/image; RViz shows the first",
     ),
     "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),

@@ -50,7 +50,8 @@ OUTPUTS = {
     ),
     "/humans/bodies/...": (
         "hri_msgs",
-        "`tracked`, and for each body `mega<id>` its `roi` and `skeleton2d` (REP-155). Where hri_msgs is installed",
+        "`tracked`, and for each body `mega<id>` (of several cameras: `mega_<camera>_<id>`) its `roi` and `skeleton2d` "
+        "(REP-155). Where hri_msgs is installed",
     ),
     "/diagnostics": ("diagnostic_msgs/DiagnosticArray", "once a second, in every state: see below"),
 }

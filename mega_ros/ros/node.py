@@ -30,11 +30,12 @@ from ..bundle import Bundle
 from ..engines import to_build
 from ..recovery import Recovery
 from ..user_detector import UserDetector
-from . import parameters
+from . import bodies, parameters
 from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
-from .outputs import Outputs, create_publisher
+from .outputs import Outputs
 from .signals import Ending
+from .transport import create_publisher
 from .worker import Worker
 
 FAULTS = (InputError, ParameterException, RuntimeError)
@@ -52,6 +53,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         self._recovery: Recovery | None = None
         self._detector: UserDetector | None = None
         self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
+        self._humans: bodies.Humans | None = None
         self._cameras: list[LiveCamera] = []
         self._worker: Worker | None = None
         self._state = "unconfigured"
@@ -111,8 +113,10 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         if self._detector:
             self.get_logger().info(f"detector: {self._detector.name}")
         try:
+            if hri := bodies.package("hri_msgs"):
+                self._humans = bodies.Humans(self, hri)
             for name in parameters.cameras(self) or [""]:
-                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name)
+                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name, self._humans)
         except BaseException:
             self._free()
             raise
@@ -139,6 +143,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def _free(self) -> None:
         while self._outputs:
             self._outputs.popitem()[1].close()
+        if self._humans:
+            self._humans.close()
+        self._humans = None
         self._recovery = self._detector = None
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from ..engines import first_line
 OVERRIDABLE = QoSOverridingOptions(
     [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY]
 )
-"""For every publisher: the policies that `qos_overrides` may set."""
+"""For publishers: the policies that `qos_overrides` may set."""
 DEPTH = 5
 """Of subscriptions, as in ROS' profile for sensor data."""
 
@@ -36,6 +36,11 @@ Source: TypeAlias = tuple[str, Any]
 def type_name(kind: Any) -> str:
     """As the graph names the type of a message class: sensor_msgs/msg/Image."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+
+
+def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
+    """Reliable, with room for the newest message, where `qos_overrides` say nothing else."""
+    return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
 
 def image_sources(topic: str, image_transport: str) -> list[Source]:
