@@ -40,8 +40,9 @@ class ProcessedFrame:
 
     @cached_property
     def overlay(self) -> np.ndarray:
-        """The surfaces over the image: both transports of `~/overlay` need it."""
-        return draw.overlay(self.image, self.people.vertices, self.people.ids, self.faces, self.camera)
+        """The surfaces over the image, at most `draw.WIDEST` wide: both transports of `~/overlay` need it."""
+        image, camera = draw.shrunk(self.image, self.camera)
+        return draw.overlay(image, self.people.vertices, self.people.ids, self.faces, camera)
 
 
 class Output:
