@@ -13,6 +13,7 @@ N of YOLOX and YOLO is the number of cells of their grids, which tells them from
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -47,6 +48,8 @@ class UserDetector:
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
         self._path, self.threshold = path, threshold
+        self.seconds = self.cpu_seconds = 0.0
+        """What all runs so far took."""
         self.layout: Layout | None = None
         """Of the outputs: the family of the detector."""
         try:
@@ -102,10 +105,14 @@ class UserDetector:
         given = {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)}
         if self._sizes is not None:
             given[self._sizes.name] = np.array([[self._width, self._height]], np.int64)
+        start, cpu = time.perf_counter(), time.process_time()
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, given)))
+            out = self._session.run(self._outputs, given)
         except Exception as error:
             raise self._fault(f"onnxruntime cannot run it ({first_line(error)})") from None
+        self.seconds += time.perf_counter() - start
+        self.cpu_seconds += time.process_time() - cpu
+        return dict(zip(self._outputs, out))
 
     def _recognised(self, out: dict[str, np.ndarray]) -> Layout:
         names, shapes = set(out), [array.shape for array in out.values()]

@@ -103,12 +103,12 @@ def test_yuv_420(encoding: str, padding: int) -> None:
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [
-        ("mono16", "mono16 has more than 8 bits"),
-        ("16UC1", "16UC1 has more than 8 bits"),
-        ("32FC1", "32FC1 has more than 8 bits"),
-        ("rgb16", "rgb16 has more than 8 bits"),
-        ("bayer_rggb8", "bayer_rggb8 is a raw sensor mosaic; subscribe to .*debayer"),
-        ("bayer_gbrg16", "bayer_gbrg16 is a raw sensor mosaic"),
+        ("mono16", "'mono16' has more than 8 bits"),
+        ("16UC1", "'16UC1' has more than 8 bits"),
+        ("32FC1", "'32FC1' has more than 8 bits"),
+        ("rgb16", "'rgb16' has more than 8 bits"),
+        ("bayer_rggb8", "'bayer_rggb8' is a raw sensor mosaic; subscribe to .*debayer"),
+        ("bayer_gbrg16", "'bayer_gbrg16' is a raw sensor mosaic"),
         ("hsv8", "'hsv8' is unknown; use one of bgr8"),
         ("", "'' is unknown"),
     ],

@@ -17,6 +17,7 @@ from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_node import GREY, PATIENCE, K, Peer, command, image, running
 
@@ -179,6 +180,33 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     assert float(values["latency_from_stamp_p50_s"]) > 0
     assert not peer.set(smoothing=0.0)
     peer.status(lambda s, v: reason not in v["message"], lambda: peer.send(image(GREY)))
+
+
+def test_damaged_messages_are_counted_and_named_once(peer: Peer) -> None:
+    """Any byte may be another one, and any number of bytes may be missing."""
+    lines: list[str] = []
+    peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
+    rng = np.random.default_rng(0)
+    small = image(GREY[:2, :2])
+    small.header.stamp.sec = 1
+    cameras = {peer.images: serialize_message(small), peer.infos: serialize_message(CameraInfo(k=K))}
+
+    def again() -> None:
+        for publisher, whole in cameras.items():
+            for _ in range(20):
+                data = np.frombuffer(whole, np.uint8).copy()
+                data[rng.integers(4, len(data), 6)] = rng.integers(0, 256, 6)
+                publisher.publish(data[: rng.integers(4, len(data) + 1)].tobytes())
+                peer.executor_.spin_once(timeout_sec=0.005)
+
+    before = int(peer.status(lambda s, v: True)["frames_rejected"])
+    reason = "is damaged or cut off"
+    for topic in ("/image", "/camera_info"):
+        peer.status(lambda s, v: v["last_bad_input"].startswith(f"{topic}: a ") and reason in s.message, again)  # noqa: B023
+    peer.status(lambda s, v: int(v["frames_rejected"]) > before + 40, again)
+    peer.infos.publish(CameraInfo(width=GREY.shape[1], height=GREY.shape[0], k=K))
+    assert peer.ask(image(GREY))[0].height == 1
+    assert len([line for line in lines if reason in line]) < 10
 
 
 def test_a_camera_that_died_is_an_error(peer: Peer) -> None:

@@ -45,6 +45,7 @@ class Health:
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
         self._people: dict[str, str] = {}  # of the last frame: id -> description
+        self._samples = "0"  # of each person in the last frame
         self._unlike = ""
         self._bad_input = ""
         self._bad_input_at = -np.inf
@@ -75,17 +76,19 @@ class Health:
             sent = lost + len(self._arrived)
         return f"{lost} of the last {sent} frames never arrived" if lost > LOSSY * sent else ""
 
-    def processed(self, people: People, times: dict[str, float]) -> None:
+    def processed(self, people: People, times: dict[str, float], samples: np.ndarray) -> None:
         """times: name -> seconds. `latency` is the time from arrival to publication, `latency_from_stamp` includes what
-        came before; the others are stages of it."""
+        came before; the others are stages of it. samples: int [P], how many each person got."""
         described = {
             f"person_{person}": f"sigma {sigma:.3f} m, distance {distance:.2f}"
             for person, sigma, distance in zip(people.ids.tolist(), people.sigma.mean(axis=1), people.distance)
         }
+        most = int(samples.max(initial=0))
         unlike = ", ".join(map(str, people.ids[people.distance > UNUSUAL].tolist()))
         with self._lock:
             self._done.append((time.monotonic(), times))
             self._processed += 1
+            self._samples = " to ".join(map(str, sorted({samples.min(initial=most), most})))
             self._people = described
             self._tracks = max([self._tracks, *(person + 1 for person in people.ids.tolist())])
             self._unlike = f"unlike the training set, so sigma may be too small: person {unlike}" if unlike else ""
@@ -147,6 +150,7 @@ class Health:
                 "people": str(len(self._people)),
                 "tracks": str(self._tracks),
                 **self._people,
+                "samples": self._samples,
                 "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
                 "last_bad_input": self._bad_input or "none",
                 **facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from mega_model.core.errors import InputError
 
 from ..engines import first_line
+from .standard import MESSAGES
 
 OVERRIDABLE = QoSOverridingOptions(
     [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY]
@@ -73,15 +75,24 @@ class MatchedSubscription:
 
     Its reliability and durability are what the publishers offer: reliable where all of them are, latched where all of
     them are. What `qos_overrides` sets stays. For the executor's thread.
+
+    Messages of ROS' common packages are read here, and are of rosbags' types. rclpy would take damaged ones in silence,
+    or crash (a changed byte in an Image is enough).
     """
 
     def __init__(
-        self, node: Node, sources: Sequence[Source], callback: Callable[[Any], None], reliability: str = "auto"
+        self,
+        node: Node,
+        sources: Sequence[Source],
+        callback: Callable[[Any], None],
+        damaged: Callable[[str], None],
+        reliability: str = "auto",
     ) -> None:
-        """sources: the first is subscribed to while nobody publishes any. reliability: auto, reliable, best_effort."""
+        """sources: the first is subscribed to while nobody publishes any. damaged: told what is wrong with a message
+        that cannot be read. reliability: auto, reliable, best_effort."""
         self._node = node
         self._sources = sources
-        self._callback = callback
+        self._callback, self._damaged = callback, damaged
         self._reliability = reliability
         self._subscription: Any = None
         self._qos: tuple[Any, Any] = (None, None)
@@ -120,18 +131,28 @@ class MatchedSubscription:
             )
             if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
+            raw = type_name(kind) in MESSAGES.types
             self._subscription = self._node.create_subscription(
                 kind,
                 topic,
-                self._callback,
+                partial(self._read, type_name(kind)) if raw else self._callback,
                 QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
                 qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
+                raw=raw,
             )
         except (ParameterException, RuntimeError) as error:
             raise InputError(f"qos_overrides of {topic}: {first_line(error)}") from None
         self.topic, self.kind, self._qos = topic, kind, qos
         if old is not None:
             self._node.destroy_subscription(old)
+
+    def _read(self, kind: str, data: bytes) -> None:
+        try:
+            message = MESSAGES.deserialize_cdr(data, kind)
+        except Exception:  # damaged bytes may raise anything
+            self._damaged(f"a {kind} of {len(data)} bytes is damaged or cut off")
+        else:
+            self._callback(message)
 
     def _offered(self) -> tuple[Source, list[QoSProfile]]:
         """The source to subscribe to, and what its publishers offer; nothing if there are none."""

@@ -39,7 +39,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
         """From the topology on."""
         self._vertices = 0
         self._images: deque[Any] = deque(maxlen=IMAGES)
-        self._info: CameraInfo | None = None
+        self._info: Any = None  # CameraInfo
         self._sources: list[MatchedSubscription] = []
         self.create_subscription(PointCloud2, f"{options.node}/mesh", self._on_mesh, 1)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -65,8 +65,8 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
             if not self._sources:
                 infos = [(camera_info_topic(self, "camera_info", topics[0]), CameraInfo)]
                 self._sources = [
-                    MatchedSubscription(self, image_sources(topics[0], "auto"), self._on_image),
-                    MatchedSubscription(self, infos, self._on_camera_info),
+                    MatchedSubscription(self, image_sources(topics[0], "auto"), self._on_image, self._warn),
+                    MatchedSubscription(self, infos, self._on_camera_info, self._warn),
                 ]
             for source in self._sources:
                 source.follow()
@@ -74,7 +74,10 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
     def _on_image(self, image: Any) -> None:
         self._images.append(image)
 
-    def _on_camera_info(self, info: CameraInfo) -> None:
+    def _warn(self, reason: str) -> None:
+        self.get_logger().warning(f"{self._options.node}: {reason}", throttle_duration_sec=5.0)
+
+    def _on_camera_info(self, info: Any) -> None:
         self._info = info
 
     def _on_mesh(self, message: PointCloud2) -> None:
@@ -87,7 +90,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
             ids = cloud["id"][:, 0] if cloud.size else np.zeros(0, np.uint32)
             meshes = Meshes(positions(cloud), cloud["sigma"], ids, *self._image(read_stamp(message)))
         except (InputError, ValueError, KeyError) as error:  # the first word on what other nodes publish
-            self.get_logger().warning(f"{self._options.node}/mesh: {error}", throttle_duration_sec=5.0)
+            self._warn(f"mesh: {error}")
             return
         self.page.show(meshes)
 
