@@ -134,6 +134,31 @@ def test_refused_geometry(bgr: np.ndarray, changes: dict[str, int], reason: str)
         to_bgr(message(bgr, "bgr8", **changes))
 
 
+SIZES = st.one_of(st.integers(0, 9), st.sampled_from([2**16, 2**31 - 1, 2**31, 2**32 - 1]))
+
+
+ENCODINGS = st.one_of(
+    st.sampled_from(["bgr8", "rgba8", "mono8", "yuyv", "nv12", "nv21"]), st.text("bayer8_16' ", max_size=9)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    encoding=ENCODINGS,
+    width=SIZES, height=SIZES, step=SIZES, data=st.binary(max_size=80), bigendian=st.integers(0, 255),
+)  # fmt: skip
+def test_any_fields_are_an_image_or_a_reason(
+    encoding: str, width: int, height: int, step: int, data: bytes, bigendian: int
+) -> None:
+    fields = {"width": width, "height": height, "step": step, "is_bigendian": bigendian, "encoding": encoding}
+    try:
+        image = to_bgr(Image(data=array.array("B", data), **fields))
+    except ImageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert image.shape == (height, width, 3) and image.dtype == np.uint8
+
+
 @pytest.mark.parametrize("encoding", ["yuyv", "nv12"])
 def test_odd_width_has_no_shared_colours(encoding: str) -> None:
     with pytest.raises(ImageError, match="must be even"):
