@@ -44,6 +44,24 @@ def test_times_and_people() -> None:
     assert "person_4" not in values
 
 
+def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200 frames at 10 Hz, those between the 30th and the 130th have no image. Then the camera stands still."""
+    now = 0.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for frame in [*range(1, 201), *range(10**6, 10**6 + 20)]:
+        now = frame / 10
+        health.received_info(frame * 10**8)
+        if not 30 <= frame < 130:
+            health.received(frame * 10**8)
+    _, values = told(health)
+    assert (values["frames_received"], values["frames_lost"]) == ("120", "100")
+    for frame in range(300, 303):  # a camera_info that is published once, or again and again with one stamp
+        now = 2e5 + frame
+        health.received_info(2 * 10**14)
+    assert told(health)[1]["frames_lost"] == "100"
+
+
 def test_who_is_unlike_the_training_set_is_a_warning() -> None:
     health = Health()
     health.processed(people(1.0, 2.5), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))

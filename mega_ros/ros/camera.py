@@ -131,6 +131,7 @@ class LiveCamera:
 
     def _on_camera_info(self, info: Any) -> None:
         self._info = info
+        self._health.received_info(read_stamp(info))
 
     def _on_damaged_info(self, reason: str) -> None:
         self._warn(reason, self._infos.topic)

@@ -18,6 +18,8 @@ WINDOW = 10.0
 """Seconds over which rate and latency are computed."""
 RECENT = 5.0
 """Seconds for which a problem is reported, and between two log lines about problems of one kind."""
+SILENT = 1.0
+"""Seconds without an image from which on a camera_info tells of a lost one."""
 LOSSY = 0.05
 """Share of lost frames from which on it is reported as a problem."""
 UNUSUAL = 2.0
@@ -41,6 +43,8 @@ class Health:
         self._losses = Losses()
         self._arrived: deque[tuple[float, int]] = deque()  # when, and how many were found missing: seconds
         self._lost = 0
+        self._newest = 0  # stamp of the last image, or of the last camera_info that counted as one
+        self._info = 0  # stamp of the last camera_info
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
@@ -58,11 +62,25 @@ class Health:
             self._last = time.monotonic()
             self._first = self._first or self._last
             self._received += 1
+            self._newest = stamp
             lost = self._losses.add(stamp)
             self._lost += lost
             self._arrived.append((self._last, lost))
             while self._last - self._arrived[0][0] > WINDOW:
                 self._arrived.popleft()
+
+    def received_info(self, stamp: int) -> None:
+        """stamp: of a camera_info that is sent with an image, nanoseconds. While no images come, it is a lost one's.
+
+        Not before the next one comes: the image may be under way.
+        """
+        with self._lock:
+            before, self._info = self._info, stamp
+            if stamp > before > self._newest and time.monotonic() - self._last > SILENT:
+                lost = 1 + self._losses.add(before)
+                self._lost += lost
+                self._arrived.append((time.monotonic(), lost))
+                self._newest = before
 
     @property
     def period(self) -> float:
