@@ -1,4 +1,5 @@
 """ros2 launch mega_ros mega.launch.py image:=/camera/image_raw
+ros2 launch mega_ros mega.launch.py cameras:=front=/front_camera/image_raw,rear=/rear_camera/image_raw
 
 By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters; the arguments named like
 parameters win over it. The launch ends with code 1 if the parameter file or rviz2 is missing, or if the node fails.
@@ -39,6 +40,11 @@ PARAMETERS: dict[str, tuple[type, str]] = {
 ARGUMENTS: dict[str, tuple[Any, str]] = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
+    "cameras": (
+        "",
+        "several cameras in place of one, as front=/front_camera/image_raw,rear: a name, and its image topic if that "
+        "is not <name>/image; RViz shows the first",
+    ),
     "namespace": ("", "namespace of the node and its topics"),
     "params": (PathJoinSubstitution([SHARE, "config", "mega.yaml"]), "parameter file"),
     **{name: ("", f"{text}; empty: as in the parameter file") for name, (_, text) in PARAMETERS.items()},
@@ -65,9 +71,14 @@ def check(context: LaunchContext) -> None:
 
 def nodes(context: LaunchContext) -> list[Node]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    cameras = named_topics(given["cameras"])
+    if cameras and given["camera_info"]:
+        raise ValueError("camera_info: each of several cameras has its own, beside its image topic; leave it out")
     # beside the base topic, as image_transport has it; a relative name stays relative
-    base = given["image"].removesuffix("/compressed")
-    beside, slash, _ = base.rpartition("/")
+    beside, slash, _ = given["image"].removesuffix("/compressed").rpartition("/")
+    remappings = [("image", given["image"]), ("camera_info", given["camera_info"] or f"{beside}{slash}camera_info")]
+    if cameras:  # the node looks for their camera_info beside the image
+        remappings = [(f"{name}/image", topic) for name, topic in cameras.items() if topic]
     respawn = is_true(given["respawn"])
     mega = Node(
         package="mega_ros",
@@ -80,9 +91,13 @@ def nodes(context: LaunchContext) -> list[Node]:
         respawn_delay=2.0,
         on_exit=None if respawn or given["on_exit"] != "shutdown" else ended,
         ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
-        remappings=[("image", given["image"]), ("camera_info", given["camera_info"] or f"{beside}{slash}camera_info")],
+        remappings=remappings,
         # later ones win
-        parameters=[given["params"], *({name: value(name, given[name])} for name in PARAMETERS if given[name])],
+        parameters=[
+            given["params"],
+            *({name: value(name, given[name])} for name in PARAMETERS if given[name]),
+            *([{"cameras": [*cameras]}] if cameras else []),
+        ],
     )
     if not is_true(given["rviz"]):
         return [mega]
@@ -92,13 +107,21 @@ def nodes(context: LaunchContext) -> list[Node]:
         namespace=given["namespace"],
         arguments=["-d", PathJoinSubstitution([SHARE, "rviz", "mega.rviz"])]
         + (["-f", given["frame"]] if given["frame"] else []),
-        # the file's topics: those of the node are relative to the namespace
+        # the file's topics are those of a single camera; the node's are relative to the namespace
         remappings=[
-            *((f"/mega/{topic}", f"mega/{topic}") for topic in ("mesh", "joints", "markers", "overlay")),
-            ("/camera/image_raw", base),
+            (f"/mega/{topic}", "/".join(["mega", *[*cameras][:1], topic]))
+            for topic in ("mesh", "joints", "markers", "overlay")
         ],
     )
     return [mega, rviz]
+
+
+def named_topics(text: str) -> dict[str, str]:
+    """front=/front/image_raw,rear -> the topic of each name, or nothing."""
+    pairs = [each.strip().partition("=") for each in text.split(",") if each.strip()]
+    if len(names := {name for name, _, _ in pairs}) < len(pairs):
+        raise ValueError(f"cameras: two have one name: {', '.join(sorted(names))} in '{text}'")
+    return {name: topic for name, _, topic in pairs}
 
 
 def value(name: str, text: str) -> Any:

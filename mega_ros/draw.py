@@ -14,6 +14,7 @@ from mega_model.core.cameras import Camera
 
 FINER = 2  # supersampling factor, for smooth outlines
 OVER_IMAGE = 0.88  # opacity of a mesh over an image
+WIDEST = 640  # pixels: larger images are shown this wide where time counts
 NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
 
 PEOPLE = np.array([[214, 158, 92], [108, 158, 240], [134, 192, 118], [190, 138, 192], [110, 196, 222]], np.float32)
@@ -105,6 +106,16 @@ def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float
     layer = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA) * alpha
     region[:] = region * (1 - layer[..., 3:]) + layer[..., :3] + 0.5
     return out
+
+
+def shrunk(image: np.ndarray, camera: Camera) -> tuple[np.ndarray, Camera]:
+    """An image, at most WIDEST wide, and its camera."""
+    height, width = image.shape[:2]
+    if width <= WIDEST:
+        return image, camera
+    size = WIDEST, max(1, round(height * WIDEST / width))
+    scale = np.diag([size[0] / width, size[1] / height, 1])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), camera.moved(scale)
 
 
 def finer(camera: Camera | np.ndarray) -> Camera:

@@ -106,6 +106,8 @@ class Stream:
         self.left_out = np.zeros(0, bool)
         """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
         of `max_people`."""
+        self.samples = np.zeros(0, int)
+        """int [P]: how many samples each person in the last image got for sigma; 0 for bundles with an error head."""
         self.notes: list[str] = []
         """Why there are fewer people than boxes in the last image; empty where there are not."""
 
@@ -150,6 +152,10 @@ class Stream:
         sampling = self._recovery.seconds()["sampling"] - sampled
         if samples is not None and sampling:
             self._sample_seconds = sampling / samples.sum()
+        if samples is None:
+            given = self._settings.samples
+            samples = np.full(len(ids), self._recovery.bundle.sampling.samples if given is None else given)
+        self.samples = 0 * samples if "sigma" in self._recovery.bundle.graphs["deterministic"].outputs else samples
         people = self.finish(seen, people, stamp)
         self._newest = max([self._newest, *ids.tolist()])
         self._busy = time.perf_counter() - start - sampling

@@ -13,6 +13,7 @@ N of YOLOX and YOLO is the number of cells of their grids, which tells them from
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,12 +22,18 @@ import numpy as np
 
 from mega_model.core.detection import Detections, detections, letterbox
 from mega_model.core.errors import InputError
+from mega_model.core.files import check_file
 
+from .bundle import MOST_BYTES
 from .engines import Provider, first_line, start_session
 
 Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
 
 KNOWN = "YOLOX, YOLOv8/11, RT-DETR and RTMDet"
+LARGEST = 4096
+"""Pixels: the longest side of an input, as for a bundle's detector."""
+OTHER_CLASSES = 91, 92
+"""Numbers of classes of DETR, Deformable DETR and YOLOS, in which a person is class 1 (and the last may be nobody)."""
 SIZE = 640
 """Pixels: height and width where the file leaves them open."""
 STRIDES = (8, 16, 32), (8, 16, 32, 64)
@@ -46,7 +53,10 @@ class UserDetector:
         """provider: "auto" takes CUDA if it works, tensorrt is CUDA. Raises InputError if the file cannot be used."""
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
+        check_file(Path(path), MOST_BYTES["graph"])
         self._path, self.threshold = path, threshold
+        self.seconds = self.cpu_seconds = 0.0
+        """What all runs so far took."""
         self.layout: Layout | None = None
         """Of the outputs: the family of the detector."""
         try:
@@ -61,6 +71,8 @@ class UserDetector:
             found = ", ".join(f"{value.name} {value.shape} {value.type}" for value in self._session.get_inputs())
             raise self._fault(f"its inputs are {found}; known is one of float [1, 3, H, W]")
         self._height, self._width = (size if isinstance(size, int) else SIZE for size in shape[2:])
+        if not (0 < self._height <= LARGEST and 0 < self._width <= LARGEST):
+            raise self._fault(f"its input has {self._width} x {self._height} pixels; a side has 1 to {LARGEST}")
         self._outputs = [value.name for value in self._session.get_outputs()]
         # a black image tells the shapes, which files often leave open
         self.layout = self._recognised(self._run(np.zeros((self._height, self._width, 3), np.uint8)))
@@ -102,16 +114,27 @@ class UserDetector:
         given = {self._input: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)}
         if self._sizes is not None:
             given[self._sizes.name] = np.array([[self._width, self._height]], np.int64)
+        start, cpu = time.perf_counter(), time.process_time()
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, given)))
+            out = self._session.run(self._outputs, given)
         except Exception as error:
             raise self._fault(f"onnxruntime cannot run it ({first_line(error)})") from None
+        self.seconds += time.perf_counter() - start
+        self.cpu_seconds += time.process_time() - cpu
+        return dict(zip(self._outputs, out))
 
     def _recognised(self, out: dict[str, np.ndarray]) -> Layout:
         names, shapes = set(out), [array.shape for array in out.values()]
         if {"dets", "labels"} <= names and out["dets"].ndim == 3 and out["dets"].shape[2] == 5:
             return "RTMDet"
-        if {"labels", "boxes", "scores"} <= names or {"logits", "pred_boxes"} <= names:
+        if {"labels", "boxes", "scores"} <= names:
+            return "RT-DETR"
+        if {"logits", "pred_boxes"} <= names:
+            if out["logits"].shape[-1] in OTHER_CLASSES:
+                raise self._fault(
+                    f"its logits have {out['logits'].shape[-1]} classes, as those of DETR and YOLOS, whose class 0 is "
+                    f"nobody; known are {KNOWN}"
+                )
             return "RT-DETR"
         if len(shapes) == 1 and len(shapes[0]) == 3:
             _, rows, columns = shapes[0]

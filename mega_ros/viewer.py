@@ -23,13 +23,11 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import floats, indices, read_npz
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .draw import RED, SCALE, sigma_colours, vertex_normals
+from .draw import RED, SCALE, shrunk, sigma_colours, vertex_normals
 from .recovery import FOV_DEFAULT
 
 MOST = 3.0
 """The largest k by which surfaces grow: three sigma."""
-WIDEST = 640
-"""Pixels: a larger image is shown this wide."""
 FRAMES = 20
 """Frames that the rate is taken from."""
 LONGEST = 1.0
@@ -157,8 +155,7 @@ class Page:
         height, width = image.shape[:2]
         K = camera.K if camera else intrinsics_from_fov(width, height, FOV_DEFAULT)
         field_of_view = 2 * np.arctan(height / 2 / K[1, 1])  # viser's frustum has its axis in the middle
-        shrunk = min(WIDEST / width, 1.0)
-        small = cv2.resize(image, None, fx=shrunk, fy=shrunk, interpolation=cv2.INTER_AREA)
+        small, _ = shrunk(image, Camera(K))
         self._shown["/camera"] = self.server.scene.add_camera_frustum(
             "/camera",
             fov=float(field_of_view),

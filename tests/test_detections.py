@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mega_model.core.detection import Detections
 from mega_ros.ros.detections import WAITING, Pairs, to_detections
@@ -35,6 +37,20 @@ def test_boxes_are_corners_and_the_best_comes_first() -> None:
     assert found.boxes.tolist() == [[5, 10, 15, 30], [40, 40, 60, 80]] and found.boxes.dtype == np.float32
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
     assert found.keypoints is None
+
+
+NUMBERS = st.one_of(st.floats(), st.sampled_from([1e39, -1e39, 1e9, 1e-30]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[NUMBERS] * 4, st.sampled_from(["person", "dog"]), NUMBERS), max_size=4))
+def test_any_numbers_are_boxes_that_can_be_used(many: list[tuple[float, float, float, float, str, float]]) -> None:
+    """A detection that cannot be used must not cost the others of its image."""
+    usable = stand_in_detection((50, 60, 20, 40), ("person", 0.6))
+    found = read(usable, *(stand_in_detection((x, y, w, h), (name, s)) for x, y, w, h, name, s in many), threshold=0.0)
+    assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all() and (np.diff(found.scores) <= 0).all()
+    assert [40, 40, 60, 80] in found.boxes.tolist()
 
 
 def test_only_people_count() -> None:

@@ -1,10 +1,13 @@
 """What the statistics of frames say, without a node."""
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import Image
 
 from mega_ros.recovery import People
 from mega_ros.ros.diagnostics import TIMES, Health
+from mega_ros.ros.images import ImageError, to_bgr
 
 
 def people(*distances: float) -> People:
@@ -24,7 +27,9 @@ def test_times_and_people() -> None:
     health = Health()
     for k in range(21):
         health.received(k)
-        health.processed(people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(TIMES)})
+        health.processed(
+            people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(TIMES)}, np.array([4, 9])
+        )
     status, values = told(health)
     assert status.level == DiagnosticStatus.OK
     for order, name in enumerate(TIMES):
@@ -32,20 +37,38 @@ def test_times_and_people() -> None:
     assert values["latency_from_stamp_p95_s"] == "0.1190"
     assert values["person_4"] == "sigma 0.125 m, distance 1.00"
     assert values["person_5"] == "sigma 0.125 m, distance nan"
-    assert (values["people"], values["tracks"]) == ("2", "6")
-    health.processed(people(), dict.fromkeys(TIMES, 0.0))
+    assert (values["people"], values["tracks"], values["samples"]) == ("2", "6", "4 to 9")
+    health.processed(people(), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
     _, values = told(health)
-    assert (values["people"], values["tracks"]) == ("0", "6")
+    assert (values["people"], values["tracks"], values["samples"]) == ("0", "6", "0")
     assert "person_4" not in values
+
+
+def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 200 frames at 10 Hz, those between the 30th and the 130th have no image. Then the camera stands still."""
+    now = 0.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for frame in [*range(1, 201), *range(10**6, 10**6 + 20)]:
+        now = frame / 10
+        health.received_info(frame * 10**8)
+        if not 30 <= frame < 130:
+            health.received(frame * 10**8)
+    _, values = told(health)
+    assert (values["frames_received"], values["frames_lost"]) == ("120", "100")
+    for frame in range(300, 303):  # a camera_info that is published once, or again and again with one stamp
+        now = 2e5 + frame
+        health.received_info(2 * 10**14)
+    assert told(health)[1]["frames_lost"] == "100"
 
 
 def test_who_is_unlike_the_training_set_is_a_warning() -> None:
     health = Health()
-    health.processed(people(1.0, 2.5), dict.fromkeys(TIMES, 0.0))
+    health.processed(people(1.0, 2.5), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
     status, _ = told(health)
     assert status.level == DiagnosticStatus.WARN
     assert status.message == "unlike the training set, so sigma may be too small: person 5"
-    health.processed(people(1.0, 1.9), dict.fromkeys(TIMES, 0.0))
+    health.processed(people(1.0, 1.9), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
     assert told(health)[0].level == DiagnosticStatus.OK
 
 
@@ -56,3 +79,14 @@ def test_the_same_sentence_is_not_said_twice() -> None:
     status, values = told(health)
     assert status.message.count("no camera_info has come") == 1
     assert values["last_bad_input"] == "none"
+
+
+def test_unknown_encodings_are_one_kind_of_problem() -> None:
+    """Whatever their names are: 100 names gave 100 lines of the log."""
+    health, due = Health(), 0
+    for encoding in ("mono16", "16SC1", "a 16 b", "it's 16", "'16' '32"):
+        message = Image(width=2, height=2, step=6, encoding=encoding)
+        with pytest.raises(ImageError, match="more than 8 bits") as raised:
+            to_bgr(message)
+        due += health.problem("/image", str(raised.value))
+    assert due == 1

@@ -36,6 +36,18 @@ def test_a_surface_is_drawn_where_its_points_project_to(image: np.ndarray, place
     np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
 
 
+def test_an_overlay_of_a_large_image_is_small_and_right() -> None:
+    """The same surface in the same place, half as fine."""
+    large, camera = np.full((960, 1280, 3), 128, np.uint8), CAMERA.moved(np.diag([4, 4, 1]))
+    image, small = draw.shrunk(large, camera)
+    drawn = changed(image, draw.overlay(image, people((0.8, -0.5, 3)), np.array([0]), FACES, small))
+    corners = CAMERA.project(people((0.8, -0.5, 3))[0]) * 2
+    assert image.shape == (480, 640, 3)
+    np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
+    np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
+    assert draw.shrunk(image, small)[0] is image
+
+
 def test_nobody_leaves_the_image_as_it_is(image: np.ndarray) -> None:
     nobody = np.zeros((0, 6, 3), np.float32)
     np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, CAMERA), image)

@@ -103,12 +103,12 @@ def test_yuv_420(encoding: str, padding: int) -> None:
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [
-        ("mono16", "mono16 has more than 8 bits"),
-        ("16UC1", "16UC1 has more than 8 bits"),
-        ("32FC1", "32FC1 has more than 8 bits"),
-        ("rgb16", "rgb16 has more than 8 bits"),
-        ("bayer_rggb8", "bayer_rggb8 is a raw sensor mosaic; subscribe to .*debayer"),
-        ("bayer_gbrg16", "bayer_gbrg16 is a raw sensor mosaic"),
+        ("mono16", "'mono16' has more than 8 bits"),
+        ("16UC1", "'16UC1' has more than 8 bits"),
+        ("32FC1", "'32FC1' has more than 8 bits"),
+        ("rgb16", "'rgb16' has more than 8 bits"),
+        ("bayer_rggb8", "'bayer_rggb8' is a raw sensor mosaic; subscribe to .*debayer"),
+        ("bayer_gbrg16", "'bayer_gbrg16' is a raw sensor mosaic"),
         ("hsv8", "'hsv8' is unknown; use one of bgr8"),
         ("", "'' is unknown"),
     ],
@@ -132,6 +132,31 @@ def test_refused_encodings(encoding: str, reason: str) -> None:
 def test_refused_geometry(bgr: np.ndarray, changes: dict[str, int], reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         to_bgr(message(bgr, "bgr8", **changes))
+
+
+SIZES = st.one_of(st.integers(0, 9), st.sampled_from([2**16, 2**31 - 1, 2**31, 2**32 - 1]))
+
+
+ENCODINGS = st.one_of(
+    st.sampled_from(["bgr8", "rgba8", "mono8", "yuyv", "nv12", "nv21"]), st.text("bayer8_16' ", max_size=9)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    encoding=ENCODINGS,
+    width=SIZES, height=SIZES, step=SIZES, data=st.binary(max_size=80), bigendian=st.integers(0, 255),
+)  # fmt: skip
+def test_any_fields_are_an_image_or_a_reason(
+    encoding: str, width: int, height: int, step: int, data: bytes, bigendian: int
+) -> None:
+    fields = {"width": width, "height": height, "step": step, "is_bigendian": bigendian, "encoding": encoding}
+    try:
+        image = to_bgr(Image(data=array.array("B", data), **fields))
+    except ImageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert image.shape == (height, width, 3) and image.dtype == np.uint8
 
 
 @pytest.mark.parametrize("encoding", ["yuyv", "nv12"])

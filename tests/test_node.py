@@ -300,8 +300,8 @@ def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
 
 
 BAD_IMAGES = {
-    "16 bit": (image(np.zeros((HEIGHT, WIDTH), np.uint16), "mono16"), "mono16 has more than 8 bits"),
-    "Bayer": (image(np.zeros((HEIGHT, WIDTH), np.uint8), "bayer_rggb8"), "bayer_rggb8 is a raw sensor mosaic"),
+    "16 bit": (image(np.zeros((HEIGHT, WIDTH), np.uint16), "mono16"), "'mono16' has more than 8 bits"),
+    "Bayer": (image(np.zeros((HEIGHT, WIDTH), np.uint8), "bayer_rggb8"), "'bayer_rggb8' is a raw sensor mosaic"),
     "cut off": (image(GREY, height=HEIGHT + 1), "the data are cut off"),
     "empty": (image(GREY[:0]), "320 x 0 pixels"),
     "no size": (Image(encoding="bgr8"), "0 x 0 pixels"),
@@ -536,16 +536,21 @@ class SlowImport:
         if name == "rclpy" and sys.argv[1] == "importing":
             slow()
 sys.meta_path.insert(0, SlowImport())
-if sys.argv[1] == "loading":
+if sys.argv[1] != "importing":
     from mega_ros.bundle import Bundle
     Bundle.load = slow
 from mega_ros.node import main
+if sys.argv[1] == "configuring":  # as the service does, in the executor
+    from mega_ros.node import MegaNode
+    MegaNode.start = lambda node: bool(node.create_timer(0.01, node.trigger_configure))
 sys.exit(main([]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("phase", ["importing", "loading"])
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [("importing", signal.SIGINT), ("loading", signal.SIGTERM), ("configuring", signal.SIGTERM)],
+)
 def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> None:
     process = subprocess.Popen([sys.executable, "-c", SLOW, phase], stdout=subprocess.PIPE, text=True)
     try:

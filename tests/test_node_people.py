@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -133,12 +134,14 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     path = model(tmp_path / "mine.onnx", yolov8())
     node = start("-p", f"detector_model:={path}", "-p", "boxes:=detector", "-p", "max_people:=1")
     assert node.start()
-    assert f"detector: {path} (outputs of YOLOv8, CPUExecutionProvider)" in capfd.readouterr().err
+    said = f"{path} (outputs of YOLOv8, CPUExecutionProvider)"
+    assert f"detector: {said}" in capfd.readouterr().err
     camera: Any = node._cameras[0]
-    mesh = heard(node, PointCloud2, "mega/mesh", lambda: camera._on_image(image(GREY)), lambda message: True)
+    sent = image(GREY, header=Header(stamp=Time(sec=1)))
+    mesh = heard(node, PointCloud2, "mega/mesh", lambda: camera._on_image(sent), lambda message: True)
     assert mesh.height == 1
     status = heard(node, DiagnosticArray, "/diagnostics", lambda: None, lambda m: values(m).get("people") == "1")
-    assert values(status)["detector"] == f"{path} (outputs of YOLOv8, CPUExecutionProvider)"
+    assert values(status)["detector"] == said
     assert "1 of 2 boxes are left out: max_people is 1" in status.status[0].message
 
 

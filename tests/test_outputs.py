@@ -1,6 +1,7 @@
 """What the node publishes beside mesh and joints: surfaces, overlay, and people for other packages."""
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from sensor_msgs.msg import CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, Image, JointState, PointCloud2, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -213,6 +215,73 @@ def test_people_as_detections(topology: Topology) -> None:
         covariance = person.pose.covariance.reshape(6, 6)
         assert np.trace(covariance[:3, :3]) == pytest.approx(0.3**2, rel=1e-5)
         assert person.pose.pose.position.z == pytest.approx(frame.people.joints[k, 0, 2])
+
+
+class IdsList(JointState):  # type: ignore[misc]  # rclpy's types are skipped
+    """hri_msgs' message has no wheel, so one with a list of names stands in, to be published over DDS."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**{"name" if name == "ids" else name: value for name, value in fields.items()})
+
+
+HRI = SimpleNamespace(IdsList=IdsList, NormalizedRegionOfInterest2D=RegionOfInterest, Skeleton2D=RegionOfInterest)
+"""As far as topics are concerned; nobody subscribes to the last two."""
+
+
+def test_who_looks_at_bodies_is_asked_while_people_come_and_go(node: Node, topology: Topology) -> None:
+    """By the executor's thread, while the worker's thread creates and destroys publishers."""
+    humans = bodies.Humans(node, HRI)
+    seen, frames = bodies.Bodies(humans), [some_frame(topology, ids) for ids in ([1, 2], [3, 4])]
+    asked, finished = 0, threading.Event()
+
+    def worker() -> None:
+        for k in range(60):
+            seen.publish(frames[k % 2])
+        finished.set()
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    try:
+        while not finished.is_set():
+            assert not seen.is_wanted()
+            asked += 1
+    finally:
+        thread.join()
+        seen.close()
+        humans.close()
+    assert asked and not [p for p in node.publishers if "humans" in p.topic_name]
+
+
+def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
+    """With ids that no two cameras give, and the QoS that the user set."""
+    wanted = "qos_overrides./humans/bodies/tracked.publisher.reliability"
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=random.SystemRandom().randint(1, 230))
+    node = Node("mega", context=context, namespace="robot", cli_args=["--ros-args", "-p", f"{wanted}:=best_effort"])
+    humans = bodies.Humans(node, HRI)
+    cameras = {name: Outputs(node, topology, False, name, humans) for name in ("front", "rear")}
+    messages: list[Any] = []
+    node.create_subscription(IdsList, "/humans/bodies/tracked", messages.append, qos_profile_sensor_data)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    everybody = ["mega_front_1", "mega_front_2", "mega_rear_1"]
+    try:
+        while not messages or messages[-1].name != everybody:
+            cameras["front"].publish(some_frame(topology, [1, 2]))
+            cameras["rear"].publish(some_frame(topology, [1]))
+            executor.spin_once(timeout_sec=0.05)
+        regions = {p.topic_name: p for p in node.publishers if p.topic_name.endswith("roi")}
+        assert sorted(regions) == [f"/humans/bodies/{body}/roi" for body in everybody]
+        found = [p.qos_profile.reliability for p in [humans.tracked, *regions.values()]]
+        assert found == [ReliabilityPolicy.BEST_EFFORT] * 4
+        assert not [name for name in node._parameters if "bodies/mega" in name], "one for each new person"
+    finally:
+        executor.shutdown()
+        for outputs in cameras.values():
+            outputs.close()
+        humans.close()
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_bodies_of_rep_155(topology: Topology) -> None:

@@ -18,17 +18,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from mega_model.core.cameras import Camera
+from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.recovery import People
 from mega_ros.replay import sources
-from mega_ros.replay.bags import read_bag
+from mega_ros.replay.bags import open_bag, read_bag
 from mega_ros.replay.bootstrap import interval, ratios, resamples
 from mega_ros.replay.coco import LIMBS, Person
 from mega_ros.replay.frames import Recorded
@@ -40,6 +43,7 @@ from mega_ros.replay.score import Score, match
 from mega_ros.replay.sources import Source
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
+from mega_ros.ros.standard import MESSAGES
 
 K = intrinsics_from_fov(640, 480, 1.0)
 BODY = np.random.default_rng(0).normal(size=(60, 3)) * [0.2, 0.5, 0.1]
@@ -256,6 +260,35 @@ def test_a_bag_is_read_in_time_order_with_the_wanted_topics_only(tmp_path: Path,
     assert {m.topic for m in messages} == {"/a", "/c"}
     first: Any = store.deserialize_cdr(messages[0].data, messages[0].type)
     assert first.data == f"{messages[0].topic} 10"
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    storage=st.sampled_from([*StoragePlugin]),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
+    missing=st.floats(0, 1),
+)
+def test_any_damage_of_a_bag_is_messages_or_one_line(
+    tmp_path: Path, storage: StoragePlugin, changes: list[tuple[float, int]], missing: float
+) -> None:
+    folder = tmp_path / storage.name
+    if not folder.exists():
+        with Writer(folder, version=9, storage_plugin=storage) as writer:
+            topic = writer.add_connection("/a", "std_msgs/msg/String", typestore=MESSAGES)
+            for stamp in range(3):
+                writer.write(topic, stamp, MESSAGES.serialize_cdr(MESSAGES.types[topic.msgtype]("a"), topic.msgtype))
+    (whole,) = (path for path in folder.iterdir() if path.name != "metadata.yaml")
+    data = bytearray(whole.read_bytes())
+    for at, value in changes:
+        data[int(at * (len(data) - 1))] = value
+    damaged = tmp_path / f"damaged{whole.suffix}"
+    damaged.write_bytes(data[: len(data) - int(missing**8 * len(data))])
+    try:
+        with open_bag(damaged) as bag:
+            for connection, _, raw in bag.messages(bag.topics):
+                bag.read(connection, raw)
+    except InputError as error:
+        assert "\n" not in str(error) and str(damaged) in str(error)
 
 
 def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path: Path) -> None:

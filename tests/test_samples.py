@@ -73,3 +73,4 @@ def test_the_near_one_has_what_time_is_left(stream: Stream, monkeypatch: pytest.
     monkeypatch.setattr(stream, "_busy", 50.0)
     found = sigma(stream, 2, samples="auto", period=50.0 + 100 + 4)
     np.testing.assert_array_equal(found, [few[0], most[1]])
+    assert stream.samples.tolist() == [4, MOST]

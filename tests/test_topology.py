@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
@@ -43,6 +45,26 @@ def test_a_topology_that_makes_no_sense(tmp_path: Path, field: str, value: Any, 
     with pytest.raises(InputError, match=expected) as caught:
         Topology.load(path)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{path}: ")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
+    keep=st.floats(0, 1),
+)
+def test_any_damage_is_a_topology_or_one_line(tmp_path: Path, changes: list[tuple[int, int]], keep: float) -> None:
+    path = tmp_path / "topology.npz"
+    np.savez(path, **ARRAYS)  # type: ignore[arg-type]
+    data = bytearray(path.read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    path.write_bytes(data[: len(data) - int(keep**8 * len(data))])
+    try:
+        topology = Topology.load(path)
+    except InputError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+    else:
+        assert topology.faces.max() < len(topology.template)
 
 
 def test_a_topology_is_not_unpacked_without_bound(tmp_path: Path) -> None:

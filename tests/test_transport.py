@@ -4,6 +4,7 @@ import array
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_node import GREY, PATIENCE, K, Peer, command, image, running
 
@@ -106,6 +108,24 @@ def test_unknown_qos_override_is_one_line(override: str) -> None:
     assert "perhaps" in end.stderr
 
 
+def test_an_unknown_qos_override_of_a_later_topic_is_named_once() -> None:
+    """The camera then also offers what the override is for: the node keeps what it subscribes to, and says so."""
+    wrong = "qos_overrides./image/compressed.subscription.depth"
+    with running(*ONE_PERSON, "-p", f"{wrong}:=perhaps") as (peer, _):
+        lines: list[str] = []
+        peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
+        peer.destroy_publisher(peer.images)
+        jpegs = peer.create_publisher(CompressedImage, "image/compressed", 1)
+        for _ in range(3):
+            values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and wrong in s.message)
+        assert values["image_topic"] == "/image"
+        assert len([line for line in lines if wrong in line]) == 1
+        peer.destroy_publisher(jpegs)
+        peer.images = peer.create_publisher(Image, "image", 1)
+        assert peer.ask(image(GREY))[0].height == 1
+        peer.status(lambda s, v: wrong not in s.message)
+
+
 def lost(stamps: list[float]) -> int:
     losses = Losses()
     return sum(losses.add(round(stamp * 1e9)) for stamp in stamps)
@@ -143,6 +163,50 @@ def test_lost_frames_are_reported(peer: Peer) -> None:
     assert int(values["frames_lost"]) > 0
     assert float(values["camera_rate_hz"]) == pytest.approx(10, rel=0.01)
     assert "/image: " in values["message"]
+
+
+def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
+    """Smoothed people move on, latency is a latency, and the headers of what is published have a time."""
+    assert not peer.set(smoothing=0.5)
+    start = time.time()
+
+    def again() -> None:
+        peer.images.publish(image(GREY))
+
+    reason = "/image: the stamp is 0, so the time of arrival stands in for it"
+    peer.wait(lambda: [m for m in peer.meshes if m.header.stamp.sec >= start - 1], again)
+    # the times of the diagnostics are those of the last 10 s
+    values = peer.status(lambda s, v: reason in v["message"] and float(v["latency_from_stamp_p50_s"]) < 1e6, again)
+    assert float(values["latency_from_stamp_p50_s"]) > 0
+    assert not peer.set(smoothing=0.0)
+    peer.status(lambda s, v: reason not in v["message"], lambda: peer.send(image(GREY)))
+
+
+def test_damaged_messages_are_counted_and_named_once(peer: Peer) -> None:
+    """Any byte may be another one, and any number of bytes may be missing."""
+    lines: list[str] = []
+    peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
+    rng = np.random.default_rng(0)
+    small = image(GREY[:2, :2])
+    small.header.stamp.sec = 1
+    cameras = {peer.images: serialize_message(small), peer.infos: serialize_message(CameraInfo(k=K))}
+
+    def again() -> None:
+        for publisher, whole in cameras.items():
+            for _ in range(20):
+                data = np.frombuffer(whole, np.uint8).copy()
+                data[rng.integers(4, len(data), 6)] = rng.integers(0, 256, 6)
+                publisher.publish(data[: rng.integers(4, len(data) + 1)].tobytes())
+                peer.executor_.spin_once(timeout_sec=0.005)
+
+    before = int(peer.status(lambda s, v: True)["frames_rejected"])
+    reason = "is damaged or cut off"
+    for topic in ("/image", "/camera_info"):
+        peer.status(lambda s, v: v["last_bad_input"].startswith(f"{topic}: a ") and reason in s.message, again)  # noqa: B023
+    peer.status(lambda s, v: int(v["frames_rejected"]) > before + 40, again)
+    peer.infos.publish(CameraInfo(width=GREY.shape[1], height=GREY.shape[0], k=K))
+    assert peer.ask(image(GREY))[0].height == 1
+    assert len([line for line in lines if reason in line]) < 10
 
 
 def test_a_camera_that_died_is_an_error(peer: Peer) -> None:

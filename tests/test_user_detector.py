@@ -175,6 +175,10 @@ def test_an_open_size_is_640(tmp_path: Path) -> None:
     [
         ({"heatmap": np.zeros((1, 17, 64, 48), np.float32)}, r"its outputs are heatmap \[1, 17, 64, 48\]; known are"),
         ({"output0": np.zeros((1, 300, 6), np.float32)}, r"its outputs are output0 \[1, 300, 6\]; known are"),
+        (
+            {"logits": np.zeros((1, 100, 92), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
+            r"its logits have 92 classes, as those of DETR and YOLOS",
+        ),
         ({"output0": np.zeros((1, 5000, 84), np.float32)}, r"its outputs are output0 \[1, 5000, 84\]; known are"),
     ],
 )
@@ -183,6 +187,12 @@ def test_unknown_outputs_are_one_line(tmp_path: Path, outputs: dict[str, np.ndar
     with pytest.raises(InputError, match=f"detector_model .*d.onnx: {reason}") as raised:
         UserDetector(path, "cpu")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("height", [2**40, 4097])
+def test_a_huge_input_is_refused_before_memory_is_taken(tmp_path: Path, height: int) -> None:
+    with pytest.raises(InputError, match=rf"its input has 128 x {height} pixels; a side has 1 to 4096"):
+        UserDetector(model(tmp_path / "d.onnx", rtmdet(), height=height), "cpu")
 
 
 def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
@@ -207,7 +217,9 @@ def test_a_stream_takes_its_people(tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
     recovery = Recovery(little_bundle(folder), "cpu")
-    stream = Stream(recovery, detector=UserDetector(model(tmp_path / "d.onnx", yolov8()), "cpu"))
+    detector = UserDetector(model(tmp_path / "d.onnx", yolov8()), "cpu")
+    stream, before = Stream(recovery, detector=detector), detector.seconds
     people = stream.process(np.full_like(IMAGE, 200), np.array([[200.0, 0, 128], [0, 200, 96], [0, 0, 1]]), 0)
     np.testing.assert_allclose(people.boxes, [BOX, OTHER], atol=0.01)
     np.testing.assert_allclose(people.scores, [0.9, 0.7], atol=1e-4)
+    assert detector.seconds > before > 0 and detector.cpu_seconds > 0, "diagnostics count it as inference"

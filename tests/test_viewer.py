@@ -46,6 +46,8 @@ from mega_ros.ros.view import NodeView  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 IMAGE = np.full((240, 320, 3), (255, 0, 0), np.uint8)
+OTHER = [500.0, 0.0, 160.0, 0.0, 500.0, 120.0, 0.0, 0.0, 1.0]
+"""K of an image that is not rectified."""
 
 
 @pytest.fixture(scope="module")
@@ -242,16 +244,22 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
         topologies = peer.create_publisher(Mesh, "/mega/front/topology", latched)
         clouds = peer.create_publisher(PointCloud2, "/mega/front/mesh", 1)
         images = peer.create_publisher(Image, "/back/image_raw", 1)
-        infos = peer.create_publisher(CameraInfo, "/back/camera_info", 1)
+        infos = peer.create_publisher(CameraInfo, "/calibration", 1)
         diagnostics = peer.create_publisher(DiagnosticArray, "/diagnostics", 1)
-        values = [KeyValue(key="image_topic", value="/back/image_raw")]
+
+        def tell(image_topic: str) -> None:
+            """What the node's diagnostics say."""
+            said = {"image_topic": image_topic, "camera_info_topic": "/calibration", "rectified": "true"}
+            values = [KeyValue(key=key, value=value) for key, value in said.items()]
+            diagnostics.publish(DiagnosticArray(status=[DiagnosticStatus(name="mega/front", values=values)]))
+
         for node in (view, peer):
             executor.add_node(node)
         topologies.publish(messages.mesh(topology))
         people, stamp = some_people(topology, [3]), 0
         while not view.page or "/camera" not in view.page._shown:
-            diagnostics.publish(DiagnosticArray(status=[DiagnosticStatus(name="mega/front", values=values)]))
-            infos.publish(CameraInfo(width=320, height=240, k=[350.0, 0, 160, 0, 350, 120, 0, 0, 1]))
+            tell(["no topic", "/other/image", "/back/image_raw"][min(stamp, 2)])  # as of nodes that start anew
+            infos.publish(CameraInfo(width=320, height=240, p=[350.0, 0, 160, 0, 0, 350, 120, 0, 0, 0, 1, 0], k=OTHER))
             header, stamp = Header(), stamp + 1
             header.stamp.sec = stamp
             if view._info:

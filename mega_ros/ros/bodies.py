@@ -6,6 +6,8 @@ These packages are no requirement. Functions that need one take its module `msg`
 from __future__ import annotations
 
 import importlib
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +21,13 @@ from geometry_msgs.msg import (
     Vector3,
 )
 from rclpy.node import Node
+from std_msgs.msg import Header
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS
+
+from ..track import PATIENCE
+from .transport import create_publisher
 
 if TYPE_CHECKING:
     from .outputs import ProcessedFrame
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 PELVIS, LEFT_HIP, RIGHT_HIP, NECK = (SMPL_JOINTS.index(name) for name in ("pelvis", "left_hip", "right_hip", "neck"))
 UNKNOWN_ANGLE = np.pi**2 / 3
 """Variance of an angle of which nothing is known, radians squared: uniform over a turn."""
+BODIES = "/humans/bodies"
+"""Where REP-155 has them, whatever the namespace."""
 HRI_SKELETON = (
     "- neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
     "right_ankle left_hip left_knee left_ankle - - - -"
@@ -128,40 +136,67 @@ def skeleton(hri: Any, frame: ProcessedFrame, k: int) -> Any:
 
 
 class Humans:
-    """Topics `<root>/bodies/...`: who is seen, and for each body a region and a skeleton."""
+    """The topic `/humans/bodies/tracked`: the bodies that all cameras of the node see. For the worker's thread."""
 
-    def __init__(self, node: Node, hri: Any, root: str = "/humans") -> None:
-        """hri: the module hri_msgs.msg."""
-        self._node, self._hri, self._root = node, hri, root
-        self._tracked = node.create_publisher(hri.IdsList, f"{root}/bodies/tracked", 1)
+    def __init__(self, node: Node, hri: Any) -> None:
+        """hri: the module hri_msgs.msg. Raises what rclpy raises for a wrong `qos_overrides`."""
+        self.node, self.hri = node, hri
+        self.tracked = create_publisher(node, hri.IdsList, f"{BODIES}/tracked")
+        self._seen: dict[str, tuple[float, list[str]]] = {}  # by each camera: when, and who
+
+    def publish(self, header: Header, camera: str, ids: list[str]) -> None:
+        """ids: of the bodies that the camera sees now. Those that others saw until a moment ago are tracked, too."""
+        now = time.monotonic()
+        self._seen[camera] = now, ids
+        everybody = [body for at, seen in self._seen.values() if now - at < PATIENCE for body in seen]
+        self.tracked.publish(self.hri.IdsList(header=header, ids=everybody))
+
+    def close(self) -> None:
+        self.node.destroy_publisher(self.tracked)
+
+
+class Bodies:
+    """Topics `/humans/bodies/<id>/...` of the bodies that one camera sees: a region and a skeleton."""
+
+    def __init__(self, humans: Humans, camera: str = "") -> None:
+        """camera: its name, if there are several."""
+        self._humans, self._camera = humans, camera
         self._regions: dict[str, Any] = {}
         self._skeletons: dict[str, Any] = {}
+        self._lock = threading.Lock()  # about changes of the publishers: `is_wanted` may be called by another thread
 
     def is_wanted(self) -> bool:
-        publishers = [self._tracked, *self._regions.values(), *self._skeletons.values()]
-        return any(publisher.get_subscription_count() for publisher in publishers)
+        with self._lock:
+            publishers = [self._humans.tracked, *self._regions.values(), *self._skeletons.values()]
+            return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish(self, frame: ProcessedFrame) -> None:
-        ids = [f"mega{person}" for person in frame.people.ids.tolist()]  # a part of a topic's name begins with a letter
+        # unique among cameras; a part of a topic's name begins with a letter
+        prefix = f"mega_{self._camera}_" if self._camera else "mega"
+        ids = [f"{prefix}{person}" for person in frame.people.ids.tolist()]
         self._have(ids)
-        self._tracked.publish(self._hri.IdsList(header=frame.header, ids=ids))
+        self._humans.publish(frame.header, self._camera, ids)
         for k, body in enumerate(ids):
             for publisher, message in ((self._regions[body], region), (self._skeletons[body], skeleton)):
                 if publisher.get_subscription_count():
-                    publisher.publish(message(self._hri, frame, k))
+                    publisher.publish(message(self._humans.hri, frame, k))
 
     def close(self) -> None:
         self._have([])
-        self._node.destroy_publisher(self._tracked)
 
     def _have(self, ids: list[str]) -> None:
-        """Publishers for these bodies, and no others."""
-        kinds = {"roi": self._hri.NormalizedRegionOfInterest2D, "skeleton2d": self._hri.Skeleton2D}
-        for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
-            for gone in publishers.keys() - set(ids):
-                self._node.destroy_publisher(publishers.pop(gone))
-            for new in set(ids) - publishers.keys():
-                publishers[new] = self._node.create_publisher(kind, f"{self._root}/bodies/{new}/{name}", 1)
+        """Publishers for these bodies, and no others.
+
+        Their QoS is that of `tracked`: `qos_overrides` of their own would be more and more parameters.
+        """
+        node, hri, qos = self._humans.node, self._humans.hri, self._humans.tracked.qos_profile
+        kinds = {"roi": hri.NormalizedRegionOfInterest2D, "skeleton2d": hri.Skeleton2D}
+        with self._lock:
+            for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
+                for gone in publishers.keys() - set(ids):
+                    node.destroy_publisher(publishers.pop(gone))
+                for new in set(ids) - publishers.keys():
+                    publishers[new] = node.create_publisher(kind, f"{BODIES}/{new}/{name}", qos)
 
 
 def _poses(joints: np.ndarray) -> tuple[np.ndarray, list[Quaternion]]:

@@ -9,23 +9,25 @@ from __future__ import annotations
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import Detections
 from mega_model.core.errors import InputError
 
-from ..detect import PersonDetector
+from ..engines import first_line
 from ..recovery import People, Recovery
 from ..smooth import HORIZON
 from ..stream import Stream
-from . import bodies, parameters
+from ..user_detector import UserDetector
+from . import bodies, messages, parameters
 from .camera_info import camera_for, is_rectified
 from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
@@ -33,13 +35,15 @@ from .environment import HELP
 from .images import to_bgr
 from .outputs import Outputs, ProcessedFrame, within
 from .read import read_stamp
+from .standard import header
 from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name
 from .worker import Worker
 
 FOLLOW = 0.5
 """Seconds between two checks of what publishers offer."""
 
-AnyImage: TypeAlias = "Image | CompressedImage"
+AnyImage: TypeAlias = Any
+"""Image or CompressedImage, of rosbags."""
 
 
 class LiveCamera:
@@ -53,35 +57,37 @@ class LiveCamera:
         outputs: Outputs,
         worker: Worker,
         advice: str,
-        detector: PersonDetector | None = None,
+        detector: UserDetector | None = None,
     ) -> None:
         """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
         advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
         own, else the bundle's.
 
-        Raises InputError, or what rclpy raises for a wrong `qos_overrides`.
+        Raises InputError for a wrong `qos_overrides`, too.
         """
         self.name = name
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
-        self._worker = worker
+        self._worker, self._detector = worker, detector
         self._health = Health()
         self._stream = Stream(recovery, parameters.stream_settings(node, self._health.period), detector)
         self._pairs: Pairs[AnyImage] = Pairs()
-        self._info: CameraInfo | None = None
+        self._info: Any = None  # CameraInfo
         self._dropped = 0
+        self._unstamped = False  # whether the last image had the stamp 0
+        self._refused: list[str] = []  # why publishers that are there cannot be followed
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
         infos = [(camera_info_topic(node, within(name, "camera_info"), topic), CameraInfo)]
         with ExitStack() as stack:
             reliability = parameters.get(node, "image_reliability")
-            self._images = MatchedSubscription(node, sources, self._on_image, reliability)
+            self._images = MatchedSubscription(node, sources, self._on_image, self._on_damaged_image, reliability)
             stack.callback(self._images.close)
-            self._infos = MatchedSubscription(node, infos, self._on_camera_info)
+            self._infos = MatchedSubscription(node, infos, self._on_camera_info, self._on_damaged_info)
             stack.callback(self._infos.close)
             self._follows = [self._images, self._infos]
             if vision := bodies.package("vision_msgs"):
                 found = [(node.resolve_topic_name(within(name, "detections")), vision.Detection2DArray)]
-                self._follows.append(MatchedSubscription(node, found, self._on_detections))
+                self._follows.append(MatchedSubscription(node, found, self._on_detections, self._warn))
                 stack.callback(self._follows[-1].close)
             timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
             stack.callback(node.destroy_timer, timer)
@@ -95,12 +101,20 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
+        self._unstamped = not read_stamp(image)
+        if self._unstamped:  # from here on all that follows time works; replay/bags.py does the same
+            arrived = header(self._node.get_clock().now().nanoseconds, image.header.frame_id)
+            image = replace(image, header=arrived)
         if not self._outputs.are_wanted():
             self._health.idle()
         elif not self._waits_for_detections():
             self._put(image)
         elif pair := self._pairs.add_image(read_stamp(image), image):
             self._put(*pair)
+
+    def _on_damaged_image(self, reason: str) -> None:
+        self._health.received(0)
+        self._reject(reason)
 
     def _put(self, image: AnyImage, found: Detections | None = None) -> None:
         self._dropped += self._worker.put(self, (image, found))
@@ -115,26 +129,40 @@ class LiveCamera:
     def _waits_for_detections(self) -> bool:
         return bool(parameters.get(self._node, "boxes") == "detections")
 
-    def _on_camera_info(self, info: CameraInfo) -> None:
+    def _on_camera_info(self, info: Any) -> None:
         self._info = info
+        self._health.received_info(read_stamp(info))
+
+    def _on_damaged_info(self, reason: str) -> None:
+        self._warn(reason, self._infos.topic)
 
     def _follow(self) -> None:
+        refused = []
         for subscription in self._follows:
-            subscription.follow()
+            try:
+                subscription.follow()
+            except InputError as error:  # of a topic that was not subscribed to before
+                refused.append(str(error))
+        for text in refused:
+            if text not in self._refused:  # nothing changes until the node starts again: once is enough
+                self._node.get_logger().warning(text)
+        self._refused = refused
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy(), self._why_unmatched()]
+        warnings = [warning, self._why_lossy(), self._why_unmatched(), self._why_unstamped()]
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
             "image_reliability": "reliable" if self._images.reliable else "best_effort",
+            "camera_info_topic": self._infos.topic,
+            "rectified": str(self._are_rectified()).lower(),
         }
         for text in warnings:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
         dropped = self._dropped + self._pairs.alone
-        return self._health.status(name, dropped, self._why_silent(), warnings, facts)
+        return self._health.status(name, dropped, self._why_silent(), [*warnings, *self._refused], facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
@@ -145,6 +173,11 @@ class LiveCamera:
             return ""
         topic = self._node.resolve_topic_name(within(self.name, "detections"))
         return f"{topic}: none has the stamp of any of the last images; its header must be a copy of the image's"
+
+    def _why_unstamped(self) -> str:
+        if not self._unstamped:
+            return ""
+        return f"{self._images.topic}: the stamp is 0, so the time of arrival stands in for it; set it in the driver"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
@@ -170,7 +203,7 @@ class LiveCamera:
         except InputError as error:  # an invalid image or argument
             self._reject(str(error))
         except Exception as error:  # keep running: the next frame may succeed
-            self._reject(f"{type(error).__name__}: {error}")
+            self._reject(f"{type(error).__name__}: {first_line(error)}")
             self._node.get_logger().debug(traceback.format_exc())
 
     def _recover(self, message: AnyImage, found: Detections | None, arrived: float) -> None:
@@ -178,7 +211,7 @@ class LiveCamera:
         start = time.monotonic()
         image = to_bgr(message)
         decoded = time.monotonic()
-        before = self._recovery.seconds()
+        before = self._seconds()
         topic, stamp = self._infos.topic, read_stamp(message)
         camera, problem = self._of_image(width=image.shape[1], height=image.shape[0])
         stream = self._stream
@@ -191,20 +224,28 @@ class LiveCamera:
             self._warn(problem, topic)
         for note in stream.notes:
             self._warn(note)
-        header = message.header
+        of_image = messages.header_of(message)
         if parameters.get(self._node, "predict"):
-            header, people = self._predicted(header, people, stamp)
+            of_image, people = self._predicted(of_image, people, stamp)
         recovered = time.monotonic()
-        self._outputs.publish(ProcessedFrame(header, image, stream.camera, people, self._recovery.topology.faces))
+        self._outputs.publish(ProcessedFrame(of_image, image, stream.camera, people, self._recovery.topology.faces))
         published = time.monotonic()
-        stages = {name: seconds - before[name] for name, seconds in self._recovery.seconds().items()}
+        stages = {name: seconds - before[name] for name, seconds in self._seconds().items()}
         times = {
             "latency": published - arrived,
             "latency_from_stamp": (self._node.get_clock().now().nanoseconds - stamp) / 1e9,
             "decode": decoded - start,
             "publish": published - recovered,
         }
-        self._health.processed(people, times | stages)
+        self._health.processed(people, times | stages, stream.samples)
+
+    def _seconds(self) -> dict[str, float]:
+        """`Recovery.seconds`, with what the user's detector took."""
+        seconds = self._recovery.seconds()
+        if self._detector:
+            seconds["infer"] += self._detector.seconds
+            seconds["infer_cpu"] += self._detector.cpu_seconds
+        return seconds
 
     def _predicted(self, header: Header, people: People, stamp: int) -> tuple[Header, People]:
         """The people where they are expected now, and a header that says so."""
@@ -220,8 +261,10 @@ class LiveCamera:
         """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""
         if self._info is None:
             return None, "no camera_info has come"
-        rectified = is_rectified(self._images.topic, str(parameters.get(self._node, "rectified")).lower())  # or a bool
-        return camera_for(self._info, width, height, rectified)
+        return camera_for(self._info, width, height, self._are_rectified())
+
+    def _are_rectified(self) -> bool:
+        return is_rectified(self._images.topic, str(parameters.get(self._node, "rectified")).lower())  # or a bool
 
     def _say(self, text: str) -> None:
         """A warning, unless the same was said a moment ago."""

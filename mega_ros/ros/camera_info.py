@@ -57,7 +57,10 @@ def _which(info: Any, rectified: bool) -> tuple[str, str]:
     if rectified and not P:
         return "K", "P is all zero, so K stands in for it; fill in P, or set rectified to false if the images are raw"
     if not rectified and not K:
-        return "P", "K is all zero, so P stands in for it, without D; fill in K, or set rectified to true if they are"
+        return (
+            "P",
+            "K is all zero, so P stands in for it, without D; fill in K, or set rectified to true if the images are",
+        )
     return ("P" if rectified else "K"), ""
 
 

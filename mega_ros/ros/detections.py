@@ -29,12 +29,13 @@ def to_detections(message: Any, classes: Sequence[str], threshold: float) -> Det
             continue
         centre = detection.bbox.center.position
         half = detection.bbox.size_x / 2, detection.bbox.size_y / 2
-        box = centre.x - half[0], centre.y - half[1], centre.x + half[0], centre.y + half[1]
-        if np.isfinite([*box, score]).all() and min(half) > 0:
-            boxes.append(box)
-            scores.append(score)
-    order = np.argsort(-np.array(scores), kind="stable")
-    return Detections(np.array(boxes, np.float32).reshape(-1, 4)[order], np.array(scores, np.float32)[order], None)
+        boxes.append((centre.x - half[0], centre.y - half[1], centre.x + half[0], centre.y + half[1]))
+        scores.append(score)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+        corners, confidence = np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32)
+    good = np.isfinite(corners).all(axis=1) & np.isfinite(confidence) & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    order = np.flatnonzero(good)[np.argsort(-confidence[good], kind="stable")]
+    return Detections(corners[order], confidence[order], None)
 
 
 class Pairs(Generic[T]):

@@ -18,6 +18,8 @@ WINDOW = 10.0
 """Seconds over which rate and latency are computed."""
 RECENT = 5.0
 """Seconds for which a problem is reported, and between two log lines about problems of one kind."""
+SILENT = 1.0
+"""Seconds without an image from which on a camera_info tells of a lost one."""
 LOSSY = 0.05
 """Share of lost frames from which on it is reported as a problem."""
 UNUSUAL = 2.0
@@ -41,10 +43,13 @@ class Health:
         self._losses = Losses()
         self._arrived: deque[tuple[float, int]] = deque()  # when, and how many were found missing: seconds
         self._lost = 0
+        self._newest = 0  # stamp of the last image, or of the last camera_info that counted as one
+        self._info = 0  # stamp of the last camera_info
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
         self._people: dict[str, str] = {}  # of the last frame: id -> description
+        self._samples = "0"  # of each person in the last frame
         self._unlike = ""
         self._bad_input = ""
         self._bad_input_at = -np.inf
@@ -57,11 +62,25 @@ class Health:
             self._last = time.monotonic()
             self._first = self._first or self._last
             self._received += 1
+            self._newest = stamp
             lost = self._losses.add(stamp)
             self._lost += lost
             self._arrived.append((self._last, lost))
             while self._last - self._arrived[0][0] > WINDOW:
                 self._arrived.popleft()
+
+    def received_info(self, stamp: int) -> None:
+        """stamp: of a camera_info that is sent with an image, nanoseconds. While no images come, it is a lost one's.
+
+        Not before the next one comes: the image may be under way.
+        """
+        with self._lock:
+            before, self._info = self._info, stamp
+            if stamp > before > self._newest and time.monotonic() - self._last > SILENT:
+                lost = 1 + self._losses.add(before)
+                self._lost += lost
+                self._arrived.append((time.monotonic(), lost))
+                self._newest = before
 
     @property
     def period(self) -> float:
@@ -75,17 +94,19 @@ class Health:
             sent = lost + len(self._arrived)
         return f"{lost} of the last {sent} frames never arrived" if lost > LOSSY * sent else ""
 
-    def processed(self, people: People, times: dict[str, float]) -> None:
+    def processed(self, people: People, times: dict[str, float], samples: np.ndarray) -> None:
         """times: name -> seconds. `latency` is the time from arrival to publication, `latency_from_stamp` includes what
-        came before; the others are stages of it."""
+        came before; the others are stages of it. samples: int [P], how many each person got."""
         described = {
             f"person_{person}": f"sigma {sigma:.3f} m, distance {distance:.2f}"
             for person, sigma, distance in zip(people.ids.tolist(), people.sigma.mean(axis=1), people.distance)
         }
+        most = int(samples.max(initial=0))
         unlike = ", ".join(map(str, people.ids[people.distance > UNUSUAL].tolist()))
         with self._lock:
             self._done.append((time.monotonic(), times))
             self._processed += 1
+            self._samples = " to ".join(map(str, sorted({samples.min(initial=most), most})))
             self._people = described
             self._tracks = max([self._tracks, *(person + 1 for person in people.ids.tolist())])
             self._unlike = f"unlike the training set, so sigma may be too small: person {unlike}" if unlike else ""
@@ -147,6 +168,7 @@ class Health:
                 "people": str(len(self._people)),
                 "tracks": str(self._tracks),
                 **self._people,
+                "samples": self._samples,
                 "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
                 "last_bad_input": self._bad_input or "none",
                 **facts,

@@ -98,8 +98,9 @@ def _decode(message: Any) -> np.ndarray:
 
 
 def _refusal(encoding: str) -> str:
+    name = "'" + encoding.replace("'", "")[:40] + "'"  # between quotes, by which diagnostics know one kind of problem
     if "bayer" in encoding:
-        return f"encoding {encoding} is a raw sensor mosaic; subscribe to the colour image of image_proc's debayer node"
+        return f"encoding {name} is a raw sensor mosaic; subscribe to the colour image of image_proc's debayer node"
     if any(bits in encoding for bits in ("16", "32", "64")):
-        return f"encoding {encoding} has more than 8 bits per channel; subscribe to the camera's 8-bit colour image"
-    return f"encoding '{encoding}' is unknown; use one of {', '.join([*_PACKED, *_PLANAR])}"
+        return f"encoding {name} has more than 8 bits per channel; subscribe to the camera's 8-bit colour image"
+    return f"encoding {name} is unknown; use one of {', '.join([*_PACKED, *_PLANAR])}"

@@ -38,7 +38,10 @@ OUTPUTS = {
         "visualization_msgs/MarkerArray",
         "shaded surfaces, from blue (sigma 0) to red (0.5 m and more); people who are gone are deleted",
     ),
-    "~/overlay": ("sensor_msgs/Image", "the surfaces drawn over the image, a colour per person"),
+    "~/overlay": (
+        "sensor_msgs/Image",
+        "the surfaces drawn over the image, a colour per person; at most 640 pixels wide",
+    ),
     "~/overlay/compressed": ("sensor_msgs/CompressedImage", "the same as JPEG"),
     "~/people": (
         "vision_msgs/Detection3DArray",
@@ -50,7 +53,8 @@ OUTPUTS = {
     ),
     "/humans/bodies/...": (
         "hri_msgs",
-        "`tracked`, and for each body `mega<id>` its `roi` and `skeleton2d` (REP-155). Where hri_msgs is installed",
+        "`tracked`, and for each body `mega<id>` (of several cameras: `mega_<camera>_<id>`) its `roi` and `skeleton2d` "
+        "(REP-155). Where hri_msgs is installed",
     ),
     "/diagnostics": ("diagnostic_msgs/DiagnosticArray", "once a second, in every state: see below"),
 }
@@ -69,16 +73,19 @@ DIAGNOSTICS = {
     "under way",
     "frames_processed": "frames of which results were published",
     "frames_dropped": "received frames that a newer one replaced before their turn",
-    "frames_lost": "frames that never arrived: gaps between stamps that are longer than the camera's period",
-    "frames_rejected": "frames that could not be used",
+    "frames_lost": "frames that never arrived: gaps between stamps that are longer than the camera's period; after "
+    "a second without images, also each stamp of camera_info",
+    "frames_rejected": "frames that could not be used, damaged messages included",
     "frames_idle": "frames that nobody wanted: no output had a subscriber",
     "camera_rate_hz": "the rate of the camera, from the period of its stamps",
     "people": "how many there are",
     "person_<id>": "of each person: the mean sigma, and the distance from the training set",
+    "samples": "how many each person in the last image got, the fewest to the most; 0 for bundles with an error head",
     "tracks": "how many ids were given since activation",
     "intrinsics": "`camera_info`, or why they are assumed",
     "last_bad_input": "the last input that could not be used, and why",
-    "image_topic, image_type, image_reliability": "what the node subscribes to now",
+    "image_topic, image_type, image_reliability, camera_info_topic": "what the node subscribes to now",
+    "rectified": "whether the images count as rectified",
     "transport": "how messages travel: the size of the shared memory, or UDP",
     "backend, backend_reason": "what runs the model, and why `provider: auto` did not take what comes before it",
     "detector": "who finds people: the bundle's detector, or the family of yours",

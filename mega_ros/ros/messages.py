@@ -10,13 +10,21 @@ from typing import Any
 
 import cv2
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from shape_msgs.msg import Mesh, MeshTriangle
+from std_msgs.msg import Header
 
 from mega_model.core.topology import Topology
 
 from .read import points_of
+
+
+def header_of(message: Any) -> Header:
+    """A copy of the header of a message of rosbags, for one of rclpy."""
+    stamp, frame_id = message.header.stamp, message.header.frame_id
+    return Header(stamp=Time(sec=stamp.sec, nanosec=stamp.nanosec), frame_id=frame_id)
 
 
 def point_cloud(

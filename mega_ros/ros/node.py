@@ -10,7 +10,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import chain, repeat
 
 import rclpy
@@ -29,11 +30,12 @@ from ..bundle import Bundle
 from ..engines import to_build
 from ..recovery import Recovery
 from ..user_detector import UserDetector
-from . import parameters
+from . import bodies, parameters
 from .camera import LiveCamera
 from .environment import remove_profile, transport, use_large_messages
-from .outputs import Outputs, create_publisher
+from .outputs import Outputs
 from .signals import Ending
+from .transport import create_publisher
 from .worker import Worker
 
 FAULTS = (InputError, ParameterException, RuntimeError)
@@ -43,12 +45,15 @@ FAULTS = (InputError, ParameterException, RuntimeError)
 class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skipped
     """Raises rclpy's ParameterException, with one clear line, if a parameter is not allowed."""
 
-    def __init__(self) -> None:
+    def __init__(self, loading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """loading: the context in which the model is loaded, which may take minutes."""
         super().__init__("mega")
+        self._loading = loading
         parameters.declare(self)
         self._recovery: Recovery | None = None
         self._detector: UserDetector | None = None
         self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
+        self._humans: bodies.Humans | None = None
         self._cameras: list[LiveCamera] = []
         self._worker: Worker | None = None
         self._state = "unconfigured"
@@ -69,7 +74,8 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     # ------------------------------------------------------------------------------------------------- the transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._change(self._load, "inactive")
+        with self._loading():
+            return self._change(self._load, "inactive")
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._change(self._begin, "active")
@@ -107,8 +113,10 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         if self._detector:
             self.get_logger().info(f"detector: {self._detector.name}")
         try:
+            if hri := bodies.package("hri_msgs"):
+                self._humans = bodies.Humans(self, hri)
             for name in parameters.cameras(self) or [""]:
-                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name)
+                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name, self._humans)
         except BaseException:
             self._free()
             raise
@@ -135,6 +143,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def _free(self) -> None:
         while self._outputs:
             self._outputs.popitem()[1].close()
+        if self._humans:
+            self._humans.close()
+        self._humans = None
         self._recovery = self._detector = None
 
     def close(self) -> None:
@@ -225,12 +236,13 @@ def options() -> None:
 def main(args: Sequence[str]) -> int:
     ending = Ending()
     use_large_messages()
+    at_once = partial(ending.at_once, remove_profile)
     try:
-        with ending.at_once(remove_profile):
+        with at_once():
             tyro.cli(options, prog="mega node", args=remove_ros_args(list(args)))
             # rclpy's own handlers, and its spin(), do not always end with code 0
             rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
-            node = MegaNode()
+            node = MegaNode(loading=at_once)
             started = node.start()
     except FAULTS as error:
         print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)

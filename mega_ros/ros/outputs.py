@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 from visualization_msgs.msg import MarkerArray
@@ -22,7 +22,7 @@ from .. import draw
 from ..recovery import People
 from . import bodies, messages
 from .markers import Markers
-from .transport import OVERRIDABLE
+from .transport import create_publisher
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class ProcessedFrame:
 
     @cached_property
     def overlay(self) -> np.ndarray:
-        """The surfaces over the image: both transports of `~/overlay` need it."""
-        return draw.overlay(self.image, self.people.vertices, self.people.ids, self.faces, self.camera)
+        """The surfaces over the image, at most `draw.WIDEST` wide: both transports of `~/overlay` need it."""
+        image, camera = draw.shrunk(self.image, self.camera)
+        return draw.overlay(image, self.people.vertices, self.people.ids, self.faces, camera)
 
 
 class Output:
@@ -61,9 +62,11 @@ class Output:
 class Outputs:
     """All outputs of one camera: those of ROS' common messages, and those whose packages are installed."""
 
-    def __init__(self, node: Node, topology: Topology, tf: bool, camera: str = "") -> None:
+    def __init__(
+        self, node: Node, topology: Topology, tf: bool, camera: str = "", humans: bodies.Humans | None = None
+    ) -> None:
         """Publishes the topology. tf: whether to publish a frame per person. camera: its name, if there are several:
-        `~/mesh` is `~/<camera>/mesh` then, and so on.
+        `~/mesh` is `~/<camera>/mesh` then, and so on. humans: of all cameras, where hri_msgs is installed.
 
         Raises InputError if a package is missing, and what rclpy raises for a wrong `qos_overrides`.
         """
@@ -88,7 +91,7 @@ class Outputs:
         if tf:
             tf2 = bodies.required("tf2_msgs", "the parameter tf")
             made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera)))
-        self._outputs: list[Output | bodies.Humans] = []
+        self._outputs: list[Output | bodies.Bodies] = []
         with ExitStack() as stack:
             latched = create_publisher(node, Mesh, own("topology"), durability=DurabilityPolicy.TRANSIENT_LOCAL)
             stack.callback(node.destroy_publisher, latched)
@@ -96,10 +99,10 @@ class Outputs:
                 publisher = create_publisher(node, kind, topic)
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
-            if hri := bodies.package("hri_msgs"):
-                humans = bodies.Humans(node, hri, within(camera, "humans") if camera else "/humans")
-                stack.callback(humans.close)
-                self._outputs.append(humans)
+            if humans:
+                seen = bodies.Bodies(humans, camera)
+                stack.callback(seen.close)
+                self._outputs.append(seen)
             self._open = stack.pop_all()
         latched.publish(messages.mesh(topology))
 
@@ -119,11 +122,6 @@ class Outputs:
 def within(camera: str, topic: str) -> str:
     """The name of a topic, or of a frame, of one of several cameras; as it is for the only one, which has no name."""
     return f"{camera}/{topic}" if camera else topic
-
-
-def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
-    """Reliable, with room for the newest message, where `qos_overrides` say nothing else."""
-    return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
 
 def _mesh(frame: ProcessedFrame) -> PointCloud2:

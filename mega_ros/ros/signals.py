@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of the node's process: they end it with code 0, and at once while a model is being loaded.
+"""SIGINT and SIGTERM of the node's process: they end it with code 0, and at once while it loads a model.
 
 Python runs a handler in the main thread only, after the library call that it is in; loading a model may take minutes
 there. So a thread learns of the signals from the file descriptor that Python's own C handler writes to.
@@ -50,18 +50,26 @@ class Ending:
 
     @contextmanager
     def at_once(self, leave: Callable[[], None]) -> Iterator[None]:
-        """Inside, a signal ends the process without waiting for the main thread, after a call of `leave`."""
-        self._leave = leave
+        """Inside, a signal ends the process without waiting for the main thread, after a call of `leave`.
+
+        So does one that came before. It may be used inside itself.
+        """
+        before, self._leave = self._leave, leave
         try:
+            if self.asked.is_set():
+                self._end()
             yield
         finally:
-            self._leave = None
+            self._leave = before
 
     def _watch(self, written: int) -> None:
         while os.read(written, 1)[0] not in NUMBERS:
             pass
         self.asked.set()
         self.wake()
-        if self._leave:
-            self._leave()
+        self._end()
+
+    def _end(self) -> None:
+        if leave := self._leave:
+            leave()
             os._exit(0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -15,10 +17,13 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from mega_model.core.errors import InputError
 
+from ..engines import first_line
+from .standard import MESSAGES
+
 OVERRIDABLE = QoSOverridingOptions(
     [QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY]
 )
-"""For every publisher: the policies that `qos_overrides` may set."""
+"""For publishers: the policies that `qos_overrides` may set."""
 DEPTH = 5
 """Of subscriptions, as in ROS' profile for sensor data."""
 
@@ -33,6 +38,11 @@ Source: TypeAlias = tuple[str, Any]
 def type_name(kind: Any) -> str:
     """As the graph names the type of a message class: sensor_msgs/msg/Image."""
     return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+
+
+def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
+    """Reliable, with room for the newest message, where `qos_overrides` say nothing else."""
+    return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
 
 def image_sources(topic: str, image_transport: str) -> list[Source]:
@@ -65,15 +75,24 @@ class MatchedSubscription:
 
     Its reliability and durability are what the publishers offer: reliable where all of them are, latched where all of
     them are. What `qos_overrides` sets stays. For the executor's thread.
+
+    Messages of ROS' common packages are read here, and are of rosbags' types. rclpy would take damaged ones in silence,
+    or crash (a changed byte in an Image is enough).
     """
 
     def __init__(
-        self, node: Node, sources: Sequence[Source], callback: Callable[[Any], None], reliability: str = "auto"
+        self,
+        node: Node,
+        sources: Sequence[Source],
+        callback: Callable[[Any], None],
+        damaged: Callable[[str], None],
+        reliability: str = "auto",
     ) -> None:
-        """sources: the first is subscribed to while nobody publishes any. reliability: auto, reliable, best_effort."""
+        """sources: the first is subscribed to while nobody publishes any. damaged: told what is wrong with a message
+        that cannot be read. reliability: auto, reliable, best_effort."""
         self._node = node
         self._sources = sources
-        self._callback = callback
+        self._callback, self._damaged = callback, damaged
         self._reliability = reliability
         self._subscription: Any = None
         self._qos: tuple[Any, Any] = (None, None)
@@ -94,29 +113,46 @@ class MatchedSubscription:
         return self._qos[0] == ReliabilityPolicy.RELIABLE
 
     def follow(self) -> None:
-        """Subscribes anew if the publishers are others now, or offer something else. Call it now and then."""
+        """Subscribes anew if the publishers are others now, or offer something else. Call it now and then.
+
+        Raises InputError for a wrong `qos_overrides`; the subscription stays as it was then.
+        """
         (topic, kind), offers = self._offered()
         if self._subscription is not None and not offers:
             return
         topic = self._node.resolve_topic_name(topic)
         reliable = {offer.reliability for offer in offers} == {ReliabilityPolicy.RELIABLE}
         latched = {offer.durability for offer in offers} == {DurabilityPolicy.TRANSIENT_LOCAL}
-        qos = (
-            self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
-            self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
-        )
-        if self._subscription is not None:
-            if (topic, kind, qos) == (self.topic, self.kind, self._qos):
+        old = self._subscription
+        try:
+            qos = (
+                self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
+                self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
+            )
+            if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
-            self._node.destroy_subscription(self._subscription)
+            raw = type_name(kind) in MESSAGES.types
+            self._subscription = self._node.create_subscription(
+                kind,
+                topic,
+                partial(self._read, type_name(kind)) if raw else self._callback,
+                QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
+                qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
+                raw=raw,
+            )
+        except (ParameterException, RuntimeError) as error:
+            raise InputError(f"qos_overrides of {topic}: {first_line(error)}") from None
         self.topic, self.kind, self._qos = topic, kind, qos
-        self._subscription = self._node.create_subscription(
-            kind,
-            topic,
-            self._callback,
-            QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
-            qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
-        )
+        if old is not None:
+            self._node.destroy_subscription(old)
+
+    def _read(self, kind: str, data: bytes) -> None:
+        try:
+            message = MESSAGES.deserialize_cdr(data, kind)
+        except Exception:  # damaged bytes may raise anything
+            self._damaged(f"a {kind} of {len(data)} bytes is damaged or cut off")
+        else:
+            self._callback(message)
 
     def _offered(self) -> tuple[Source, list[QoSProfile]]:
         """The source to subscribe to, and what its publishers offer; nothing if there are none."""

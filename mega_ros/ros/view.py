@@ -17,13 +17,14 @@ from shape_msgs.msg import Mesh
 
 from mega_model.core.errors import InputError
 
+from ..engines import first_line
 from ..viewer import Meshes, Page, ViewOptions
-from .camera_info import camera_for, is_rectified
+from .camera_info import camera_for
 from .environment import use_large_messages
 from .images import to_bgr
 from .read import positions, read_cloud, read_stamp
 from .signals import Ending
-from .transport import MatchedSubscription, camera_info_topic, image_sources
+from .transport import MatchedSubscription, image_sources
 
 IMAGES = 30
 """Images that are kept until their mesh comes."""
@@ -39,7 +40,9 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
         """From the topology on."""
         self._vertices = 0
         self._images: deque[Any] = deque(maxlen=IMAGES)
-        self._info: CameraInfo | None = None
+        self._info: Any = None  # CameraInfo
+        self._rectified = False
+        self._topics = "", ""  # of images and camera_info
         self._sources: list[MatchedSubscription] = []
         self.create_subscription(PointCloud2, f"{options.node}/mesh", self._on_mesh, 1)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -59,22 +62,37 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            topics = [value.value for value in status.values if value.key == "image_topic"]
-            if status.name != self._options.node.strip("/") or not topics:
+            values = {value.key: value.value for value in status.values}
+            topics = values.get("image_topic", ""), values.get("camera_info_topic", "")
+            if status.name != self._options.node.strip("/") or not all(topics):
                 continue
-            if not self._sources:
-                infos = [(camera_info_topic(self, "camera_info", topics[0]), CameraInfo)]
-                self._sources = [
-                    MatchedSubscription(self, image_sources(topics[0], "auto"), self._on_image),
-                    MatchedSubscription(self, infos, self._on_camera_info),
-                ]
-            for source in self._sources:
-                source.follow()
+            self._rectified = values.get("rectified") == "true"
+            try:
+                if topics != self._topics:  # the node has started anew, with another camera
+                    self._listen(*topics)
+                for source in self._sources:
+                    source.follow()
+            except (InputError, ValueError, RuntimeError) as error:  # rclpy's, about names that are no topics
+                self._warn(f"image_topic and camera_info_topic {', '.join(topics)}: {first_line(error)}")
+
+    def _listen(self, image: str, camera_info: str) -> None:
+        """To these topics, in place of earlier ones."""
+        while self._sources:
+            self._sources.pop().close()
+        self._topics, self._info = (image, camera_info), None
+        self._images.clear()
+        sources = image_sources(image, "auto")
+        self._sources.append(MatchedSubscription(self, sources, self._on_image, self._warn))
+        infos = [(camera_info, CameraInfo)]
+        self._sources.append(MatchedSubscription(self, infos, self._on_camera_info, self._warn))
 
     def _on_image(self, image: Any) -> None:
         self._images.append(image)
 
-    def _on_camera_info(self, info: CameraInfo) -> None:
+    def _warn(self, reason: str) -> None:
+        self.get_logger().warning(f"{self._options.node}: {reason}", throttle_duration_sec=5.0)
+
+    def _on_camera_info(self, info: Any) -> None:
         self._info = info
 
     def _on_mesh(self, message: PointCloud2) -> None:
@@ -87,18 +105,18 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
             ids = cloud["id"][:, 0] if cloud.size else np.zeros(0, np.uint32)
             meshes = Meshes(positions(cloud), cloud["sigma"], ids, *self._image(read_stamp(message)))
         except (InputError, ValueError, KeyError) as error:  # the first word on what other nodes publish
-            self.get_logger().warning(f"{self._options.node}/mesh: {error}", throttle_duration_sec=5.0)
+            self._warn(f"mesh: {error}")
             return
         self.page.show(meshes)
 
     def _image(self, stamp: int) -> tuple[Any, ...]:
         """The image of this stamp and its camera, as far as they are known."""
-        image = next((to_bgr(image) for image in self._images if read_stamp(image) == stamp), None)
+        # without stamps, the node gives meshes the time of arrival
+        image = next((to_bgr(image) for image in reversed(self._images) if read_stamp(image) in (stamp, 0)), None)
         if image is None:
             return ()
         height, width = image.shape[:2]
-        rectified = is_rectified(self._sources[0].topic, "auto")
-        camera = camera_for(self._info, width, height, rectified)[0] if self._info else None
+        camera = camera_for(self._info, width, height, self._rectified)[0] if self._info else None
         return (image, camera) if camera else (image,)
 
 
