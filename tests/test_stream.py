@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Walkers:
         self.scores: np.ndarray | None = None
         self.seen: tuple[int, ...] = ()
         """shape of the image that was searched last"""
+        self.engine = SimpleNamespace(seconds=0.0, cpu_seconds=0.0)
 
     def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
         self.seen = image.shape
