@@ -9,6 +9,8 @@ from mega_ros.recovery import People
 from mega_ros.ros.diagnostics import TIMES, Health
 from mega_ros.ros.images import ImageError, to_bgr
 
+GIVEN = (*TIMES, "infer_cpu")
+
 
 def people(*distances: float) -> People:
     count = len(distances)
@@ -28,17 +30,18 @@ def test_times_and_people() -> None:
     for k in range(21):
         health.received(k)
         health.processed(
-            people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(TIMES)}, np.array([4, 9])
+            people(1.0, np.nan), {name: 0.1 * order + 0.001 * k for order, name in enumerate(GIVEN)}, np.array([4, 9])
         )
     status, values = told(health)
     assert status.level == DiagnosticStatus.OK
     for order, name in enumerate(TIMES):
         assert values[f"{name}_p50_s"] == f"{0.1 * order + 0.010:.4f}"
     assert values["latency_from_stamp_p95_s"] == "0.1190"
+    assert values["infer_cpu_s"] == "14.9100"
     assert values["person_4"] == "sigma 0.125 m, distance 1.00"
     assert values["person_5"] == "sigma 0.125 m, distance nan"
     assert (values["people"], values["tracks"], values["samples"]) == ("2", "6", "4 to 9")
-    health.processed(people(), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
+    health.processed(people(), dict.fromkeys(GIVEN, 0.0), np.zeros(0, int))
     _, values = told(health)
     assert (values["people"], values["tracks"], values["samples"]) == ("0", "6", "0")
     assert "person_4" not in values
@@ -64,11 +67,11 @@ def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pyt
 
 def test_who_is_unlike_the_training_set_is_a_warning() -> None:
     health = Health()
-    health.processed(people(1.0, 2.5), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
+    health.processed(people(1.0, 2.5), dict.fromkeys(GIVEN, 0.0), np.zeros(0, int))
     status, _ = told(health)
     assert status.level == DiagnosticStatus.WARN
     assert status.message == "unlike the training set, so sigma may be too small: person 5"
-    health.processed(people(1.0, 1.9), dict.fromkeys(TIMES, 0.0), np.zeros(0, int))
+    health.processed(people(1.0, 1.9), dict.fromkeys(GIVEN, 0.0), np.zeros(0, int))
     assert told(health)[0].level == DiagnosticStatus.OK
 
 

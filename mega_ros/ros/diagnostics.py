@@ -24,8 +24,8 @@ LOSSY = 0.05
 """Share of lost frames from which on it is reported as a problem."""
 UNUSUAL = 2.0
 """`People.distance` from which on a person is unlike the training set, so that sigma cannot be trusted."""
-TIMES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "infer_cpu", "sampling", "publish")
-"""What `Health.processed` is told about each frame."""
+TIMES = ("latency", "latency_from_stamp", "decode", "crop", "infer", "sampling", "publish")
+"""What `Health.processed` is told about each frame, beside `infer_cpu`."""
 
 
 def kind_of(problem: str) -> str:
@@ -48,6 +48,7 @@ class Health:
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
+        self._infer_cpu = 0.0
         self._people: dict[str, str] = {}  # of the last frame: id -> description
         self._samples = "0"  # of each person in the last frame
         self._unlike = ""
@@ -96,7 +97,9 @@ class Health:
 
     def processed(self, people: People, times: dict[str, float], samples: np.ndarray) -> None:
         """times: name -> seconds. `latency` is the time from arrival to publication, `latency_from_stamp` includes what
-        came before; the others are stages of it. samples: int [P], how many each person got."""
+        came before; the others are stages of it. `infer_cpu` is the CPU time of `infer`. samples: int [P], how many
+        each person got.
+        """
         described = {
             f"person_{person}": f"sigma {sigma:.3f} m, distance {distance:.2f}"
             for person, sigma, distance in zip(people.ids.tolist(), people.sigma.mean(axis=1), people.distance)
@@ -107,6 +110,7 @@ class Health:
             self._done.append((time.monotonic(), times))
             self._processed += 1
             self._samples = " to ".join(map(str, sorted({samples.min(initial=most), most})))
+            self._infer_cpu += times["infer_cpu"]
             self._people = described
             self._tracks = max([self._tracks, *(person + 1 for person in people.ids.tolist())])
             self._unlike = f"unlike the training set, so sigma may be too small: person {unlike}" if unlike else ""
@@ -158,6 +162,7 @@ class Health:
             values = {
                 "rate_hz": f"{rate:.2f}",
                 **_medians([times for _, times in self._done]),
+                "infer_cpu_s": f"{self._infer_cpu:.4f}",
                 "frames_received": str(self._received),
                 "frames_processed": str(self._processed),
                 "frames_dropped": str(dropped),

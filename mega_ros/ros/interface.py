@@ -68,7 +68,7 @@ DIAGNOSTICS = {
     "decode_p50_s, crop_p50_s, infer_p50_s, publish_p50_s": "stages of it: the image, the crops, the model, the "
     "outputs. The rest is waiting, tracking and fitting",
     "sampling_p50_s": "the part of `infer` that samples took; 0 for bundles with an error head",
-    "infer_cpu_p50_s": "CPU time of the model, all cores together",
+    "infer_cpu_s": "CPU time of the model, all cores together: the sum over all frames since activation",
     "frames_received": "frames that reached the node: the sum of processed, dropped, rejected and idle ones, and those "
     "under way",
     "frames_processed": "frames of which results were published",
