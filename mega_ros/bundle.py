@@ -91,7 +91,7 @@ class Crop:
     """Number of crops per person, each a pass of the backbone: the first around the box, the others around the region
     that the landmarks give."""
     camera: Literal["ray"] = "ray"
-    """Crops come from the cameras of `mega_model.core.geometry.crop_cameras`."""
+    """Crops come from the cameras of `mega_model.core.geometry.square_cameras`."""
 
 
 @dataclass(frozen=True)

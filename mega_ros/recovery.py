@@ -18,10 +18,10 @@ from mega_model.core import metrics
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import LIMB_JOINTS, SMALLEST, in_image, keypoints_of
 from mega_model.core.errors import InputError, numbers
-from mega_model.core.fit import OBSERVES, FittedPeople, fit_people, limb_shares, widened
+from mega_model.core.fit import OBSERVES, Bends, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
     Pyramid,
-    crop_cameras,
+    box_squares,
     crop_images,
     crop_translation,
     in_crops,
@@ -148,6 +148,8 @@ class Recovery:
         joints = self.topology.joints(template)
         self._limb_shares = limb_shares(template, joints), limb_shares(joints, joints)
         self.backend, self.why = self._sampler.backend, self._sampler.why
+        self._bends: Bends | None = None
+        """Of the modes, which the deterministic graph gives: always the same."""
         self._crop_seconds = 0.0
 
     @classmethod
@@ -246,7 +248,7 @@ class Recovery:
             scores = np.ones(len(boxes), np.float32)
         if not len(boxes):
             return Observation(self._nobody(), np.zeros(0, bool), None)
-        crops = self._crops(image, camera, boxes, keypoints, rotate)
+        crops = self._crops(Pyramid(image), camera, boxes, keypoints, rotate)
         vertices, residuals = (array[:, 0] for array in self._placed(crops.out["vertices"][:, None], crops))
         sigma, joints_sigma = self._predicted_sigma(crops.out, residuals)
         people = People(
@@ -320,20 +322,27 @@ class Recovery:
         return keypoints_of(boxes, find_turned(self.detector, image, rotate))
 
     def _crops(
-        self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
+        self, image: Pyramid, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
     ) -> Crops:
         """The graphs on each person's last crop.
 
         There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
         detector's keypoints replace the first pass, because they place the second crop as well.
         """
-        crop, pyramid = self.bundle.crop, Pyramid(image)
-        cameras = crop_cameras(boxes, camera, crop.size, crop.margin, -np.radians(rotate))
+        crop, unknown = self.bundle.crop, np.arange(len(boxes))
+        squares = box_squares(boxes, crop.margin, -np.radians(rotate))
+        if keypoints is not None and crop.passes > 1:
+            *regions, valid = keypoint_region(keypoints)
+            valid &= np.isfinite(camera.rays(regions[0])).all(axis=-1)
+            for square, region in zip(squares, regions):
+                square[valid] = region[valid]
+            unknown = np.flatnonzero(~valid)
+        cameras = square_cameras(*squares, camera, crop.size)
 
         def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
             start = time.perf_counter()
-            crops = crop_images(pyramid, camera, crop_intrinsics, crop_from_camera, crop.size)
+            crops = crop_images(image, camera, crop_intrinsics, crop_from_camera, crop.size)
             crops = cv2.cvtColor(crops.reshape(-1, crop.size, 3), cv2.COLOR_BGR2RGB).reshape(crops.shape)
             self._crop_seconds += time.perf_counter() - start
             return self._backbone.run(crops=crops)
@@ -343,13 +352,7 @@ class Recovery:
             for part, new in zip(cameras, next_cameras(landmarks, crop_intrinsics, crop_from_camera, crop.size)):
                 part[people] = new
 
-        everybody, unknown = np.arange(len(boxes)), np.arange(len(boxes))
-        if keypoints is not None and crop.passes > 1:
-            centre, side, roll, valid = keypoint_region(keypoints)
-            valid &= np.isfinite(camera.rays(centre)).all(axis=-1)
-            for part, new in zip(cameras, square_cameras(centre[valid], side[valid], roll[valid], camera, crop.size)):
-                part[valid] = new
-            unknown = np.flatnonzero(~valid)
+        everybody = np.arange(len(boxes))
         if crop.passes > 1 and len(unknown):
             refine_cameras(unknown, run_backbone(unknown)["landmarks"])
         features = run_backbone(everybody)
@@ -373,8 +376,8 @@ class Recovery:
         focal = (intrinsics[:, 0, 0] / intrinsics[:, 0, 2])[:, None]
         if "modes" in out:
             landmarks, limbs = crops.features["landmarks"][:, None], crops.limbs[:, None]
-            regressor = self.topology.joint_regressor
-            fitted = fit_people(meshes, rotation, camera, focal, landmarks, limbs, regressor, out["modes"])
+            self._bends = self._bends or Bends.of(self.topology.joint_regressor, out["modes"])
+            fitted = fit_people(meshes, rotation, camera, focal, landmarks, limbs, self._bends)
         else:
             nothing = np.zeros((*meshes.shape[:2], len(OBSERVES)))
             fitted = FittedPeople(meshes, rotation, crop_translation(camera, focal), nothing)

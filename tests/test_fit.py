@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from mega_model.core.fit import (
     OBSERVED,
     OBSERVES,
+    Bends,
     Fit,
     fit_people,
     fit_pose,
@@ -82,7 +83,14 @@ def people(rest: np.ndarray, count: int, seed: int = 0) -> PlacedBodies:
 
 def fitted(*given: np.ndarray, modes: np.ndarray = RIGID, **priors: float) -> Fit:
     joints, translation, focal, landmarks, weights, index = given
-    return fit_pose(joints, translation, focal, landmarks, weights, index, modes, **priors)
+    joints, modes, landmarks, weights = (
+        joints[..., index, :],
+        modes[..., index, :],
+        landmarks[..., None, :, :],
+        weights[..., None, :],
+    )
+    fit = fit_pose(joints, translation, focal, landmarks, weights, modes, **priors)
+    return fit._replace(residuals=fit.residuals[..., 0, :])
 
 
 def angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -280,6 +288,7 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
     regressor = np.eye(len(SMPL_JOINTS))  # the joints are the vertices
     modes = np.zeros((1, len(SMPL_JOINTS), 3))
     modes[0, [SMPL_JOINTS.index(f"{side}_wrist") for side in SIDES]] = [0, 0.2, 0]
+    bends = Bends.of(regressor, modes)
     rotation = Rotation.from_rotvec(rng.uniform(-1, 1, (50, 3))) * Rotation.from_rotvec([np.pi, 0, 0])
     scale, focal = rng.uniform(0.7, 0.9, 50), rng.uniform(1.5, 3, 50)
     camera = np.column_stack([scale, np.zeros((50, 2))])
@@ -291,7 +300,7 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
     keypoints = np.concatenate([landmarks[:, OBSERVED, :2], np.ones((50, 12, 1))], axis=-1)
     for also in (0 * keypoints, keypoints):
         mesh, turned, placed, residuals = fit_people(
-            vertices, rotation.as_matrix(), camera, focal, landmarks, also, regressor, modes
+            vertices, rotation.as_matrix(), camera, focal, landmarks, also, bends
         )
         assert residuals.max() < 0.1
         raised = (mesh - rest)[:, modes[0].any(axis=1)]
@@ -312,9 +321,8 @@ def test_residuals_are_distances_at_the_depth_of_the_body(rest: np.ndarray) -> N
     landmarks[:, np.array(OBSERVED)[[knee, 0]], 4] = 0
     keypoints[:, knee, 2] = 1
     upright = np.repeat(np.eye(3)[None], count, axis=0)
-    regressor = np.eye(len(SMPL_JOINTS))
-    modes = np.zeros((1, len(SMPL_JOINTS), 3))
-    residuals = fit_people(true.joints, upright, camera, true.focal, landmarks, keypoints, regressor, modes).residuals
+    bends = Bends.of(np.eye(len(SMPL_JOINTS)), np.zeros((1, len(SMPL_JOINTS), 3)))
+    residuals = fit_people(true.joints, upright, camera, true.focal, landmarks, keypoints, bends).residuals
     assert (residuals[:, 0] == 0).all()
     assert np.median(residuals[:, knee]) == pytest.approx(0.2, abs=0.05)
     assert np.median(np.delete(residuals, [0, knee], axis=1)) < 0.05
@@ -328,11 +336,11 @@ def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
     camera, focal = np.tile([0.8, 0, 0], (3, 1)), np.full(3, 2.0)
     landmarks, keypoints = rng.uniform(-0.5, 0.5, (3, 39, 5)), rng.uniform(0, 0.5, (3, 12, 3))
     landmarks[..., 3:] = 1
-    regressor, modes = np.eye(len(SMPL_JOINTS)), 0.1 * rng.normal(size=(2, len(SMPL_JOINTS), 3))
+    bends = Bends.of(np.eye(len(SMPL_JOINTS)), 0.1 * rng.normal(size=(2, len(SMPL_JOINTS), 3)))
     a, b, c, d, e = (part[:, None] for part in (upright, camera, focal, landmarks, keypoints))
-    together = fit_people(meshes, a, b, c, d, e, regressor, modes)
+    together = fit_people(meshes, a, b, c, d, e, bends)
     for q in range(2):
-        alone = fit_people(meshes[:, q], upright, camera, focal, landmarks, keypoints, regressor, modes)
+        alone = fit_people(meshes[:, q], upright, camera, focal, landmarks, keypoints, bends)
         for part, whole in zip(alone, together):
             np.testing.assert_allclose(part, whole[:, q], atol=1e-9)
 

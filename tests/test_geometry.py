@@ -32,7 +32,7 @@ def test_crop_cameras_look_at_the_box(seed: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.uniform([-100, -100], [500, 400], (3, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(20, 300, (3, 2))], axis=1)
-    _, crop_from_camera = geometry.crop_cameras(boxes, K, 128, 1.2)
+    _, crop_from_camera = geometry.square_cameras(*geometry.box_squares(boxes, 1.2), K, 128)
     np.testing.assert_allclose(
         crop_from_camera @ crop_from_camera.transpose(0, 2, 1), np.tile(np.eye(3), (3, 1, 1)), atol=1e-12
     )
@@ -73,7 +73,7 @@ def test_square_cameras_agree_with_their_homography(seed: int, roll: float) -> N
 def test_rolled_squares(seed: int) -> None:
     centre, side = squares(seed)
     boxes = np.concatenate([centre - side[:, None] / 2, centre + side[:, None] / 2], axis=1)
-    crop_intrinsics, straight = geometry.crop_cameras(boxes, K, 64, 1.0)
+    crop_intrinsics, straight = geometry.square_cameras(*geometry.box_squares(boxes, 1.0), K, 64)
     for got, wanted in zip(geometry.square_cameras(centre, side, np.zeros(3), K, 64), (crop_intrinsics, straight)):
         np.testing.assert_allclose(got, wanted, atol=1e-9)
     each = np.broadcast_to(K, (3, 3, 3))
@@ -84,7 +84,9 @@ def test_rolled_squares(seed: int) -> None:
 
 
 def test_crop_of_a_box_on_the_axis_is_a_plain_crop() -> None:
-    crop_intrinsics, crop_from_camera = geometry.crop_cameras(np.array([[270.0, 140, 370, 340]]), K, 128, 1.0)
+    crop_intrinsics, crop_from_camera = geometry.square_cameras(
+        *geometry.box_squares(np.array([[270.0, 140, 370, 340]]), 1.0), K, 128
+    )
     np.testing.assert_allclose(crop_from_camera[0], np.eye(3), atol=1e-12)
     np.testing.assert_allclose(crop_intrinsics[0], [[320, 0, 64], [0, 320, 64], [0, 0, 1]])  # 200 pixels become 128
 
@@ -98,7 +100,7 @@ def test_crop_images_show_points_where_the_crop_camera_says(size: tuple[int, int
     pixel = np.array([500.0, 130.0]) * scale
     cv2.circle(image, tuple(np.round(pixel).astype(int).tolist()), int(4 * scale), (255, 255, 255), -1)
     box = np.array([[440.0, 80, 600, 220]]) * scale
-    crop_intrinsics, crop_from_camera = geometry.crop_cameras(box, intrinsics, 128, 1.1)
+    crop_intrinsics, crop_from_camera = geometry.square_cameras(*geometry.box_squares(box, 1.1), intrinsics, 128)
     crop = geometry.crop_images(image, intrinsics, crop_intrinsics, crop_from_camera, 128)[0, ..., 0].astype(float)
     rows, columns = np.mgrid[:128, :128] + 0.5
     found = np.array([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
@@ -113,7 +115,7 @@ def test_place_puts_the_body_where_the_crop_camera_saw_it() -> None:
     body -= body.mean(axis=1, keepdims=True)
     turn = Rotation.random(2, random_state=rng).as_matrix()
     boxes = np.array([[50.0, 60, 200, 400], [420, 100, 560, 380]])
-    crop_intrinsics, crop_from_camera = geometry.crop_cameras(boxes, K, 128, 1.2)
+    crop_intrinsics, crop_from_camera = geometry.square_cameras(*geometry.box_squares(boxes, 1.2), K, 128)
     translation = np.array([[0.1, -0.2, 3.0], [-0.05, 0.1, 5.0]])
     focal = crop_intrinsics[:, 0, 0] / 64
     camera = np.stack([focal / translation[:, 2], translation[:, 0], translation[:, 1]], axis=1)

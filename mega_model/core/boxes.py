@@ -9,8 +9,9 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Boxes [M, 4] and [N, 4] -> [M, N] in 0 to 1."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=-1) for x in (a, b))
+    overlap = np.maximum(high - low, 0)
+    shared = overlap[..., 0] * overlap[..., 1]
+    area_a, area_b = ((x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b))
     return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
 
 
@@ -19,10 +20,9 @@ def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: floa
 
     A box is dropped if its intersection over union with a kept box of a higher score is larger than `overlap`.
     """
-    left = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(best)
-        left = left[intersection_over_union(boxes[[best]], boxes[left])[0] <= overlap]
+    same = intersection_over_union(boxes, boxes) > overlap
+    kept: list[int] = []
+    for k in np.argsort(-scores, kind="stable").tolist():
+        if not same[k, kept].any():
+            kept.append(k)
     return np.array(kept, int)

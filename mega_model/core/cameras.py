@@ -149,14 +149,10 @@ class Camera:
 
     def _undistorted(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [..., 2] -> [..., 3]: what a pinhole with this K would see there, in the frame of the lens."""
-        pixels = np.asarray(pixels, np.float64)
-        ray = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1)
-        return np.einsum("...ij,...j->...i", self._inverse, ray)
-
-    @cached_property
-    def _inverse(self) -> np.ndarray:
-        """[..., 3, 3]: of K."""
-        return np.linalg.inv(self.K)
+        pixels, K = np.asarray(pixels, np.float64), self.K
+        y = (pixels[..., 1] - K[..., 1, 2]) / K[..., 1, 1]
+        x = (pixels[..., 0] - K[..., 0, 2] - K[..., 0, 1] * y) / K[..., 0, 0]
+        return np.stack([x, y, np.ones_like(x)], axis=-1)
 
     def _directions(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Unit vectors [..., 3] of pixels [..., 2], and whether the lens shows anything there, bool [...].

@@ -6,7 +6,7 @@ broadcasting.
 
 Frame: the crop's virtual camera (x right, y down, z forward), metres. *Crop coordinates* run from -1 to 1, x right and
 y down. `focal` [...] is the camera's focal length in half crop sides: a point falls on focal * (x / z, y / z).
-J joints, K landmarks, M modes, P people.
+K joints, L observations of each, M modes, P people.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Fit(NamedTuple):
     shape: np.ndarray
     """[..., M]: coefficient of each mode, in standard deviations"""
     residuals: np.ndarray
-    """[..., K], crop units: distances of the projected joints from their landmarks"""
+    """[..., L, K], crop units: distances of the projected joints from their landmarks"""
 
 
 class FittedPeople(NamedTuple):
@@ -86,46 +86,64 @@ def fit_pose(
     focal: np.ndarray | float,
     landmarks: np.ndarray,
     weights: np.ndarray,
-    index: np.ndarray,
     modes: np.ndarray,
     rotation_prior: float = 0.2,
     depth_prior: float = 0.2,
 ) -> Fit:
     """The rotation update, translation and shape that fit projected joints to their landmarks.
 
-    joints [..., J, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0: as
-    predicted. landmarks [..., K, 2]: crop coordinates, finite. weights [..., K], 0 to 1. index [K]: the joint of each
-    landmark; a joint may have several. modes [..., M, J, 3], metres: rotated like the joints, with the length of one
-    standard deviation. rotation_prior, rad: standard deviation of the predicted rotation about each axis. depth_prior:
-    standard deviation of the log of the predicted depth.
+    joints [..., K, 3], metres: rotated into the crop's camera, not translated. translation [..., 3], metres, z > 0: as
+    predicted. landmarks [..., L, K, 2]: crop coordinates, finite. weights [..., L, K], 0 to 1. modes [..., M, K, 3],
+    metres: rotated like the joints, with the length of one standard deviation. rotation_prior, rad: standard deviation
+    of the predicted rotation about each axis. depth_prior: standard deviation of the log of the predicted depth.
 
     Returns the rotation to apply to joints + shape @ modes before the translation. If all weights are zero, it is the
     identity, the translation is the predicted one, and the shape is zero.
 
     Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
     """
-    seen = np.asarray(joints, np.float64)[..., index, :].swapaxes(-1, -2).copy()  # [..., 3, K]
-    bends = np.moveaxis(np.asarray(modes, np.float64)[..., index, :], -1, -3).copy()  # [..., 3, M, K]
-    target = np.asarray(landmarks, np.float64).swapaxes(-1, -2)
-    weights = np.asarray(weights, np.float64)
-    learned = np.asarray(translation, np.float64)
-    focal = np.asarray(focal, np.float64)
-    shapes = seen.shape[:-2], target.shape[:-2], weights.shape[:-1], learned.shape[:-1], focal.shape, bends.shape[:-3]
-    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior] + [1.0] * bends.shape[-2]) ** -2.0
+    joints, modes, landmarks, weights, learned, focal = (
+        np.asarray(x, np.float64) for x in (joints, modes, landmarks, weights, translation, focal)
+    )
+    target = landmarks.swapaxes(-1, -2)  # [..., L, 2, K]
+    # the joints, then what each mode adds to them: [..., 3, 1 + M, K]
+    body = np.empty(
+        (*np.broadcast_shapes(joints.shape[:-2], modes.shape[:-3]), 3, 1 + modes.shape[-3], joints.shape[-2])
+    )
+    body[..., 0, :], body[..., 1:, :] = joints.swapaxes(-1, -2), np.moveaxis(modes, -1, -3)
+    shapes = body.shape[:-3], target.shape[:-3], weights.shape[:-2], learned.shape[:-1], focal.shape
+    precision = np.array([rotation_prior] * 3 + [LATERAL_PRIOR] * 2 + [depth_prior] + [1.0] * modes.shape[-3]) ** -2.0
     priors = np.diag(precision)
 
     pose = np.zeros((*np.broadcast_shapes(*shapes), len(precision)))
     starts = np.stack([pose, pose])
-    starts[1, ..., :6] += _weak_perspective(seen, learned, focal, target, weights)
-    placed = seen + _translation(starts, learned, focal)[..., None]
-    costs = _loss(_off(placed, focal, target), weights, _WIDENING[0] * OUTLIER) + starts**2 @ precision
+    starts[1, ..., :6] += _weak_perspective(body[..., 0, :], learned, focal, target, weights)
+    placed = body[..., 0, :] + _translation(starts, learned, focal)[..., None]
+    costs = _loss(_off(_projected(placed)[0], focal, target), weights, _WIDENING[0] * OUTLIER) + starts**2 @ precision
     pose = np.where((costs[1] < costs[0])[..., None], starts[1], starts[0])
     for widening in _WIDENING:
-        off, slope = _linearised(pose, seen, bends, learned, focal, target)
+        off, slope = _linearised(pose, body, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
         pose = pose - np.linalg.solve(normal + priors, (gradient + precision * pose)[..., None])[..., 0]
-    off, _ = _linearised(pose, seen, bends, learned, focal, target)
+    off, _ = _linearised(pose, body, learned, focal, target)
     return Fit(_rotation(pose), _translation(pose, learned, focal), pose[..., 6:], np.linalg.norm(off, axis=-2))
+
+
+class Bends(NamedTuple):
+    """How bodies of a topology can change, computed once."""
+
+    regressor: np.ndarray
+    """[12, V]: of the joints of OBSERVES."""
+    modes: np.ndarray
+    """[M, V, 3], metres: see `principal_modes`."""
+    of_joints: np.ndarray
+    """[M, 12, 3], metres: the same of the joints."""
+
+    @classmethod
+    def of(cls, regressor: np.ndarray, modes: np.ndarray) -> Bends:
+        """regressor [24, V]: of SMPL's joints."""
+        regressor = regressor[list(OBSERVES)]
+        return cls(regressor, modes, regressor @ modes)
 
 
 def fit_people(
@@ -135,33 +153,28 @@ def fit_people(
     focal: np.ndarray,
     landmarks: np.ndarray,
     keypoints: np.ndarray,
-    regressor: np.ndarray,
-    modes: np.ndarray,
+    bends: Bends,
 ) -> FittedPeople:
     """A model's predictions for people in crops, fitted to the BlazePose landmarks of the same crops.
 
     vertices [..., V, 3]: canonical, metres. body_to_crop [..., 3, 3], a rotation, and camera [..., 3] (s, tx, ty): as
     the model predicts them. focal [...]: in half crop sides. landmarks [..., 39, 5]: see `blazepose.PoseFeatures`.
     keypoints [..., 12, 3]: a detector's, of the same joints, in crop coordinates, with scores; score 0 if unknown.
-    regressor [24, V]: of SMPL's joints. modes [M, V, 3]: see `principal_modes`.
     """
     crop_to_body = np.swapaxes(body_to_crop, -1, -2)
-    limbs, regressor = landmarks[..., OBSERVED, :], regressor[list(OBSERVES)]
-    seen = np.concatenate([limbs[..., :2], keypoints[..., :2]], axis=-2)
-    weights = np.concatenate([limbs[..., 3] * limbs[..., 4], keypoints[..., 2]], axis=-1)
+    limbs = landmarks[..., OBSERVED, :]
+    weights = np.stack([limbs[..., 3] * limbs[..., 4], keypoints[..., 2]], axis=-2)
     fit = fit_pose(
-        regressor @ vertices @ crop_to_body,
+        bends.regressor @ vertices @ crop_to_body,
         crop_translation(camera, focal),
         focal,
-        seen,
+        np.stack([limbs[..., :2], keypoints[..., :2]], axis=-3),
         weights,
-        np.tile(np.arange(len(OBSERVES)), 2),
-        regressor @ modes @ crop_to_body[..., None, :, :],
+        bends.of_joints @ crop_to_body[..., None, :, :],
     )
-    mesh = vertices + np.tensordot(fit.shape.astype(modes.dtype), modes, axes=1)
+    mesh = vertices + np.tensordot(fit.shape.astype(bends.modes.dtype), bends.modes, axes=1)
     turned = fit.rotation @ body_to_crop
-    squares, shares = (x.reshape(*x.shape[:-1], 2, len(OBSERVES)) for x in (fit.residuals**2, weights))
-    squares = (shares * squares).sum(-2) / (shares.sum(-2) + UNSEEN)
+    squares = (weights * fit.residuals**2).sum(-2) / (weights.sum(-2) + UNSEEN)
     scale = fit.translation[..., 2] / focal  # metres of one crop unit at the body's depth
     return FittedPeople(mesh, turned, fit.translation, np.sqrt(squares) * scale[..., None])
 
@@ -221,59 +234,62 @@ def _projected(placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return placed[..., :2, :] * nearness, nearness
 
 
-def _off(placed: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Residuals [..., 2, K] of points [..., 3, K] to landmarks [..., 2, K], crop units."""
-    return focal[..., None, None] * _projected(placed)[0] - target
+def _off(place: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Residuals [..., L, 2, K], crop units, of joints seen at x / z, y / z [..., 2, K]."""
+    return (focal[..., None, None] * place)[..., None, :, :] - target
 
 
 def _linearised(
-    pose: np.ndarray, seen: np.ndarray, bends: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
+    pose: np.ndarray, body: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> residuals [..., 2, K], crop units, and their Jacobian by a step [..., 2, 6 + M, K]."""
+    """-> residuals [..., L, 2, K], crop units, and their Jacobian by a step [..., 2, 6 + M, K], the same for all L."""
     rotation, translation = _rotation(pose), _translation(pose, learned, focal)
-    turned = rotation @ (seen + (pose[..., None, None, 6:] @ bends)[..., 0, :])
-    place, nearness = _projected(turned + translation[..., None])
-    flat = bends.reshape(*bends.shape[:-2], bends.shape[-2] * bends.shape[-1])
-    slope = np.empty((*turned.shape[:-1], pose.shape[-1], turned.shape[-1]))  # of the placed joints: [..., 3, 6 + M, K]
-    slope[..., :3, :] = (_TURNS @ turned).reshape(*turned.shape[:-1], 3, turned.shape[-1])
+    flat = body.reshape(*body.shape[:-2], body.shape[-2] * body.shape[-1])
+    turned = (rotation @ flat).reshape(*rotation.shape[:-1], *body.shape[-2:])
+    bent = turned[..., 0, :] + (pose[..., None, None, 6:] @ turned[..., 1:, :])[..., 0, :]
+    place, nearness = _projected(bent + translation[..., None])
+    slope = np.empty((*bent.shape[:-1], pose.shape[-1], bent.shape[-1]))  # of the placed joints: [..., 3, 6 + M, K]
+    slope[..., :3, :] = (_TURNS @ bent).reshape(*bent.shape[:-1], 3, bent.shape[-1])
     slope[..., 3:6, :] = _moves(translation, focal)[..., None]
-    slope[..., 6:, :] = (rotation @ flat).reshape(*turned.shape[:-1], *bends.shape[-2:])
-    focal = focal[..., None, None]
+    slope[..., 6:, :] = turned[..., 1:, :]
     slope = slope[..., :2, :, :] - place[..., None, :] * slope[..., 2:, :, :]
-    slope *= (focal * nearness)[..., None, :]
-    return focal * place - target, slope
+    slope *= (focal[..., None, None] * nearness)[..., None, :]
+    return _off(place, focal, target), slope
 
 
 def _pull(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
-    """Weights [..., K] of landmarks with residuals [..., 2, K] in the next step."""
+    """Weights [..., L, K] of landmarks with residuals [..., L, 2, K] in the next step."""
     trust = 1 / (1 + (off * off).sum(-2) / outlier**2)
     return weights * trust * trust
 
 
 def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
-    """Geman-McClure loss [...] of residuals [..., 2, K], in units of LANDMARK_SIGMA^2."""
+    """Geman-McClure loss [...] of residuals [..., L, 2, K], in units of LANDMARK_SIGMA^2."""
     square = (off * off).sum(-2)
-    return (weights * square / (1 + square / outlier**2)).sum(-1) / LANDMARK_SIGMA**2
+    return (weights * square / (1 + square / outlier**2)).sum((-1, -2)) / LANDMARK_SIGMA**2
 
 
 def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The landmarks' part of the normal equations: matrix [..., 6 + M, 6 + M] and right side [..., 6 + M]."""
-    weighted = slope * (pull / LANDMARK_SIGMA**2)[..., None, None, :]
-    right = (weighted @ off[..., None]).sum(-3)
-    return (weighted @ slope.swapaxes(-1, -2)).sum(-3), right[..., 0]
+    pull = pull / LANDMARK_SIGMA**2
+    right = slope @ (pull[..., None, :] * off).sum(-3)[..., None]  # [..., 2, 6 + M, 1]
+    weighted = slope * pull.sum(-2)[..., None, None, :]
+    return (weighted @ slope.swapaxes(-1, -2)).sum(-3), right.sum(-3)[..., 0]
 
 
 def _weak_perspective(
     seen: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """The pose [..., 6] of the least-squares translation in weak perspective; zero if there is none."""
-    share = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9))[..., None, :]
+    share = weights / np.maximum(weights.sum((-1, -2), keepdims=True), 1e-9)
+    wanted = (share[..., None, :] * target).sum(-3)  # [..., 2, K]
+    share = share.sum(-2)[..., None, :]
     middle = (share * seen[..., :2, :]).sum(-1)
     spread = seen[..., :2, :] - middle[..., None]
-    scale = (share * spread * target).sum((-1, -2)) / np.maximum((share * spread**2).sum((-1, -2)), 1e-9)
+    scale = (spread * wanted).sum((-1, -2)) / np.maximum((share * spread**2).sum((-1, -2)), 1e-9)
     before = focal / learned[..., 2]
     good = scale > 0  # otherwise this rotation fits at no depth
     scale = np.where(good, scale, before)
-    shift = (share * target).sum(-1) - scale[..., None] * middle - before[..., None] * learned[..., :2]
+    shift = wanted.sum(-1) - scale[..., None] * middle - before[..., None] * learned[..., :2]
     pose = np.concatenate([np.zeros((*shift.shape[:-1], 3)), shift, np.log(before / scale)[..., None]], axis=-1)
     return np.where(good[..., None], pose, 0)

@@ -54,17 +54,14 @@ def look_at(direction: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-1).reshape(-1, 3, 3)
 
 
-def crop_cameras(
-    boxes: np.ndarray, camera: Camera | np.ndarray, size: int, margin: float, roll: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Virtual cameras that look at boxes.
+def box_squares(boxes: np.ndarray, margin: float, roll: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The squares of crops around boxes: centre [P, 2], side [P] and roll [P], as `square_cameras` takes them.
 
-    boxes [P, 4]: x0, y0, x1, y1, pixels of `camera`. The crop's square has `margin` times the larger side of the box.
-    The other arguments and the result are those of `square_cameras`.
+    boxes [P, 4]: x0, y0, x1, y1, pixels. A square has `margin` times the larger side of its box.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     side = margin * np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    return square_cameras((boxes[:, :2] + boxes[:, 2:]) / 2, side, np.full(len(boxes), roll), camera, size)
+    return (boxes[:, :2] + boxes[:, 2:]) / 2, side, np.full(len(boxes), roll)
 
 
 def square_cameras(
@@ -91,7 +88,7 @@ def square_cameras(
 
 
 class Pyramid:
-    """An image in full, half, quarter, ... size. Each is made when it is first asked for, so that crops share them.
+    """An image in full, half, quarter, ... size, each made when first asked for, so that crops share them.
 
     OpenCV averages 2 x 2 pixels several times as fast as any other number.
     """
@@ -99,6 +96,16 @@ class Pyramid:
     def __init__(self, image: np.ndarray) -> None:
         """image: [H, W, C]."""
         self._sizes = [image]
+        self._padded: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def of(cls, image: np.ndarray | Pyramid) -> Pyramid:
+        """A pyramid as it is, or that of an image."""
+        return image if isinstance(image, Pyramid) else cls(image)
+
+    @property
+    def full(self) -> np.ndarray:
+        return self._sizes[0]
 
     def at(self, shrink: float) -> np.ndarray:
         """The smallest one that is not smaller than the image divided by `shrink`; the image itself below 2."""
@@ -108,6 +115,15 @@ class Pyramid:
             half = max(1, width // 2), max(1, height // 2)
             self._sizes.append(cv2.resize(self._sizes[-1], half, interpolation=cv2.INTER_AREA))
         return self._sizes[level]
+
+    def padded(self, shrink: float) -> np.ndarray:
+        """The same; colours get a fourth channel, because OpenCV warps four in two thirds of the time of three."""
+        source = self.at(shrink)
+        if self.full.shape[2] != 3:
+            return source
+        if len(source) not in self._padded:
+            self._padded[len(source)] = cv2.cvtColor(source, cv2.COLOR_BGR2BGRA)
+        return self._padded[len(source)]
 
 
 def crop_images(
@@ -122,35 +138,43 @@ def crop_images(
     image: its pyramid, where several calls crop the same one. camera: that of the image, or its intrinsics [3, 3]. A
     lens is undone in the crops only, not in all of the image.
     """
-    camera = Camera.of(camera)
-    pyramid = image if isinstance(image, Pyramid) else Pyramid(image)
-    height, width, channels = pyramid.at(1).shape
+    camera, pyramid = Camera.of(camera), Pyramid.of(image)
+    height, width, channels = pyramid.full.shape
     out = np.zeros((len(crop_intrinsics), size, size, channels), np.uint8)
-    mapped = _reach_behind(camera, crop_intrinsics, crop_from_camera, size) | bool(camera.lens)
-    for p, (crop, rotation) in enumerate(zip(crop_intrinsics, crop_from_camera)):
+    to_rays = np.linalg.inv(crop_intrinsics)
+    # a homography would mirror what is behind the camera into the crop
+    mapped = _reach_behind(camera, to_rays, crop_from_camera, size) | bool(camera.lens)
+    matrix = camera.K if camera.R is None else camera.K @ camera.R
+    to_image = matrix @ crop_from_camera.swapaxes(1, 2) @ to_rays @ TO_CENTRE
+    for p, shrink in enumerate(camera.focal / crop_intrinsics[:, 0, 0]):
         # downscale by averaging first, because warping alone would alias
-        source = pyramid.at(camera.focal / crop[0, 0])
+        source = pyramid.padded(shrink)
         scale = np.array([source.shape[1] / width, source.shape[0] / height])
-        # a homography would mirror what is behind the camera into the crop
-        how = _mapped if mapped[p] else _flat
-        out[p] = how(source, scale, camera, crop, rotation, size).reshape(out[p].shape)
+        if mapped[p]:
+            crop = _mapped(source, scale, camera, crop_intrinsics[p], crop_from_camera[p], size)
+        else:
+            crop = _flat(source, scale, to_image[p], size)
+        if channels == 3:
+            cv2.cvtColor(crop, cv2.COLOR_BGRA2BGR, dst=out[p])
+        else:
+            out[p] = crop.reshape(out[p].shape)
     return out
 
 
-def _flat(
-    source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
-) -> np.ndarray:
-    """One crop of an image without distortion. scale [2], x and y: from the camera's pixels to those of `source`."""
+def _flat(source: np.ndarray, scale: np.ndarray, to_image: np.ndarray, size: int) -> np.ndarray:
+    """One crop of an image without distortion. scale [2], x and y: from the camera's pixels to those of `source`.
+
+    to_image [3, 3]: from OpenCV's pixels of the crop to the camera's.
+    """
     # OpenCV has pixel centres at integers, K at half-integers
     to_source = np.array([[scale[0], 0, -0.5], [0, scale[1], -0.5], [0, 0, 1]])
-    matrix = camera.K if camera.R is None else camera.K @ camera.R
-    crop_to_source = to_source @ matrix @ (np.linalg.inv(crop @ rotation) @ TO_CENTRE)
-    return cv2.warpPerspective(source, crop_to_source, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(source, to_source @ to_image, (size, size), flags=how)
 
 
-def _reach_behind(camera: Camera, crop_intrinsics: np.ndarray, crop_from_camera: np.ndarray, size: int) -> np.ndarray:
+def _reach_behind(camera: Camera, to_rays: np.ndarray, crop_from_camera: np.ndarray, size: int) -> np.ndarray:
     """bool [P]: whether a corner of a crop lies 90 degrees or more off the axis of the image's camera."""
-    corners = np.linalg.inv(crop_intrinsics) @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
+    corners = to_rays @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
     forward = np.array([0, 0, 1]) if camera.R is None else camera.R[2]
     return ((crop_from_camera @ forward)[:, None] @ corners).min(axis=(1, 2)) <= 0
 
@@ -158,7 +182,7 @@ def _reach_behind(camera: Camera, crop_intrinsics: np.ndarray, crop_from_camera:
 def _mapped(
     source: np.ndarray, scale: np.ndarray, camera: Camera, crop: np.ndarray, rotation: np.ndarray, size: int
 ) -> np.ndarray:
-    """The same of any image. Every `STEP`-th pixel goes through the lens, those between are interpolated."""
+    """One crop of any image. Every `STEP`-th pixel goes through the lens, those between are interpolated."""
     nodes = (np.arange(-1, size / STEP + 1) + 0.5) * STEP  # as `cv2.resize` places them; one more at each end
     across = ((nodes - crop[0, 2]) / crop[0, 0]).astype(np.float32)
     down = ((nodes - crop[1, 2]) / crop[1, 1]).astype(np.float32)[:, None]

@@ -61,8 +61,8 @@ def next_cameras(
     """The virtual cameras of the next crops: they look at the regions of interest that the landmarks give.
 
     landmarks [P, 39, >= 2]: in the crops, -1 to 1. crop_intrinsics and crop_from_camera [P, 3, 3]: what
-    `geometry.crop_cameras` gives for `size` pixels. Returns both for the next crops. The centre of a region is clipped
-    to a quarter of the crop's side beyond its edges, and its side to 0.5 to 1.6 times the crop's.
+    `geometry.square_cameras` gives for `size` pixels. Returns both for the next crops. The centre of a region is
+    clipped to a quarter of the crop's side beyond its edges, and its side to 0.5 to 1.6 times the crop's.
     """
     centre, side, roll = region_of_interest((np.asarray(landmarks, np.float64)[..., :2] + 1) * (size / 2))
     next_intrinsics, next_from_crop = square_cameras(

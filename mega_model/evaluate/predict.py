@@ -17,7 +17,7 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import OBSERVES, fit_people, limb_shares, widened
+from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, widened
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
@@ -136,8 +136,7 @@ def predict(
                 batch["focal"].numpy()[:, None],
                 features.landmarks.cpu().numpy()[:, None],
                 keypoints.cpu().numpy()[:, None],
-                topology.joint_regressor,
-                errors.modes.cpu().numpy(),
+                Bends.of(topology.joint_regressor, errors.modes.cpu().numpy()),
             )
             together, turned = fitted.vertices.astype(np.float32), fitted.body_to_crop.astype(np.float32)
             sigma = widened(sigma, fitted.residuals[:, 0], shares)

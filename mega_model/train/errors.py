@@ -23,7 +23,7 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import OBSERVES, fit_people, limb_shares, principal_modes, widened
+from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, principal_modes, widened
 from mega_model.core.topology import Topology
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
@@ -125,8 +125,7 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         found.focal.numpy(),
         found.features.landmarks.numpy(),
         found.keypoints.numpy(),
-        regressor,
-        modes,
+        Bends.of(regressor, modes),
     )
     place = found.true_translation.numpy()
     depth = np.abs(fitted.translation[:, 2] - place[:, 2]) / place[:, 2]
