@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""HOTA and IDF1 of a replay, by TrackEval: scripts/hota BAG REPLAY, its ground truth and the folder of its replay.
+"""HOTA and IDF1 of a replay, by TrackEval: scripts/hota.py BAG REPLAY, its ground truth and the folder of its replay.
 
 Of boxes around projected meshes, as in the MOT challenge. People who are hardly visible count on neither side, as in
 `mega replay`. Needs `pip install --no-deps trackeval` in an environment of its own: its requirements bring a second
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from trackeval.metrics import CLEAR, HOTA, Identity
@@ -18,7 +19,7 @@ from mega_model.core.boxes import intersection_over_union
 from mega_model.core.topology import Topology
 from mega_ros.bundle import DEFAULT
 from mega_ros.replay.frames import Recorded
-from mega_ros.replay.reference import open_reference
+from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.score import MINIMUM_OVERLAP, MINIMUM_VISIBLE, boxes_of, match
 
 
@@ -26,12 +27,15 @@ def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.nda
     """Of each frame with ground truth: true ids [T], found ids [P] and overlaps [T, P]."""
     topology = Topology.load(DEFAULT / "topology.npz")
     reference, result = open_reference(None, bag, topology), []
+    assert reference is not None, f"{bag} has no ground truth"
     with np.load(replay / "meshes.npz") as found:
         which, ids, vertices = (found[name] for name in ("frame", "ids", "vertices"))
     for number, frame in enumerate(Recorded(bag).frames()):
         truth, here = reference.at(frame), which == number
         if truth is None:
             continue
+        assert isinstance(truth, Truth) and frame.camera is not None  # of a bag with `/mega/ground_truth`
+        assert truth.vertices is not None and truth.visible is not None and truth.ids is not None
         wanted = truth.visible.mean(axis=1) >= MINIMUM_VISIBLE
         pairs = match(vertices[here], truth.vertices, frame.camera)
         spare = {person for person, true in pairs if not wanted[true]}
@@ -50,7 +54,7 @@ def numbered(ids: list[np.ndarray]) -> list[np.ndarray]:
 
 def main(bag: str, replay: str) -> None:
     true, found, overlaps = map(list, zip(*frames(Path(bag), Path(replay))))
-    data = {"num_timesteps": len(true), "similarity_scores": overlaps}
+    data: dict[str, Any] = {"num_timesteps": len(true), "similarity_scores": overlaps}
     for name, ids in (("gt", numbered(true)), ("tracker", numbered(found))):
         data |= {f"{name}_ids": ids, f"num_{name}_ids": max(map(max, filter(len, ids))) + 1}
         data[f"num_{name}_dets"] = sum(map(len, ids))
