@@ -284,7 +284,9 @@ def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsy
         people = recovery.run(pattern(0), camera, box, rotate=90 if "--rotate" in words else 0)
         np.testing.assert_allclose(np.load(tmp_path / "out" / "meshes.npz")["vertices"], people.vertices, atol=1e-5)
         said = report(tmp_path / "out")
-        assert said["assumed"] == 0 and said.get("camera_problem", "").startswith(problem)
+        assert said["assumed"] == 0 and said.get("camera_problem", "").startswith(
+            f"{INFO}: {problem}" if problem else ""
+        )
         assert problem in " ".join(capsys.readouterr().out.split())
     assert said["provenance"]["settings"]["rotate"] == 0
 
@@ -310,6 +312,30 @@ def test_topics_are_named_where_there_are_several(
     assert said["provenance"]["topics"] == {"image": "/right/image", "camera_info": "/right/camera_info"}
     assert replay(bundle, tmp_path / "out", path, "--image-topic", "/left/camera_info") == 1
     assert "/left/camera_info carries sensor_msgs/msg/CameraInfo, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "frame, words, topic, reason",
+    [
+        ("front", [], None, "/rear/camera_info: the bag has only /front/camera_info, of another frame_id"),
+        ("camera", [], "/front/camera_info", ""),
+        ("camera", ["--fov", "90"], None, "/rear/camera_info: left out, as asked for; a field of view of 90 degrees"),
+        ("camera", ["--camera-info-topic", "none"], None, "/rear/camera_info: left out, as asked for"),
+        ("front", ["--camera-info-topic", "/front/camera_info"], "/front/camera_info", ""),
+    ],
+)
+def test_only_the_cameras_own_calibration_is_taken(
+    frame: str, words: list[str], topic: str | None, reason: str, bundle: Path, tmp_path: Path
+) -> None:
+    r = Recorder()
+    _, stamp, info = r.info(0)
+    info = replace(info, header=replace(info.header, frame_id=frame))
+    _, _, image = r.compressed(0)
+    path = bag(tmp_path / "bag", ("/front/camera_info", stamp, info), ("/rear/image_raw/compressed", stamp, image))
+    assert replay(bundle, tmp_path / "out", path, "--image-topic", "/rear/image_raw", *words) == 0  # the camera's name
+    said = report(tmp_path / "out")
+    assert said["provenance"]["topics"].get("camera_info") == topic
+    assert said.get("assumed_because", "").startswith(reason) and said["assumed"] == (topic is None)
 
 
 def test_one_photograph_in_one_result_out(bundle: Path, tmp_path: Path) -> None:

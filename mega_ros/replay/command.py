@@ -22,7 +22,7 @@ from mega_model.core.commands import must_have
 from mega_model.core.errors import InputError
 
 from ..engines import Provider
-from ..recovery import Recovery
+from ..recovery import FOV_DEFAULT, Recovery
 from ..samples import MOST
 from ..stream import StreamSettings
 from . import frames, many
@@ -90,13 +90,13 @@ class ReplayOptions:
     image_topic: str | None = None
     """The bag's images, where it has several."""
     camera_info_topic: str | None = None
-    """The bag's intrinsics; by default camera_info beside the images."""
+    """The bag's intrinsics; by default camera_info beside the images, else one with their frame_id; none: --fov."""
     rectified: Literal["auto", "true", "false"] = "auto"
     """Whether the bag's images are rectified; auto: by the name of their topic."""
     rotate: Literal[0, 90, 180, 270] = 0
     """Degrees, clockwise, by which the images must be turned so that people are upright."""
-    fov: float = 60.0
-    """Field of view over the larger image side where nobody knows the intrinsics, degrees."""
+    fov: float | None = None
+    """Field of view over the larger image side, degrees: in place of camera_info. Without either, 60 are assumed."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
     provider: Provider = "auto"
@@ -115,8 +115,10 @@ class ReplayOptions:
 def main(args: list[str]) -> int:
     """`mega replay`: returns the exit code; 1 if one of the inputs could not be replayed."""
     options = tyro.cli(ReplayOptions, args=args, prog="mega replay")
-    if not 1 <= options.fov <= 170:
+    if options.fov is not None and not 1 <= options.fov <= 170:
         raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    if options.fov is not None and options.camera_info_topic not in (None, frames.WITHOUT):
+        raise InputError("--fov stands in place of camera_info, so --camera-info-topic cannot be given with it")
     if not options.input:
         raise InputError("INPUT: name a bag, a video, an image or a folder of these")
     inputs = _inputs(options.input)
@@ -277,10 +279,10 @@ def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
     options, paths = job.options, job.paths
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
-    topics = options.image_topic, options.camera_info_topic
+    topics = options.image_topic, options.camera_info_topic if options.fov is None else frames.WITHOUT
     source = frames.open_input(paths, *topics, options.rectified, options.images, turn=turn)
     recovery = job.recovery or Recovery.load(options.bundle, provider=options.provider)
-    fov = float(np.radians(options.fov))
+    fov = float(FOV_DEFAULT if options.fov is None else np.radians(options.fov))
     settings = StreamSettings(
         boxes=options.boxes,
         samples=options.samples,

@@ -35,6 +35,8 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
 NO_INFO = "the input has no camera_info"
+WITHOUT = "none"
+"""In place of a topic: the bag's camera_info is left out, so a field of view is assumed."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ def open_input(
 ) -> Input:
     """A bag, a video, a photograph, a folder of images, a COCO json; or several photographs.
 
-    The topics are those of a bag. rectified: auto, true or false, see `is_rectified`; for the images of a bag. images:
-    folder of a json's images. turn: whether photographs are turned as their EXIF data say; a json's images never are,
-    because annotations refer to the stored pixels.
+    The topics are those of a bag; info_topic may also be `WITHOUT`. rectified: auto, true or false, see `is_rectified`;
+    for the images of a bag. images: folder of a json's images. turn: whether photographs are turned as their EXIF data
+    say; a json's images never are, because annotations refer to the stored pixels.
     Raises InputError that says what is wrong with it.
     """
     first = paths[0]
@@ -123,7 +125,7 @@ def open_input(
         source = Video(first)
     else:
         raise InputError(f"{first}: there is no such file or folder")
-    if image_topic or info_topic:
+    if image_topic or info_topic not in (None, WITHOUT):
         raise InputError(f"{first}: --image-topic and --camera-info-topic are for bags, this is none")
     return source
 
@@ -262,7 +264,7 @@ class Recorded:
             self.note = f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag"
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
-            info = _info_topic(bag, info_topic, image)
+            info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
@@ -292,15 +294,21 @@ class Recorded:
 
     def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:
         """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""
+        topic = self.topics.get("camera_info")
+        if topic is None:
+            return None, self._why_no_info
         if not self._infos:
-            return None, "the bag has no camera_info"
+            return None, f"{topic}: no camera_info has come"
         k = bisect_right(self._infos, stamp, key=lambda info: info[0])
-        return camera_for(self._infos[max(0, k - 1)][1], width, height, self._rectified)
+        camera, problem = camera_for(self._infos[max(0, k - 1)][1], width, height, self._rectified)
+        return camera, f"{topic}: {problem}" if problem else ""
 
 
 def _image_topic(bag: Bag, named: str | None) -> str:
     if named is not None:
-        return _named(bag, named, IMAGES)
+        # the name of the camera's topic, as the node takes it, also where only its compressed images were recorded
+        compressed = f"{named}/compressed"
+        return _named(bag, compressed if named not in bag.topics and compressed in bag.topics else named, IMAGES)
     # the node's own drawings are no input
     found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
     # one camera, raw and compressed: the raw images
@@ -308,12 +316,30 @@ def _image_topic(bag: Bag, named: str | None) -> str:
     return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
 
 
-def _info_topic(bag: Bag, named: str | None, image: str) -> str | None:
-    if named is not None:
-        return _named(bag, named, (CAMERA_INFO,))
-    found = [t for t, kind in bag.topics.items() if kind == CAMERA_INFO]
+def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, str]:
+    """The topic, or None and the reason.
+
+    Beside the images, as for the node. Elsewhere, only its frame_id says that it is of the same camera.
+    """
     beside = image.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
-    return beside if beside in found else _only(bag, found, "camera_info", "--camera-info-topic")
+    if named not in (None, WITHOUT):
+        return _named(bag, named, (CAMERA_INFO,)), ""
+    found = [t for t, kind in bag.topics.items() if kind == CAMERA_INFO]
+    if not found:
+        return None, f"{beside}: the bag has no camera_info"
+    if named == WITHOUT:
+        return None, f"{beside}: left out, as asked for"
+    if beside in found:
+        return beside, ""
+    frame = _frame_id(bag, image)
+    same = [t for t in found if frame and _frame_id(bag, t) == frame]
+    others = f"{', '.join(sorted(found))}, of another frame_id; --camera-info-topic takes it all the same"
+    return _only(bag, same, "camera_info", "--camera-info-topic"), f"{beside}: the bag has only {others}"
+
+
+def _frame_id(bag: Bag, topic: str) -> str:
+    """Of the first message; empty without messages."""
+    return next((str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic])), "")
 
 
 def _named(bag: Bag, topic: str, kinds: Sequence[str]) -> str:

@@ -74,12 +74,14 @@ def demo_table(report: dict[str, Any]) -> Table:
 def offline_table(report: dict[str, Any]) -> Table:
     """The report of `mega replay` for people to read."""
     out = _two_columns(f"mega replay: {escape(report['input'])}")
+    if topics := report["provenance"]["topics"]:
+        out.add_row("topics", escape(", ".join(topics.values())))
     out.add_row("frames", str(report["frames"]))
     if report["unreadable"]:
         first = next(row["problem"] for row in report["table"] if "problem" in row)
         out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {escape(first)}")
     if report["assumed"]:
-        out.add_row("frames with assumed intrinsics", f"{report['assumed']}: {report['assumed_because']}")
+        out.add_row("frames with assumed intrinsics", escape(f"{report['assumed']}: {report['assumed_because']}"))
     if "note" in report:
         out.add_row("note", escape(report["note"]))
     if "camera_problem" in report:
