@@ -100,6 +100,8 @@ setup(
     python_requires=">=3.10",
     # export/ is run from a checkout; its name is too general to install
     packages=find_packages(include=["mega_ros*", "mega_model*"]),
+    # with this, an editable install is a path, not an import hook that a folder `mega_ros` beside a program would hide
+    package_dir={"": "."},
     package_data={
         "mega_ros": ["py.typed", "models/default/*", "replay/report.html"],
         "mega_model": ["py.typed", "data/*.npz", "data/backgrounds/*"],

@@ -22,8 +22,8 @@ LARGEST = 60e6
 
 
 @pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source archive and the wheel that was built from it, made from a copy of what git has."""
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what git has."""
     folder = tmp_path_factory.mktemp("checkout")
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True)
@@ -33,10 +33,16 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not name.startswith("tests/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dist(checkout: Path) -> Path:
+    """A folder with the source archive and the wheel that was built from it."""
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist"]
-    end = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    end = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
     assert end.returncode == 0, end.stderr
-    return folder / "dist"
+    return checkout / "dist"
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,20 @@ def test_both_archives_can_be_uploaded(dist: Path) -> None:
     end = subprocess.run(check, capture_output=True, text=True)
     assert end.returncode == 0, end.stdout
     assert all(path.stat().st_size < LARGEST for path in dist.iterdir())
+
+
+def test_a_program_beside_the_clone_finds_an_editable_install(checkout: Path, tmp_path: Path) -> None:
+    """Python takes a folder `mega_ros` beside the program for a package if all others are behind an import hook."""
+    build = "from setuptools import build_meta; print(build_meta.build_editable('editable'))"
+    subprocess.run([sys.executable, "-c", build], cwd=checkout, check=True, capture_output=True)
+    zipfile.ZipFile(next((checkout / "editable").iterdir())).extractall(tmp_path / "site")
+    (tmp_path / "mega_ros").mkdir()
+    code = f"import site; site.addsitedir({str(tmp_path / 'site')!r}); import mega_ros; print(mega_ros.__file__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    end = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert end.stdout.strip() == str(checkout / "mega_ros" / "__init__.py"), end.stderr
 
 
 def test_pip_installs_what_ros_looks_for(wheel: zipfile.ZipFile) -> None:
