@@ -298,7 +298,13 @@ def test_advice_fits_the_installation(tmp_path: Path, monkeypatch: pytest.Monkey
     assert commands.remedy("rclpy") == f"source {tmp_path}/ros/jazzy/setup.bash"
     assert commands.remedy("torch") == f"in {ROOT}, pip install -e '.[train]'"
     monkeypatch.setattr(commands, "CHECKOUT", tmp_path)
-    assert commands.remedy("torch").startswith("install mega_ros again with its extra")
+    assert commands.remedy("trimesh") == "pip install 'trimesh>=4'"
+    monkeypatch.setattr(
+        commands, "requires", lambda package: ["numpy", "Torch>=2; extra == 'train'", "mkdocs; extra == 'docs'"]
+    )
+    assert commands.remedy("torch") == "pip install 'Torch>=2'"
+    monkeypatch.setattr(commands, "requires", lambda package: None)
+    assert commands.remedy("torch") == "pip install torch"
 
 
 @pytest.mark.parametrize("arguments", [("fly",), ("train",), ("train", "fly"), ("node", "--fly")])

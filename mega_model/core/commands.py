@@ -6,9 +6,12 @@ others take seconds.
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +77,16 @@ def remedy(package: str) -> str:
         return f"source {scripts[-1]}"
     if (CHECKOUT / "setup.py").is_file():
         return f"in {CHECKOUT}, pip install -e '.[{extra}]'"
-    return f"install mega_ros again with its extra: in a checkout, pip install '.[{extra}]'"
+    return f"pip install {shlex.join(_packages_of(extra) or [package])}"
+
+
+def _packages_of(extra: str) -> list[str]:
+    """What the installed mega_ros says that an extra requires; nothing where it is not installed."""
+    try:
+        lines = requires("mega_ros") or []
+    except PackageNotFoundError:
+        return []
+    return [line.partition(";")[0].strip() for line in lines if re.search(f"extra == ['\"]{extra}['\"]", line)]
 
 
 def must_have(package: str) -> None:
