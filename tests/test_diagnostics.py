@@ -27,6 +27,7 @@ def told(health: Health) -> tuple[DiagnosticStatus, dict[str, str]]:
 
 def test_times_and_people() -> None:
     health = Health()
+    assert told(health)[1]["intrinsics"] == "no image has been processed"
     for k in range(21):
         health.received(k)
         health.processed(
@@ -41,6 +42,7 @@ def test_times_and_people() -> None:
     assert values["person_4"] == "sigma 0.125 m, distance 1.00"
     assert values["person_5"] == "sigma 0.125 m, distance nan"
     assert (values["people"], values["tracks"], values["samples"]) == ("2", "6", "4 to 9")
+    assert values["intrinsics"] == "camera_info"
     health.processed(people(), dict.fromkeys(GIVEN, 0.0), np.zeros(0, int))
     _, values = told(health)
     assert (values["people"], values["tracks"], values["samples"]) == ("0", "6", "0")

@@ -21,7 +21,7 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.msg import Log, ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -430,7 +430,8 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"samples": 1000}, "auto or a whole number from -1 to 100"),
         ({"samples": -2}, "auto or a whole number"),
         ({"score_threshold": 1.5}, "range"),
-        ({"fov": 0.0}, "range"),
+        ({"fov": 0.0}, "fov must be in radians, 0.1 to 3"),
+        ({"fov": 60.0}, "radians, 0.1 to 3, not 60: 60 degrees are 1.047"),
         ({"rotate": 45}, "range|step"),
         ({"rectified": "maybe"}, "one of auto, true, false"),
         ({"rectified": 3}, "one of auto, true, false"),
@@ -513,8 +514,16 @@ def test_large_images_arrive_best_effort() -> None:
 def test_wrong_type_is_named() -> None:
     """A camera that publishes CompressedImage where Image is awaited."""
     with running("-p", "image_transport:=raw", image_type=CompressedImage) as (peer, _):
-        values = peer.status(lambda s, v: "CompressedImage" in s.message)
-        assert "/image: carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image" in values["message"]
+        lines: list[str] = []
+        kept = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        peer.create_subscription(Log, "/rosout", lambda log: lines.append(f"{log.level} {log.msg}"), kept)
+        why = "/image: carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"
+        for _ in range(2):
+            peer.status(lambda s, v: why in s.message)
+        peer.wait(lambda: any(why in line for line in lines))
+        (said,) = [line for line in lines if why in line]
+        assert said.startswith("30 ")  # WARN
+        assert any("listens to /image, /camera_info" in line and "/mega/mesh, /mega/joints" in line for line in lines)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

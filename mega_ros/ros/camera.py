@@ -75,6 +75,7 @@ class LiveCamera:
         self._dropped = 0
         self._unstamped = False  # whether the last image had the stamp 0
         self._refused: list[str] = []  # why publishers that are there cannot be followed
+        self._silence = ""  # why no images came when /diagnostics were made last
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
         infos = [(camera_info_topic(node, within(name, "camera_info"), topic), CameraInfo)]
@@ -92,6 +93,8 @@ class LiveCamera:
             timer = node.create_timer(FOLLOW, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
             stack.callback(node.destroy_timer, timer)
             self._open = stack.pop_all()
+        listened = [name for subscription in self._follows for name in subscription.topics]
+        node.get_logger().info(f"listens to {', '.join(listened)}; publishes {', '.join(outputs.topics)}")
 
     def close(self) -> None:
         """Ends the subscriptions. The worker must have ended."""
@@ -161,8 +164,11 @@ class LiveCamera:
         for text in warnings:
             if text and self._health.is_due(text):
                 self._node.get_logger().warning(text)
-        dropped = self._dropped + self._pairs.alone
-        return self._health.status(name, dropped, self._why_silent(), [*warnings, *self._refused], facts)
+        dropped, silence = self._dropped + self._pairs.alone, self._why_silent()
+        if silence not in ("", self._silence):
+            self._node.get_logger().warning(silence)
+        self._silence = silence
+        return self._health.status(name, dropped, silence, [*warnings, *self._refused], facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()

@@ -45,6 +45,7 @@ class Health:
         self._lost = 0
         self._newest = 0  # stamp of the last image, or of the last camera_info that counted as one
         self._info = 0  # stamp of the last camera_info
+        self._begun = time.monotonic()
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
@@ -138,8 +139,8 @@ class Health:
             return self._problems.setdefault(kind_of(problem), now) == now
 
     def silence(self) -> float:
-        """Seconds since the last image, infinite before the first."""
-        return time.monotonic() - self._last if self._first else np.inf
+        """Seconds since the last image, or since the activation before the first."""
+        return time.monotonic() - (self._last or self._begun)
 
     def status(
         self, name: str, dropped: int, silence: str, warnings: Sequence[str], facts: dict[str, str]
@@ -174,7 +175,7 @@ class Health:
                 "tracks": str(self._tracks),
                 **self._people,
                 "samples": self._samples,
-                "intrinsics": f"assumed: {self.assumed}" if self.assumed else "camera_info",
+                "intrinsics": self._intrinsics(),
                 "last_bad_input": self._bad_input or "none",
                 **facts,
             }
@@ -185,6 +186,11 @@ class Health:
             hardware_id=name,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
+
+    def _intrinsics(self) -> str:
+        if self.assumed:
+            return f"assumed: {self.assumed}"
+        return "camera_info" if self._processed else "no image has been processed"
 
 
 def _medians(frames: Sequence[dict[str, float]]) -> dict[str, str]:

@@ -82,7 +82,7 @@ DIAGNOSTICS = {
     "person_<id>": "of each person: the mean sigma, and the distance from the training set",
     "samples": "how many each person in the last image got, the fewest to the most; 0 for bundles with an error head",
     "tracks": "how many ids were given since activation",
-    "intrinsics": "`camera_info`, or why they are assumed",
+    "intrinsics": "of the last processed image: `camera_info`, or why they are assumed",
     "last_bad_input": "the last input that could not be used, and why",
     "image_topic, image_type, image_reliability, camera_info_topic": "what the node subscribes to now",
     "rectified": "whether the images count as rectified",

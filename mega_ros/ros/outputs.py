@@ -92,6 +92,8 @@ class Outputs:
             tf2 = bodies.required("tf2_msgs", "the parameter tf")
             made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera)))
         self._outputs: list[Output | bodies.Bodies] = []
+        self.topics: list[str] = []
+        """The full names of what is made from a frame, but for `/humans/bodies/...`."""
         with ExitStack() as stack:
             latched = create_publisher(node, Mesh, own("topology"), durability=DurabilityPolicy.TRANSIENT_LOCAL)
             stack.callback(node.destroy_publisher, latched)
@@ -99,6 +101,7 @@ class Outputs:
                 publisher = create_publisher(node, kind, topic)
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
+                self.topics.append(publisher.topic_name)
             if humans:
                 seen = bodies.Bodies(humans, camera)
                 stack.callback(seen.close)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -22,6 +23,9 @@ CHOICES = {
     "rectified": ("auto", "true", "false"),
     "boxes": ("detector", "detections", "full_frame", "fixed"),
 }
+FOV_LIMITS = 0.1, 3.0
+"""Radians."""
+FOV_RANGE = "{:g} to {:g}".format(*FOV_LIMITS)
 
 
 def declare(node: Node) -> None:
@@ -98,10 +102,10 @@ def declare(node: Node) -> None:
         (
             "fov",
             float(FOV_DEFAULT),
-            _real(
-                "field of view over the larger image side, radians; used without camera_info",
-                0.1,
-                3.0,
+            # its range is checked below, where the unit is said
+            ParameterDescriptor(
+                description="field of view over the larger image side, radians; used without camera_info",
+                additional_constraints=FOV_RANGE,
             ),
         ),
     ):
@@ -147,6 +151,12 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
             names = change.value or []
             if not _are_names(names):
                 reason = f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
+                return SetParametersResult(successful=False, reason=reason)
+        if change.name == "fov" and change.type_ == Parameter.Type.DOUBLE:
+            low, high = FOV_LIMITS
+            if not low <= change.value <= high:
+                given = f"{change.value:g} degrees are {np.radians(change.value):.3f}"
+                reason = f"fov must be in radians, {FOV_RANGE}, not {change.value:g}: {given}"
                 return SetParametersResult(successful=False, reason=reason)
         # -p and parameter files read true as a bool
         choice = str(change.value).lower() if isinstance(change.value, bool) else change.value
