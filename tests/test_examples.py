@@ -76,17 +76,17 @@ def running(example: str, *arguments: object) -> Iterator[tuple[Node, Callable[[
         rclpy.shutdown(context=context)
 
 
-def people(z: float, sigma: float) -> PointCloud2:
+def people(z: float, sigma: float, x: float = 0.0) -> PointCloud2:
     """One far away, and one of whom a single vertex is z metres ahead."""
     points = np.full((2, 50, 3), 9, np.float32)
-    points[1, 17] = 0, 0, z
+    points[1, 17] = x, 0, z
     spread = np.full((2, 50), 0.1, np.float32)
     spread[1, 17] = sigma
     return messages.point_cloud(Header(), points, spread, np.array([4, 8]))
 
 
 def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
-    with running("stop_zone.py") as (node, spin_until):
+    with running("stop_zone.py", "--ros-args", "-p", "distance:=1.8") as (node, spin_until):
         answers: list[bool] = []
         node.create_subscription(Bool, "stop", lambda answer: answers.append(answer.data), 10)
         meshes = node.create_publisher(PointCloud2, "mega/mesh", 1)
@@ -102,10 +102,13 @@ def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
             answers.clear()
             spin_until(told)
 
-        answer(people(z=2.5, sigma=0.1), right=False)
-        answer(people(z=2.5, sigma=0.2), right=True)
+        answer(people(z=4.0, sigma=0.2), right=False)  # 2 m before the zone: 3 * 0.2 + 0.32 * 4 = 1.88
+        answer(people(z=4.0, sigma=0.3), right=True)
         answer(people(z=4.0, sigma=0.2), right=False)
-        answer(people(z=1.0, sigma=0.0), right=True)
+        answer(people(z=2.7, sigma=0.0), right=True)  # 0.7 m before it, and 2.7 is wrong by up to 0.86 m
+        answer(people(z=4.0, sigma=0.2), right=False)
+        answer(people(z=0.5, sigma=0.0, x=2.8), right=False)  # beside the zone, 1.93 m away at the nearest
+        answer(people(z=0.5, sigma=0.1, x=2.8), right=True)
         answer(people(z=4.0, sigma=0.2), right=False)
         answer(people(z=4.0, sigma=np.nan), right=True)
         answer(people(z=4.0, sigma=0.2), right=False)
