@@ -232,6 +232,14 @@ class Stream:
         return find_turned(self._detector, image, self._settings.rotate, self._settings.score_threshold)
 
 
+def warm_up(recovery: Recovery, detector: PersonDetector | None = None) -> None:
+    """Processes a grey image, so that the first real one does not wait for the first run of a graph, and for scipy."""
+    image = np.full((480, 640, 3), 127, np.uint8)
+    if finder := detector or recovery.detector:
+        finder.find(image)
+    Stream(recovery, StreamSettings(boxes="full_frame")).process(image, None, 0)
+
+
 def identified(recovery: Recovery, settings: StreamSettings, observation: Observation, ids: np.ndarray) -> People:
     """The people of an observation, see `Recovery.identified`. `settings.samples` must not be "auto"."""
     assert settings.samples != "auto"  # it depends on the stream

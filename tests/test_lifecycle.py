@@ -111,7 +111,9 @@ def models() -> int:
 @pytest.mark.parametrize("node", [[]], indirect=True)
 def test_cleanup_frees_the_model(node: MegaNode) -> None:
     before = models()
-    assert node.start()
+    assert node.trigger_configure() == SUCCESS
+    assert node._recovery and node._recovery.seconds()["infer"] > 0, "the first image would wait"
+    assert node.trigger_activate() == SUCCESS
     assert models() == before + 1
     assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
     assert models() == before
@@ -154,4 +156,4 @@ def test_building_engines_is_reported_meanwhile(
     }
     assert not [thread for thread in threading.enumerate() if thread.name == "announcement"]
     said = capfd.readouterr().err
-    assert "engines are being built" in said and "onnxruntime CPUExecutionProvider runs the model" in said
+    assert "engines are being built" in said and "the model runs in onnxruntime CPUExecutionProvider" in said

@@ -29,6 +29,7 @@ from mega_model.core.errors import InputError
 from ..bundle import Bundle
 from ..engines import to_build
 from ..recovery import Recovery
+from ..stream import warm_up
 from ..user_detector import UserDetector
 from . import bodies, parameters
 from .camera import LiveCamera
@@ -107,11 +108,12 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         bundle, provider = Bundle.load(parameters.get(self, "bundle")), parameters.get(self, "provider")
         with self._announced(to_build(bundle, provider)):
             recovery = Recovery(bundle, provider)
-        self.get_logger().info(f"{recovery.backend} runs the model{recovery.why and f' ({recovery.why})'}")
+        self.get_logger().info(f"the model runs in {recovery.backend}{recovery.why and f', {recovery.why}'}")
         path = parameters.get(self, "detector_model")
         self._detector = UserDetector(path, provider) if path else None
         if self._detector:
             self.get_logger().info(f"detector: {self._detector.name}")
+        warm_up(recovery, self._detector)
         try:
             if hri := bodies.package("hri_msgs"):
                 self._humans = bodies.Humans(self, hri)
