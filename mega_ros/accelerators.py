@@ -22,9 +22,8 @@ PROVIDERS = {
     "cpu": "CPUExecutionProvider",
 }
 """onnxruntime's names, in the order in which "auto" tries them. Each leaves single operators to those behind it."""
-NO_PROVIDER = (
-    "this onnxruntime is built for CPUs only: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
-)
+NO_CUDA = "onnxruntime has no CUDA"
+NO_PROVIDER = f"{NO_CUDA}: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 NO_DRIVER = "no NVIDIA driver (libcuda.so.1): sudo ubuntu-drivers install; in a container, docker run --gpus all"
 NO_GPU = "no NVIDIA GPU that the driver can use: see nvidia-smi; in a container, docker run --gpus all"
 NO_TENSORRT = "TensorRT's {} is not installed: pip install 'tensorrt=={}.*'"
@@ -85,6 +84,14 @@ def _first() -> tuple[ctypes.CDLL, ctypes.c_int]:
 def _must_succeed(*calls: Callable[[], int]) -> None:
     if any(call() for call in calls):  # 0 is success
         raise InputError(NO_GPU)
+
+
+def has_gpu() -> bool:
+    try:
+        gpu()
+    except InputError:
+        return False
+    return True
 
 
 def tensorrt_version() -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mega_model.core.errors import InputError
 
-from .accelerators import PROVIDERS, free_gpu_memory, missing
+from .accelerators import NO_CUDA, NO_PROVIDER, PROVIDERS, free_gpu_memory, has_gpu, missing
 from .bundle import Bundle, BundleError, GraphName, Tensor
 from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built, lock
 from .parts import free_memory, most_at_once, run_in_parts
@@ -71,7 +71,9 @@ class OnnxEngine:
             except Unavailable as error:
                 if provider != "auto":
                     raise InputError(f"provider: {name} was asked for, but {error}; or use cpu") from None
-                refused.setdefault(str(error), []).append(name)
+                # what to install is of no use without a GPU
+                reason = NO_CUDA if str(error) == NO_PROVIDER and not has_gpu() else str(error)
+                refused.setdefault(reason, []).append(name)
         self.backend = f"onnxruntime {self._session.get_providers()[0]}"
         self.seconds = self.cpu_seconds = 0.0
         self._free_memory = free_memory if name == "cpu" else free_gpu_memory

@@ -12,6 +12,7 @@ import pytest
 
 from mega_model.core.errors import InputError
 from mega_model.core.onnx_runtime import ort
+from mega_ros import accelerators
 from mega_ros.bundle import Bundle, BundleError, Graph, Tensor
 from mega_ros.engines import OnnxEngine
 
@@ -82,11 +83,16 @@ def test_provider_is_the_one_asked_for(bundle: Bundle) -> None:
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime has CUDA")
-def test_without_cuda_auto_is_cpu_and_says_why_and_others_are_refused(bundle: Bundle) -> None:
-    reason = "this onnxruntime is built for CPUs only: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu"
+def test_without_cuda_auto_is_cpu_and_says_why_and_others_are_refused(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "onnxruntime has no CUDA: pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"
     engine = OnnxEngine(bundle, "backbone", "auto")
     assert engine.backend == "onnxruntime CPUExecutionProvider"
-    assert engine.why.startswith(f"not tensorrt or cuda: {reason}") and "\n" not in engine.why
+    if not accelerators.has_gpu():
+        assert engine.why == "not tensorrt or cuda: onnxruntime has no CUDA"
+    monkeypatch.setattr(accelerators, "gpu", lambda: accelerators.Gpu("a GPU", "9.0", 10**9))
+    assert OnnxEngine(bundle, "backbone", "auto").why == f"not tensorrt or cuda: {reason}"
     assert OnnxEngine(bundle, "backbone", "cpu").why == ""
     for provider in ("cuda", "tensorrt"):
         with pytest.raises(InputError, match=re.escape(f"provider: {provider} was asked for, but {reason}")):
