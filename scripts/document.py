@@ -25,7 +25,10 @@ import tyro
 
 from mega_model.core.commands import Verb
 from mega_ros.cli import OF_CHECKOUT, VERBS
+import numpy as np
+
 from mega_ros.ros import interface, parameters
+from mega_ros.ros.read import JOINT, POINT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,6 +47,14 @@ def code(names: str) -> str:
 
 def topics(which: Mapping[str, tuple[str, str]]) -> str:
     return table(["topic", "type", "content"], [[f"`{name}`", *texts] for name, texts in which.items()])
+
+
+def point(kind: np.dtype[Any]) -> str:
+    """The fields of a point, in their order."""
+    assert kind.fields
+    named = {"float32": "FLOAT32 (7)", "uint32": "UINT32 (6)"}
+    rows = [[f"`{name}`", named[str(field)], str(offset)] for name, (field, offset, *_) in kind.fields.items()]
+    return table(["field", "datatype", "offset"], rows)
 
 
 class Declared:
@@ -232,6 +243,22 @@ The node's name is `mega`, so `~/mesh` is `/mega/mesh`. Each output is computed 
 Outputs are reliable, with room for the newest message; `qos_overrides` change that ([how images arrive](transport.md)).
 
 {topics(interface.OUTPUTS)}
+
+### The bytes of `~/mesh` and `~/joints`
+
+A point of `~/mesh` has {POINT.itemsize} bytes (`point_step`):
+
+{point(POINT)}
+
+`~/joints` has the field `distance`, FLOAT32, behind these: {JOINT.itemsize} bytes. Both are little-endian and without gaps, person after
+person (`height`), and of each person vertex after vertex (`width`), as `~/topology` numbers them; `row_step` is `width * point_step`.
+So with numpy:
+
+<!-- not run: needs a message of ~/mesh -->
+```python
+points = np.frombuffer(mesh.data, np.float32).reshape(mesh.height, mesh.width, {len(POINT)})  # [..., :3] and [..., 3]: sigma
+ids = points.view(np.uint32)[:, 0, 4]
+```
 
 ## Parameters
 
