@@ -50,13 +50,23 @@ def summarise(recording: Recording) -> dict[str, Any]:
     }
 
 
+FEW = 2.0
+"""Meshes per second: two idle cores give three times as many."""
+
+
 def what_is_normal(live: dict[str, Any]) -> str:
     """A sentence about dropped frames."""
     sent = f"The camera sent {live['sent']} images in {live['seconds']:.0f} s"
-    if not live["dropped"]:
+    rate = live["rate_hz"] or 0
+    if live["received"] == live["sent"]:
         return f"{sent}; this machine keeps up with all of them."
+    if rate < FEW or live["lost"] > live["dropped"]:
+        return (
+            f"{sent}; {live['received']} came back as meshes, {rate:.1f} per second. That is far fewer than usual: "
+            "other programs may keep this machine busy; node.log has what the node said."
+        )
     return (
-        f"{sent}; this machine keeps up with {live['rate_hz'] or 0:.1f} per second. The node takes the newest "
+        f"{sent}; this machine keeps up with {rate:.1f} per second. The node takes the newest "
         "image and drops those that came while it was busy: that is normal."
     )
 
@@ -78,15 +88,17 @@ def offline_table(report: dict[str, Any]) -> Table:
         out.add_row("topics", escape(", ".join(topics.values())))
     out.add_row("frames", str(report["frames"]))
     if report["unreadable"]:
-        first = next(row["problem"] for row in report["table"] if "problem" in row)
-        out.add_row("frames that cannot be used", f"{report['unreadable']}, first: {escape(first)}")
+        first = next(row for row in report["table"] if "problem" in row)
+        name = first.get("name", f"frame {first['frame']}")
+        out.add_row("frames that cannot be used", escape(f"{report['unreadable']}, first {name}: {first['problem']}"))
     if report["assumed"]:
         out.add_row("frames with assumed intrinsics", escape(f"{report['assumed']}: {report['assumed_because']}"))
     if "note" in report:
         out.add_row("note", escape(report["note"]))
     if "camera_problem" in report:
         out.add_row("camera_info", escape(report["camera_problem"]))
-    out.add_row("people", str(report["people"]), end_section="scores" in report)
+    ids = f" in all frames, of {len(report['tracks'])} ids" if "tracks" in report else ""
+    out.add_row("people", f"{report['people']}{ids}", end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]
         out.add_row("ground truth", f"{escape(reference['name'])}, {reference['matching']}")
