@@ -788,6 +788,32 @@ def filled(value: Any) -> Any:
     return [filled(element) for element in value] if isinstance(value, list) else value
 
 
+def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tmp_path: Path) -> None:
+    assert replay(bundle, tmp_path / "out", bag(tmp_path / "bag", *clip(Recorder()))) == 0
+    meshes, said = np.load(tmp_path / "out" / "meshes.npz"), report(tmp_path / "out")
+    with (tmp_path / "out" / "people.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    pelvis = meshes["joints"][:, 0]
+    for name, column in (
+        ("stamp", meshes["stamps"][meshes["frame"]]),
+        ("frame", meshes["frame"]),
+        ("id", meshes["ids"]),
+        *zip("xyz", pelvis.T),
+        ("distance", meshes["distance"]),
+        ("sigma", meshes["sigma"].mean(axis=1)),
+        ("score", meshes["scores"]),
+    ):
+        np.testing.assert_allclose([row[name] for row in rows], column, atol=1e-4, err_msg=name)
+    (track,) = said["tracks"]
+    assert (track["id"], track["first"], track["last"], track["frames"]) == (0, START, START + 3 * STEP, 4)
+    assert track["nearest"] == pytest.approx(np.linalg.norm(pelvis, axis=1).min(), abs=1e-3)
+    assert track["sigma"] == pytest.approx(meshes["sigma"].mean(), abs=1e-3)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert {link.removeprefix("#") for link in page.links} <= page.ids
+    assert "0.30 s" in page.text and f"{track['nearest']:.2f} m" in page.text
+    assert not page.ids & {"pve", "interval"}, "definitions that nothing here uses"
+
+
 def test_a_row_per_frame_as_parquet(bundle: Path, scored: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="pip install 'mega_ros[parquet]'")
     photograph = tmp_path / os.fsdecode(b"caf\xe9.png")

@@ -8,9 +8,10 @@ workers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.console import Console
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 
-from ..recovery import Observation, People, Recovery
+from ..recovery import PELVIS, Observation, People, Recovery
 from ..ros.read import positions
 from ..stream import Seen, Stream, StreamSettings, identified
 from . import many
@@ -35,8 +36,20 @@ from .report_page import Worst, write_page
 from .results import MeshBag, MeshFile, put_in_place, write_csv, write_parquet
 from .score import Score
 
-NAMES = ("meshes.npz", "meshes", "video.webm", "frames.csv", "frames.parquet", "report.html", "report.json")
+NAMES = (
+    "meshes.npz",
+    "meshes",
+    "video.webm",
+    "frames.csv",
+    "people.csv",
+    "frames.parquet",
+    "report.html",
+    "report.json",
+)
 """What a replay may write into its folder."""
+
+PERSON = ("stamp", "frame", "id", "x", "y", "z", "distance", "sigma", "score")
+"""Columns of people.csv: a person in a frame. x, y, z: the pelvis. distance: `People.distance`. sigma: its mean."""
 
 
 @dataclass
@@ -93,6 +106,10 @@ class Run:
     counts: Counts = field(default_factory=Counts)
     rows: list[Row] = field(default_factory=list)
     """of each frame: its number, stamp, people, ids, and its own scores; `problem` says why it has none."""
+    people: list[Row] = field(default_factory=list)
+    """each person in each frame: `PERSON`, without what is not known."""
+    one_camera: bool = True
+    """whether an id is the same person in all frames."""
     why_assumed: str = ""
     """of the first frame whose intrinsics are assumed."""
     camera_problem: str = ""
@@ -112,6 +129,7 @@ class Run:
 
         Raises InputError where none can.
         """
+        self.one_camera = source.one_camera
         drawing = pool if self.settings.samples else many.HERE  # else a job is too small to send
         for (frame, stream, seen), people in many.in_order(drawing, _identify, self._seen(source, pool)):
             row: Row = {"frame": self.counts.frames, "stamp": frame.stamp} | (
@@ -129,6 +147,7 @@ class Run:
                 row |= {"notes": stream.notes} if stream.notes else {}
                 self.camera_problem = self.camera_problem or ("" if stream.assumed else frame.camera_problem)
                 self.counts.people += len(people)
+                self.people += _rows_of(people, row)
                 self.counts.assumed += bool(stream.assumed)
                 self.why_assumed = self.why_assumed or stream.assumed
                 self._add_scores(row, frame, people, stream.camera)
@@ -193,8 +212,34 @@ class Run:
                 "persons": self.score.persons(),
                 "curves": self.score.curves(self.recovery.bundle.calibration.quantiles),
             }
+        if self.one_camera:
+            out["tracks"] = tracks(self.people)
         out["table"] = self.rows
         return out
+
+
+def _rows_of(people: People, row: Row) -> list[Row]:
+    """The people of a frame whose row this is, to a tenth of a millimetre."""
+    columns = [*people.joints[:, PELVIS].T, people.distance, people.sigma.mean(axis=1), people.scores]
+    rows = []
+    for person, *numbers in zip(people.ids.tolist(), *(column.tolist() for column in columns)):
+        known = {name: round(number, 4) for name, number in zip(PERSON[3:], numbers) if np.isfinite(number)}
+        rows.append({"stamp": row["stamp"], "frame": row["frame"], "id": person} | known)
+    return rows
+
+
+def tracks(people: Sequence[Row]) -> list[Row]:
+    """`PERSON` rows -> of each id: first and last stamp, frames, nearest distance from the camera, mean sigma."""
+    by_id: dict[int, list[Row]] = {}
+    for row in people:
+        by_id.setdefault(row["id"], []).append(row)
+    out = []
+    for person, rows in sorted(by_id.items()):
+        track = {"id": person, "first": rows[0]["stamp"], "last": rows[-1]["stamp"], "frames": len(rows)}
+        track["nearest"] = min(hypot(row["x"], row["y"], row["z"]) for row in rows)
+        sigmas = [row["sigma"] for row in rows if "sigma" in row]
+        out.append(track | ({"sigma": float(np.mean(sigmas))} if sigmas else {}))
+    return out
 
 
 def write(
@@ -236,6 +281,7 @@ def write(
         report = finished()
         (fresh / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
         write_csv(fresh / "frames.csv", run.rows)
+        write_csv(fresh / "people.csv", run.people, PERSON)
         if outputs.parquet:
             write_parquet(fresh / "frames.parquet", run.rows)
         write_page(fresh / "report.html", report, worst.drawn(run.recovery.topology.faces))

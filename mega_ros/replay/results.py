@@ -107,9 +107,9 @@ class MeshFile:
         )
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """The report's rows of frames: a column for each number that some frame has; `ids` are separated by spaces."""
-    columns = list(dict.fromkeys(name for row in rows for name in row if name != "bodies"))
+def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
+    """A line per row. columns: by default what some row has, but for `bodies`; `ids` are separated by spaces."""
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row if name != "bodies"))
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
