@@ -21,12 +21,11 @@ from unittest.mock import MagicMock, patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
+import numpy as np
 import tyro
 
 from mega_model.core.commands import Verb
 from mega_ros.cli import OF_CHECKOUT, VERBS
-import numpy as np
-
 from mega_ros.ros import interface, parameters
 from mega_ros.ros.read import JOINT, POINT
 
@@ -250,13 +249,13 @@ A point of `~/mesh` has {POINT.itemsize} bytes (`point_step`):
 
 {point(POINT)}
 
-`~/joints` has the field `distance`, FLOAT32, behind these: {JOINT.itemsize} bytes. Both are little-endian and without gaps, person after
-person (`height`), and of each person vertex after vertex (`width`), as `~/topology` numbers them; `row_step` is `width * point_step`.
-So with numpy:
+`~/joints` has the field `distance`, FLOAT32, behind these: {JOINT.itemsize} bytes. Both are little-endian and without
+gaps: person after person (`height`), and of each person vertex after vertex (`width`), as `~/topology` numbers them.
+`row_step` is `width * point_step`. So with numpy:
 
 <!-- not run: needs a message of ~/mesh -->
 ```python
-points = np.frombuffer(mesh.data, np.float32).reshape(mesh.height, mesh.width, {len(POINT)})  # [..., :3] and [..., 3]: sigma
+points = np.frombuffer(mesh.data, np.float32).reshape(mesh.height, mesh.width, {len(POINT)})  # x, y, z, sigma
 ids = points.view(np.uint32)[:, 0, 4]
 ```
 

@@ -91,7 +91,7 @@ def test_without_cuda_auto_is_cpu_and_says_why_and_others_are_refused(
     assert engine.backend == "onnxruntime CPUExecutionProvider"
     if not accelerators.has_gpu():
         assert engine.why == "not tensorrt or cuda: onnxruntime has no CUDA"
-    monkeypatch.setattr(accelerators, "gpu", lambda: accelerators.Gpu("a GPU", "9.0", 10**9))
+    monkeypatch.setattr(accelerators, "gpu", lambda: accelerators.Gpu("a GPU", "9.0"))
     assert OnnxEngine(bundle, "backbone", "auto").why == f"not tensorrt or cuda: {reason}"
     assert OnnxEngine(bundle, "backbone", "cpu").why == ""
     for provider in ("cuda", "tensorrt"):
