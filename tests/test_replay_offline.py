@@ -808,7 +808,7 @@ def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tm
     assert (track["id"], track["first"], track["last"], track["frames"]) == (0, START, START + 3 * STEP, 4)
     assert track["nearest"] == pytest.approx(np.linalg.norm(pelvis, axis=1).min(), abs=1e-3)
     assert track["sigma"] == pytest.approx(meshes["sigma"].mean(), abs=1e-3)
-    page = Page((tmp_path / "out" / "report.html").read_text())
+    page = ReportPage((tmp_path / "out" / "report.html").read_text())
     assert {link.removeprefix("#") for link in page.links} <= page.ids
     assert "0.30 s" in page.text and f"{track['nearest']:.2f} m" in page.text
     assert not page.ids & {"pve", "interval"}, "definitions that nothing here uses"
