@@ -23,7 +23,6 @@ from test_reference import recorded
 from test_reference import small as small
 from tiny_people import WIDTH
 
-from export import half
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import ExportConfig
@@ -443,11 +442,9 @@ def test_an_imported_model_is_trained_and_evaluated(imported: str, tmp_path: Pat
 
 @pytest.mark.slow  # the exporter takes its time
 @pytest.mark.usefixtures("imported")
-def test_an_imported_model_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(half, "must_stay", lambda bundle: {})  # tests/test_half.py
-    bundle = export(
-        ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=2, body=Body("smpl", "made up", "none"))
-    )
+def test_an_imported_model_is_exported(tmp_path: Path) -> None:
+    body = Body("smpl", "made up", "none")
+    bundle = export(ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=2, body=body, fp32=[]))
     size = bundle.crop.size
     crops = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)
