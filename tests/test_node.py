@@ -518,7 +518,7 @@ def test_wrong_type_is_named() -> None:
         kept = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         peer.create_subscription(Log, "/rosout", lambda log: lines.append(f"{log.level} {log.msg}"), kept)
         why = "/image: carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"
-        for _ in range(2):
+        for _ in range(3):
             peer.status(lambda s, v: why in s.message)
         peer.wait(lambda: any(why in line for line in lines))
         (said,) = [line for line in lines if why in line]
