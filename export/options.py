@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -65,9 +65,9 @@ class TrtConfig:
 
     bundle: tyro.conf.Positional[str] = "default"
     """folder of the bundle"""
-    people: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    people: tuple[int, ...] = (1, 2, 4, 8)
     """numbers of people per frame: engines take up to the largest, and are fastest at the middle one"""
-    samples: list[int] = field(default_factory=lambda: [1, 10, 25])
+    samples: tuple[int, ...] = (1, 10, 25)
     """numbers of samples per person, likewise"""
     precision: Precision = "fp16"
     out: Path | None = None

@@ -139,7 +139,8 @@ class Manifest:
     origins: dict[str, str] = field(default_factory=dict, kw_only=True)
     """Graph -> origin and licence of published weights. Older bundles lack this field."""
     fp32: list[GraphName] = field(default_factory=list, kw_only=True)
-    """Graphs that stay in fp32 among engines of fp16, because their measured error is too large. Likewise."""
+    """Graphs that stay in fp32 among engines of fp16, because their measured error is too large. Older bundles
+    lack this field."""
 
 
 @dataclass(frozen=True)

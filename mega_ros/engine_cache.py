@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ class Range:
     most: int
 
     @classmethod
-    def of(cls, sizes: list[int]) -> Range:
+    def of(cls, sizes: Sequence[int]) -> Range:
         """The middle one and the largest: onnxruntime gives an engine one profile, which begins at 1."""
         return cls(sorted(sizes)[(len(sizes) - 1) // 2], max(sizes))
 

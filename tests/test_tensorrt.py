@@ -262,7 +262,7 @@ def test_a_folder_that_others_may_write_is_refused(bundle: Bundle, built: list[s
 
 def checked(bundle: Bundle) -> None:
     """Engines of fp16 that passed the gates."""
-    assert to_trt.main(TrtConfig(str(bundle.folder), people=[2], samples=[2])) == 0
+    assert to_trt.main(TrtConfig(str(bundle.folder), people=(2,), samples=(2,))) == 0
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_memory_is_bounded_and_work_grows_linearly(
 def test_the_command_builds_and_checks_and_the_node_finds(
     bundle: Bundle, built: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = TrtConfig(str(bundle.folder), people=[1, 3], samples=[2, 5])
+    call = TrtConfig(str(bundle.folder), people=(1, 3), samples=(2, 5))
     assert best_precision(bundle) == "fp32"
     assert to_trt.main(call) == 0
     said = capsys.readouterr().out

@@ -61,7 +61,7 @@ def _parse(config: type[C], args: list[str]) -> C:
 
 def _read(config: type[Any], file: Path) -> dict[str, Any]:
     """The values in the file, converted to the types of the config's fields."""
-    import yaml  # only for files, and not in every installation
+    import yaml  # only for files
 
     must_exist(file)
     try:
