@@ -45,7 +45,7 @@ class Health:
         self._lost = 0
         self._newest = 0  # stamp of the last image, or of the last camera_info that counted as one
         self._info = 0  # stamp of the last camera_info
-        self._begun = time.monotonic()
+        self._activated = time.monotonic()
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
         self._received = self._processed = self._rejected = self._idle = self._tracks = 0
@@ -140,7 +140,7 @@ class Health:
 
     def silence(self) -> float:
         """Seconds since the last image, or since the activation before the first."""
-        return time.monotonic() - (self._last or self._begun)
+        return time.monotonic() - (self._last or self._activated)
 
     def status(
         self, name: str, dropped: int, silence: str, warnings: Sequence[str], facts: dict[str, str]
