@@ -209,7 +209,7 @@ class Recovery:
         and landmarks or keypoints added in quadrature, times calibration.scale. If the graph lacks this output, it is
         calibration.scale * sqrt(mean_q |x_q - mean_x|^2), and NaN for Q < 2.
         People with non-finite outputs, behind the camera or farther away than 100 m are left out, so there may be fewer
-        people than boxes. Without a lens, all of a person has to be in front of the camera.
+        people than boxes. Feet below a camera that looks up, for example, may lie behind its plane, at negative z.
         Raises InputError that names the argument.
         """
         observation = self.observe(image, K, boxes, keypoints, rotate)
@@ -262,8 +262,8 @@ class Recovery:
             crops.out.get("distance", np.full(len(boxes), np.nan, np.float32)),
             np.zeros((len(boxes), 0, *vertices.shape[1:]), np.float32),
         )
-        # beside a wide lens, a part of somebody whom it sees may lie behind the plane of the camera
-        depth = np.einsum("pvi,pi->pv", vertices, crops.from_camera[:, 2]) if camera.lens else vertices[..., 2]
+        # along the crop's axis: a part of somebody who is near, or beside a wide lens, may lie behind the camera's plane
+        depth = np.einsum("pvi,pi->pv", vertices, crops.from_camera[:, 2])
         in_front = (depth > 0) & (depth < FARTHEST) & (vertices.mean(axis=1) > 0)[:, 2:]
         good = in_front.all(axis=1) & np.isfinite(vertices).all(axis=(1, 2))
         if self._predicts_errors:

@@ -18,6 +18,7 @@ import pytest
 import rclpy
 import short_clip
 from little_bundle import little_bundle
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
@@ -91,11 +92,12 @@ def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
         node.create_subscription(Bool, "stop", lambda answer: answers.append(answer.data), 10)
         meshes = node.create_publisher(PointCloud2, "mega/mesh", 1)
 
-        def answer(mesh: PointCloud2 | None, right: bool) -> None:
+        def answer(mesh: PointCloud2 | None, right: bool, age: float = 0.0) -> None:
             """The robot is told so; before, answers to what was published earlier may come."""
 
             def told() -> bool:
                 if mesh:
+                    mesh.header.stamp = (node.get_clock().now() - Duration(seconds=age)).to_msg()
                     meshes.publish(mesh)
                 return answers[-3:] == [right] * 3
 
@@ -111,6 +113,8 @@ def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
         answer(people(z=0.5, sigma=0.1, x=2.8), right=True)
         answer(people(z=4.0, sigma=0.2), right=False)
         answer(people(z=4.0, sigma=np.nan), right=True)
+        answer(people(z=4.0, sigma=0.2), right=False)
+        answer(people(z=4.0, sigma=0.2), right=True, age=0.6)
         answer(people(z=4.0, sigma=0.2), right=False)
         answer(None, right=True)
 
