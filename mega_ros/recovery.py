@@ -262,7 +262,7 @@ class Recovery:
             crops.out.get("distance", np.full(len(boxes), np.nan, np.float32)),
             np.zeros((len(boxes), 0, *vertices.shape[1:]), np.float32),
         )
-        # along the crop's axis: a part of somebody who is near, or beside a wide lens, may lie behind the camera's plane
+        # along the crop's axis: of somebody who is near, or beside a wide lens, a part may be behind the camera's plane
         depth = np.einsum("pvi,pi->pv", vertices, crops.from_camera[:, 2])
         in_front = (depth > 0) & (depth < FARTHEST) & (vertices.mean(axis=1) > 0)[:, 2:]
         good = in_front.all(axis=1) & np.isfinite(vertices).all(axis=(1, 2))

@@ -217,3 +217,13 @@ def test_the_place_counts_more_than_the_overlap(off: float, other: tuple[float, 
     for k in range(10):
         tracker.update([box(0)], at(k), [[0.0, 0, 4]], [SIGMA])
     assert tracker.update([box(4), box(17)], at(10), [other, [off, 0, 4]], [SIGMA, SIGMA]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ids_stay_while_the_camera_turns(seed: int) -> None:
+    """It stands still for a second and then turns by 0.5 rad/s, with five images per second; one is near, one far."""
+    camera = SimulatedCamera(seed)
+    for k in range(15):
+        angles = np.array([0.4, 0.1]) - 0.1 * max(k - 5, 0)
+        people = np.array([[3.0], [8.0]]) * np.stack([np.sin(angles), 0 * angles, np.cos(angles)], axis=1)
+        assert camera.ids(people, 3 * k) == [0, 1]
