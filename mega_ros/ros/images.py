@@ -1,12 +1,12 @@
 """ROS images to arrays. An unsupported image raises ImageError with the reason.
 
 Only 8-bit encodings are supported, so `is_bigendian` does not matter. Other encodings hold depth, or sensor data of
-unknown range, which would give wrong bodies without a warning.
+unknown range, which would give wrong bodies without a warning. A ROS installation's cv_bridge is not used: it refuses
+8UC1, 8UC3 and 8UC4 as colours, and recorded images must give the same pixels without a ROS installation.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import cv2
@@ -39,21 +39,6 @@ _PACKED: dict[str, tuple[int, int | None]] = {
 _PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 
 
-def _installed_cv_bridge() -> Any:
-    """The CvBridge of a ROS installation, or None.
-
-    PyPI's cv-bridge is a port of the one of ROS 1: it loses bits, lacks YUV, and is in no ament index.
-    """
-    try:
-        importlib.import_module("ament_index_python").get_package_prefix("cv_bridge")
-        return importlib.import_module("cv_bridge").CvBridge()
-    except (ImportError, LookupError, OSError, AttributeError):  # AttributeError: built for another numpy
-        return None
-
-
-_bridge = _installed_cv_bridge()
-
-
 def to_bgr(message: Any) -> np.ndarray:
     """sensor_msgs Image or CompressedImage (of rclpy or of rosbags) -> uint8 [H, W, 3] BGR. Raises ImageError."""
     return _decode(message) if hasattr(message, "format") else _convert(message)
@@ -76,8 +61,6 @@ def _convert(message: Any) -> np.ndarray:
     # the last row may lack its padding
     if len(data) < step * (rows - 1) + row:
         raise ImageError(f"the data are cut off: {len(data)} bytes, {rows} rows of {step} bytes are {rows * step}")
-    if _bridge is not None and not planar and len(data) == step * rows:
-        return _bridge.imgmsg_to_cv2(message, "bgr8")
     pixels = np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(pixels).reshape(rows, width, channels)
     return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
