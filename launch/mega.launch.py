@@ -15,6 +15,7 @@ from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchContext, LaunchDescription
+from mega_ros.ros.launch_files import ending
 
 SHARE = FindPackageShare("mega_ros")
 PARAMETERS: dict[str, tuple[type, str]] = {
@@ -89,7 +90,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         emulate_tty=is_true(given["emulate_tty"]),
         respawn=respawn,
         respawn_delay=2.0,
-        on_exit=None if respawn or given["on_exit"] != "shutdown" else ended,
+        on_exit=None if respawn or given["on_exit"] != "shutdown" else ending("the node"),
         ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
         remappings=remappings,
         # later ones win
@@ -134,15 +135,6 @@ def value(name: str, text: str) -> Any:
 
 def is_true(text: str) -> bool:
     return text.lower() in ("true", "1", "yes", "on")
-
-
-def ended(event: Any, context: LaunchContext) -> Any:
-    """The node ended. An exception is what makes `ros2 launch` return 1; launch then stops the other processes."""
-    from launch.actions import Shutdown  # here, because nothing else needs it
-
-    if event.returncode:
-        raise RuntimeError(f"the node ended with code {event.returncode}")
-    return Shutdown(reason="the node ended")
 
 
 def generate_launch_description() -> LaunchDescription:

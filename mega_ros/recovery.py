@@ -248,7 +248,7 @@ class Recovery:
             scores = np.ones(len(boxes), np.float32)
         if not len(boxes):
             return Observation(self._nobody(), np.zeros(0, bool), None)
-        crops = self._crops(Pyramid(image), camera, boxes, keypoints, rotate)
+        crops = self._crops(image, camera, boxes, keypoints, rotate)
         vertices, residuals = (array[:, 0] for array in self._placed(crops.out["vertices"][:, None], crops))
         sigma, joints_sigma = self._predicted_sigma(crops.out, residuals)
         people = People(
@@ -322,14 +322,14 @@ class Recovery:
         return keypoints_of(boxes, find_turned(self.detector, image, rotate))
 
     def _crops(
-        self, image: Pyramid, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
+        self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
     ) -> Crops:
         """The graphs on each person's last crop.
 
         There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
         detector's keypoints replace the first pass, because they place the second crop as well.
         """
-        crop, unknown = self.bundle.crop, np.arange(len(boxes))
+        crop, pyramid, unknown = self.bundle.crop, Pyramid(image), np.arange(len(boxes))
         squares = box_squares(boxes, crop.margin, -np.radians(rotate))
         if keypoints is not None and crop.passes > 1:
             *regions, valid = keypoint_region(keypoints)
@@ -342,7 +342,7 @@ class Recovery:
         def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
             crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
             start = time.perf_counter()
-            crops = crop_images(image, camera, crop_intrinsics, crop_from_camera, crop.size)
+            crops = crop_images(pyramid, camera, crop_intrinsics, crop_from_camera, crop.size)
             crops = cv2.cvtColor(crops.reshape(-1, crop.size, 3), cv2.COLOR_BGR2RGB).reshape(crops.shape)
             self._crop_seconds += time.perf_counter() - start
             return self._backbone.run(crops=crops)

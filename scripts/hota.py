@@ -27,7 +27,8 @@ def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.nda
     """Of each frame with ground truth: true ids [T], found ids [P] and overlaps [T, P]."""
     topology = Topology.load(DEFAULT / "topology.npz")
     reference, result = open_reference(None, bag, topology), []
-    assert reference is not None, f"{bag} has no ground truth"
+    if reference is None:
+        sys.exit(f"{bag} has no ground truth")
     with np.load(replay / "meshes.npz") as found:
         which, ids, vertices = (found[name] for name in ("frame", "ids", "vertices"))
     for number, frame in enumerate(Recorded(bag).frames()):
@@ -46,24 +47,25 @@ def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.nda
     return result
 
 
-def numbered(ids: list[np.ndarray]) -> list[np.ndarray]:
-    """The same ids from 0 on, as TrackEval wants them."""
+def numbered(ids: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
+    """The same ids from 0 on, as TrackEval wants them, and how many there are."""
     known = np.unique(np.concatenate(ids))
-    return [np.searchsorted(known, here) for here in ids]
+    return [np.searchsorted(known, here) for here in ids], len(known)
 
 
 def main(bag: str, replay: str) -> None:
     true, found, overlaps = map(list, zip(*frames(Path(bag), Path(replay))))
     data: dict[str, Any] = {"num_timesteps": len(true), "similarity_scores": overlaps}
-    for name, ids in (("gt", numbered(true)), ("tracker", numbered(found))):
-        data |= {f"{name}_ids": ids, f"num_{name}_ids": max(map(max, filter(len, ids))) + 1}
-        data[f"num_{name}_dets"] = sum(map(len, ids))
+    for name, given in (("gt", true), ("tracker", found)):
+        ids, count = numbered(given)
+        data |= {f"{name}_ids": ids, f"num_{name}_ids": count, f"num_{name}_dets": sum(map(len, ids))}
     hota = HOTA().eval_sequence(data)
     print(", ".join(f"{name} {hota[name].mean():.1%}" for name in ("HOTA", "DetA", "AssA")))
     for overlap in (MINIMUM_OVERLAP, 0.5):
-        given = {"THRESHOLD": overlap, "PRINT_CONFIG": False}
-        out = Identity(given).eval_sequence(data) | CLEAR(given).eval_sequence(data)
+        settings = {"THRESHOLD": overlap, "PRINT_CONFIG": False}
+        out = Identity(settings).eval_sequence(data) | CLEAR(settings).eval_sequence(data)
         print(f"overlap {overlap}:", f"IDF1 {out['IDF1']:.1%}, id switches {out['IDSW']}, MOTA {out['MOTA']:.1%}")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,12 +1,11 @@
 """The user's detections: message to boxes, and which image they belong to.
 
-vision_msgs has no wheel. The messages here are stand-ins with the fields of its definition; nothing was run against the
-package.
+vision_msgs has no wheel: nothing was run against the package.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import struct
 from typing import Any
 
 import numpy as np
@@ -16,24 +15,59 @@ from hypothesis import strategies as st
 
 from mega_model.core.detection import Detections
 from mega_ros.ros.detections import WAITING, Pairs, to_detections
+from mega_ros.ros.read import read_stamp
+from mega_ros.ros.standard import MESSAGES, header
 
 
-def stand_in_detection(box: tuple[float, float, float, float], *hypotheses: tuple[str, float]) -> Any:
-    """Of vision_msgs/Detection2D: box as centre x, y, width, height; class_id and score of each hypothesis."""
-    x, y, width, height = box
-    results = [SimpleNamespace(hypothesis=SimpleNamespace(class_id=name, score=score)) for name, score in hypotheses]
-    centre = SimpleNamespace(position=SimpleNamespace(x=x, y=y), theta=0.0)
-    return SimpleNamespace(results=results, bbox=SimpleNamespace(center=centre, size_x=width, size_y=height), id="")
+def make(name: str, *fields: Any) -> Any:
+    return MESSAGES.types[name](*fields)
 
 
-def read(*detections: Any, classes: tuple[str, ...] = ("person", "0"), threshold: float = 0.5) -> Detections:
-    return to_detections(SimpleNamespace(detections=list(detections)), classes, threshold)
+POSE = make(
+    "geometry_msgs/msg/PoseWithCovariance",
+    make(
+        "geometry_msgs/msg/Pose",
+        make("geometry_msgs/msg/Point", 0.0, 0.0, 0.0),
+        make("geometry_msgs/msg/Quaternion", 0.0, 0.0, 0.0, 1.0),
+    ),
+    np.zeros(36),
+)
+
+
+def detection(box: tuple[float, float, float, float], *hypotheses: tuple[str, float]) -> Any:
+    """A vision_msgs/Detection2D. box: centre x, y, width, height. hypotheses: class_id and score."""
+    x, y, *size = box
+    centre = make("vision_msgs/msg/Pose2D", make("vision_msgs/msg/Point2D", x, y), 0.0)
+    results = [
+        make("vision_msgs/msg/ObjectHypothesisWithPose", make("vision_msgs/msg/ObjectHypothesis", *hypothesis), POSE)
+        for hypothesis in hypotheses
+    ]
+    return make(
+        "vision_msgs/msg/Detection2D", header(0, ""), results, make("vision_msgs/msg/BoundingBox2D", centre, *size), ""
+    )
+
+
+def detections(stamp: int, *found: Any) -> Any:
+    """A vision_msgs/Detection2DArray. stamp: nanoseconds."""
+    return make("vision_msgs/msg/Detection2DArray", header(stamp, "camera"), list(found))
+
+
+def read(*found: Any, classes: tuple[str, ...] = ("person", "0"), threshold: float = 0.5) -> Detections:
+    return to_detections(detections(0, *found), classes, threshold)
+
+
+def test_the_bytes_are_those_of_vision_msgs_4() -> None:
+    """As the messages are defined: an array's header and length; a detection's header, results, box and id."""
+    stamp, result = (5, 6, 1, 0), (7, b"person", 0.75, *[0.0] * 43)
+    data = struct.pack("<4x iiIB3xI iiIB3xI I7s5x44d 5d IB", *stamp, 1, *stamp, 1, *result, 50, 60, 0, 20, 40, 1, 0)
+    message = MESSAGES.deserialize_cdr(b"\0\1" + data[2:], "vision_msgs/msg/Detection2DArray")
+    assert read_stamp(message) == 5_000_000_006
+    found = to_detections(message, ["person"], 0.5)
+    assert found.boxes.tolist() == [[40, 40, 60, 80]] and found.scores.tolist() == [0.75]
 
 
 def test_boxes_are_corners_and_the_best_comes_first() -> None:
-    found = read(
-        stand_in_detection((50, 60, 20, 40), ("person", 0.6)), stand_in_detection((10, 20, 10, 20), ("person", 0.9))
-    )
+    found = read(detection((50, 60, 20, 40), ("person", 0.6)), detection((10, 20, 10, 20), ("person", 0.9)))
     assert found.boxes.tolist() == [[5, 10, 15, 30], [40, 40, 60, 80]] and found.boxes.dtype == np.float32
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
     assert found.keypoints is None
@@ -46,8 +80,8 @@ NUMBERS = st.one_of(st.floats(), st.sampled_from([1e39, -1e39, 1e9, 1e-30]))
 @given(st.lists(st.tuples(*[NUMBERS] * 4, st.sampled_from(["person", "dog"]), NUMBERS), max_size=4))
 def test_any_numbers_are_boxes_that_can_be_used(many: list[tuple[float, float, float, float, str, float]]) -> None:
     """A detection that cannot be used must not cost the others of its image."""
-    usable = stand_in_detection((50, 60, 20, 40), ("person", 0.6))
-    found = read(usable, *(stand_in_detection((x, y, w, h), (name, s)) for x, y, w, h, name, s in many), threshold=0.0)
+    usable = detection((50, 60, 20, 40), ("person", 0.6))
+    found = read(usable, *(detection((x, y, w, h), (name, s)) for x, y, w, h, name, s in many), threshold=0.0)
     assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all() and (np.diff(found.scores) <= 0).all()
     assert [40, 40, 60, 80] in found.boxes.tolist()
@@ -55,25 +89,25 @@ def test_any_numbers_are_boxes_that_can_be_used(many: list[tuple[float, float, f
 
 def test_only_people_count() -> None:
     box = (50.0, 60.0, 20.0, 40.0)
-    assert len(read(stand_in_detection(box, ("dog", 0.9))).boxes) == 0
-    assert len(read(stand_in_detection(box, ("dog", 0.9), ("person", 0.6))).boxes) == 0
-    assert read(stand_in_detection(box, ("dog", 0.6), ("person", 0.9))).scores.tolist() == pytest.approx([0.9])
-    assert len(read(stand_in_detection(box, ("0", 0.9))).boxes) == 1
-    assert len(read(stand_in_detection(box, ("human", 0.9)), classes=("human",)).boxes) == 1
-    assert len(read(stand_in_detection(box, ("person", 0.4))).boxes) == 0
-    assert len(read(stand_in_detection(box, ("person", 0.4)), threshold=0.3).boxes) == 1
-    assert read(stand_in_detection(box)).scores.tolist() == [1]
+    assert len(read(detection(box, ("dog", 0.9))).boxes) == 0
+    assert len(read(detection(box, ("dog", 0.9), ("person", 0.6))).boxes) == 0
+    assert read(detection(box, ("dog", 0.6), ("person", 0.9))).scores.tolist() == pytest.approx([0.9])
+    assert len(read(detection(box, ("0", 0.9))).boxes) == 1
+    assert len(read(detection(box, ("human", 0.9)), classes=("human",)).boxes) == 1
+    assert len(read(detection(box, ("person", 0.4))).boxes) == 0
+    assert len(read(detection(box, ("person", 0.4)), threshold=0.3).boxes) == 1
+    assert read(detection(box)).scores.tolist() == [1]
 
 
 @pytest.mark.parametrize("box", [(np.nan, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, -5), (0, np.inf, 5, 5)])
 def test_boxes_that_are_none_are_left_out(box: tuple[float, float, float, float]) -> None:
-    assert len(read(stand_in_detection(box, ("person", 0.9))).boxes) == 0
+    assert len(read(detection(box, ("person", 0.9))).boxes) == 0
     assert read().boxes.shape == (0, 4)
 
 
 def test_images_and_detections_pair_by_stamp_whichever_is_first() -> None:
     pairs: Pairs[str] = Pairs()
-    one, two = read(stand_in_detection((9, 9, 8, 8))), read()
+    one, two = read(detection((9, 9, 8, 8))), read()
     assert pairs.add_image(1, "first") is None
     assert pairs.add_detections(2, two) is None
     assert pairs.add_detections(1, one) == ("first", one)

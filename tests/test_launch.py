@@ -1,6 +1,7 @@
 """The launch files. `launch` comes with a ROS installation only, so stand-ins take its classes' arguments here."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -104,7 +105,7 @@ def test_several_cameras_and_their_topics(launch: Any) -> None:
 
 def test_how_the_process_runs(launch: Any) -> None:
     (node,) = launch.nodes(context(launch))
-    assert (node.named["emulate_tty"], node.named["respawn"], node.named["on_exit"]) == (True, False, launch.ended)
+    assert (node.named["emulate_tty"], node.named["respawn"]) == (True, False)
     assert node.named["ros_arguments"] == ["--log-level", "info"]
     other = context(launch, emulate_tty="false", respawn="true", log_level="debug")
     (node,) = launch.nodes(other)
@@ -116,9 +117,15 @@ def test_how_the_process_runs(launch: Any) -> None:
 
 def test_a_node_that_fails_makes_launch_fail(launch: Any) -> None:
     """launch returns 1 after an exception, and stops what runs; after Shutdown it returns 0."""
-    with pytest.raises(RuntimeError, match="ended with code 1"):
-        launch.ended(SimpleNamespace(returncode=1), None)
-    assert type(launch.ended(SimpleNamespace(returncode=0), None)).__name__ == "Shutdown"
+    (node,) = launch.nodes(context(launch))
+    with pytest.raises(RuntimeError, match="the node ended with code 1"):
+        node.named["on_exit"](SimpleNamespace(returncode=1), None)
+    assert type(node.named["on_exit"](SimpleNamespace(returncode=0), None)).__name__ == "Shutdown"
+
+
+def test_the_shared_part_needs_only_what_the_python_of_ros2_has(root: Path) -> None:
+    """That is the system's, without the packages of a virtual environment."""
+    subprocess.run([sys.executable, "-S", "-c", "import mega_ros.ros.launch_files"], cwd=root, check=True)
 
 
 def test_what_is_missing_is_named_before_anything_starts(
@@ -169,10 +176,9 @@ def test_a_bag_is_replayed_by_the_command(launch: Any, monkeypatch: pytest.Monke
     given = {name: named.get("default_value", "") for name, named in declared.items()}
     (process,) = launch.replay(given | {"bag": "my bag", "rate": "0.5", "boxes": "full_frame"})
     python, _, module, verb, *words = process.named["cmd"]
-    assert (python, module, verb) == (sys.executable, "mega_ros.cli", "replay")
+    assert (python, module, verb) == ("python3", "mega_ros.cli", "replay")
     options = tyro.cli(ReplayOptions, args=words)
     chosen = (options.input, options.live, options.rate, options.domain, options.boxes, options.bundle)
     assert chosen == (("my bag",), True, 0.5, 42, "full_frame", "default")
-    assert process.named["on_exit"] is launch.ended
     with pytest.raises(RuntimeError, match="the replay ended with code 1"):
-        launch.ended(SimpleNamespace(returncode=1), None)
+        process.named["on_exit"](SimpleNamespace(returncode=1), None)

@@ -134,6 +134,7 @@ def test_every_optional_package_has_a_remedy() -> None:
     required |= {"cv2", "yaml"}  # of opencv-python-headless and pyyaml
     required |= {"backports", "compression"}  # come with rosbags, or with Python
     required |= {"google"}  # comes with onnx, which is imported before
+    required |= {"launch"}  # what imports it is for launch files
     for folder in ("mega_model", "mega_ros", "export"):
         for path, names in imported_by(folder).items():
             packages = {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, *required, *EXTRAS}

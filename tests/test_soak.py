@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +16,36 @@ import rclpy
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
 
+from mega_model.core.errors import InputError
 from mega_ros.ros import soak
 
+IMAGE = np.full((720, 1280, 3), 128, np.uint8)
 GOOD = {"frames_received": 95, "frames_processed": 50, "frames_dropped": 45, "frames_lost": 5}
 NONE = dict.fromkeys(soak.ENDS, 0)
 
 
-def test_every_image_of_a_short_run_is_accounted_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    little_bundle(tmp_path)
+@pytest.fixture
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     domain = random.SystemRandom().randint(1, 230)
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     rclpy.init(args=[], domain_id=domain)
-    try:
-        image = np.full((720, 1280, 3), 128, np.uint8)
-        result = soak.run(3, image, "-p", f"bundle:={tmp_path}", "-p", "boxes:=full_frame")
-    finally:
-        rclpy.shutdown()
+    yield
+    rclpy.shutdown()
+
+
+def test_every_image_of_a_short_run_is_accounted_for(ros: None, tmp_path: Path) -> None:
+    little_bundle(tmp_path)
+    result = soak.run(3, IMAGE, {"bundle": tmp_path, "boxes": "full_frame"})
     assert result.sent > 3 * soak.RATE and result.counts["frames_processed"] > 0
     assert result.sent == sum(result.counts[name] for name in (*soak.ENDS, "frames_lost"))
-    assert result.memory and np.isfinite(result.latency).all()
+    assert np.isfinite(result.latency).all()
+    assert 50 < min(result.memory) <= max(result.memory) < 5000, "MiB"
+
+
+def test_a_node_that_ends_is_said(ros: None, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="the node ended with code 1: what it printed is above"):
+        soak.run(3, IMAGE, {"bundle": "nowhere"})
+    assert "nowhere/bundle.json: there is no such file" in capfd.readouterr().err
 
 
 IN_A_CONTAINER = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
@@ -50,7 +62,7 @@ if profile == "with":
 rclpy.init()
 quality = qos_profile_sensor_data if reliability == "best_effort" else 1
 image = np.full((720, 1280, 3), 128, np.uint8)
-result = soak.run(2, image, "-p", f"bundle:={bundle}", "-p", "boxes:=full_frame", quality=quality)
+result = soak.run(2, image, {"bundle": bundle, "boxes": "full_frame"}, quality)
 print(result)
 sys.exit("; ".join(fault for fault in result.faults() if "grew" not in fault) or 0)
 """

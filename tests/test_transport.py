@@ -182,8 +182,14 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     peer.status(lambda s, v: reason not in v["message"], lambda: peer.send(image(GREY)))
 
 
+def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
+    """A message in which some bytes are others, and any number of bytes is missing."""
+    data = np.frombuffer(whole, np.uint8).copy()
+    data[rng.integers(4, len(data), 6)] = rng.integers(0, 256, 6)
+    return data[: rng.integers(4, len(data) + 1)].tobytes()
+
+
 def test_damaged_messages_are_counted_and_named_once(peer: Peer) -> None:
-    """Any byte may be another one, and any number of bytes may be missing."""
     lines: list[str] = []
     peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
     rng = np.random.default_rng(0)
@@ -194,9 +200,7 @@ def test_damaged_messages_are_counted_and_named_once(peer: Peer) -> None:
     def again() -> None:
         for publisher, whole in cameras.items():
             for _ in range(20):
-                data = np.frombuffer(whole, np.uint8).copy()
-                data[rng.integers(4, len(data), 6)] = rng.integers(0, 256, 6)
-                publisher.publish(data[: rng.integers(4, len(data) + 1)].tobytes())
+                publisher.publish(damaged(whole, rng))
                 peer.executor_.spin_once(timeout_sec=0.005)
 
     before = int(peer.status(lambda s, v: True)["frames_rejected"])

@@ -9,12 +9,9 @@ that of its graphs, per image: both are sums over the same images.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -39,7 +36,7 @@ from ..recovery import Recovery
 from . import messages
 from .environment import use_large_messages
 from .images import to_bgr
-from .signals import end_with_parent
+from .process import NodeProcess
 
 WIDTH, HEIGHT = 1280, 720
 PLACES = 4
@@ -139,50 +136,37 @@ class BenchClient(Node):  # type: ignore[misc]  # rclpy's types are skipped
 def measure(config: NodeBenchConfig, people: int, cameras: int, image: np.ndarray) -> list[str]:
     """The row of a table. Raises InputError if the node does not answer."""
     names = ["front", "rear"][:cameras]
-    arguments = ["-p", f"bundle:={config.bundle}", "-p", f"cameras:=[{', '.join(names)}]"]
-    command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error", *arguments]
-    node = subprocess.Popen(command, preexec_fn=end_with_parent())
+    node = NodeProcess({"bundle": config.bundle, "cameras": f"[{', '.join(names)}]"})
     peer = BenchClient(names)
     try:
         end = time.monotonic() + PATIENCE
         while not peer.ask(image, CONNECTING):
-            if node.poll() is not None or time.monotonic() > end:
+            node.check()
+            if time.monotonic() > end:
                 raise InputError("the node does not answer")
         for _ in range(WARM):
             peer.ask(image, PATIENCE)
         before = peer.diagnostics()
-        start, cpu = time.monotonic(), cpu_seconds(node.pid)
+        start, (cpu_before, _) = time.monotonic(), node.use()
         found = [peer.ask(image, PATIENCE) for _ in range(config.images)]
-        seconds, cpu = time.monotonic() - start, cpu_seconds(node.pid) - cpu
+        seconds, (cpu, memory) = time.monotonic() - start, node.use()
         if [] in found:
             raise InputError("the node lost an image")
-        after, memory = peer.diagnostics(), resident(node.pid)
+        after = peer.diagnostics()
     finally:
         peer.close()
-        node.terminate()
-        node.wait()
+        node.stop()
     count = config.images * cameras
     infer = sum(last["infer_cpu_s"] - first["infer_cpu_s"] for first, last in zip(before, after))
     values = after[0]
     return [
         f"{np.mean(found):.0f} of {people}, {cameras}",
         *(f"{values[f'{stage}_p50_s']:.1f}" for stage in STAGES),
-        f"{(1e3 * cpu - infer) / count:.1f}",
+        f"{(1e3 * (cpu - cpu_before) - infer) / count:.1f}",
         f"{count / seconds:.1f}",
         f"{values['latency_p50_s']:.0f} / {values['latency_p95_s']:.0f}",
-        f"{memory:.0f}",
+        f"{memory / 2**20:.0f}",
     ]
-
-
-def cpu_seconds(process: int) -> float:
-    """What all threads of a process have used so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident(process: int) -> float:
-    """The memory that a process has, with shared memory, MiB."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main(args: Sequence[str]) -> int:

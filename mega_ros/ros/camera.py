@@ -83,7 +83,7 @@ class LiveCamera:
             reliability = parameters.get(node, "image_reliability")
             self._images = MatchedSubscription(node, sources, self._on_image, self._on_damaged_image, reliability)
             stack.callback(self._images.close)
-            self._infos = MatchedSubscription(node, infos, self._on_camera_info, self._on_damaged_info)
+            self._infos = MatchedSubscription(node, infos, self._on_camera_info, self._warn)
             stack.callback(self._infos.close)
             self._follows = [self._images, self._infos]
             if vision := bodies.package("vision_msgs"):
@@ -115,7 +115,7 @@ class LiveCamera:
         elif pair := self._pairs.add_image(read_stamp(image), image):
             self._put(*pair)
 
-    def _on_damaged_image(self, reason: str) -> None:
+    def _on_damaged_image(self, reason: str, topic: str) -> None:
         self._health.received(0)
         self._reject(reason)
 
@@ -135,9 +135,6 @@ class LiveCamera:
     def _on_camera_info(self, info: Any) -> None:
         self._info = info
         self._health.received_info(read_stamp(info))
-
-    def _on_damaged_info(self, reason: str) -> None:
-        self._warn(reason, self._infos.topic)
 
     def _follow(self) -> None:
         refused = []

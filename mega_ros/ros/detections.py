@@ -1,4 +1,7 @@
-"""The user's own detections: vision_msgs/Detection2DArray to boxes, and which image they belong to."""
+"""The user's own detections: vision_msgs/Detection2DArray to boxes, and which image they belong to.
+
+The messages are of rosbags' types, of which the fields are here.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,26 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from rosbags.typesys import get_types_from_msg
 
 from mega_model.core.detection import Detections
 
+from .standard import MESSAGES
+
 WAITING = 30
 """Images, and messages of detections, that wait for their partner."""
+
+# those of vision_msgs 4, of Humble and later
+for _name, _fields in {
+    "Point2D": "float64 x\nfloat64 y",
+    "Pose2D": "Point2D position\nfloat64 theta",
+    "BoundingBox2D": "Pose2D center\nfloat64 size_x\nfloat64 size_y",
+    "ObjectHypothesis": "string class_id\nfloat64 score",
+    "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+    "Detection2D": "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox2D bbox\nstring id",
+    "Detection2DArray": "std_msgs/Header header\nDetection2D[] detections",
+}.items():
+    MESSAGES.register(get_types_from_msg(_fields, f"vision_msgs/msg/{_name}"))
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ is really sent, so the node sees each that is missing as a gap.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,9 +23,9 @@ from std_msgs.msg import Header
 from mega_model.core.errors import InputError
 
 from . import messages
-from .bench import PLACES, BenchClient, example_images, resident
+from .bench import PLACES, BenchClient, example_images
 from .environment import use_large_messages
-from .signals import end_with_parent
+from .process import NodeProcess
 from .transport import Losses
 
 RATE = 30
@@ -112,12 +111,13 @@ class ImagePublisher(BenchClient):
         self._cameras[CAMERA].publish(self._image)
         self.sent += 1
 
-    def counts(self, process: subprocess.Popen[bytes]) -> Mapping[str, int]:
-        """The node's counters once it has nothing left to do."""
+    def counts(self, node: NodeProcess) -> Mapping[str, int]:
+        """The node's counters once it has nothing left to do. Raises InputError if that does not come."""
         end = time.monotonic() + PATIENCE
         for _ in range(20):  # what waits is older
             self.spin(0)
-        while time.monotonic() < end and process.poll() is None:
+        while time.monotonic() < end:
+            node.check()
             self._values.clear()
             while f"mega/{CAMERA}" not in self._values and time.monotonic() < end:
                 self.spin(0.1)
@@ -127,12 +127,13 @@ class ImagePublisher(BenchClient):
                 return counts
         raise InputError("the node does not come to rest")
 
-    def wait_for_people(self, process: subprocess.Popen[bytes]) -> None:
+    def wait_for_people(self, node: NodeProcess) -> None:
         """Sends an image, and again if need be, until the last one is answered: then none is under way any more."""
         end, due, pause = time.monotonic() + PATIENCE, 0.0, 1.0
         self._answered.clear()
         while CAMERA not in self._answered or self._answered[CAMERA].header.stamp != self._image.header.stamp:
-            if process.poll() is not None or time.monotonic() > end:
+            node.check()
+            if time.monotonic() > end:
                 raise InputError("the node does not answer")
             if time.monotonic() > due:
                 self.send()
@@ -140,20 +141,20 @@ class ImagePublisher(BenchClient):
             self.spin(0.05)
 
 
-def run(seconds: float, image: np.ndarray, *arguments: str, quality: QoSProfile | int = 1) -> SoakResult:
+def run(
+    seconds: float, image: np.ndarray, parameters: Mapping[str, object], quality: QoSProfile | int = 1
+) -> SoakResult:
     """Plays `image` to a node for so long. rclpy must have started.
 
-    arguments: further ROS arguments of the node. quality: of the images, reliable by default.
+    parameters: further ones of the node. quality: of the images, reliable by default.
     Raises InputError if the node ends or does not answer.
     """
-    command = [sys.executable, "-m", "mega_ros.node", "--ros-args", "--log-level", "error"]
-    command += ["-p", f"cameras:=[{CAMERA}]", *arguments]
-    process = subprocess.Popen(command, preexec_fn=end_with_parent())
+    node = NodeProcess({"cameras": f"[{CAMERA}]", **parameters})
     camera, result = ImagePublisher(image, quality), SoakResult()
     try:
         for _ in range(Losses.MEMORY + 2):  # the node learns the camera's period
-            camera.wait_for_people(process)
-        before, first = camera.counts(process), camera.sent
+            camera.wait_for_people(node)
+        before, first = camera.counts(node), camera.sent
         watched = time.monotonic()
         for _ in range(round(seconds * RATE)):
             camera.send()
@@ -162,16 +163,15 @@ def run(seconds: float, image: np.ndarray, *arguments: str, quality: QoSProfile 
                 camera.spin(left)
             if time.monotonic() > watched + 1:
                 watched += 1
-                result.memory.append(resident(process.pid))
+                result.memory.append(node.use()[1] / 2**20)
                 result.latency.append(float(camera.value("latency_p50_s")))
-        camera.wait_for_people(process)  # what was lost at the end is a gap before this one
-        after = camera.counts(process)
+        camera.wait_for_people(node)  # what was lost at the end is a gap before this one
+        after = camera.counts(node)
         result.sent = camera.sent - first
         result.counts = {name: after[name] - before[name] for name in after}
     finally:
         camera.close()
-        process.terminate()
-        process.wait()
+        node.stop()
     return result
 
 
@@ -184,7 +184,7 @@ def main(args: Sequence[str]) -> int:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         quality = qos_profile_sensor_data if config.best_effort else 1
-        result = run(60 * config.minutes, image, "-p", f"bundle:={config.bundle}", quality=quality)
+        result = run(60 * config.minutes, image, {"bundle": config.bundle}, quality)
     finally:
         rclpy.try_shutdown()
     faults = result.faults()

@@ -76,8 +76,8 @@ class MatchedSubscription:
     Its reliability and durability are what the publishers offer: reliable where all of them are, latched where all of
     them are. What `qos_overrides` sets stays. For the executor's thread.
 
-    Messages of ROS' common packages are read here, and are of rosbags' types. rclpy would take damaged ones in silence,
-    or crash (a changed byte in an Image is enough).
+    Messages are read by rosbags, and are of its types. rclpy would take damaged ones in silence, or crash (a changed
+    byte in an Image is enough).
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class MatchedSubscription:
         node: Node,
         sources: Sequence[Source],
         callback: Callable[[Any], None],
-        damaged: Callable[[str], None],
+        damaged: Callable[[str, str], None],
         reliability: str = "auto",
     ) -> None:
-        """sources: the first is subscribed to while nobody publishes any. damaged: told what is wrong with a message
-        that cannot be read. reliability: auto, reliable, best_effort."""
+        """sources: of types that `MESSAGES` knows; the first is subscribed to while nobody publishes any. damaged: told
+        what is wrong with a message that cannot be read, and its topic. reliability: auto, reliable, best_effort."""
         self._node = node
         self._sources = sources
         self._callback, self._damaged = callback, damaged
@@ -131,14 +131,13 @@ class MatchedSubscription:
             )
             if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
-            raw = type_name(kind) in MESSAGES.types
             self._subscription = self._node.create_subscription(
                 kind,
                 topic,
-                partial(self._read, type_name(kind)) if raw else self._callback,
+                partial(self._read, type_name(kind)),
                 QoSProfile(depth=DEPTH, reliability=qos[0], durability=qos[1]),
                 qos_overriding_options=QoSOverridingOptions([QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH]),
-                raw=raw,
+                raw=True,
             )
         except (ParameterException, RuntimeError) as error:
             raise InputError(f"qos_overrides of {topic}: {first_line(error)}") from None
@@ -150,7 +149,7 @@ class MatchedSubscription:
         try:
             message = MESSAGES.deserialize_cdr(data, kind)
         except Exception:  # damaged bytes may raise anything
-            self._damaged(f"a {kind} of {len(data)} bytes is damaged or cut off")
+            self._damaged(f"a {kind} of {len(data)} bytes is damaged or cut off", self.topic)
         else:
             self._callback(message)
 

@@ -14,12 +14,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from mega_model.core.errors import InputError
+
 from ...ros.environment import use_large_messages
+from ...ros.process import NodeProcess
 from ..bags import Message
 from ..progress import progress
 from ..recording import Recording
 from ..sources import Source
-from .node_process import NodeProcess, ProcessError
 from .observer import Observer
 
 READY_SECONDS = 120.0
@@ -42,20 +44,20 @@ def play(
 
     parameters: of the node. Its output goes to the file `log`. domain: the ROS domain, where others can watch; None: a
     random one on this machine only, so that other robots neither receive nor send messages.
-    Returns the recording, and whether the user stopped early (Ctrl-C, SIGTERM). Raises ProcessError if the node fails.
+    Returns the recording, and whether the user stopped early (Ctrl-C, SIGTERM). Raises InputError if the node fails.
     """
     _use_domain(domain)
     recording, interrupted = Recording(rate, keep_images), False
     remap = {"image": source.image} | ({"camera_info": source.info} if source.info else {})
     with _ended_by_signal(), progress(console) as bar:
-        node = NodeProcess(remap, {"use_sim_time": True, **parameters}, log)
+        node = NodeProcess({"use_sim_time": True, **parameters}, remap, log)
         try:
             observer = Observer(recording, source.topics)
             try:
                 task = bar.add_task("starting the node", total=None)
                 _wait(observer.ready, READY_SECONDS, node)
                 if not observer.ready():
-                    raise ProcessError(f"the node was not ready after {READY_SECONDS:.0f} s: {node.last_words()}")
+                    raise InputError(f"the node was not ready after {READY_SECONDS:.0f} s: {node.last_words()}")
                 bar.remove_task(task)
                 try:
                     _play(observer, source, recording, node, bar, seconds)
@@ -70,7 +72,7 @@ def play(
             with _undisturbed():
                 code = node.stop()
     if code:
-        raise ProcessError(f"the node ended with code {code}: {node.last_words()} (all of it: {log})")
+        raise InputError(f"the node ended with code {code}: {node.last_words()} (all of it: {log})")
     return recording, interrupted
 
 

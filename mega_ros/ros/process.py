@@ -1,50 +1,53 @@
-"""The node in a separate process."""
+"""The node in a process of its own, which ends when this one does."""
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 
 from mega_model.core.errors import InputError
 
-from ...ros.signals import end_with_parent
-
-
-class ProcessError(InputError):
-    """The node ended unexpectedly. The message has one line."""
+from .signals import end_with_parent
 
 
 class NodeProcess:
-    """A running node, whose output goes to a file."""
+    """A running node. Start it from the main thread, see `end_with_parent`."""
 
-    def __init__(self, remap: Mapping[str, str], parameters: Mapping[str, object], log: Path) -> None:
+    def __init__(
+        self, parameters: Mapping[str, object], remap: Mapping[str, str] | None = None, log: Path | None = None
+    ) -> None:
+        """remap: names of topics -> new ones. log: the file for its output; None: this terminal, and errors only."""
         command = [sys.executable, "-m", "mega_ros.node", "--ros-args"]
-        command += itertools.chain(*(["-r", f"{a}:={b}"] for a, b in remap.items()))
-        command += itertools.chain(*(["-p", f"{a}:={b}"] for a, b in parameters.items()))
-        self.log = log
-        with log.open("w") as output:
+        if not log:
+            command += ["--log-level", "error"]
+        for flag, pairs in (("-r", remap or {}), ("-p", parameters)):
+            command += [word for name, value in pairs.items() for word in (flag, f"{name}:={value}")]
+        self._log = log
+        with log.open("w") if log else nullcontext() as output:
             # a new session, so that Ctrl-C reaches only this process, which then stops the node
             self._process = subprocess.Popen(
                 command, stdout=output, stderr=output, start_new_session=True, preexec_fn=end_with_parent()
             )
 
     def check(self) -> None:
-        """Raises ProcessError if the node has ended."""
+        """Raises InputError, with one line, if the node has ended."""
         if self._process.poll() is not None:
-            raise ProcessError(f"the node ended with code {self._process.returncode}: {self.last_words()}")
+            raise InputError(f"the node ended with code {self._process.returncode}: {self.last_words()}")
 
     def last_words(self) -> str:
         """The last line of the node's output."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        if not self._log:
+            return "what it printed is above"
+        lines = self._log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it printed nothing"
 
     def use(self) -> tuple[float, int]:
-        """Seconds of CPU that the node has taken until now, and bytes of memory that it has. Raises ProcessError."""
+        """Seconds of CPU that the node has taken until now, and bytes of memory that it has. Raises InputError."""
         self.check()
         process = psutil.Process(self._process.pid)
         times = process.cpu_times()
