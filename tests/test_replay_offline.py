@@ -660,6 +660,23 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
 
 
+def test_each_person_has_intervals(bundle: Path, tmp_path: Path) -> None:
+    """Two frames of one person, 0.1 and 0.2 m away; one of each of two others."""
+    path = KINDS["mcap"](tmp_path)
+    assert replay(bundle, tmp_path / "first", path) == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    shift = np.array([0.1, 0.2, 0.3, 0.3], np.float32)[:, None, None] * [0, 0, 1]
+    ids = np.array([5, 5, 6, 7])
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"] + shift, stamps=meshes["stamps"], ids=ids)
+    assert replay(bundle, tmp_path / "out", path, "--reference", tmp_path / "a.npz") == 0
+    one, *others = report(tmp_path / "out")["persons"]
+    assert (one["person"], one["position"]) == (5, pytest.approx(0.15, abs=1e-5))
+    assert one["intervals"]["position"] == pytest.approx([0.1, 0.2], abs=1e-5)
+    assert [person["intervals"] for person in others] == [{}, {}]
+    page = ReportPage((tmp_path / "out" / "report.html").read_text())
+    assert "100.0 mm to 200.0 mm" in " ".join(page.text).partition("as id")[2].partition("Plots")[0]
+
+
 PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
 
 
