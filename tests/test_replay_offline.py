@@ -660,6 +660,22 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
 
 
+def test_images_without_stamps_have_the_time_of_recording(bundle: Path, tmp_path: Path) -> None:
+    """Offline, and as they are played live."""
+    (_, _, image), (_, _, info) = Recorder().raw(0), Recorder().info(0)
+    no_time = ROS2.types["builtin_interfaces/msg/Time"](0, 0)
+    image, info = (replace(m, header=replace(m.header, stamp=no_time)) for m in (image, info))
+    path = bag(tmp_path / "bag", *((t, START + k, m) for k in range(2) for t, m in ((IMAGE, image), (INFO, info))))
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    assert [row["stamp"] for row in said["table"]] == [START, START + 1] and said["assumed"] == 0
+    assert said["note"] == "2 of 2 images have the stamp 0: the time of recording stands in for it"
+    played = [message.read() for message in frames.Recorded(path).played().messages]
+    assert [read_stamp(message) for message in played] == [START, START, START + 1, START + 1]
+    np.testing.assert_array_equal(to_bgr(played[0]), pattern(0))
+
+
 def test_each_person_has_intervals(bundle: Path, tmp_path: Path) -> None:
     """Two frames of one person, 0.1 and 0.2 m away; one of each of two others."""
     path = KINDS["mcap"](tmp_path)

@@ -105,27 +105,41 @@ class Bag:
         A message whose stamp is zero has the time at which it was recorded. The topic is read twice, and only what was
         recorded out of order is held.
         """
-        order = sorted(self._stamp(data, topic) or time for _, time, data in self.messages([topic]))
+        order = sorted(self.stamp(data, topic) or time for _, time, data in self.messages([topic]))
         waiting: list[tuple[int, int, Any]] = []
         given = 0
         for count, (connection, time, data) in enumerate(self.messages([topic])):
-            heappush(waiting, (self._stamp(data, topic) or time, count, self.read(connection, data)))
+            heappush(waiting, (self.stamp(data, topic) or time, count, self.read(connection, data)))
             while waiting and waiting[0][0] == order[given]:
                 stamp, _, message = heappop(waiting)
                 given += 1
                 yield stamp, message
 
-    def _stamp(self, data: bytes, topic: str) -> int:
-        """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large.
-
-        In CDR, it begins after four bytes, of which the second says the byte order; in ROS 1, with a counter.
-        """
-        order = "<" if not self.is_ros2 or data[1:2] == b"\1" else ">"
+    def stamp(self, data: bytes, topic: str) -> int:
+        """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large."""
         try:
-            seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
+            seconds, nanoseconds = _stamp_of(data, self.is_ros2).unpack_from(data, HEADER)
         except struct.error as error:
             raise InputError(f"{self.path}: {topic}: damaged or cut off: a message of {len(data)} bytes") from error
         return int(seconds) * 10**9 + int(nanoseconds)
+
+
+HEADER = 4
+"""Where the stamp of a message with a header begins: in CDR behind the encoding, in ROS 1 behind a counter."""
+
+
+def _stamp_of(data: bytes, is_ros2: bool = True) -> struct.Struct:
+    """Seconds and nanoseconds, in the message's byte order: that of ROS 1, or which CDR's second byte says."""
+    return struct.Struct("<iI" if not is_ros2 or data[1:2] == b"\1" else ">iI")
+
+
+def with_stamp(message: Message) -> Message:
+    """A message with a header, whose stamp, if it is zero, is the time at which it was recorded."""
+    form = _stamp_of(message.data)
+    if any(form.unpack_from(message.data, HEADER)):
+        return message
+    stamp = form.pack(*divmod(message.time, 10**9))
+    return message._replace(data=message.data[:HEADER] + stamp + message.data[HEADER + form.size :])
 
 
 @contextmanager
