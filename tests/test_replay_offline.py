@@ -24,6 +24,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
+from smpl_files import write_smpl
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
@@ -37,6 +38,7 @@ from mega_ros.replay.coco import LIMBS
 from mega_ros.replay.compare import Difference, compare
 from mega_ros.replay.measures import MEASURES
 from mega_ros.replay.pages import PageFrame
+from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
 from mega_ros.replay.results import point_cloud
 from mega_ros.replay.score import in_view
@@ -660,6 +662,23 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
 
 
+def test_parameters_of_bodies_are_a_reference(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people in the second frame."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("MEGA_SMPL", str(write_smpl(tmp_path / "SMPL_NEUTRAL.npz", VERTICES)))
+    trans = np.array([[0, 0, 5], [1, 0, 5]])
+    frame = {"stamps": np.array([START, START + STEP]), "frame": np.array([1, 1]), "ids": np.array([8, 9])}
+    np.savez(tmp_path / "a.npz", poses=np.zeros((2, 72)), betas=np.zeros(10), trans=trans, **frame)
+    topology = Recovery.load(bundle, provider="cpu").topology
+    truth = open_reference(str(tmp_path / "a.npz"), KINDS["mcap"](tmp_path), topology)
+    assert truth is not None
+    first, second = (truth.at(frames.Frame(START + k * STEP, None)) for k in range(2))
+    assert isinstance(first, Truth) and isinstance(second, Truth)
+    assert not len(first.joints) and second.ids is not None and second.ids.tolist() == [8, 9]
+    assert second.vertices is not None and second.vertices.shape == (2, VERTICES, 3)
+    np.testing.assert_allclose(second.vertices[1] - second.vertices[0], VERTICES * [[1, 0, 0]], atol=1e-5)
+
+
 def test_images_without_stamps_have_the_time_of_recording(bundle: Path, tmp_path: Path) -> None:
     """Offline, and as they are played live."""
     (_, _, image), (_, _, info) = Recorder().raw(0), Recorder().info(0)
@@ -699,8 +718,8 @@ PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"stamps": np.zeros(1, int)}, "has neither 'vertices' nor 'joints', it has stamps"),
-        ({"poses": np.zeros((1, 72))}, "make vertices of them by `mega vertices"),
+        ({"stamps": np.zeros(1, int)}, "has no 'vertices', 'joints' or 'poses', it has stamps"),
+        ({"poses": np.zeros((1, 72))}, "has neither 'stamps' nor 'names'"),
         ({"vertices": PEOPLE["vertices"]}, "has neither 'stamps' nor 'names'"),
         (PEOPLE | {"stamps": np.array([0.5, 1])}, "'stamps' must hold whole nanoseconds"),
         (PEOPLE | {"frame": np.array([0, 2])}, "'frame' must number the 2 'stamps' from 0"),
