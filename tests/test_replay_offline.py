@@ -667,7 +667,11 @@ def test_parameters_of_bodies_are_a_reference(bundle: Path, tmp_path: Path, monk
     pytest.importorskip("torch")
     monkeypatch.setenv("MEGA_SMPL", str(write_smpl(tmp_path / "SMPL_NEUTRAL.npz", VERTICES)))
     trans = np.array([[0, 0, 5], [1, 0, 5]])
-    frame = {"stamps": np.array([START, START + STEP]), "frame": np.array([1, 1]), "ids": np.array([8, 9])}
+    frame: dict[str, Any] = {
+        "stamps": np.array([START, START + STEP]),
+        "frame": np.ones(2, int),
+        "ids": np.array([8, 9]),
+    }
     np.savez(tmp_path / "a.npz", poses=np.zeros((2, 72)), betas=np.zeros(10), trans=trans, **frame)
     topology = Recovery.load(bundle, provider="cpu").topology
     truth = open_reference(str(tmp_path / "a.npz"), KINDS["mcap"](tmp_path), topology)
