@@ -268,18 +268,26 @@ class Recorded:
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            self._infos = list(bag.in_stamp_order(info)) if info else []
-            stamps = [bag.stamp(data, image) for _, _, data in bag.messages([image])]
+            self._infos = [(t, bag.read(c, data)) for t, c, data in bag.in_stamp_order(info)] if info else []
+            stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
         self.count, unstamped = len(stamps), stamps.count(0)
+        repeated = self.count - unstamped - len({*stamps} - {0})
         if not stamps:
             raise InputError(f"{path}: {image} has no messages")
         if unstamped:
             notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording stands in for it")
+        if repeated:
+            notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
         self.note = "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
         with open_bag(self.path) as bag:
-            for stamp, message in bag.in_stamp_order(self.topics["image"]):
+            for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
+                try:
+                    message = bag.read(connection, data)
+                except InputError as error:
+                    yield Frame(stamp, None, str(error))
+                    continue
                 frame_id = message.header.frame_id
                 try:
                     image = to_bgr(message)

@@ -177,7 +177,8 @@ def open_reference(
 
 def _of_bag(path: Path, topic: str, topology: Topology) -> Iterator[tuple[int, Truth]]:
     with open_bag(path) as bag:
-        for stamp, message in bag.in_stamp_order(topic):
+        for stamp, connection, data in bag.in_stamp_order(topic):
+            message = bag.read(connection, data)
             try:
                 yield stamp, _of_cloud(read_cloud(message), topology)
             except InputError as error:
