@@ -24,6 +24,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
+from smpl_files import write_smpl
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
@@ -37,6 +38,8 @@ from mega_ros.replay.coco import LIMBS
 from mega_ros.replay.compare import Difference, compare
 from mega_ros.replay.measures import MEASURES
 from mega_ros.replay.pages import PageFrame
+from mega_ros.replay.recording import Recording
+from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
 from mega_ros.replay.results import point_cloud
 from mega_ros.replay.score import in_view
@@ -660,14 +663,91 @@ def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert [(p["person"], p["found"]) for p in said["persons"]] == [(6, 2)]
 
 
+def test_parameters_of_bodies_are_a_reference(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people in the second frame."""
+    pytest.importorskip("torch")
+    monkeypatch.setenv("MEGA_SMPL", str(write_smpl(tmp_path / "SMPL_NEUTRAL.npz", VERTICES)))
+    trans = np.array([[0, 0, 5], [1, 0, 5]])
+    frame: dict[str, Any] = {
+        "stamps": np.array([START, START + STEP]),
+        "frame": np.ones(2, int),
+        "ids": np.array([8, 9]),
+    }
+    np.savez(tmp_path / "a.npz", poses=np.zeros((2, 72)), betas=np.zeros(10), trans=trans, **frame)
+    topology = Recovery.load(bundle, provider="cpu").topology
+    truth = open_reference(str(tmp_path / "a.npz"), KINDS["mcap"](tmp_path), topology)
+    assert truth is not None
+    first, second = (truth.at(frames.Frame(START + k * STEP, None)) for k in range(2))
+    assert isinstance(first, Truth) and isinstance(second, Truth)
+    assert not len(first.joints) and second.ids is not None and second.ids.tolist() == [8, 9]
+    assert second.vertices is not None and second.vertices.shape == (2, VERTICES, 3)
+    np.testing.assert_allclose(second.vertices[1] - second.vertices[0], VERTICES * [[1, 0, 0]], atol=1e-5)
+
+
+def test_images_without_stamps_have_the_time_of_recording(bundle: Path, tmp_path: Path) -> None:
+    """Offline, and as they are played live."""
+    (_, _, image), (_, _, info) = Recorder().raw(0), Recorder().info(0)
+    no_time = ROS2.types["builtin_interfaces/msg/Time"](0, 0)
+    image, info = (replace(m, header=replace(m.header, stamp=no_time)) for m in (image, info))
+    path = bag(tmp_path / "bag", *((t, START + k, m) for k in range(2) for t, m in ((IMAGE, image), (INFO, info))))
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    assert [row["stamp"] for row in said["table"]] == [START, START + 1] and said["assumed"] == 0
+    assert said["note"] == "2 of 2 images have the stamp 0: the time of recording stands in for it"
+    played = [message.read() for message in frames.Recorded(path).played().messages]
+    assert [read_stamp(message) for message in played] == [START, START, START + 1, START + 1]
+    np.testing.assert_array_equal(to_bgr(played[0]), pattern(0))
+
+
+def test_damaged_messages_are_rows_and_the_rest_goes_on(bundle: Path, tmp_path: Path) -> None:
+    """Cut off behind the stamp, and before it; two images have the same stamp."""
+    images = [Recorder().raw(k) for k in (0, 1, 2, 2, 2)]
+    length = iter([None, 40, 6, None, None])
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        write_messages(writer, images, ROS2, lambda m, kind: ROS2.serialize_cdr(m, kind)[: next(length)])
+    assert replay(bundle, tmp_path / "out", tmp_path / "bag") == 0
+    said = report(tmp_path / "out")
+    assert [("people" in row, row["stamp"]) for row in said["table"]] == [
+        (True, START),
+        (False, START + STEP),
+        (False, START + 2 * STEP),
+        (True, START + 2 * STEP),
+        (True, START + 2 * STEP),
+    ]
+    assert "1 of 5 images have the stamp of another" in said["note"]
+    assert all(f"{IMAGE}: damaged or cut off" in row["problem"] for row in said["table"] if "people" not in row)
+    recording = Recording(keep_images=False)
+    for message in frames.Recorded(tmp_path / "bag").played().messages:
+        recording.sending(message)
+    assert {START, START + STEP} < {*recording.sent}
+
+
+def test_each_person_has_intervals(bundle: Path, tmp_path: Path) -> None:
+    """Two frames of one person, 0.1 and 0.2 m away; one of each of two others."""
+    path = KINDS["mcap"](tmp_path)
+    assert replay(bundle, tmp_path / "first", path) == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    shift = np.array([0.1, 0.2, 0.3, 0.3], np.float32)[:, None, None] * [0, 0, 1]
+    ids = np.array([5, 5, 6, 7])
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"] + shift, stamps=meshes["stamps"], ids=ids)
+    assert replay(bundle, tmp_path / "out", path, "--reference", tmp_path / "a.npz") == 0
+    one, *others = report(tmp_path / "out")["persons"]
+    assert (one["person"], one["position"]) == (5, pytest.approx(0.15, abs=1e-5))
+    assert one["intervals"]["position"] == pytest.approx([0.1, 0.2], abs=1e-5)
+    assert [person["intervals"] for person in others] == [{}, {}]
+    page = ReportPage((tmp_path / "out" / "report.html").read_text())
+    assert "100.0 mm to 200.0 mm" in " ".join(page.text).partition("as id")[2].partition("Plots")[0]
+
+
 PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
 
 
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"stamps": np.zeros(1, int)}, "has neither 'vertices' nor 'joints', it has stamps"),
-        ({"poses": np.zeros((1, 72))}, "make vertices of them by `mega vertices"),
+        ({"stamps": np.zeros(1, int)}, "has no 'vertices', 'joints' or 'poses', it has stamps"),
+        ({"poses": np.zeros((1, 72))}, "has neither 'stamps' nor 'names'"),
         ({"vertices": PEOPLE["vertices"]}, "has neither 'stamps' nor 'names'"),
         (PEOPLE | {"stamps": np.array([0.5, 1])}, "'stamps' must hold whole nanoseconds"),
         (PEOPLE | {"frame": np.array([0, 2])}, "'frame' must number the 2 'stamps' from 0"),
@@ -1271,19 +1351,18 @@ def test_each_message_is_read_once_in_the_order_of_the_stamps(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images are large."""
-    given: list[bytes] = []
+    given: list[str] = []
     read = Bag.read
 
     def watched(opened: Bag, connection: Connection, data: bytes) -> Any:
-        given.append(data)
+        given.append(connection.topic)
         return read(opened, connection, data)
 
     monkeypatch.setattr(Bag, "read", watched)
-    with open_bag(KINDS[kind](tmp_path)) as opened:
-        messages = list(opened.in_stamp_order(IMAGE))
-    assert [stamp for stamp, _ in messages] == [START + k * STEP for k in range(4)]
-    assert [read_stamp(message) for _, message in messages] == [stamp for stamp, _ in messages]
-    assert len(given) == 4
+    found = list(frames.Recorded(KINDS[kind](tmp_path)).frames())
+    assert [frame.stamp for frame in found] == [START + k * STEP for k in range(4)]
+    assert all(np.array_equal(frame.image, pattern(k)) for k, frame in enumerate(found) if frame.image is not None)
+    assert given.count(IMAGE) == 4
 
 
 def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(

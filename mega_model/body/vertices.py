@@ -8,7 +8,7 @@ Input: an .npz of N people in F frames. `poses`, `trans` [N, 3] (metres), and
 - Anny: `poses` [N, K, 3] of the K `bones`, the root first, in Anny's axes; `phenotypes` [N, 6]. A body without rotation
   stands upright and faces the camera, with the root bone's head at `trans`.
 
-Everything else (`stamps` or `names` [F], `frame` [N], `ids` [N]) is copied.
+Everything else (`stamps` or `names` [F], `frame` [N], `ids` [N], `visible` [N, V]) is copied.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mega_model.core.files import floats, npz_fields, read_npz
 
 TO_CAMERA = np.diag([1, -1, -1]).astype(np.float32)
 """From the canonical axes (x left, y up, z forward) to those of a camera that the body faces."""
-COPIED = ("stamps", "names", "frame", "ids")
+COPIED = ("stamps", "names", "frame", "ids", "visible")
 
 
 @dataclass(frozen=True)

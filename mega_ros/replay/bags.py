@@ -44,6 +44,11 @@ class Message(NamedTuple):
     data: bytes
     """CDR, as in bags and over DDS."""
 
+    @property
+    def stamp(self) -> int:
+        """Nanoseconds, of the header that it must begin with; zero if it is cut off before it."""
+        return _stamp(self.data)
+
     def read(self) -> Any:
         """The deserialised message, of rosbags."""
         return MESSAGES.deserialize_cdr(self.data, self.type)
@@ -99,33 +104,54 @@ class Bag:
                 object.__setattr__(message, name.lower(), getattr(message, name))
         return message
 
-    def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Any]]:
-        """Stamp (ns) and message of all messages on a topic with headers, in the order of the stamps.
+    def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Connection, bytes]]:
+        """Stamp (ns), connection and bytes of all messages on a topic with headers, in the order of the stamps.
 
-        A message whose stamp is zero has the time at which it was recorded. The topic is read twice, and only what was
+        A message without a stamp has the time at which it was recorded. The topic is read twice, and only what was
         recorded out of order is held.
         """
-        order = sorted(self._stamp(data, topic) or time for _, time, data in self.messages([topic]))
-        waiting: list[tuple[int, int, Any]] = []
+        order = sorted(self.stamp(data) or time for _, time, data in self.messages([topic]))
+        waiting: list[tuple[int, int, Connection, bytes]] = []
         given = 0
         for count, (connection, time, data) in enumerate(self.messages([topic])):
-            heappush(waiting, (self._stamp(data, topic) or time, count, self.read(connection, data)))
+            heappush(waiting, (self.stamp(data) or time, count, connection, data))
             while waiting and waiting[0][0] == order[given]:
-                stamp, _, message = heappop(waiting)
+                stamp, _, *message = heappop(waiting)
                 given += 1
-                yield stamp, message
+                yield stamp, *message
 
-    def _stamp(self, data: bytes, topic: str) -> int:
+    def stamp(self, data: bytes) -> int:
         """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large.
 
-        In CDR, it begins after four bytes, of which the second says the byte order; in ROS 1, with a counter.
+        Zero for a message that is cut off before it.
         """
-        order = "<" if not self.is_ros2 or data[1:2] == b"\1" else ">"
-        try:
-            seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
-        except struct.error as error:
-            raise InputError(f"{self.path}: {topic}: damaged or cut off: a message of {len(data)} bytes") from error
-        return int(seconds) * 10**9 + int(nanoseconds)
+        return _stamp(data, self.is_ros2)
+
+
+HEADER = 4
+"""Where the stamp of a message with a header begins: in CDR behind the encoding, in ROS 1 behind a counter."""
+
+
+def _stamp_form(data: bytes, is_ros2: bool) -> struct.Struct:
+    """Seconds and nanoseconds, in the message's byte order: that of ROS 1, or which CDR's second byte says."""
+    return struct.Struct("<iI" if not is_ros2 or data[1:2] == b"\1" else ">iI")
+
+
+def _stamp(data: bytes, is_ros2: bool = True) -> int:
+    form = _stamp_form(data, is_ros2)
+    if len(data) < HEADER + form.size:
+        return 0
+    seconds, nanoseconds = form.unpack_from(data, HEADER)
+    return int(seconds) * 10**9 + int(nanoseconds)
+
+
+def with_stamp(message: Message) -> Message:
+    """A message with a header, whose stamp, if it is zero, is the time at which it was recorded."""
+    form = _stamp_form(message.data, True)
+    if message.stamp or len(message.data) < HEADER + form.size:
+        return message
+    stamp = form.pack(*divmod(message.time, 10**9))
+    return message._replace(data=message.data[:HEADER] + stamp + message.data[HEADER + form.size :])
 
 
 @contextmanager

@@ -59,8 +59,9 @@ class ReplayOptions:
     out: Path = Path("mega_out/replay")
     """Folder for the results; with several inputs they get folders in it."""
     reference: str | None = None
-    """Ground truth: a topic of the bag, another bag, an .npz of vertices or 3D joints (such as the meshes.npz of a
-    replay), or a .json of 2D keypoints in COCO's format. By default /mega/ground_truth, or the replayed json."""
+    """Ground truth: a topic of the bag, another bag, an .npz of vertices (such as the meshes.npz of a replay), of 3D
+    joints or of parameters of SMPL or Anny, or a .json of 2D keypoints in COCO's format. By default
+    /mega/ground_truth, or the replayed json."""
     within: float = WITHIN
     """Largest difference of the stamps of a frame and its ground truth, seconds."""
     images: Path | None = None

@@ -24,7 +24,7 @@ from mega_model.core.images import without_stderr
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag
+from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag, with_stamp
 from .sources import FRAME, Source, open_video
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -259,23 +259,35 @@ class Recorded:
         self.name, self.path = path.name, path
         parts, metadata = files_of(path), path / "metadata.yaml"
         self.files = [*parts, *([metadata] if metadata.is_file() else [])]
-        self.note = ""
+        notes = []
         if len(self.files) == len(parts) > 1:
-            self.note = f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag"
+            notes.append(f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag")
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
             info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            self._infos = list(bag.in_stamp_order(info)) if info else []
-            self.count = sum(1 for _ in bag.messages([image]))
-        if not self.count:
+            self._infos = [(t, bag.read(c, data)) for t, c, data in bag.in_stamp_order(info)] if info else []
+            stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
+        self.count, unstamped = len(stamps), stamps.count(0)
+        repeated = self.count - unstamped - len({*stamps} - {0})
+        if not stamps:
             raise InputError(f"{path}: {image} has no messages")
+        if unstamped:
+            notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording stands in for it")
+        if repeated:
+            notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
+        self.note = "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
         with open_bag(self.path) as bag:
-            for stamp, message in bag.in_stamp_order(self.topics["image"]):
+            for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
+                try:
+                    message = bag.read(connection, data)
+                except InputError as error:
+                    yield Frame(stamp, None, str(error))
+                    continue
                 frame_id = message.header.frame_id
                 try:
                     image = to_bgr(message)
@@ -286,10 +298,10 @@ class Recorded:
                 yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
 
     def played(self) -> Source:
-        """To be played live: the messages as they were recorded."""
+        """To be played live: the messages as they were recorded, with the stamps that `frames` has."""
         info = self.topics.get("camera_info")
         first = next(read_bag(self.path, [info]), None) if info else None
-        messages = read_bag(self.path, self._types)
+        messages = map(with_stamp, read_bag(self.path, self._types))
         return Source(self.name, messages, self.topics["image"], info, self._types, first, self.count)
 
     def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:

@@ -22,7 +22,7 @@ class Recording:
     rate: float = 1.0
     """How much faster than recorded the messages were sent."""
     keep_images: bool = True
-    """For drawings."""
+    """Whether the messages are kept, for drawings."""
     images: dict[int, Any] = field(default_factory=dict)
     """Image or CompressedImage"""
     infos: dict[int, Any] = field(default_factory=dict)
@@ -43,13 +43,11 @@ class Recording:
 
     def sending(self, message: Message) -> None:
         """Record a message that is being sent."""
-        content = message.read()
-        stamp = read_stamp(content)
-        if message.type == CAMERA_INFO:
-            self.infos[stamp] = content
-            return
+        stamp, of_camera = message.stamp, message.type == CAMERA_INFO
         if self.keep_images:
-            self.images[stamp] = content
+            (self.infos if of_camera else self.images)[stamp] = message.read()
+        if of_camera:
+            return
         self.due[stamp] = message.time
         self.sent[stamp] = time.monotonic()
 

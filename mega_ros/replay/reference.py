@@ -1,11 +1,14 @@
 """Ground truth for a replay: meshes, 3D joints or 2D keypoints, by the stamps of the frames or by their names.
 
-Meshes are a topic of the bag, another bag, or an npz; 3D joints an npz; 2D keypoints a json in COCO's format. The
-format of a topic is that of `/mega/mesh`, so what the node published can be a reference.
+Meshes are a topic of the bag, another bag, or an npz of vertices or parameters; 3D joints an npz; 2D keypoints a json
+in COCO's format. The format of a topic is that of `/mega/mesh`, so what the node published can be a reference.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -174,7 +177,8 @@ def open_reference(
 
 def _of_bag(path: Path, topic: str, topology: Topology) -> Iterator[tuple[int, Truth]]:
     with open_bag(path) as bag:
-        for stamp, message in bag.in_stamp_order(topic):
+        for stamp, connection, data in bag.in_stamp_order(topic):
+            message = bag.read(connection, data)
             try:
                 yield stamp, _of_cloud(read_cloud(message), topology)
             except InputError as error:
@@ -218,21 +222,22 @@ def _of_coco(path: Path, files: list[Path], within: float, images: Path | None) 
 
 
 def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
-    """N people in F frames: `vertices` [N, V, 3] or `joints` [N, J, 3]; `stamps` or `names` [F], `frame` [N].
+    """N people, F frames: `vertices` [N, V, 3], `joints` [N, J, 3] or parameters; `stamps` or `names` [F]; `frame` [N].
 
     docs/evaluate/replay.md has the fields.
     """
     fields = npz_fields(path)
-    kind = next((name for name in ("vertices", "joints") if name in fields), None)
+    kind = next((name for name in ("vertices", "joints", "poses") if name in fields), None)
     if kind is None:
-        if "poses" in fields:
-            raise InputError(f"{path}: holds parameters of bodies: make vertices of them by `mega vertices {path}`")
-        raise InputError(f"{path}: has neither 'vertices' nor 'joints', it has {', '.join(fields)}")
+        raise InputError(f"{path}: has no 'vertices', 'joints' or 'poses', it has {', '.join(fields)}")
     key = next((name for name in ("stamps", "names") if name in fields), None)
     if key is None:
         raise InputError(f"{path}: has neither 'stamps' nor 'names' of the frames, it has {', '.join(fields)}")
     optional = [name for name in ("frame", "ids", "visible", "joint_names") if name in fields]
-    arrays = read_npz(path, [kind, key, *optional])
+    if kind == "poses":
+        kind, arrays = "vertices", read_npz(path, [key, *optional]) | _vertices_of(path)
+    else:
+        arrays = read_npz(path, [kind, key, *optional])
     keys, count = arrays[key], len(arrays[kind])
     frame = arrays.get("frame", np.arange(count))
     if keys.ndim != 1 or keys.dtype.kind not in {"stamps": "iu", "names": "U"}[key]:
@@ -258,6 +263,18 @@ def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
         order = np.argsort(keys, kind="stable")
         return ByStamp(str(path), [path], ((int(keys[k]), _some(people, frame == k)) for k in order), within)
     return ByName(str(path), [path], {str(name): _some(people, frame == k) for k, name in enumerate(keys)})
+
+
+def _vertices_of(path: Path) -> dict[str, np.ndarray]:
+    """`vertices` of an .npz of parameters, by `mega vertices`: a process of its own, as only that needs PyTorch."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "vertices.npz"
+        words = [sys.executable, "-m", "mega_ros.cli", "vertices", str(path), "--out", str(made)]
+        done = subprocess.run(words, capture_output=True, text=True, errors="backslashreplace")
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
+            raise InputError(f"{path}: {said.removeprefix(f'mega vertices: {path}: ')}")
+        return read_npz(made, ["vertices"])
 
 
 def _some(people: Truth, which: np.ndarray) -> Truth:

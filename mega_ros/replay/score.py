@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -191,7 +191,8 @@ class Score:
         return out
 
     def persons(self) -> list[Row]:
-        """Each true person of the recording whose identity is known: frames, those in which they were found, means."""
+        """Each true person of the recording whose identity is known: frames, those in which they were found, means over
+        the frames, and `intervals` as those of the recording."""
         bodies: dict[int, list[Row]] = {}
         for row in self.rows:
             for body in row["bodies"]:
@@ -205,6 +206,7 @@ class Score:
             for name in MEASURES:
                 if values := [body[name] for body in seen if name in body]:
                     summary[name] = float(np.mean(values))
+            summary["intervals"] = intervals(seen, _own)
             out.append(summary)
         return out
 
@@ -246,13 +248,23 @@ def totals(rows: Sequence[Row]) -> dict[str, float]:
     return out
 
 
-def intervals(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
-    """The 95 % confidence interval of each measure of `totals`, by `bootstrap`. Empty for a single frame."""
+def intervals(
+    rows: Sequence[Row], parts: Callable[[str, Row], tuple[float, float] | None] = parts
+) -> dict[str, tuple[float, float]]:
+    """The 95 % confidence interval of each measure of `totals`, by `bootstrap`. Empty for a single frame.
+
+    parts: numerator and denominator of a measure in a row.
+    """
     if len(rows) < 2:
         return {}
     names = [name for name in MEASURES if any(name in row for row in rows)]
     sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in rows], np.float64)
     return {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
+
+
+def _own(name: str, body: Row) -> tuple[float, float] | None:
+    """`parts` of one person in a frame: all their frames weigh the same."""
+    return (body[name], 1) if name in body else None
 
 
 def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
