@@ -13,16 +13,18 @@ import numpy as np
 from mega_model.core.cameras import LENSES, Camera
 from mega_model.core.errors import InputError
 
-_RECTIFIED = re.compile("(?<![a-z])rect(?!ang)|Rect(?!ang)")
+_RECT = "(?:^|[/_]|(?<=[a-z])(?=R))[Rr]ect(?:ified)?"
+_RECTIFIED = re.compile(f"{_RECT}(?:[_A-Z][^/]*)?$|{_RECT}/[^/]*$")
 RAW = "or subscribe to the rectified image"
 
 
 def is_rectified(topic: str, choice: str) -> bool:
     """Whether the images on a topic are rectified.
 
-    choice: true, false, or auto: they are if a part of the topic's name begins with rect, as in image_rect_color.
+    choice: true, false, or auto: they are if rect, or rectified, is a word of the topic's last part, as in
+    image_rect_color, or ends the part before, as in left_rect/image. What comes earlier is a robot's or a camera's name.
     """
-    return choice == "true" or (choice == "auto" and bool(_RECTIFIED.search(topic)))
+    return choice == "true" or (choice == "auto" and bool(_RECTIFIED.search(topic.removesuffix("/compressed"))))
 
 
 def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> tuple[Camera | None, str]:
