@@ -106,6 +106,17 @@ def test_a_rectified_image_is_turned_back_into_the_cameras_frame() -> None:
     np.testing.assert_allclose(camera(info(r=TURN.ravel())).project(point), camera(info()).project(point))
 
 
+@pytest.mark.parametrize(
+    ("full", "size"), [((1242, 375), (621, 187)), ((1242, 375), (621, 188)), ((1241, 376), (620, 188))]
+)
+def test_sides_of_a_scaled_image_are_rounded(full: tuple[int, int], size: tuple[int, int]) -> None:
+    """KITTI's images, halved."""
+    found, wrong = camera_for(info(width=full[0], height=full[1]), *size)
+    assert found is not None and not wrong, wrong
+    assert focal_and_centre(found)[:2] == pytest.approx([900 * size[0] / full[0], 910 * size[1] / full[1]])
+    assert camera_for(info(width=full[0], height=full[1]), size[0], size[1] + 2)[0] is None
+
+
 STAND_INS: list[tuple[dict[str, Any], bool, list[float], str]] = [
     (
         {"k": [0.0] * 9} | DISTORTED,

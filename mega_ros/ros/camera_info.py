@@ -120,16 +120,17 @@ def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
         raise InputError(f"roi is {where}, beyond width x height, {full[0]} x {full[1]}; it counts unbinned pixels")
     elif rectified and roi.do_rectify and size != full:
         raise InputError("roi.do_rectify: the window of the rectified image is not given; subscribe to the raw image")
-    scale = 1.0
+    scale = 1.0, 1.0
     if any(size):
         expected = size[0] // binning[0], size[1] // binning[1]
-        if 0 in expected or width * expected[1] != height * expected[0]:
+        # the sides of a scaled image are rounded: some factor gives both, with less than a pixel of difference
+        if 0 in expected or abs(width * expected[1] - height * expected[0]) >= sum(expected):
             raise InputError(
                 f"it is for {expected[0]} x {expected[1]} pixels, the image has {width} x {height}, of another ratio; "
                 "publish one for the image, with width, height, binning and roi as they are"
             )
-        scale = width / expected[0]
-    x, y = (scale / b for b in binning)
+        scale = width / expected[0], height / expected[1]
+    x, y = scale[0] / binning[0], scale[1] / binning[1]
     return np.array([[x, 0, -corner[0] * x], [0, y, -corner[1] * y], [0, 0, 1]])
 
 
