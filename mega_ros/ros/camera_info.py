@@ -23,7 +23,7 @@ def is_rectified(topic: str, choice: str) -> bool:
     """Whether the images on a topic are rectified.
 
     choice: true, false, or auto: they are if rect, or rectified, is a word of the topic's last part, as in
-    image_rect_color, or ends the part before, as in left_rect/image. What comes earlier is a robot's or a camera's name.
+    image_rect_color, or ends the part before, as in left_rect/image. What comes earlier names a robot or a camera.
     """
     return choice == "true" or (choice == "auto" and bool(_RECTIFIED.search(topic.removesuffix("/compressed"))))
 
@@ -40,7 +40,7 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
         matrix = window @ TO_CENTRE @ given  # calibrations are OpenCV's
         # a rectified image has no distortion, whatever D says of the lens
         lens, distortion = ("", np.zeros(0)) if rectified or name == "P" else _lens(info)
-        camera = Camera(matrix, lens, distortion, _rotation(info) if name == "P" else None)
+        camera = Camera(matrix, lens, distortion)
         camera.must_fit(width, height)
         if not (info.width or info.roi.width) and not _in_the_middle(matrix, width, height):
             x, y = given[:2, 2]
@@ -102,16 +102,6 @@ def _lens(info: Any) -> tuple[str, np.ndarray]:
     if not np.isfinite(distortion).all():
         raise InputError(f"D is not finite: {distortion.tolist()}; calibrate the camera anew, {RAW}")
     return model, distortion
-
-
-def _rotation(info: Any) -> np.ndarray | None:
-    """R [3, 3]: from the camera's frame to that of the rectified image; None if it is not given."""
-    R = np.asarray(info.r, np.float64).reshape(3, 3)
-    if not R.any() or np.array_equal(R, np.eye(3)):
-        return None
-    if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or np.linalg.det(R) < 0:
-        raise InputError(f"R is no rotation: {R.ravel().tolist()}; fill in 1 0 0 0 1 0 0 0 1 for a single camera")
-    return R
 
 
 def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
