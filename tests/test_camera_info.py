@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,12 +19,14 @@ from mega_model.core.cameras import Camera
 from mega_ros.ros.camera_info import camera_for, is_rectified
 
 WIDTH, HEIGHT = 900, 600
-K = [900.0, 0.0, 450.0, 0.0, 910.0, 300.0, 0.0, 0.0, 1.0]
-BIG = [1800.0, 0.0, 900.0, 0.0, 1820.0, 600.0, 0.0, 0.0, 1.0]
-P = [450.0, 0.0, 440.0, -90.0, 0.0, 450.0, 310.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+# of messages, whose pixel centres are at integers: those of the cameras are half a pixel more
+K = [900.0, 0.0, 449.5, 0.0, 910.0, 299.5, 0.0, 0.0, 1.0]
+BIG = [1800.0, 0.0, 899.5, 0.0, 1820.0, 599.5, 0.0, 0.0, 1.0]
+P = [450.0, 0.0, 439.5, -90.0, 0.0, 450.0, 309.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+BIG_P = [900.0, 0.0, 879.5, -180.0, 0.0, 900.0, 619.5, 0.0, 0.0, 0.0, 1.0, 0.0]
 TURN = Rotation.from_rotvec([0.0, 0.1, 0.0]).as_matrix()
 DISTORTED: dict[str, Any] = {"distortion_model": "plumb_bob", "d": [-0.3, 0.1, 0.001, -0.002, 0.0]}
-SENSOR: dict[str, Any] = {"width": 1800, "height": 1200, "k": BIG, "p": [2 * x for x in P[:10]] + P[10:]}
+SENSOR: dict[str, Any] = {"width": 1800, "height": 1200, "k": BIG, "p": BIG_P}
 
 
 def info(**changes: Any) -> CameraInfo:
@@ -54,12 +57,12 @@ def focal_and_centre(found: Camera) -> list[float]:
         (SENSOR, False, [900, 910, 450, 300]),
         (SENSOR, True, [450, 450, 440, 310]),
         ({"width": 450, "height": 300}, False, [1800, 1820, 900, 600]),
-        ({"width": 600, "height": 400, "k": [600.0, 0, 300, 0, 600, 200, 0, 0, 1]}, False, [900, 900, 450, 300]),
+        ({"width": 600, "height": 400, "k": [600.0, 0, 299.5, 0, 600, 199.5, 0, 0, 1]}, False, [900, 900, 450, 300]),
         (SENSOR | {"binning_x": 2, "binning_y": 2}, False, [900, 910, 450, 300]),
         (SENSOR | {"binning_x": 2, "binning_y": 2}, True, [450, 450, 440, 310]),
         (SENSOR | {"binning_x": 1, "binning_y": 1}, False, [900, 910, 450, 300]),
         (SENSOR | {"binning_x": 4, "binning_y": 4}, False, [900, 910, 450, 300]),
-        ({"height": 1200, "binning_y": 2, "k": [*K[:4], 1820.0, 600.0, *K[6:]]}, False, [900, 910, 450, 300]),
+        ({"height": 1200, "binning_y": 2, "k": [*K[:4], 1820.0, 599.5, *K[6:]]}, False, [900, 910, 450, 300]),
         ({"width": 1801, "height": 1201, "k": BIG, "binning_x": 2, "binning_y": 2}, False, [900, 910, 450, 300]),
         (window(300, 200), False, [1800, 1820, 600, 400]),
         (window(300, 200), True, [900, 900, 580, 420]),
@@ -79,6 +82,18 @@ def test_where_the_pixels_lie(changes: dict[str, Any], rectified: bool, expected
     assert focal_and_centre(camera(recorded, rectified)) == pytest.approx(expected)
 
 
+def test_pixels_are_those_of_an_opencv_calibration() -> None:
+    """OpenCV has the centre of the first pixel at 0, 0; boxes, drawings and `Camera` have its corner there."""
+    message = info(**DISTORTED)
+    point = np.array([[0.3, -0.2, 2.0]])
+    nowhere, K, D = np.zeros(3), np.reshape(message.k, (3, 3)), np.array(message.d)
+    pixel = cv2.projectPoints(point, nowhere, nowhere, K, D)[0].reshape(1, 2)
+    np.testing.assert_allclose(camera(message).project(point), pixel + 0.5)
+    halved, _ = camera_for(message, WIDTH // 2, HEIGHT // 2)
+    assert halved is not None
+    np.testing.assert_allclose(halved.project(point), (pixel + 0.5) / 2)
+
+
 @pytest.mark.parametrize(
     ("model", "coefficients"),
     [("plumb_bob", 4), ("plumb_bob", 5), ("equidistant", 4)] + [("rational_polynomial", n) for n in (8, 12, 14)],
@@ -96,14 +111,22 @@ def test_no_coefficients_are_no_distortion(model: str) -> None:
     assert camera(info(distortion_model="equidistant", d=[0.0] * 4)).lens == "equidistant"
 
 
-def test_a_rectified_image_is_turned_back_into_the_cameras_frame() -> None:
-    """A point is seen in the raw and in the rectified image of a stereo pair's camera, each at its own place."""
-    point = np.array([0.3, -0.2, 2.0])
+def test_people_of_a_rectified_image_are_where_a_point_cloud_of_it_is() -> None:
+    """P places them, from the camera's centre and without R, as image_geometry and image_pipeline have it."""
+    x, y, z = point = np.array([0.3, -0.2, 2.0])
     rectified = camera(info(r=TURN.ravel()), True)
-    x, y, z = TURN @ point
     np.testing.assert_allclose(rectified.project(point), [450 * x / z + 440, 450 * y / z + 310])
-    np.testing.assert_allclose(rectified.rays(rectified.project(point)), point / point[2])
-    np.testing.assert_allclose(camera(info(r=TURN.ravel())).project(point), camera(info()).project(point))
+
+
+@pytest.mark.parametrize(
+    ("full", "size"), [((1242, 375), (621, 187)), ((1242, 375), (621, 188)), ((1241, 376), (620, 188))]
+)
+def test_sides_of_a_scaled_image_are_rounded(full: tuple[int, int], size: tuple[int, int]) -> None:
+    """KITTI's images, halved."""
+    found, wrong = camera_for(info(width=full[0], height=full[1]), *size)
+    assert found is not None and not wrong, wrong
+    assert focal_and_centre(found)[:2] == pytest.approx([900 * size[0] / full[0], 910 * size[1] / full[1]])
+    assert camera_for(info(width=full[0], height=full[1]), size[0], size[1] + 2)[0] is None
 
 
 STAND_INS: list[tuple[dict[str, Any], bool, list[float], str]] = [
@@ -148,9 +171,6 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "many": ({"d": [0.1] * 8}, False, "D has 8 coefficients, plumb_bob has 4 or 5"),
     "rational": ({"distortion_model": "rational_polynomial", "d": [0.1] * 5}, False, "D has 5 coefficients, rational_"),
     "fisheye": ({"distortion_model": "equidistant", "d": []}, False, "D has 0 coefficients, equidistant has 4"),
-    "R": ({"r": [2.0, 0, 0, 0, 1, 0, 0, 0, 1]}, True, "R is no rotation: .*fill in"),
-    "R mirrors": ({"r": [-1.0, 0, 0, 0, 1, 0, 0, 0, 1]}, True, "R is no rotation"),
-    "R not finite": ({"r": [NAN] * 9}, True, "R is no rotation"),
     "ratio": (
         {"width": 1800},
         False,
@@ -166,7 +186,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "size unknown": (
         {"width": 0, "height": 0, "k": BIG},
         False,
-        "width and height are 0, and K's principal point 900, 600",
+        "width and height are 0, and K's principal point 899.5, 599.5",
     ),
 }
 
@@ -187,7 +207,6 @@ USES: dict[str, tuple[dict[str, Any], bool]] = {
     "distortion_model": ({"distortion_model": "rational_polynomial"}, False),
     "d": (DISTORTED, False),
     "k": ({"k": BIG}, False),
-    "r": ({"r": TURN.ravel()}, True),
     "p": ({"p": [500.0, *P[1:]]}, True),
     "binning_x": (SENSOR | {"binning_x": 2, "binning_y": 1}, False),
     "binning_y": (SENSOR | {"binning_y": 2, "binning_x": 1}, False),
@@ -197,7 +216,10 @@ USES: dict[str, tuple[dict[str, Any], bool]] = {
     "roi.height": (window(0, 0, 900, 300), False),
     "roi.do_rectify": (window(300, 200, do_rectify=True), True),
 }
-ELSEWHERE = {"header": "the stamp, by which a replay chooses it; the frame is that of the image"}
+ELSEWHERE = {
+    "header": "the stamp, by which a replay chooses it; the frame is that of the image",
+    "r": "what turns the raw image into the rectified one, and no image is rectified here",
+}
 
 
 def test_every_field_is_used_or_refused() -> None:
@@ -214,7 +236,7 @@ def test_every_field_is_used_or_refused() -> None:
         else:
             assert any(
                 not np.array_equal(getattr(usual[0], part), getattr(changed[0], part))
-                for part in ("K", "lens", "distortion", "R")
+                for part in ("K", "lens", "distortion")
             ), name
 
 
@@ -264,6 +286,13 @@ def test_no_message_is_a_crash(
         ("/camera/rectified/image", True),
         ("/camera/imageRect", True),
         ("/rect/image", True),
+        ("/camera/infra1/image_rect_raw", True),
+        ("/left/rect/image/compressed", True),
+        ("image_rect", True),
+        ("/rect_robot/front/image_raw", False),
+        ("/rect/front/image_raw", False),
+        ("/rect_robot/image_raw", False),
+        ("/recto/image_raw", False),
         ("/direct_camera/image_raw", False),
         ("/corrected/image", False),
         ("/image_unrectified", False),

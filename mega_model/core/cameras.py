@@ -32,7 +32,7 @@ BEYOND = np.cos(np.radians(89.9))
 class Camera:
     """Intrinsics and lens. Raises InputError that names the argument.
 
-    A pixel is K @ distorted(R @ point). Without a lens, K may be a stack [P, 3, 3] of as many cameras.
+    A pixel is K @ distorted(point). Without a lens, K may be a stack [P, 3, 3] of as many cameras.
     """
 
     K: np.ndarray
@@ -41,9 +41,6 @@ class Camera:
     """One of LENSES; empty: a pinhole."""
     distortion: np.ndarray | Sequence[float] = ()
     """Of the lens: k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tx ty]]]]; of equidistant: k1 k2 k3 k4."""
-    R: np.ndarray | None = None
-    """[3, 3]: the rotation from the frame in which people are wanted to that of the lens; None: they are the same. A
-    rectified image has one: it shows what a camera turned by it would see."""
 
     def __post_init__(self) -> None:
         K, distortion = numbers("K", self.K), numbers("distortion", self.distortion)
@@ -98,8 +95,6 @@ class Camera:
 
     def pixels(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`project` of coordinates [...], in the precision that they have."""
-        if self.R is not None:
-            x, y, z = (float(a) * x + float(b) * y + float(c) * z for a, b, c in self.R)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             if self.lens == "equidistant":
                 radius = np.hypot(x, y)
@@ -122,7 +117,7 @@ class Camera:
 
         NaN where there is none: 90 degrees or more off the axis, or beyond the limit of the lens.
         """
-        if not self.lens and self.R is None:
+        if not self.lens:
             return self._undistorted(pixels)
         directions, seen = self._directions(pixels)
         depth = directions[..., 2:]
@@ -148,36 +143,33 @@ class Camera:
         return 2 * np.tan(np.minimum(half, WIDEST_CROP))
 
     def _undistorted(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] -> [..., 3]: what a pinhole with this K would see there, in the frame of the lens."""
+        """Pixels [..., 2] -> [..., 3]: what a pinhole with this K would see there."""
         pixels, K = np.asarray(pixels, np.float64), self.K
         y = (pixels[..., 1] - K[..., 1, 2]) / K[..., 1, 1]
         x = (pixels[..., 0] - K[..., 0, 2] - K[..., 0, 1] * y) / K[..., 0, 0]
         return np.stack([x, y, np.ones_like(x)], axis=-1)
 
     def _directions(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors [..., 3] of pixels [..., 2], and whether the lens shows anything there, bool [...].
+        """With a lens: unit vectors [..., 3] of pixels [..., 2], and whether it shows anything there, bool [...].
 
-        A pixel beyond the limit of the lens gets the direction of the limit on its side.
+        A pixel beyond its limit gets the direction of the limit on its side.
         """
         ray = self._undistorted(pixels)
-        seen = np.ones(ray.shape[:-1], bool)
-        if self.lens:
-            x, y = self._level(ray[..., 0], ray[..., 1])
-            wanted = np.hypot(x, y)
-            angles, radii = self._samples
-            angle = np.interp(wanted, radii, angles)
-            seen = wanted <= radii[-1]
-            if self.lens == "equidistant":
-                for _ in range(NEWTON_STEPS):
-                    radius, slope = self._equidistant(angle)
-                    angle = np.clip(angle - (radius - wanted) / np.maximum(slope, 1e-9), 0, self._limit)
-            shrink = np.sin(angle) / np.where(wanted > 0, wanted, 1)
-            ray = np.stack([x * shrink, y * shrink, np.cos(angle)], axis=-1)
-            if self.lens != "equidistant":
-                ray[seen], found = self._inverse_brown(ray[seen], x[seen], y[seen])
-                seen[seen] = found
-        ray = ray / np.linalg.norm(ray, axis=-1, keepdims=True)
-        return ray if self.R is None else ray @ self.R, seen
+        x, y = self._level(ray[..., 0], ray[..., 1])
+        wanted = np.hypot(x, y)
+        angles, radii = self._samples
+        angle = np.interp(wanted, radii, angles)
+        seen = wanted <= radii[-1]
+        if self.lens == "equidistant":
+            for _ in range(NEWTON_STEPS):
+                radius, slope = self._equidistant(angle)
+                angle = np.clip(angle - (radius - wanted) / np.maximum(slope, 1e-9), 0, self._limit)
+        shrink = np.sin(angle) / np.where(wanted > 0, wanted, 1)
+        ray = np.stack([x * shrink, y * shrink, np.cos(angle)], axis=-1)
+        if self.lens != "equidistant":
+            ray[seen], found = self._inverse_brown(ray[seen], x[seen], y[seen])
+            seen[seen] = found
+        return ray / np.linalg.norm(ray, axis=-1, keepdims=True), seen
 
     # ------------------------------------------------------------------------------------------------------- the lenses
 

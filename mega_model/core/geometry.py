@@ -143,9 +143,8 @@ def crop_images(
     out = np.zeros((len(crop_intrinsics), size, size, channels), np.uint8)
     to_rays = np.linalg.inv(crop_intrinsics)
     # a homography would mirror what is behind the camera into the crop
-    mapped = _reach_behind(camera, to_rays, crop_from_camera, size) | bool(camera.lens)
-    matrix = camera.K if camera.R is None else camera.K @ camera.R
-    to_image = matrix @ crop_from_camera.swapaxes(1, 2) @ to_rays @ TO_CENTRE
+    mapped = _reach_behind(to_rays, crop_from_camera, size) | bool(camera.lens)
+    to_image = camera.K @ crop_from_camera.swapaxes(1, 2) @ to_rays @ TO_CENTRE
     for p, shrink in enumerate(camera.focal / crop_intrinsics[:, 0, 0]):
         # downscale by averaging first, because warping alone would alias
         source = pyramid.padded(shrink)
@@ -172,11 +171,10 @@ def _flat(source: np.ndarray, scale: np.ndarray, to_image: np.ndarray, size: int
     return cv2.warpPerspective(source, to_source @ to_image, (size, size), flags=how)
 
 
-def _reach_behind(camera: Camera, to_rays: np.ndarray, crop_from_camera: np.ndarray, size: int) -> np.ndarray:
+def _reach_behind(to_rays: np.ndarray, crop_from_camera: np.ndarray, size: int) -> np.ndarray:
     """bool [P]: whether a corner of a crop lies 90 degrees or more off the axis of the image's camera."""
     corners = to_rays @ np.array([[0, size, 0, size], [0, 0, size, size], [1, 1, 1, 1]])
-    forward = np.array([0, 0, 1]) if camera.R is None else camera.R[2]
-    return ((crop_from_camera @ forward)[:, None] @ corners).min(axis=(1, 2)) <= 0
+    return (crop_from_camera[:, None, :, 2] @ corners).min(axis=(1, 2)) <= 0
 
 
 def _mapped(

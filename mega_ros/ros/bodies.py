@@ -86,11 +86,10 @@ def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "") -> Any:
 
 
 def detections(vision: Any, frame: ProcessedFrame) -> Any:
-    """vision_msgs/Detection3DArray: the box of each body, and two results.
+    """vision_msgs/Detection3DArray: the box of each body, and the result `person`.
 
-    `person` has the detector's score and the pose of the pelvis, whose covariance comes from its sigma: that is a
-    distance in space, so a third of its square is the variance of each axis. The orientation's is not known. `distance`
-    has `People.distance` in place of a score.
+    It has the detector's score and the pose of the pelvis, whose covariance comes from its sigma: that is a distance in
+    space, so a third of its square is the variance of each axis. The orientation's is not known.
     """
     people = frame.people
     found = []
@@ -104,13 +103,9 @@ def detections(vision: Any, frame: ProcessedFrame) -> Any:
         box = vision.BoundingBox3D(
             center=Pose(position=_xyz(Point, (low + high) / 2), orientation=upright), size=_xyz(Vector3, high - low)
         )
-        results = [
-            vision.ObjectHypothesisWithPose(
-                hypothesis=vision.ObjectHypothesis(class_id=name, score=float(score)), pose=pose
-            )
-            for name, score in (("person", people.scores[k]), ("distance", people.distance[k]))
-        ]
-        found.append(vision.Detection3D(header=frame.header, results=results, bbox=box, id=str(people.ids[k])))
+        hypothesis = vision.ObjectHypothesis(class_id="person", score=float(people.scores[k]))
+        result = vision.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=pose)
+        found.append(vision.Detection3D(header=frame.header, results=[result], bbox=box, id=str(people.ids[k])))
     return vision.Detection3DArray(header=frame.header, detections=found)
 
 

@@ -12,17 +12,20 @@ import numpy as np
 
 from mega_model.core.cameras import LENSES, Camera
 from mega_model.core.errors import InputError
+from mega_model.core.geometry import TO_CENTRE
 
-_RECTIFIED = re.compile("(?<![a-z])rect(?!ang)|Rect(?!ang)")
+_RECT = "(?:^|[/_]|(?<=[a-z])(?=R))[Rr]ect(?:ified)?"
+_RECTIFIED = re.compile(f"{_RECT}(?:[_A-Z][^/]*)?$|{_RECT}/[^/]*$")
 RAW = "or subscribe to the rectified image"
 
 
 def is_rectified(topic: str, choice: str) -> bool:
     """Whether the images on a topic are rectified.
 
-    choice: true, false, or auto: they are if a part of the topic's name begins with rect, as in image_rect_color.
+    choice: true, false, or auto: they are if rect, or rectified, is a word of the topic's last part, as in
+    image_rect_color, or ends the part before, as in left_rect/image. What comes earlier names a robot or a camera.
     """
-    return choice == "true" or (choice == "auto" and bool(_RECTIFIED.search(topic)))
+    return choice == "true" or (choice == "auto" and bool(_RECTIFIED.search(topic.removesuffix("/compressed"))))
 
 
 def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> tuple[Camera | None, str]:
@@ -33,13 +36,14 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
     try:
         window = _window(info, width, height, rectified)
         name, wrong = _which(info, rectified)
-        matrix = window @ (_matrix(info, "P")[:, :3] if name == "P" else _matrix(info, "K"))
+        given = _matrix(info, name)[:, :3]
+        matrix = window @ TO_CENTRE @ given  # calibrations are OpenCV's
         # a rectified image has no distortion, whatever D says of the lens
         lens, distortion = ("", np.zeros(0)) if rectified or name == "P" else _lens(info)
-        camera = Camera(matrix, lens, distortion, _rotation(info) if name == "P" else None)
+        camera = Camera(matrix, lens, distortion)
         camera.must_fit(width, height)
         if not (info.width or info.roi.width) and not _in_the_middle(matrix, width, height):
-            x, y = matrix[:2, 2]
+            x, y = given[:2, 2]
             raise InputError(
                 f"width and height are 0, and {name}'s principal point {x:g}, {y:g} is not near the middle of an "
                 f"image of {width} x {height} pixels; fill in width and height"
@@ -47,6 +51,11 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
     except InputError as error:
         return None, str(error)
     return camera, wrong
+
+
+def as_calibrated(intrinsics: np.ndarray) -> np.ndarray:
+    """Intrinsics [3, 3] of a `Camera` -> what a CameraInfo has as K, or in P: pixel centres are at integers there."""
+    return np.linalg.inv(TO_CENTRE) @ intrinsics
 
 
 def _which(info: Any, rectified: bool) -> tuple[str, str]:
@@ -95,16 +104,6 @@ def _lens(info: Any) -> tuple[str, np.ndarray]:
     return model, distortion
 
 
-def _rotation(info: Any) -> np.ndarray | None:
-    """R [3, 3]: from the camera's frame to that of the rectified image; None if it is not given."""
-    R = np.asarray(info.r, np.float64).reshape(3, 3)
-    if not R.any() or np.array_equal(R, np.eye(3)):
-        return None
-    if not np.allclose(R @ R.T, np.eye(3), atol=1e-3) or np.linalg.det(R) < 0:
-        raise InputError(f"R is no rotation: {R.ravel().tolist()}; fill in 1 0 0 0 1 0 0 0 1 for a single camera")
-    return R
-
-
 def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
     """[3, 3]: from pixels of the full resolution to those of an image of `width` x `height`: roi, binning, scaling."""
     roi, binning = info.roi, (max(1, info.binning_x), max(1, info.binning_y))
@@ -118,16 +117,17 @@ def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
         raise InputError(f"roi is {where}, beyond width x height, {full[0]} x {full[1]}; it counts unbinned pixels")
     elif rectified and roi.do_rectify and size != full:
         raise InputError("roi.do_rectify: the window of the rectified image is not given; subscribe to the raw image")
-    scale = 1.0
+    scale = 1.0, 1.0
     if any(size):
         expected = size[0] // binning[0], size[1] // binning[1]
-        if 0 in expected or width * expected[1] != height * expected[0]:
+        # the sides of a scaled image are rounded: some factor gives both, with less than a pixel of difference
+        if 0 in expected or abs(width * expected[1] - height * expected[0]) >= sum(expected):
             raise InputError(
                 f"it is for {expected[0]} x {expected[1]} pixels, the image has {width} x {height}, of another ratio; "
                 "publish one for the image, with width, height, binning and roi as they are"
             )
-        scale = width / expected[0]
-    x, y = (scale / b for b in binning)
+        scale = width / expected[0], height / expected[1]
+    x, y = scale[0] / binning[0], scale[1] / binning[1]
     return np.array([[x, 0, -corner[0] * x], [0, y, -corner[1] * y], [0, 0, 1]])
 
 

@@ -45,7 +45,7 @@ OUTPUTS = {
     "~/overlay/compressed": ("sensor_msgs/CompressedImage", "the same as JPEG"),
     "~/people": (
         "vision_msgs/Detection3DArray",
-        "the box of each body; results `person` and `distance`. Where vision_msgs is installed",
+        "the box of each body; its result is `person`, with the pelvis' pose. Where vision_msgs is installed",
     ),
     "/tf": (
         "tf2_msgs/TFMessage",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -113,7 +114,10 @@ def declare(node: Node) -> None:
 
 
 def get(node: Node, name: str) -> Any:
-    return node.get_parameter(name).value
+    try:
+        return node.get_parameter(name).value
+    except ParameterUninitializedException:  # rcl gives no type to an empty list
+        return []
 
 
 def cameras(node: Node) -> list[str]:
@@ -141,7 +145,7 @@ def stream_settings(node: Node, period: float) -> StreamSettings:
 def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
     def value(name: str) -> Any:
         new = [change.value for change in changes if change.name == name]
-        return new[0] if new else node.has_parameter(name) and node.get_parameter(name).value
+        return new[0] if new else node.has_parameter(name) and get(node, name)
 
     for change in changes:
         if change.name == "samples" and str(change.value) not in ("auto", *map(str, range(-1, MOST + 1))):
