@@ -205,7 +205,7 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         (
             {
                 "K": Camera(np.array([[50.0, 0, 160], [0, 50, 120], [0, 0, 1]]), "equidistant", [0.0] * 4),
-                "boxes": [[140, 100, 180, 140], [40, 20, 120, 220]],
+                "boxes": [[140, 100, 180, 140], [200, 20, 280, 220]],
             },
             "boxes: number 1 .* 90 degrees or more off the axis",
         ),
@@ -272,13 +272,16 @@ def test_people_seen_through_a_lens_are_in_the_same_place(
 
 
 def test_keypoints_beyond_the_lens_do_not_place_a_crop(recovery: Recovery, frame: Any) -> None:
+    assert recovery.detector is not None
+    boxes, _, keypoints = recovery.detector.find(frame.image)
+    assert keypoints is not None
+    keypoints[0, :, 0], keypoints[0, :, 1], keypoints[0, :, 2] = 9000, np.arange(17), 1
     camera = Camera(frame.K, "equidistant", [0.0] * 4)
-    nowhere = np.zeros((1, 17, 3), np.float32)
-    nowhere[..., 0], nowhere[..., 1], nowhere[..., 2] = 9000, np.arange(17), 1
-    lost = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere)
-    unseen = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere * [1, 1, 0])
+    lost = recovery.run(frame.image, camera, boxes, keypoints=keypoints)
+    keypoints[0] = 0
+    unseen = recovery.run(frame.image, camera, boxes, keypoints=keypoints)
     np.testing.assert_array_equal(lost.vertices, unseen.vertices)
-    assert len(lost) == 1
+    assert len(lost) == 2
 
 
 @pytest.mark.parametrize("rotate", [90, 180, 270])
@@ -430,7 +433,7 @@ def test_seconds_of_all_runs_so_far(little: Callable[..., Recovery]) -> None:
     assert recovery.seconds()["sampling"] == 0, "drawn although sigma does not need them"
     recovery.run(painted(*GREEN), K, MIDDLE, samples=3, keep_samples=True)
     before = recovery.seconds()
-    assert 0 < before["sampling"] < before["infer"] and before["infer_cpu"] > 0
+    assert 0 < before["sampling"] < before["infer"]
     recovery.detector = SimpleNamespace(engine=SimpleNamespace(seconds=100, cpu_seconds=200))  # type: ignore[assignment]
     after = recovery.seconds()
     assert after["infer"] - before["infer"] == pytest.approx(100)
@@ -522,7 +525,7 @@ def test_a_person_lies_on_the_ray_of_the_box(little: Callable[..., Recovery], le
 def test_what_the_detector_finds_beside_the_lens_is_left_out(little: Callable[..., Recovery]) -> None:
     class Both:
         def find(self, image: np.ndarray, threshold: float | None) -> Detections:
-            return Detections(np.array([[300, 100, 320, 140], MIDDLE[0]], np.float32), np.ones(2, np.float32), None)
+            return Detections(np.array([[0, 100, 20, 140], MIDDLE[0]], np.float32), np.ones(2, np.float32), None)
 
     recovery = little()
     recovery.detector = Both()  # type: ignore[assignment]
@@ -591,7 +594,7 @@ HIDDEN[12, 2] = 0
 HIDDEN[11:13, :2] = 9
 
 
-@pytest.mark.parametrize("passes", [2, 3])
+@pytest.mark.parametrize("passes", [1, 2, 3])
 @pytest.mark.parametrize("known", ["", "010", "101"])
 def test_the_next_crop_is_that_of_keypoints_or_landmarks(
     little: Callable[..., Recovery], passes: int, known: str
@@ -610,7 +613,7 @@ def test_the_next_crop_is_that_of_keypoints_or_landmarks(
     (x, y), shrink, turn = little_bundle.NEXT
     body = np.column_stack([little_bundle.TEMPLATE * [1, -1, -1], np.ones(little_bundle.VERTICES)])
     for k, vertices in enumerate(people.vertices):
-        by_keypoints = known[k : k + 1] == "1"
+        by_keypoints = passes > 1 and known[k : k + 1] == "1"
         centre, side, roll = boxes[k].reshape(2, 2).mean(axis=0), 40 * little_bundle.MARGIN, 0.0
         if by_keypoints:
             centre, side = places[k], size
