@@ -2,7 +2,7 @@
 
 A person's features are the mean colour (red, green, blue; 0 to 1) of the crop. Vertices are the template times
 1 + red, and NaN without any green; sigma is 0.1 + blue, and NaN at blue 1. A sample is the template times the mean of
-the logarithms of its uniforms.
+the logarithms of its uniforms, and NaN at blue 1.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mega_model.core.regions import MARGIN as MARGIN_OF_REGIONS
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.bundle import TOPOLOGY, Body, Bundle, Calibration, Crop, Graph, Graphs, Sampling, Tensor, write_bundle
 
@@ -21,6 +22,11 @@ MARGIN = 1.5
 CAMERA = (0.8, 0.0, 0.0)
 VERTICES, JOINTS, TOKENS, STEPS = 40, len(SMPL_JOINTS), 50, 40
 TEMPLATE = np.random.default_rng(0).normal(0, 0.2, (VERTICES, 3)).astype(np.float32)
+NEXT = (0.2, 0.1), 0.6, 0.3
+"""The next crop, in crop coordinates: centre, side over this crop's, and roll, radians."""
+LANDMARKS = np.zeros((39, 5), np.float32)  # of no weight in the fit
+LANDMARKS[33:35, :2] = NEXT[0]
+LANDMARKS[34, :2] += NEXT[1] / MARGIN_OF_REGIONS * np.array([np.sin(NEXT[2]), -np.cos(NEXT[2])])
 KINDS = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
 FLOAT = "float32"
 
@@ -34,21 +40,24 @@ def little_bundle(
     margin: float = MARGIN,
     colours: tuple[str, str, str] = ("red", "green", "blue"),
     coverage: Mapping[str, float] = {},
+    passes: int = 1,
+    modes: int = 0,
 ) -> Bundle:
     """errors: whether the deterministic graph gives sigma, joints_sigma and distance. colours: what it takes a crop's
-    channels for. coverage: what the manifest promises of sigma."""
+    channels for. coverage: what the manifest promises of sigma. passes: if more than one, the backbone gives LANDMARKS
+    for every crop, and distance is the mean of all keypoints. modes: how many there are, which needs several passes."""
     regressor = np.random.default_rng(1).dirichlet(np.ones(VERTICES), JOINTS).astype(np.float32)
     Topology(TEMPLATE, np.array([[0, 1, 2]], np.int32), regressor, np.zeros(VERTICES, np.int32)).save(folder / TOPOLOGY)
     graphs: Graphs = {
-        "backbone": _backbone(folder),
-        "deterministic": _deterministic(folder, errors, colours),
+        "backbone": _backbone(folder, passes > 1),
+        "deterministic": _deterministic(folder, errors, colours, passes > 1, modes),
         "sampler": _sampler(folder),
     }
     return write_bundle(
         folder,
         name="little",
         graphs=graphs,
-        crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), passes=1),
+        crop=Crop(SIZE, margin, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), passes=passes),
         sampling=Sampling(STEPS, samples, 1.0),
         calibration=Calibration(scale, "by hand", {**coverage}),
         body=Body("little", "random", "CC0"),
@@ -57,20 +66,32 @@ def little_bundle(
     )
 
 
-def _backbone(folder: Path) -> Graph:
+def _backbone(folder: Path, landmarks: bool) -> Graph:
+    node = helper.make_node
+    nodes = [
+        node("Cast", ["crops"], ["pixels"], to=TensorProto.FLOAT),
+        node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
+        node("Div", ["mean", "white"], ["features"]),
+    ]
+    outputs = {"features": Tensor(FLOAT, ("P", 3))}
+    if landmarks:
+        nodes += [
+            node("ReduceMean", ["mean"], ["grey"], axes=[1], keepdims=1),
+            node("Mul", ["grey", "nothing"], ["zero"]),
+            node("Reshape", ["zero", "column"], ["zeros"]),
+            node("Add", ["zeros", "same"], ["landmarks"]),
+        ]
+        outputs["landmarks"] = Tensor(FLOAT, ("P", 39, 5))
+    constants = {"white": np.float32(255), "nothing": np.float32(0), "column": np.array([-1, 1, 1]), "same": LANDMARKS}
     return _save(
         folder / "backbone.onnx",
-        [
-            helper.make_node("Cast", ["crops"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
-            helper.make_node("Div", ["mean", "white"], ["features"]),
-        ],
-        {"white": np.float32(255)},
-        Graph({"crops": Tensor("uint8", ("P", SIZE, SIZE, 3))}, {"features": Tensor(FLOAT, ("P", 3))}),
+        nodes,
+        constants,
+        Graph({"crops": Tensor("uint8", ("P", SIZE, SIZE, 3))}, outputs),
     )
 
 
-def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str]) -> Graph:
+def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str], keypoints: bool, modes: int) -> Graph:
     node = helper.make_node
     nodes = [
         node("Split", ["features"], [*colours], axis=1),
@@ -86,7 +107,10 @@ def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str]) ->
         node("Cast", ["zeros"], ["whole"], to=TensorProto.INT64),
         node("Reshape", ["whole", "row"], ["whole_row"]),
         node("Add", ["whole_row", "no_tokens"], ["tokens"]),
-        node("Identity", ["zeros"], ["image"]),
+        node("Sub", ["one", "blue"], ["dark"]),
+        node("Div", ["dark", "dark"], ["one_unless_blue"]),
+        node("Mul", ["zero", "one_unless_blue"], ["zero_unless_blue"]),
+        node("Reshape", ["zero_unless_blue", "column"], ["image"]),
         node("Identity", ["zeros"], ["logits"]),
     ]
     outputs = {
@@ -99,19 +123,25 @@ def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str]) ->
     }
     if errors:
         nodes += [
-            node("Sub", ["one", "blue"], ["dark"]),
-            node("Div", ["dark", "dark"], ["one_unless_blue"]),
             node("Add", ["blue", "least"], ["error"]),
             node("Mul", ["error", "one_unless_blue"], ["usual"]),
             node("Add", ["usual", "no_vertices"], ["sigma"]),
             node("Add", ["blue", "joint_errors"], ["joints_sigma"]),
-            node("Reshape", ["green", "flat"], ["distance"]),
+            node("ReduceMean", ["keypoints"], ["distance"], axes=[1, 2], keepdims=0)
+            if keypoints
+            else node("Reshape", ["green", "flat"], ["distance"]),
         ]
         outputs |= {
             "sigma": Tensor(FLOAT, ("P", VERTICES)),
             "joints_sigma": Tensor(FLOAT, ("P", JOINTS)),
             "distance": Tensor(FLOAT, ("P",)),
         }
+    inputs = {"features": Tensor(FLOAT, ("P", 3))}
+    if keypoints:
+        inputs["keypoints"] = Tensor(FLOAT, ("P", 12, 3))
+    if modes:
+        nodes.append(node("Identity", ["of_errors"], ["modes"]))
+        outputs["modes"] = Tensor(FLOAT, (modes, VERTICES, 3))
     constants = {
         "one": np.float32(1),
         "nothing": np.float32(0),
@@ -125,9 +155,9 @@ def _deterministic(folder: Path, errors: bool, colours: tuple[str, str, str]) ->
         "no_tokens": np.zeros((1, TOKENS), np.int64),
         "no_vertices": np.zeros((1, VERTICES), np.float32),
         "joint_errors": np.arange(JOINTS, dtype=np.float32)[None],
+        "of_errors": np.random.default_rng(2).normal(0, 0.05, (modes, VERTICES, 3)).astype(np.float32),
     }
-    graph = Graph({"features": Tensor(FLOAT, ("P", 3))}, outputs)
-    return _save(folder / "deterministic.onnx", nodes, constants, graph)
+    return _save(folder / "deterministic.onnx", nodes, constants, Graph(inputs, outputs))
 
 
 def _sampler(folder: Path) -> Graph:

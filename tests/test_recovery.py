@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -19,6 +23,7 @@ from mega_model.core.fit import OBSERVES
 from mega_model.core.geometry import intrinsics_from_fov, look_at, project
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros import People, Recovery
+from mega_ros.bundle import TOPOLOGY, BundleError
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
 # without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
@@ -42,7 +47,7 @@ def inside(value: float, band: tuple[float, float]) -> bool:
 
 @pytest.fixture(scope="module")
 def recovery() -> Recovery:
-    return Recovery.load("default", provider="cpu")
+    return Recovery.load(provider="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +205,7 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
         (
             {
                 "K": Camera(np.array([[50.0, 0, 160], [0, 50, 120], [0, 0, 1]]), "equidistant", [0.0] * 4),
-                "boxes": [[140, 100, 180, 140], [40, 20, 120, 220]],
+                "boxes": [[140, 100, 180, 140], [200, 20, 280, 220]],
             },
             "boxes: number 1 .* 90 degrees or more off the axis",
         ),
@@ -267,13 +272,16 @@ def test_people_seen_through_a_lens_are_in_the_same_place(
 
 
 def test_keypoints_beyond_the_lens_do_not_place_a_crop(recovery: Recovery, frame: Any) -> None:
+    assert recovery.detector is not None
+    boxes, _, keypoints = recovery.detector.find(frame.image)
+    assert keypoints is not None
+    keypoints[0, :, 0], keypoints[0, :, 1], keypoints[0, :, 2] = 9000, np.arange(17), 1
     camera = Camera(frame.K, "equidistant", [0.0] * 4)
-    nowhere = np.zeros((1, 17, 3), np.float32)
-    nowhere[..., 0], nowhere[..., 1], nowhere[..., 2] = 9000, np.arange(17), 1
-    lost = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere)
-    unseen = recovery.run(frame.image, camera, frame.boxes[:1], keypoints=nowhere * [1, 1, 0])
+    lost = recovery.run(frame.image, camera, boxes, keypoints=keypoints)
+    keypoints[0] = 0
+    unseen = recovery.run(frame.image, camera, boxes, keypoints=keypoints)
     np.testing.assert_array_equal(lost.vertices, unseen.vertices)
-    assert len(lost) == 1
+    assert len(lost) == 2
 
 
 @pytest.mark.parametrize("rotate", [90, 180, 270])
@@ -381,6 +389,57 @@ def test_graphs_see_rgb_and_their_mesh_is_placed_before_the_camera(little: Calla
     np.testing.assert_allclose(people.distance, 102 / 255, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("vertices", "joints", "message"),
+    [
+        (39, 24, r"npz: 39 vertices, the manifest says \['P', 40, 3\] for vertices; export the bundle again"),
+        (40, 23, r"npz: 23 joints, the manifest says \['P', 24\] for joints_sigma; export the bundle again"),
+        (0, 0, r"topology\.npz.*; export the bundle again"),
+    ],
+)
+def test_a_topology_that_does_not_fit_the_graphs_is_named(
+    little: Callable[..., Recovery], vertices: int, joints: int, message: str
+) -> None:
+    bundle, topology = little().bundle, little(errors=False).topology
+    path = bundle.folder / TOPOLOGY
+    if vertices:
+        replace(
+            topology,
+            template=topology.template[:vertices],
+            joint_regressor=topology.joint_regressor[:joints, :vertices],
+            parts=topology.parts[:vertices],
+            joint_names=topology.joint_names[:joints],
+        ).save(path)
+    else:
+        path.write_bytes(b"no topology")
+    with pytest.raises(BundleError, match=message):
+        Recovery(bundle, "cpu")
+
+
+def test_between_processes_travel_folder_and_provider(little: Callable[..., Recovery]) -> None:
+    recovery = little()
+    first, second = (pickle.loads(pickle.dumps(recovery)) for _ in range(2))
+    assert first is second and first.bundle.hash == recovery.bundle.hash
+    assert first.backend == recovery.backend and first.why == "", "cpu was asked for, not auto"
+
+
+def test_seconds_of_all_runs_so_far(little: Callable[..., Recovery]) -> None:
+    recovery, start, crop = little(), time.perf_counter(), []
+    assert recovery.seconds() == dict.fromkeys(("crop", "infer", "sampling", "infer_cpu"), 0)
+    for _ in range(9):
+        recovery.run(painted(*GREEN), K, MIDDLE, samples=3)
+        crop.append(recovery.seconds()["crop"])
+    assert crop[0] > 0 and (np.diff(crop) > 0).all() and crop[-1] < time.perf_counter() - start
+    assert recovery.seconds()["sampling"] == 0, "drawn although sigma does not need them"
+    recovery.run(painted(*GREEN), K, MIDDLE, samples=3, keep_samples=True)
+    before = recovery.seconds()
+    assert 0 < before["sampling"] < before["infer"]
+    recovery.detector = SimpleNamespace(engine=SimpleNamespace(seconds=100, cpu_seconds=200))  # type: ignore[assignment]
+    after = recovery.seconds()
+    assert after["infer"] - before["infer"] == pytest.approx(100)
+    assert after["infer_cpu"] - before["infer_cpu"] == pytest.approx(200)
+
+
 def test_unknown_camera_is_60_degrees(little: Callable[..., Recovery]) -> None:
     recovery = little()
     assumed, given = (recovery.run(painted(*GREEN), camera, MIDDLE) for camera in (None, K))
@@ -397,7 +456,7 @@ def test_shapes_and_types_of_somebody_and_nobody(little: Callable[..., Recovery]
     from little_bundle import JOINTS, VERTICES
 
     recovery = little(errors=errors)
-    for boxes in (MIDDLE, np.zeros((0, 4))):
+    for boxes in (MIDDLE, np.zeros((0, 4)), np.zeros(0)):
         observation = recovery.observe(painted(*GREEN), K, boxes)
         for samples in (2, np.full(len(boxes), 2)):
             people = recovery.identified(observation, np.arange(len(boxes)), samples)
@@ -419,8 +478,10 @@ def test_an_observation_does_not_change(little: Callable[..., Recovery]) -> None
     assert (np.ptp(kept.samples, axis=1) > 0).any()
     assert np.isnan(observation.people.sigma).all() and np.isnan(observation.people.joints_sigma).all()
     expected = recovery.run(painted(*GREEN), K, MIDDLE)
+    assert expected.samples.shape[1] == 0
+    assert recovery.run(painted(*GREEN), K, MIDDLE, keep_samples=True).samples.shape[1] == 4
     np.testing.assert_array_equal(recovery.identified(observation, np.array([0])).sigma, expected.sigma)
-    with pytest.raises(InputError, match="samples: a number per person cannot be kept"):
+    with pytest.raises(InputError, match=r"^samples: a number per person cannot be kept .* one number for all$"):
         recovery.identified(observation, np.array([0]), np.array([4]), keep_samples=True)
 
 
@@ -472,6 +533,8 @@ def test_what_the_detector_finds_beside_the_lens_is_left_out(little: Callable[..
     people = recovery.run(painted(*GREEN), camera)
     np.testing.assert_array_equal(people.boxes, MIDDLE)
     assert np.isfinite(people.vertices).all()
+    given = recovery.run(painted(*GREEN), camera, MIDDLE)
+    np.testing.assert_array_equal(given.vertices, people.vertices, "a detector without keypoints")
 
 
 def test_beside_a_wide_lens_somebody_may_reach_behind_the_camera(little: Callable[..., Recovery]) -> None:
@@ -499,18 +562,70 @@ def test_who_seems_farther_than_100_m_is_left_out(little: Callable[..., Recovery
     assert (people.vertices[..., 2] > 50).all()
 
 
-@pytest.mark.parametrize("lost", [(0, 0, 0), (255, 255, 0)], ids=["vertices", "sigma"])
+@pytest.mark.parametrize("errors", [True, False])
+@pytest.mark.parametrize("lost", [(0, 0, 0), (255, 255, 0)], ids=["vertices", "sigma or samples"])
 def test_who_is_not_finite_is_left_out_and_the_others_stay(
-    little: Callable[..., Recovery], lost: tuple[int, int, int]
+    little: Callable[..., Recovery], errors: bool, lost: tuple[int, int, int]
 ) -> None:
-    """In the crop of one of three people, the graph's vertices or sigma are NaN."""
+    """In the crop of one of three people, the graph's vertices are NaN, or its sigma or samples."""
     image = painted(*GREEN)
     image[:, 100:220] = lost
     boxes = np.array([[20, 60, 80, 120], [140, 60, 180, 100], [240, 60, 300, 120]], np.float32)
-    people = little().run(image, K, boxes, ids=np.array([5, 6, 7]))
+    people = little(errors=errors).run(image, K, boxes, ids=np.array([5, 6, 7]), samples=2)
     assert people.ids.tolist() == [5, 7]
     assert (people.boxes == boxes[[0, 2]]).all()
     assert all(np.isfinite(getattr(people, name)).all() for name in ("vertices", "sigma", "joints", "joints_sigma"))
+
+
+@pytest.mark.parametrize("rotate", [90, 180, 270])
+def test_a_crop_is_turned_with_the_camera(little: Callable[..., Recovery], rotate: int) -> None:
+    recovery = little()
+    upright, turned = (recovery.run(painted(*GREEN), K, MIDDLE, rotate=angle) for angle in (0, rotate))
+    quarter = np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]])  # counterclockwise
+    turn = np.linalg.matrix_power(quarter, rotate // 90)
+    np.testing.assert_allclose(turned.vertices, upright.vertices @ turn.T, atol=1e-4)
+
+
+SEEN, HIDDEN = np.zeros((2, 17, 3), np.float32)
+"""Keypoints of somebody upright at 0, 0, and of somebody one of whose hips is not seen."""
+SEEN[:, 2] = HIDDEN[:, 2] = 1
+SEEN[5:7, :2], SEEN[11:13, :2] = [[4, -20], [-4, -20]], [[2, 0], [-2, 0]]
+HIDDEN[12, 2] = 0
+HIDDEN[11:13, :2] = 9
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3])
+@pytest.mark.parametrize("known", ["", "010", "101"])
+def test_the_next_crop_is_that_of_keypoints_or_landmarks(
+    little: Callable[..., Recovery], passes: int, known: str
+) -> None:
+    """Three people; the keypoints of some place their second crop, the landmarks of the first crop that of the others.
+    From the second crop on, it is always landmarks."""
+    import little_bundle
+
+    size = 2.5 * 1.75 * 20  # of the region around SEEN, see regions.py
+    boxes = np.array([[120, 90, 160, 130], [140, 100, 180, 140], [165, 95, 205, 135]], np.float32)
+    places = np.array([[150, 118], [158, 121], [167, 123]], np.float32)
+    keypoints = np.stack([SEEN if seen == "1" else HIDDEN for seen in known]) if known else None
+    if keypoints is not None:
+        keypoints[..., :2] += places[:, None]
+    people = little(passes=passes).run(painted(*GREEN), K, boxes, keypoints=keypoints)
+    (x, y), shrink, turn = little_bundle.NEXT
+    body = np.column_stack([little_bundle.TEMPLATE * [1, -1, -1], np.ones(little_bundle.VERTICES)])
+    for k, vertices in enumerate(people.vertices):
+        by_keypoints = passes > 1 and known[k : k + 1] == "1"
+        centre, side, roll = boxes[k].reshape(2, 2).mean(axis=0), 40 * little_bundle.MARGIN, 0.0
+        if by_keypoints:
+            centre, side = places[k], size
+        for _ in range(passes - 1 - by_keypoints):
+            right, down = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
+            centre, side, roll = centre + side / 2 * (x * right + y * down), shrink * side, roll + turn
+        *rotation, origin = np.linalg.lstsq(body, vertices, rcond=None)[0]
+        np.testing.assert_allclose(project(origin[None], K)[0], centre, atol=0.5)
+        assert K[0, 0] * 2 / (side * little_bundle.CAMERA[0]) == pytest.approx(np.linalg.norm(origin), rel=0.02)
+        assert np.arctan2(rotation[0][1], rotation[0][0]) == pytest.approx(roll, abs=0.02)
+        if by_keypoints and passes == 2:  # of 17 keypoints, the 12 of arms and legs, in the crop; hips are at 0, 0
+            assert 36 * people.distance[k] == pytest.approx(12 - 2 * 20 / (side / 2), abs=0.05)
 
 
 def test_sigma_of_samples_without_an_error_head(little: Callable[..., Recovery]) -> None:
@@ -529,6 +644,17 @@ def test_sigma_of_samples_without_an_error_head(little: Callable[..., Recovery])
         plain = recovery.run(painted(*GREEN), K, MIDDLE, samples=samples)
         assert np.isnan(plain.sigma).all() and np.isnan(plain.joints_sigma).all()
         np.testing.assert_array_equal(plain.vertices, people.vertices)
+
+
+def test_each_person_may_have_another_number_of_samples(little: Callable[..., Recovery]) -> None:
+    recovery, ids = little(errors=False, passes=2, modes=1), np.array([5, 6, 7])
+    boxes = np.array([[20, 60, 80, 120], [140, 60, 180, 100], [240, 60, 300, 120]], np.float32)
+    observation, counts = recovery.observe(painted(*GREEN), K, boxes), np.array([2, 3, 2])
+    people = recovery.identified(observation, ids, counts)
+    for count in (2, 3):
+        same = recovery.identified(observation, ids, count)
+        np.testing.assert_allclose(people.sigma[counts == count], same.sigma[counts == count], rtol=1e-5)
+    assert len(people) == 3 and np.isfinite(people.sigma).all()
 
 
 def test_noise_is_that_of_seed_and_id(little: Callable[..., Recovery]) -> None:
