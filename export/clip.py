@@ -25,7 +25,6 @@ from mega_model.data import backgrounds, sensor
 from mega_model.data.appearance import Appearance, Light
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
-from mega_ros.ros.camera_info import as_calibrated
 
 RATE, SECONDS = 15, 6
 CROWD_SECONDS = 20
@@ -200,15 +199,14 @@ def write_bag(
 
 
 def _camera_info(types: Any, intrinsics: np.ndarray) -> dict[str, Any]:
-    calibrated = as_calibrated(intrinsics)
     return {
         "height": HEIGHT,
         "width": WIDTH,
         "distortion_model": "plumb_bob",
         "d": np.zeros(5),
-        "k": calibrated.ravel(),
+        "k": intrinsics.ravel(),
         "r": np.eye(3).ravel(),
-        "p": np.column_stack([calibrated, np.zeros(3)]).ravel(),
+        "p": np.column_stack([intrinsics, np.zeros(3)]).ravel(),
         "binning_x": 0,
         "binning_y": 0,
         "roi": types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),

@@ -20,7 +20,7 @@ from filelock import FileLock
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
-from mega_model.core.geometry import TO_CENTRE, project
+from mega_model.core.geometry import project
 
 ROOT = Path(__file__).resolve().parents[1]
 OF_TRAINING = re.compile("No module named '(torch|fsspec|lightning|matplotlib|onnx|safetensors)'")
@@ -103,7 +103,7 @@ def clip_frames(root: Path) -> list[ClipFrame]:
         for connection, stamp, raw in bag.messages():
             message: Any = bag.deserialize(raw, connection.msgtype)
             if connection.topic == "/camera/camera_info":
-                K = TO_CENTRE @ message.k.reshape(3, 3)
+                K = message.k.reshape(3, 3)
             elif connection.topic == "/camera/image_raw/compressed":
                 image = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
                 assert image is not None

@@ -39,10 +39,7 @@ from mega_ros.ros.environment import use_large_messages
 from mega_ros.ros.read import positions, read_cloud
 
 HEIGHT, WIDTH = 240, 320
-K = [300.0, 0.0, 159.5, 0.0, 300.0, 119.5, 0.0, 0.0, 1.0]
-"""Of a CameraInfo: pixel centres are at integers."""
-INTRINSICS = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
-"""The same of a `Camera`: they are at half-integers."""
+K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
 PATIENCE = 600.0
 """Seconds to wait for what must come: it ends a hang, and a busy machine does not reach it."""
 
@@ -217,7 +214,7 @@ def test_mesh_is_what_recovery_gives(peer: Peer, recovery: Recovery) -> None:
     mesh, joints = peer.ask(image(pixels))
     boxes = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
     ids = read_cloud(mesh)["id"][:, 0]
-    people = recovery.run(pixels, INTRINSICS, boxes, ids)
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), boxes, ids)
     for message, points, sigma in ((mesh, people.vertices, people.sigma), (joints, people.joints, people.joints_sigma)):
         cloud = read_cloud(message)
         assert message.header.frame_id == "camera_optical_frame"
@@ -349,15 +346,15 @@ def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, k
 
 
 FULL_FRAME = np.array([[0, 0, WIDTH, HEIGHT]], np.float32)
-INFO: dict[str, Any] = {"width": 2 * WIDTH, "height": 2 * HEIGHT, "k": [600.0, 0, 319.5, 0, 600, 239.5, 0, 0, 1]}
+INFO: dict[str, Any] = {"width": 2 * WIDTH, "height": 2 * HEIGHT, "k": [600.0, 0, 320, 0, 600, 240, 0, 0, 1]}
 FISHEYE = INFO | {"distortion_model": "equidistant", "d": [0.1, 0.0, 0.0, 0.0]}
-RECTIFIED = FISHEYE | {"p": [440.0, 0, 299.5, 0, 0, 440, 259.5, 0, 0, 0, 1, 0]}
+RECTIFIED = FISHEYE | {"p": [440.0, 0, 300, 0, 0, 440, 260, 0, 0, 0, 1, 0]}
 
 
 @pytest.mark.parametrize(
     ("sent", "parameters", "camera"),
     [
-        (FISHEYE, {}, Camera(INTRINSICS, "equidistant", [0.1, 0, 0, 0])),
+        (FISHEYE, {}, Camera(np.reshape(K, (3, 3)), "equidistant", [0.1, 0, 0, 0])),
         (RECTIFIED, {"rectified": True, "rotate": 90}, Camera(np.array([[220.0, 0, 150], [0, 220, 130], [0, 0, 1]]))),
     ],
     ids=["lens", "rectified and turned"],
@@ -402,7 +399,7 @@ def test_a_stand_in_for_the_calibration_is_a_warning(peer: Peer) -> None:
 def test_sigma_needs_no_samples(peer: Peer, recovery: Recovery, samples: int) -> None:
     assert not peer.set(samples=samples)
     mesh, joints = map(read_cloud, peer.ask(image(GREY)))
-    people = recovery.run(GREY, INTRINSICS, np.array([[0, 0, WIDTH, HEIGHT]], np.float32))
+    people = recovery.run(GREY, np.reshape(K, (3, 3)), np.array([[0, 0, WIDTH, HEIGHT]], np.float32))
     np.testing.assert_allclose(mesh["sigma"], people.sigma, atol=1e-4)
     np.testing.assert_allclose(joints["sigma"], people.joints_sigma, atol=1e-4)
 
@@ -423,7 +420,7 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
     assert not peer.set(boxes="fixed")
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     mesh, _ = peer.ask(image(pixels))
-    people = recovery.run(pixels, INTRINSICS, np.array([box], np.float32))
+    people = recovery.run(pixels, np.reshape(K, (3, 3)), np.array([box], np.float32))
     np.testing.assert_allclose(positions(read_cloud(mesh)), people.vertices, atol=1e-4)
 
 

@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
-from mega_model.core.geometry import TO_CENTRE, intrinsics_from_fov, project
+from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.recovery import People
 from mega_ros.replay import sources
@@ -301,7 +301,7 @@ def test_a_photograph_becomes_a_moving_stream_at_a_steady_rate(tmp_path: Path) -
     info, image = (deserialize_message(m.data, kind) for m, kind in zip(messages, (CameraInfo, CompressedImage)))
     assert info.header == image.header and info.header.frame_id == "camera_optical_frame"
     assert read_stamp(info) == messages[0].time
-    np.testing.assert_allclose(TO_CENTRE @ np.reshape(info.k, (3, 3)), intrinsics_from_fov(400, 300, 1.0))
+    np.testing.assert_allclose(np.reshape(info.k, (3, 3)), intrinsics_from_fov(400, 300, 1.0))
     assert to_bgr(image).shape == (300, 400, 3) and (info.height, info.width) == (300, 400)
 
 
@@ -338,7 +338,7 @@ def test_the_embedded_clip(root: Path) -> None:
     np.testing.assert_allclose([m.time - images[0].time for m in images], np.arange(90) * 1e9 / 15, atol=1)
     image = to_bgr(deserialize_message(images[0].data, CompressedImage))
     info = next(m for m in messages if m.topic == sources.INFO)
-    K = TO_CENTRE @ deserialize_message(info.data, CameraInfo).k.reshape(3, 3)
+    K = deserialize_message(info.data, CameraInfo).k.reshape(3, 3)
     assert image.shape == (480, 640, 3)
     truth = truth_of(folder)
     assert set(truth) <= {m.time for m in images}

@@ -43,7 +43,6 @@ from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
 from mega_ros.replay.results import point_cloud
 from mega_ros.replay.score import in_view
-from mega_ros.ros.camera_info import as_calibrated
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import points_of, positions, read_cloud, read_stamp
 
@@ -98,7 +97,7 @@ class Recorder:
     def info(self, k: int, topic: str = INFO) -> Topic:
         stamp, types = START + k * STEP, self.store.types
         region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
-        numbers = np.zeros(5), as_calibrated(K).ravel(), np.eye(3).ravel(), np.zeros(12)
+        numbers = np.zeros(5), K.ravel(), np.eye(3).ravel(), np.zeros(12)
         message = types["sensor_msgs/msg/CameraInfo"](
             self.header(stamp), HEIGHT, WIDTH, "plumb_bob", *numbers, 0, 0, region
         )
@@ -270,7 +269,7 @@ def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsy
     """Lens, scaled and rectified images, a turned camera; what stands in for a calibration is said."""
     recovery, box = Recovery.load(bundle, provider="cpu"), np.array([[0, 0, WIDTH, HEIGHT]])
     topic, stamp, message = Recorder().info(0)
-    double = as_calibrated(K * [[2], [2], [1]]).ravel()
+    double = (K * [[2], [2], [1]]).ravel()
     sent = replace(
         message, width=2 * WIDTH, height=2 * HEIGHT, k=double, distortion_model="equidistant", d=np.ones(4) / 9
     )

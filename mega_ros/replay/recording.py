@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from mega_model.core.cameras import Camera
-from mega_model.core.geometry import TO_CENTRE
 
 from ..ros.images import to_bgr
 from ..ros.read import read_cloud, read_stamp
@@ -68,7 +67,7 @@ class Recording:
 
     def camera(self, stamp: int) -> Camera:
         """Of the image with this stamp. What is played has no distortion."""
-        return Camera(TO_CENTRE @ np.reshape(self.infos[stamp].k, (3, 3)))
+        return Camera(np.asarray(self.infos[stamp].k).reshape(3, 3))
 
     def latencies(self) -> np.ndarray:
         """Seconds from image to mesh, for every frame that has one."""

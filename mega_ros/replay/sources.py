@@ -21,7 +21,6 @@ from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import read, without_stderr
 
-from ..ros.camera_info import as_calibrated
 from ..ros.standard import header, serialised
 from .bags import FILES, Message
 
@@ -166,7 +165,7 @@ def _camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -
         width=width,
         distortion_model="plumb_bob",
         d=np.zeros(5),
-        k=as_calibrated(intrinsics).ravel(),
+        k=intrinsics.ravel(),
         r=np.zeros(9),
         p=np.zeros(12),
         binning_x=0,

@@ -12,7 +12,6 @@ import numpy as np
 
 from mega_model.core.cameras import LENSES, Camera
 from mega_model.core.errors import InputError
-from mega_model.core.geometry import TO_CENTRE
 
 _RECT = "(?:^|[/_]|(?<=[a-z])(?=R))[Rr]ect(?:ified)?"
 _RECTIFIED = re.compile(f"{_RECT}(?:[_A-Z][^/]*)?$|{_RECT}/[^/]*$")
@@ -36,14 +35,13 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
     try:
         window = _window(info, width, height, rectified)
         name, wrong = _which(info, rectified)
-        given = _matrix(info, name)[:, :3]
-        matrix = window @ TO_CENTRE @ given  # calibrations are OpenCV's
+        matrix = window @ (_matrix(info, "P")[:, :3] if name == "P" else _matrix(info, "K"))
         # a rectified image has no distortion, whatever D says of the lens
         lens, distortion = ("", np.zeros(0)) if rectified or name == "P" else _lens(info)
         camera = Camera(matrix, lens, distortion)
         camera.must_fit(width, height)
         if not (info.width or info.roi.width) and not _in_the_middle(matrix, width, height):
-            x, y = given[:2, 2]
+            x, y = matrix[:2, 2]
             raise InputError(
                 f"width and height are 0, and {name}'s principal point {x:g}, {y:g} is not near the middle of an "
                 f"image of {width} x {height} pixels; fill in width and height"
@@ -51,11 +49,6 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
     except InputError as error:
         return None, str(error)
     return camera, wrong
-
-
-def as_calibrated(intrinsics: np.ndarray) -> np.ndarray:
-    """Intrinsics [3, 3] of a `Camera` -> what a CameraInfo has as K, or in P: pixel centres are at integers there."""
-    return np.linalg.inv(TO_CENTRE) @ intrinsics
 
 
 def _which(info: Any, rectified: bool) -> tuple[str, str]:
