@@ -98,7 +98,8 @@ class Outputs:
             latched = create_publisher(node, Mesh, own("topology"), durability=DurabilityPolicy.TRANSIENT_LOCAL)
             stack.callback(node.destroy_publisher, latched)
             for kind, topic, message in made:
-                publisher = create_publisher(node, kind, topic)
+                # many frames on one topic: tf2's own broadcasters have room for as many
+                publisher = create_publisher(node, kind, topic, depth=100 if topic == "/tf" else 1)
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
                 self.topics.append(publisher.topic_name)
