@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
-from sensor_msgs.msg import PointCloud2
+from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from test_detections import stand_in_detection
 from test_node import GREY, PATIENCE, image
@@ -27,6 +27,7 @@ from mega_ros.ros.node import MegaNode
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
 from test_user_detector import model, yolov8
+from visualization_msgs.msg import MarkerArray
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,28 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     status = heard(node, DiagnosticArray, "/diagnostics", lambda: None, lambda m: values(m).get("people") == "1")
     assert values(status)["detector"] == said
     assert "1 of 2 boxes are left out: max_people is 1" in status.status[0].message
+
+
+def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its topic is named, and the frame counts as processed, as its mesh went out."""
+
+    def fail(*arguments: Any) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("mega_ros.ros.outputs.draw.overlay", fail)
+    monkeypatch.setattr("mega_ros.ros.markers.Markers.message", fail)
+    node = start()
+    assert node.start()
+    for kind, topic in ((Image, "mega/overlay"), (MarkerArray, "mega/markers")):
+        node.create_subscription(kind, topic, print, 1)
+    camera: Any = node._cameras[0]
+    sent = image(GREY, header=Header(stamp=Time(sec=1)))
+    people = heard(node, PointCloud2, "mega/joints", lambda: camera._on_image(sent), lambda message: True)
+    assert people.height == 1
+    fits = lambda m: values(m).get("last_bad_input") == "/mega/overlay: ValueError: no ink"  # noqa: E731
+    status = heard(node, DiagnosticArray, "/diagnostics", lambda: camera._on_image(sent), fits)
+    counted = values(status)
+    assert int(counted["frames_processed"]) > 0 and counted["frames_rejected"] == "0"
 
 
 def test_a_file_that_is_no_detector_fails_to_configure(start: Start, capfd: pytest.CaptureFixture[str]) -> None:

@@ -49,8 +49,8 @@ OUTPUTS = {
     ),
     "/tf": (
         "tf2_msgs/TFMessage",
-        "a frame `person_<id>` at each pelvis: x forward, y left, z up. With the parameter `tf`; needs tf2_msgs. Room for "
-        "100 messages, as tf2 has",
+        "a frame `person_<id>` at each pelvis: x forward, y left, z up. With the parameter `tf`; needs tf2_msgs. Room "
+        "for 100 messages, as tf2 has",
     ),
     "/humans/bodies/...": (
         "hri_msgs",
