@@ -67,6 +67,20 @@ def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pyt
     assert told(health)[1]["frames_lost"] == "100"
 
 
+@pytest.mark.parametrize("images", [1.5, 4.0])
+def test_a_camera_info_of_its_own_rate_tells_of_no_image(images: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow camera, whose camera_info is repeated at 30 Hz, loses nothing; nor does it when it stands still."""
+    now = 0.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for tick in range(1, 1800):
+        now = tick / 30
+        health.received_info(round(now * 1e9))
+        if tick % (30 * images) == 0 and now < 45:
+            health.received(round(now * 1e9))
+    assert told(health)[1]["frames_lost"] == "0"
+
+
 def test_who_is_unlike_the_training_set_is_a_warning() -> None:
     health = Health()
     health.processed(people(1.0, 2.5), dict.fromkeys(GIVEN, 0.0), np.zeros(0, int))

@@ -28,6 +28,7 @@ from mega_ros.ros.standard import serialised
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
 from test_user_detector import model, yolov8
+from visualization_msgs.msg import MarkerArray
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,24 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     assert "1 of 2 boxes are left out: max_people is 1" in values["message"]
 
 
+def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its topic is named, and the frame counts as processed, as its mesh went out."""
+
+    def fail(*arguments: Any) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr("mega_ros.ros.outputs.draw.overlay", fail)
+    monkeypatch.setattr("mega_ros.ros.markers.Markers.message", fail)
+    node, peer = start()
+    assert node.start()
+    for kind, topic in ((Image, "mega/overlay"), (MarkerArray, "mega/markers")):
+        peer.create_subscription(kind, topic, print, 1)
+    failed = "/mega/overlay: ValueError: no ink"
+    values = peer.status(lambda s, v: v.get("last_bad_input") == failed, lambda: peer.send(image(GREY)))
+    assert int(values["frames_processed"]) > 0 and values["frames_rejected"] == "0"
+    assert peer.ask(image(GREY))[1].height == 1
+
+
 def test_a_file_that_is_no_detector_fails_to_configure(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     node, _ = start("-p", "detector_model:=nowhere.onnx")
     assert not node.start()
@@ -180,7 +199,7 @@ def test_predicted_people_have_the_time_of_publication(start: Start) -> None:
 
 def test_empty_lists_are_lists(start: Start) -> None:
     """rcl gives them no type, and rclpy raised out of the executor."""
-    node = start("-p", "person_classes:=[]", "-p", "fixed_box:=[]")
+    node, _ = start("-p", "person_classes:=[]", "-p", "fixed_box:=[]")
     assert parameters.get(node, "person_classes") == [] and parameters.stream_settings(node, 0.1).fixed_box == ()
     (result,) = node.set_parameters([Parameter("boxes", value="fixed")])
     assert "fixed_box must be x0, y0, x1, y1" in result.reason

@@ -201,6 +201,16 @@ def test_frames_of_people(topology: Topology) -> None:
         assert 2 * (q.x * q.z - q.w * q.y) < -0.9, "who looks at the camera looks against its z axis"
 
 
+def test_transforms_have_the_room_of_tf2(node: Node, topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "required", lambda name, what: SimpleNamespace(TFMessage=JointState))
+    outputs = Outputs(node, topology, tf=True)
+    try:
+        depths = {publisher.topic_name: publisher.qos_profile.depth for publisher in node.publishers}
+        assert (depths["/tf"], depths["/mega/mesh"]) == (100, 1)
+    finally:
+        outputs.close()
+
+
 def test_people_as_detections(topology: Topology) -> None:
     frame = some_frame(topology, [3, 5])
     message = through_cdr(bodies.detections(stand_in("vision_msgs"), frame), "vision_msgs/msg/Detection3DArray")

@@ -153,6 +153,8 @@ class Humans:
 class Bodies:
     """Topics `/humans/bodies/<id>/...` of the bodies that one camera sees: a region and a skeleton."""
 
+    topic = BODIES
+
     def __init__(self, humans: Humans, camera: str = "") -> None:
         """camera: its name, if there are several."""
         self._humans, self._camera = humans, camera

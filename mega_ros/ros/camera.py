@@ -206,8 +206,8 @@ class LiveCamera:
         except InputError as error:  # an invalid image or argument
             self._reject(str(error))
         except Exception as error:  # keep running: the next frame may succeed
-            self._reject(f"{type(error).__name__}: {first_line(error)}")
-            self._node.get_logger().debug(traceback.format_exc())
+            self._health.rejected()
+            self._failed(error)
 
     def _recover(self, message: AnyImage, found: Detections | None, arrived: float) -> None:
         """Process one image message and publish the result. found: in this image. arrived: time.monotonic."""
@@ -231,7 +231,13 @@ class LiveCamera:
         if parameters.get(self._node, "predict"):
             of_image, people = self._predicted(of_image, people, stamp)
         recovered = time.monotonic()
-        self._outputs.publish(ProcessedFrame(of_image, image, stream.camera, people, self._recovery.topology.faces))
+        frame = ProcessedFrame(of_image, image, stream.camera, people, self._recovery.topology.faces)
+        failed = self._outputs.publish(frame)
+        for output, error in failed.items():
+            self._failed(error, output)
+        if self._outputs.mesh in failed:
+            self._health.rejected()
+            return
         published = time.monotonic()
         stages = {name: seconds - before[name] for name, seconds in self._seconds().items()}
         times = {
@@ -277,6 +283,11 @@ class LiveCamera:
     def _reject(self, reason: str) -> None:
         self._health.rejected()
         self._warn(reason)
+
+    def _failed(self, error: Exception, topic: str = "") -> None:
+        """A fault of this program, not of the input; topic: what it concerns, by default the image topic."""
+        self._warn(f"{type(error).__name__}: {first_line(error)}", topic)
+        self._node.get_logger().debug("".join(traceback.format_exception(error)))
 
     def _warn(self, reason: str, topic: str = "") -> None:
         """About a bad input on a topic, by default the image topic."""

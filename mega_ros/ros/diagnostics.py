@@ -45,6 +45,7 @@ class Health:
         self._lost = 0
         self._newest = 0  # stamp of the last image, or of the last camera_info that counted as one
         self._info = 0  # stamp of the last camera_info
+        self._infos = Losses()
         self._activated = time.monotonic()
         self._first = 0.0  # when the first frame arrived
         self._last = 0.0
@@ -72,13 +73,15 @@ class Health:
                 self._arrived.popleft()
 
     def received_info(self, stamp: int) -> None:
-        """stamp: of a camera_info that is sent with an image, nanoseconds. While no images come, it is a lost one's.
+        """stamp: of a camera_info, nanoseconds. While no images come, it is a lost one's, if there was one per image.
 
         Not before the next one comes: the image may be under way.
         """
         with self._lock:
             before, self._info = self._info, stamp
-            if stamp > before > self._newest and time.monotonic() - self._last > SILENT:
+            self._infos.add(stamp)
+            one_each = 0.75 < self._infos.period / self._losses.period < 1.5  # NaN while one is not known
+            if one_each and stamp > before > self._newest and time.monotonic() - self._last > SILENT:
                 lost = 1 + self._losses.add(before)
                 self._lost += lost
                 self._arrived.append((time.monotonic(), lost))

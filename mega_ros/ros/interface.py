@@ -49,7 +49,8 @@ OUTPUTS = {
     ),
     "/tf": (
         "tf2_msgs/TFMessage",
-        "a frame `person_<id>` at each pelvis: x forward, y left, z up. With the parameter `tf`; needs tf2_msgs",
+        "a frame `person_<id>` at each pelvis: x forward, y left, z up. With the parameter `tf`; needs tf2_msgs. Room "
+        "for 100 messages, as tf2 has",
     ),
     "/humans/bodies/...": (
         "hri_msgs",
@@ -74,7 +75,7 @@ DIAGNOSTICS = {
     "frames_processed": "frames of which results were published",
     "frames_dropped": "received frames that a newer one replaced before their turn",
     "frames_lost": "frames that never arrived: gaps between stamps that are longer than the camera's period; after "
-    "a second without images, also each stamp of camera_info",
+    "a second without images, also each stamp of a camera_info that comes once per image",
     "frames_rejected": "frames that could not be used, damaged messages included",
     "frames_idle": "frames that nobody wanted: no output had a subscriber",
     "camera_rate_hz": "the rate of the camera, from the period of its stamps",

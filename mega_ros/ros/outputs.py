@@ -51,6 +51,7 @@ class Output:
     def __init__(self, publisher: Any, message: Callable[[ProcessedFrame], Any]) -> None:
         self._publisher = publisher
         self._message = message
+        self.topic: str = publisher.topic_name
 
     def is_wanted(self) -> bool:
         return bool(self._publisher.get_subscription_count())
@@ -98,7 +99,8 @@ class Outputs:
             latched = create_publisher(node, Mesh, own("topology"), durability=DurabilityPolicy.TRANSIENT_LOCAL)
             stack.callback(node.destroy_publisher, latched)
             for kind, topic, message in made:
-                publisher = create_publisher(node, kind, topic)
+                # many frames on one topic: tf2's own broadcasters have room for as many
+                publisher = create_publisher(node, kind, topic, depth=100 if topic == "/tf" else 1)
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
                 self.topics.append(publisher.topic_name)
@@ -107,16 +109,24 @@ class Outputs:
                 stack.callback(seen.close)
                 self._outputs.append(seen)
             self._open = stack.pop_all()
+        self.mesh = self.topics[0]
+        """The full name of `~/mesh`."""
         latched.publish(messages.mesh(topology))
 
     def are_wanted(self) -> bool:
         """Whether anybody subscribes to anything that is made from a frame."""
         return any(output.is_wanted() for output in self._outputs)
 
-    def publish(self, frame: ProcessedFrame) -> None:
+    def publish(self, frame: ProcessedFrame) -> dict[str, Exception]:
+        """Publishes what is wanted. What fails, by topic, and why: it does not keep the other outputs back."""
+        failed: dict[str, Exception] = {}
         for output in self._outputs:
-            if output.is_wanted():
-                output.publish(frame)
+            try:
+                if output.is_wanted():
+                    output.publish(frame)
+            except Exception as error:
+                failed[output.topic] = error
+        return failed
 
     def close(self) -> None:
         self._open.close()
