@@ -93,12 +93,13 @@ class Page:
         self.server.initial_camera.look_at = (0.2, 0.1, 3.0)
         self._text = self.server.gui.add_markdown("no mesh has come")
         self.server.gui.add_html(_legend())
-        self._growth = self.server.gui.add_slider(
+        self.growth = self.server.gui.add_slider(
             "grow by k sigma", 0.0, MOST, 0.1, 0.0, hint="moves each vertex outwards by k times its sigma"
         )
-        self._growth.on_update(lambda _: self._draw())
+        """Its `value` is k; it may be set, too."""
+        self.growth.on_update(lambda _: self._draw())
         self._record = self.server.gui.add_button("record", hint=f"to {record}, until it is pressed again")
-        self._record.on_click(lambda _: self._toggle())
+        self._record.on_click(lambda _: self.toggle_recording())
 
     @property
     def url(self) -> str:
@@ -115,11 +116,26 @@ class Page:
             people = ", ".join(map(str, meshes.ids.tolist())) or "nobody"
             self._text.content = f"people: {people}{rate}"
 
+    def toggle_recording(self) -> None:
+        """Begins a recording, or ends it and writes the file."""
+        with self._lock:
+            if self._recording is None:
+                self._recording, self._recorded = self.server.get_scene_serializer(), time.monotonic()
+                self._record.label = "stop recording"
+                return
+            recording, self._recording = self._recording, None
+            recording.insert_sleep(time.monotonic() - self._recorded)
+            self._record.label = "record"
+        page = recording.as_html()
+        self._record_to.parent.mkdir(parents=True, exist_ok=True)
+        self._record_to.write_text(page, encoding="utf-8")
+        print(f"recorded {self._record_to}")
+
     def close(self) -> None:
         """Saves what is being recorded."""
         with self._lock:
             if self._recording:
-                self._toggle()
+                self.toggle_recording()
         self.server.stop()
 
     def _draw(self) -> None:
@@ -141,7 +157,7 @@ class Page:
     def _add_person(self, vertices: np.ndarray, sigma: np.ndarray, person: int) -> None:
         import trimesh
 
-        grown = vertices + self._growth.value * np.nan_to_num(sigma)[:, None] * vertex_normals(vertices, self._faces)
+        grown = vertices + self.growth.value * np.nan_to_num(sigma)[:, None] * vertex_normals(vertices, self._faces)
         colours = sigma_colours(sigma, RED)[:, ::-1].astype(np.uint8)
         surface = trimesh.Trimesh(grown, self._faces, process=False, vertex_colors=colours)
         scene, name = self.server.scene, f"/people/{person}"
@@ -164,21 +180,6 @@ class Page:
             image=cv2.cvtColor(small, cv2.COLOR_BGR2RGB),
             format="jpeg",
         )
-
-    def _toggle(self) -> None:
-        """Begins a recording, or ends it and writes the file."""
-        with self._lock:
-            if self._recording is None:
-                self._recording, self._recorded = self.server.get_scene_serializer(), time.monotonic()
-                self._record.label = "stop recording"
-                return
-            recording, self._recording = self._recording, None
-            recording.insert_sleep(time.monotonic() - self._recorded)
-            self._record.label = "record"
-        page = recording.as_html()
-        self._record_to.parent.mkdir(parents=True, exist_ok=True)
-        self._record_to.write_text(page, encoding="utf-8")
-        print(f"recorded {self._record_to}")
 
 
 def _legend() -> str:

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 import rclpy
-from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
 from test_node import GREY, Peer, image, running
 
 from mega_ros import Recovery
@@ -103,20 +105,20 @@ def node(request: pytest.FixtureRequest) -> Iterator[MegaNode]:
         rclpy.shutdown()
 
 
-def models() -> int:
+def models() -> list[Recovery]:
     gc.collect()
-    return sum(isinstance(thing, Recovery) for thing in gc.get_objects())
+    return [thing for thing in gc.get_objects() if isinstance(thing, Recovery)]
 
 
 @pytest.mark.parametrize("node", [[]], indirect=True)
 def test_cleanup_frees_the_model(node: MegaNode) -> None:
-    before = models()
+    before = len(models())
     assert node.trigger_configure() == SUCCESS
-    assert node._recovery and node._recovery.seconds()["infer"] > 0, "the first image would wait"
+    assert all(model.seconds()["infer"] > 0 for model in models()), "the first image would wait"
     assert node.trigger_activate() == SUCCESS
-    assert models() == before + 1
+    assert len(models()) == before + 1
     assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
-    assert models() == before
+    assert len(models()) == before
 
 
 @pytest.mark.parametrize("node", [["-p", "bundle:=nowhere"]], indirect=True)
@@ -148,9 +150,18 @@ def test_building_engines_is_reported_meanwhile(
     node: MegaNode, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     sent: list[DiagnosticStatus] = []
-    monkeypatch.setattr(node._diagnostics, "publish", lambda message: sent.append(message.status[0]))
+    peer, executor = Node("peer"), SingleThreadedExecutor()
+    peer.create_subscription(DiagnosticArray, "/diagnostics", lambda message: sent.extend(message.status), 10)
+    executor.add_node(peer)
+    publisher = next(each for each in node.publishers if each.topic_name == "/diagnostics")
+    while not publisher.get_subscription_count():
+        executor.spin_once(timeout_sec=0.05)
     monkeypatch.setattr("mega_ros.ros.node.to_build", lambda bundle, provider: f"{provider}: engines are being built")
     assert node.trigger_configure() == SUCCESS
+    while not sent:
+        executor.spin_once(timeout_sec=0.05)
+    executor.shutdown()
+    peer.destroy_node()
     assert {(status.level, status.message) for status in sent} == {
         (DiagnosticStatus.WARN, "cpu: engines are being built")
     }

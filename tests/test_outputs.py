@@ -283,7 +283,9 @@ def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
         assert sorted(regions) == [f"/humans/bodies/{body}/roi" for body in everybody]
         found = [p.qos_profile.reliability for p in [humans.tracked, *regions.values()]]
         assert found == [ReliabilityPolicy.BEST_EFFORT] * 4
-        assert not [name for name in node._parameters if "bodies/mega" in name], "one for each new person"
+        assert not [name for name in node.get_parameters_by_prefix("") if "bodies/mega" in name], (
+            "one for each new person"
+        )
     finally:
         executor.shutdown()
         for outputs in cameras.values():

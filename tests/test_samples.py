@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,11 +40,15 @@ def test_any_people_and_any_time(people: list[tuple[float, bool]], least: int, a
 
 
 @pytest.fixture
-def stream(tmp_path: Path) -> Stream:
+def recovery(tmp_path: Path) -> Recovery:
     pytest.importorskip("onnx", reason="graphs are made with the extra export")
     from little_bundle import little_bundle
 
-    recovery = Recovery(little_bundle(tmp_path, errors=False, samples=4), "cpu")
+    return Recovery(little_bundle(tmp_path, errors=False, samples=4), "cpu")
+
+
+@pytest.fixture
+def stream(recovery: Recovery) -> Stream:
     return Stream(recovery, StreamSettings(boxes="detections", samples="auto"))
 
 
@@ -67,10 +72,15 @@ def test_samples_follow_the_period(stream: Stream) -> None:
     assert (most != few).all()
 
 
-def test_the_near_one_has_what_time_is_left(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_near_one_has_what_time_is_left(
+    recovery: Recovery, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an image that took 58 s, of them 8 for as many samples."""
     few, most = sigma(stream, 0, samples=4), sigma(stream, 1, samples=MOST)
-    monkeypatch.setattr(stream, "_sample_seconds", 1.0)
-    monkeypatch.setattr(stream, "_busy", 50.0)
-    found = sigma(stream, 2, samples="auto", period=50.0 + 100 + 4)
+    clock, sampling = iter([0.0, 58.0, 60.0, 60.0]), iter([0.0, 8.0, 8.0, 8.0])
+    monkeypatch.setattr("mega_ros.stream.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(recovery, "seconds", lambda: {"sampling": next(sampling)})
+    np.testing.assert_array_equal(sigma(stream, 2, samples="auto"), few)
+    found = sigma(stream, 3, samples="auto", period=50.0 + 100 + 4)
     np.testing.assert_array_equal(found, [few[0], most[1]])
     assert stream.samples.tolist() == [4, MOST]

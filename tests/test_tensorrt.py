@@ -375,66 +375,87 @@ def test_graphs_that_must_stay_in_fp32_do_and_so_does_the_detector(built: list[s
         assert len(options) == 4 and not [name for name in options["sampler"] if "exclude" in name]
 
 
-def test_more_people_and_samples_than_an_engine_takes_run_in_parts(bundle: Bundle, built: list[str]) -> None:
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The numbers of people and samples in each run of a sampler."""
+    sizes: list[tuple[int, int]] = []
+
+    class Watched:
+        def __init__(self, *arguments: Any) -> None:
+            self.session = engines_session(*arguments)
+
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+            if "uniforms" in inputs:
+                sizes.append(inputs["uniforms"].shape[:2])
+            return self.session.run(names, inputs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.session, name)
+
+    engines_session = engines.start_session
+    monkeypatch.setattr(engines, "start_session", Watched)
+    return sizes
+
+
+def test_more_people_and_samples_than_an_engine_takes_run_in_parts(
+    bundle: Bundle, built: list[str], runs: list[tuple[int, int]]
+) -> None:
     profile = Profile(Range(1, 2), Range(2, 3))
     rng = np.random.default_rng(0)
     given = gates.inputs(bundle, rng.integers(0, 256, (5, 32, 32, 3), np.uint8), 7)
     engines_of = {name: (lambda graph, name=name: OnnxEngine(bundle, graph, name)) for name in ("cpu", "tensorrt")}
-    sizes: list[tuple[int, ...]] = []
     for graph in gates.CHAIN:
         OnnxEngine(bundle, graph, "tensorrt", None, profile)
     sampler = OnnxEngine(bundle, "sampler", "tensorrt")
     assert sampler.cache is not None and sampler.cache.profile == profile
-    run = sampler._run
-    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
     one = np.ones((5, 1, 1), np.float32)
+    runs.clear()
     sampler.run(image=one, logits=one, uniforms=given["uniforms"])
-    assert sizes == [(2, 3), (2, 3), (2, 1)] * 2 + [(1, 3), (1, 3), (1, 1)]
+    assert runs == [(2, 3), (2, 3), (2, 1)] * 2 + [(1, 3), (1, 3), (1, 1)]
     cpu, trt = (gates.Chain(bundle, make)(given) for make in engines_of.values())
     assert gates.errors(cpu, trt, trt)["vertex error, max"] < 1e-6 and (cpu.samples == trt.samples).all()
 
 
-def test_samples_are_taken_in_parts_that_fit_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_taken_in_parts_that_fit_the_memory(
+    runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = 2**34
+    monkeypatch.setattr(engines, "free_memory", lambda: memory)
     default = Bundle.load("default")
     sampler = OnnxEngine(default, "sampler", "cpu")
-    rng = np.random.default_rng(0)
-    given = {
-        k: rng.uniform(0.01, 0.99, t.sized(2, 5)).astype(t.dtype) for k, t in sampler._specification.inputs.items()
-    }
+    rng, inputs = np.random.default_rng(0), default.graphs["sampler"].inputs
+    given = {k: rng.uniform(0.01, 0.99, t.sized(2, 5)).astype(t.dtype) for k, t in inputs.items()}
     whole = sampler.run(**given)
-    sizes: list[tuple[int, ...]] = []
-    run = sampler._run
-    sampler._run = lambda inputs: sizes.append(inputs["uniforms"].shape[:2]) or run(inputs)  # type: ignore[method-assign, func-returns-value]
-    monkeypatch.setattr(sampler, "_free_memory", lambda: 35 * 10**6)
+    memory = 35 * 10**6
     parts = sampler.run(**given)
-    assert sizes == [(2, 2), (2, 2), (2, 1)]
+    assert runs == [(2, 5), (2, 2), (2, 2), (2, 1)]
     assert (parts["tokens"] == whole["tokens"]).all()
     np.testing.assert_allclose(parts["vertices"], whole["vertices"], atol=1e-5)
-    sizes.clear()
-    monkeypatch.setattr(sampler, "_free_memory", lambda: 10**3)
+    runs.clear()
+    memory = 10**3
     sampler.run(**{name: x[:, :1] if name == "uniforms" else x for name, x in given.items()})
-    assert sizes == [(1, 1), (1, 1)]
+    assert runs == [(1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
 def test_memory_is_bounded_and_work_grows_linearly(
-    bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch, provider: Any
+    bundle: Bundle, built: list[str], runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, provider: Any
 ) -> None:
     """8 people with 100 samples: no part is larger than the free memory allows, and each sample is computed once."""
     graph, fit = bundle.graphs["sampler"], 30
-    memory = int(fit * bytes_per_sample(graph) / SHARE) + 1
+    memory = enough = int(fit * bytes_per_sample(graph) / SHARE) + 1
     monkeypatch.setattr(engines, "free_memory" if provider == "cpu" else "free_gpu_memory", lambda: memory)
-    sampler = OnnxEngine(bundle, "sampler", provider)
-    rng, run = np.random.default_rng(0), sampler._run
-    sizes: list[int] = []
-    sampler._run = lambda inputs: sizes.append(inputs["uniforms"][..., 0, 0, 0].size) or run(inputs)  # type: ignore[method-assign, func-returns-value]
+    sampler, rng = OnnxEngine(bundle, "sampler", provider), np.random.default_rng(0)
     for people, samples in ((1, 1), (1, 25), (2, 50), (4, 100), (8, 100)):
         given = {k: rng.uniform(0.1, 0.9, t.sized(people, samples)).astype(t.dtype) for k, t in graph.inputs.items()}
-        sizes.clear()
+        runs.clear()
+        memory = enough
         out = sampler.run(**given)
+        sizes = [np.prod(run) for run in runs]
         assert max(sizes) <= fit and sum(sizes) == people * samples
         assert len(sizes) <= 1 + 1.5 * people * samples / fit
-        for name, whole in run(given).items():
+        memory = 2**34
+        for name, whole in sampler.run(**given).items():
             np.testing.assert_array_equal(out[name], whole)
 
 

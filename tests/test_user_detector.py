@@ -17,7 +17,8 @@ pytest.importorskip("onnx", reason="graphs are made with the extra export")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mega_ros import Recovery, Stream
+from mega_ros import Recovery, Stream, user_detector
+from mega_ros.engines import start_session
 from mega_ros.user_detector import UserDetector
 
 HEIGHT, WIDTH = 64, 128
@@ -108,6 +109,26 @@ def rtmdet() -> dict[str, np.ndarray]:
     return {"dets": np.concatenate([boxes, scores], axis=1)[None], "labels": np.array([[0, 0, 1]])}
 
 
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The images that sessions are given."""
+    images: list[np.ndarray] = []
+
+    class Watched:
+        def __init__(self, *arguments: Any) -> None:
+            self.session = start_session(*arguments)
+
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+            images.append(inputs["images"])
+            return self.session.run(names, inputs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.session, name)
+
+    monkeypatch.setattr(user_detector, "start_session", Watched)
+    return images
+
+
 ANSWERS = {
     "YOLOX": ("YOLOX", yolox(decoded=False)),
     "YOLOX, decoded": ("YOLOX", yolox(decoded=True)),
@@ -142,21 +163,13 @@ def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
         ("RTMDet", [(20 - 103.53) / 57.375, (40 - 116.28) / 57.12, (60 - 123.675) / 58.395, (114 - 103.53) / 57.375]),
     ],
 )
-def test_images_go_in_as_each_family_expects(tmp_path: Path, name: str, expected: list[float]) -> None:
-    """The graph is the usual one; what its session is given is looked at."""
+def test_images_go_in_as_each_family_expects(
+    tmp_path: Path, given: list[np.ndarray], name: str, expected: list[float]
+) -> None:
     layout, outputs = ANSWERS[name]
     detector = UserDetector(model(tmp_path / "d.onnx", outputs), "cpu")
-    given: list[np.ndarray] = []
-    session = detector._session
-
-    class Watched:
-        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
-            given.append(inputs["images"])
-            return session.run(names, inputs)
-
-    detector._session = Watched()
     detector.find(np.full_like(IMAGE, (20, 40, 60)))
-    (pixels,) = given
+    pixels = given[-1]
     assert pixels.shape == (1, 3, HEIGHT, WIDTH) and pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[0, :, 5, 5], expected[:3], rtol=1e-5)
     # beside the image; RT-DETR's fills the input
@@ -164,10 +177,10 @@ def test_images_go_in_as_each_family_expects(tmp_path: Path, name: str, expected
     assert corner == pytest.approx(expected[3] if layout != "RT-DETR" else expected[0], rel=1e-5)
 
 
-def test_an_open_size_is_640(tmp_path: Path) -> None:
+def test_an_open_size_is_640(tmp_path: Path, given: list[np.ndarray]) -> None:
     detector = UserDetector(model(tmp_path / "d.onnx", rtmdet(), height="height"), "cpu")
     assert detector.find(IMAGE).boxes.shape == (2, 4)
-    assert detector._height == 640
+    assert given[-1].shape == (1, 3, 640, WIDTH)
 
 
 @pytest.mark.parametrize(

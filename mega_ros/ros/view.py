@@ -73,7 +73,8 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
                 for source in self._sources:
                     source.follow()
             except (InputError, ValueError, RuntimeError) as error:  # rclpy's, about names that are no topics
-                self._warn(f"image_topic and camera_info_topic {', '.join(topics)}: {first_line(error)}")
+                why = f"image_topic and camera_info_topic {', '.join(topics)}: {first_line(error)}"
+                self._warn(why, "/diagnostics")
 
     def _listen(self, image: str, camera_info: str) -> None:
         """To these topics, in place of earlier ones."""
@@ -89,8 +90,8 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
     def _on_image(self, image: Any) -> None:
         self._images.append(image)
 
-    def _warn(self, reason: str) -> None:
-        self.get_logger().warning(f"{self._options.node}: {reason}", throttle_duration_sec=5.0)
+    def _warn(self, reason: str, topic: str) -> None:
+        self.get_logger().warning(f"{topic}: {reason}", throttle_duration_sec=5.0)
 
     def _on_camera_info(self, info: Any) -> None:
         self._info = info
@@ -105,7 +106,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
             ids = cloud["id"][:, 0] if cloud.size else np.zeros(0, np.uint32)
             meshes = Meshes(positions(cloud), cloud["sigma"], ids, *self._image(read_stamp(message)))
         except (InputError, ValueError, KeyError) as error:  # the first word on what other nodes publish
-            self._warn(f"mesh: {error}")
+            self._warn(str(error), f"{self._options.node}/mesh")
             return
         self.page.show(meshes)
 
