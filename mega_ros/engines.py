@@ -1,11 +1,11 @@
-"""Runs the graphs of a bundle: one interface, one class per runtime."""
+"""Runs the graphs of a bundle in onnxruntime."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,17 +25,6 @@ NOT_STARTED = (
 
 class Unavailable(InputError):
     """A provider that cannot be used here: one line that says what is missing."""
-
-
-class Engine(Protocol):
-    backend: str
-    """Description of the runtime, for display."""
-    seconds: float
-    """What all runs so far took."""
-
-    def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Inputs and outputs have the names, shapes and dtypes of the bundle's manifest."""
-        ...
 
 
 class OnnxEngine:
@@ -75,7 +64,9 @@ class OnnxEngine:
                 reason = NO_CUDA if str(error) == NO_PROVIDER and not has_gpu() else str(error)
                 refused.setdefault(reason, []).append(name)
         self.backend = f"onnxruntime {self._session.get_providers()[0]}"
+        """For display."""
         self.seconds = self.cpu_seconds = 0.0
+        """What all runs so far took."""
         self._free_memory = free_memory if name == "cpu" else free_gpu_memory
         self.why = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in refused.items())
         """Why "auto" did not take the providers before."""
@@ -83,6 +74,7 @@ class OnnxEngine:
         _check(f"{self._path}: output", self._session.get_outputs(), self._specification.outputs)
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs and outputs have the names, shapes and dtypes of the bundle's manifest."""
         return run_in_parts(self._specification, self._run, inputs, self._most(inputs))
 
     def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

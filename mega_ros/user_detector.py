@@ -54,7 +54,7 @@ class UserDetector:
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
         check_file(Path(path), MOST_BYTES["graph"])
-        self._path, self.threshold = path, threshold
+        self._path, self.threshold = Path(path), threshold
         self.seconds = self.cpu_seconds = 0.0
         """What all runs so far took."""
         self.layout: Layout | None = None
@@ -98,11 +98,11 @@ class UserDetector:
     def _started(self, provider: Provider) -> Any:
         if provider != "cpu":
             try:
-                return start_session(Path(self._path), "cuda")
+                return start_session(self._path, "cuda")
             except Exception:
                 if provider != "auto":
                     raise
-        return start_session(Path(self._path), "cpu")
+        return start_session(self._path, "cpu")
 
     def _run(self, bgr: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for an image uint8 [H, W, 3] of the input's size."""

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from runpy import run_path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from little_bundle import little_bundle
-from test_user_detector import model, yolov8
+from test_user_detector import WatchedSession, model, yolov8
 
 from export import gates, to_trt, ways
 from export.options import TrtConfig
@@ -380,20 +381,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The numbers of people and samples in each run of a sampler."""
     sizes: list[tuple[int, int]] = []
 
-    class Watched:
-        def __init__(self, *arguments: Any) -> None:
-            self.session = engines_session(*arguments)
+    def tell(inputs: dict[str, np.ndarray]) -> None:
+        if "uniforms" in inputs:
+            sizes.append(inputs["uniforms"].shape[:2])
 
-        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
-            if "uniforms" in inputs:
-                sizes.append(inputs["uniforms"].shape[:2])
-            return self.session.run(names, inputs)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.session, name)
-
-    engines_session = engines.start_session
-    monkeypatch.setattr(engines, "start_session", Watched)
+    monkeypatch.setattr(engines, "start_session", partial(WatchedSession, tell))
     return sizes
 
 

@@ -5,6 +5,8 @@ Each graph gives the same boxes for every image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +111,26 @@ def rtmdet() -> dict[str, np.ndarray]:
     return {"dets": np.concatenate([boxes, scores], axis=1)[None], "labels": np.array([[0, 0, 1]])}
 
 
+class WatchedSession:
+    """onnxruntime's. `tell` is called with the inputs of each run."""
+
+    def __init__(self, tell: Callable[[dict[str, np.ndarray]], object], *arguments: Any) -> None:
+        self.tell, self.session = tell, start_session(*arguments)
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
+        self.tell(inputs)
+        return self.session.run(names, inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The images that sessions are given."""
+    """The images that detectors are given."""
     images: list[np.ndarray] = []
-
-    class Watched:
-        def __init__(self, *arguments: Any) -> None:
-            self.session = start_session(*arguments)
-
-        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> Any:
-            images.append(inputs["images"])
-            return self.session.run(names, inputs)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.session, name)
-
-    monkeypatch.setattr(user_detector, "start_session", Watched)
+    watched = partial(WatchedSession, lambda inputs: images.append(inputs["images"]))
+    monkeypatch.setattr(user_detector, "start_session", watched)
     return images
 
 

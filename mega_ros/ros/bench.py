@@ -25,7 +25,6 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.table import Table
 from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
@@ -37,6 +36,7 @@ from . import messages
 from .environment import use_large_messages
 from .images import to_bgr
 from .process import NodeProcess
+from .standard import MESSAGES
 
 WIDTH, HEIGHT = 1280, 720
 PLACES = 4
@@ -65,7 +65,7 @@ def example_images(bundle: str) -> dict[int, np.ndarray]:
     recovery = Recovery.load(bundle)
     if recovery.detector is None:
         raise InputError(f"bundle: {bundle} has no detector")
-    with AnyReader([share() / "demo" / "clip"], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as bag:
+    with AnyReader([share() / "demo" / "clip"], default_typestore=MESSAGES) as bag:
         connection = next(c for c in bag.connections if c.topic.endswith("compressed"))
         frame = to_bgr(bag.deserialize(next(bag.messages([connection]))[2], connection.msgtype))
     boxes, _ = recovery.detector(frame)
