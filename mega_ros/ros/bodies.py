@@ -27,7 +27,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS
 
 from ..track import PATIENCE
-from .transport import create_publisher
+from .transport import create_publisher, within
 
 if TYPE_CHECKING:
     from .outputs import ProcessedFrame
@@ -75,11 +75,10 @@ def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "") -> Any:
     """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name."""
-    prefix = f"{camera}/" if camera else ""
     people = frame.people
     found = []
     for person, position, turn in zip(people.ids.tolist(), *_poses(people.joints)):
-        name = f"{prefix}person_{person}"
+        name = within(camera, f"person_{person}")
         transform = Transform(translation=_xyz(Vector3, position), rotation=turn)
         found.append(TransformStamped(header=frame.header, child_frame_id=name, transform=transform))
     return tf2.TFMessage(transforms=found)

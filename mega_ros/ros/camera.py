@@ -33,10 +33,10 @@ from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .environment import HELP
 from .images import to_bgr
-from .outputs import Outputs, ProcessedFrame, within
+from .outputs import Outputs, ProcessedFrame
 from .read import read_stamp
 from .standard import header
-from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name
+from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name, within
 from .worker import Worker
 
 FOLLOW = 0.5

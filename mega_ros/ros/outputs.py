@@ -22,7 +22,7 @@ from .. import draw
 from ..recovery import People
 from . import bodies, messages
 from .markers import Markers
-from .transport import create_publisher
+from .transport import create_publisher, within
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,6 @@ class Outputs:
 
     def close(self) -> None:
         self._open.close()
-
-
-def within(camera: str, topic: str) -> str:
-    """The name of a topic, or of a frame, of one of several cameras; as it is for the only one, which has no name."""
-    return f"{camera}/{topic}" if camera else topic
 
 
 def _mesh(frame: ProcessedFrame) -> PointCloud2:

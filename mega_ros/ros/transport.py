@@ -45,6 +45,11 @@ def create_publisher(node: Node, kind: Any, topic: str, **qos: Any) -> Any:
     return node.create_publisher(kind, topic, QoSProfile(**{"depth": 1} | qos), qos_overriding_options=OVERRIDABLE)
 
 
+def within(camera: str, name: str) -> str:
+    """The name of a topic, or of a frame, of one of several cameras; as it is for the only one, which has no name."""
+    return f"{camera}/{name}" if camera else name
+
+
 def image_sources(topic: str, image_transport: str) -> list[Source]:
     """Where the images of the resolved topic `image` may come from, best first.
 
