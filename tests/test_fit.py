@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from mega_model.core.fit import (
+    LANDMARK_SIGMA,
+    LATERAL_PRIOR,
     OBSERVED,
     OBSERVES,
+    OUTLIER,
+    REACH,
+    UNSEEN,
     Bends,
     Fit,
     fit_people,
@@ -113,6 +119,31 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
     np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
 
 
+def test_the_answer_is_the_minimum_of_loss_and_priors(rest: np.ndarray) -> None:
+    true, rng = people(rest, 3), np.random.default_rng(1)
+    learned, _ = true.learned(rng, turn=0.1, shift=0.1, depth=0.1)
+    landmarks = true.landmarks() + 0.05 * rng.normal(size=(3, len(BOTH), 2))
+    weights, modes = 0.2 * rng.random((3, len(BOTH))), 0.1 * rng.normal(size=(2, len(SMPL_JOINTS), 3))
+    fit = fitted(*learned, landmarks, weights, BOTH, modes=modes)
+
+    def cost(pose: np.ndarray, k: int) -> float:
+        joints = (learned.joints[k] + np.tensordot(pose[6:], modes, axes=1)) @ Rotation.from_rotvec(
+            pose[:3]
+        ).as_matrix().T
+        at, expected = pose[3:6], learned.translation[k]
+        seen = (joints + at)[BOTH]
+        square = ((true.focal[k] * seen[:, :2] / seen[:, 2:] - landmarks[k]) ** 2).sum(axis=1)
+        loss = (weights[k] * square / (1 + square / OUTLIER**2)).sum() / LANDMARK_SIGMA**2
+        moved = true.focal[k] * (at[:2] / at[2] - expected[:2] / expected[2])
+        priors = pose[:3] / 0.2, moved / LATERAL_PRIOR, [np.log(at[2] / expected[2]) / 0.2], pose[6:]
+        return loss + sum(float(np.sum(np.square(prior))) for prior in priors)
+
+    for k in range(3):
+        pose = np.concatenate([Rotation.from_matrix(fit.rotation[k]).as_rotvec(), fit.translation[k], fit.shape[k]])
+        best = minimize(cost, pose, args=(k,)).x
+        np.testing.assert_allclose(pose, best, atol=0.01)
+
+
 def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
@@ -127,6 +158,22 @@ def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) ->
     _, translations, *_ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
     assert shifted(far, true.translation, true.focal).min() > 2
     assert shifted(translations, true.translation, true.focal).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("beside", "depth", "shift"),
+    [((1, -1, 0), 3.0, (8, 4, 0)), ((1, -1, 0), 1 / 3, (2, 1, 0)), ((0, 0, 0), 0.3, (2, 1, 0))],
+)
+def test_a_start_that_is_far_off_is_no_fault(
+    rest: np.ndarray, beside: tuple[float, ...], depth: float, shift: tuple[float, ...]
+) -> None:
+    """At another depth, beside the landmarks; also of bodies whose origin lies beside them."""
+    true = people(rest, 100)
+    joints, translation = true.joints + beside, true.translation - beside
+    given = depth * translation + shift, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH
+    fit = fitted(joints, *given, depth_prior=10.0)
+    placed = PlacedBodies(joints @ fit.rotation.swapaxes(1, 2), fit.translation, true.focal)
+    assert np.abs(placed.landmarks() - true.landmarks()).max() < 0.5
 
 
 def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
@@ -310,22 +357,25 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
 
 
 def test_residuals_are_distances_at_the_depth_of_the_body(rest: np.ndarray) -> None:
-    """One knee's keypoint is 0.2 m beside the knee; what was not seen has none."""
-    count, knee = 20, OBSERVES.index(SMPL_JOINTS.index("left_knee"))
+    """One knee's keypoint is 0.2 m beside the knee, an elbow's below, hardly seen; the unseen has none."""
+    count = 20
+    knee, elbow = (OBSERVES.index(SMPL_JOINTS.index(name)) for name in ("left_knee", "right_elbow"))
     true = people(rest, count)
     camera = np.column_stack([true.focal / true.translation[:, 2], true.translation[:, :2]])
     landmarks, keypoints = np.zeros((count, 39, 5)), np.zeros((count, 12, 3))
     landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = true.landmarks(np.array(OBSERVES)), 1
     keypoints[..., :2] = landmarks[:, OBSERVED, :2]
     keypoints[:, knee, 0] += 0.2 * true.focal / true.translation[:, 2]
-    landmarks[:, np.array(OBSERVED)[[knee, 0]], 4] = 0
-    keypoints[:, knee, 2] = 1
+    keypoints[:, elbow, 1] += 0.2 * true.focal / true.translation[:, 2]
+    landmarks[:, np.array(OBSERVED)[[knee, elbow]], 4] = landmarks[:, OBSERVED[0], 3] = 0
+    keypoints[:, knee, 2], keypoints[:, elbow, 2] = 1, UNSEEN
     upright = np.repeat(np.eye(3)[None], count, axis=0)
     bends = Bends.of(np.eye(len(SMPL_JOINTS)), np.zeros((1, len(SMPL_JOINTS), 3)))
     residuals = fit_people(true.joints, upright, camera, true.focal, landmarks, keypoints, bends).residuals
     assert (residuals[:, 0] == 0).all()
+    assert np.median(residuals[:, elbow]) == pytest.approx(0.2 * 0.5**0.5, abs=0.03), "half of its square"
     assert np.median(residuals[:, knee]) == pytest.approx(0.2, abs=0.05)
-    assert np.median(np.delete(residuals, [0, knee], axis=1)) < 0.05
+    assert np.median(np.delete(residuals, [0, knee, elbow], axis=1)) < 0.05
 
 
 def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
@@ -347,7 +397,10 @@ def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
 
 def test_what_a_limb_misses_widens_sigma_around_it(rest: np.ndarray) -> None:
     shares = limb_shares(rest, rest)
-    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    expected = np.exp(-((rest[:, None] - rest[list(OBSERVES)]) ** 2).sum(axis=-1) / (2 * REACH**2))
+    np.testing.assert_allclose(shares, expected / expected.sum(axis=1, keepdims=True), atol=1e-9)
+    np.testing.assert_allclose(limb_shares(np.array([[0, 9.0, 0], rest[0]]), rest).sum(axis=1), 1)
+    np.testing.assert_allclose(widened(np.array([0.3]), np.array([0.4]), np.eye(1)), (0.3**2 + 1.5 * 0.4**2) ** 0.5)
     for number, joint in enumerate(OBSERVES):
         residuals = np.zeros((1, 12))
         residuals[0, number] = 0.4
@@ -361,7 +414,11 @@ def test_modes_are_the_directions_of_errors_one_deviation_long() -> None:
     rng = np.random.default_rng(0)
     big, small = np.zeros((2, 7, 3))
     big[2, 0], small[5] = 1, [0, 0.6, 0.8]
-    errors = 0.1 + 0.3 * rng.normal(size=(5000, 1, 1)) * big + 0.05 * rng.normal(size=(5000, 1, 1)) * small
+    errors = (
+        rng.normal(size=(7, 3))
+        + 0.3 * rng.normal(size=(5000, 1, 1)) * big
+        + 0.05 * rng.normal(size=(5000, 1, 1)) * small
+    )
     modes = principal_modes(errors, 2)
     assert modes.dtype == np.float32
     for mode, expected in zip(modes, (0.3 * big, 0.05 * small)):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from mega_model.core.topology import SMPL_JOINTS
 from mega_ros.recovery import People
-from mega_ros.smooth import FORGET, HORIZON, Smoother
+from mega_ros.smooth import AGILITY, FORGET, HORIZON, JUMP, START_SPEED, Motion, Smoother
 
 VERTICES, JOINTS = 40, len(SMPL_JOINTS)
 BODY = np.random.default_rng(0).normal(0, 0.3, (VERTICES, 3)).astype(np.float32)
@@ -40,6 +40,10 @@ def someone(
     )
 
 
+def together(*people: People) -> People:
+    return People(*(np.concatenate([getattr(one, f.name) for one in people]) for f in fields(People)))
+
+
 def stamp(seconds: float) -> int:
     return int(seconds * 1e9)
 
@@ -52,9 +56,31 @@ def played(
 
 def test_without_smoothing_nothing_changes() -> None:
     smoother = Smoother()
+    smoother.update(someone((2, 0, 4)), 0, 1)
     for k in range(3):
         people = someone((k, 0, 4))
         assert smoother.update(people, stamp(k / RATE), 0) is people
+    beside = someone((2.1, 0, 4))
+    again = smoother.update(beside, stamp(3 / RATE), 1)
+    np.testing.assert_allclose(again.vertices, beside.vertices, atol=1e-5, err_msg="the images before are forgotten")
+
+
+@pytest.mark.parametrize("dt", [0, 0.1])
+def test_two_images_count_as_sigma_and_the_time_between_say(dt: float) -> None:
+    smoother, moved = Smoother(), BODY + np.array([0.3, 0, 0], np.float32)
+    smoother.update(someone(), 0, 1)
+    now = smoother.update(someone(vertices=moved), stamp(dt), 1)
+    before = SIGMA**2 + START_SPEED**2 * dt**2 + AGILITY * dt**3 / 3
+    share = (now.vertices[0, :, 0] - someone().vertices[0, :, 0]) / 0.3
+    np.testing.assert_allclose(share, before / (before + SIGMA**2), atol=1e-4)
+
+
+def test_two_predictions_are_one() -> None:
+    random = np.random.default_rng(0)
+    motion = Motion(5, *random.normal(size=(2, 4, 3)), *random.uniform(0.1, 1, (3, 4)))
+    once, twice = motion.at(stamp(0.3) + 5), motion.at(stamp(0.1) + 5).at(stamp(0.3) + 5)
+    for name, value in vars(once).items():
+        np.testing.assert_allclose(getattr(twice, name), value, err_msg=name)
 
 
 def test_certain_vertices_follow_at_once_and_hidden_ones_glide() -> None:
@@ -97,6 +123,8 @@ def test_a_constant_velocity_has_no_lag_at_any_rate(intervals: list[float]) -> N
     np.testing.assert_allclose(
         ahead.vertices[0] - people[-1].vertices[0], np.tile(0.3 * (way + turn), (VERTICES, 1)), atol=0.01
     )
+    np.testing.assert_allclose(ahead.joints[0] - people[-1].joints[0], np.tile(0.3 * way, (JOINTS, 1)), atol=0.01)
+    assert (ahead.joints_sigma > people[-1].joints_sigma).all()
     assert (ahead.sigma >= people[-1].sigma).all() and (ahead.sigma[0, CERTAIN] > people[-1].sigma[0, CERTAIN]).all()
     farthest, beyond = (smoother.predict(people[-1], stamp(t + dt)) for dt in (HORIZON, 10))
     np.testing.assert_allclose(beyond.vertices, farthest.vertices, atol=1e-5)
@@ -116,6 +144,16 @@ def test_a_person_starts_anew(place: tuple[float, float, float], after: float) -
     played(smoother, lambda t: someone(), np.arange(15) / RATE)
     there = someone(place, 1.5 * BODY)
     np.testing.assert_allclose(smoother.update(there, stamp(14 / RATE + after), 1).vertices, there.vertices, atol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "new"), [(0.98, False), (1.02, True)])
+def test_who_jumps_farther_than_three_deviations_and_a_metre_is_new(share: float, new: bool) -> None:
+    smoother, sigma, dt = Smoother(), np.full((1, JOINTS), 0.5, np.float32), 0.1
+    smoother.update(replace(someone(), joints_sigma=sigma), 0, 1)
+    variance = 0.5**2 + START_SPEED**2 * dt**2 + AGILITY * dt**3 / 3
+    there = replace(someone((share * (JUMP + 3 * (variance + 0.5**2) ** 0.5), 0, 4)), joints_sigma=sigma)
+    smoothed = smoother.update(there, stamp(dt), 1)
+    assert (abs(smoothed.joints - there.joints).max() < 1e-5) == new
 
 
 def test_a_person_goes_on_after_a_moment_unseen_and_others_are_new() -> None:
@@ -147,11 +185,13 @@ def test_sigma_covers_what_is_not_seen_any_more() -> None:
 
 
 def test_people_without_sigma_are_given_as_measured() -> None:
-    """Neither filtered nor with the state of an earlier image."""
+    """Neither filtered nor with the state of an earlier image; others are smoothed."""
     smoother = Smoother()
-    played(smoother, lambda t: someone(), np.arange(5) / RATE)
+    played(smoother, lambda t: together(someone(), someone(person=7)), np.arange(5) / RATE)
     unknown = replace(someone((0.3, 0, 4)), sigma=np.full((1, VERTICES), np.nan, np.float32))
-    np.testing.assert_array_equal(smoother.update(unknown, stamp(5 / RATE), 1).vertices, unknown.vertices)
+    now = smoother.update(together(unknown, someone((0.3, 0, 4), person=7)), stamp(5 / RATE), 1)
+    np.testing.assert_array_equal(now.vertices[0], unknown.vertices[0])
+    assert abs(now.vertices[1] - unknown.vertices[0])[:, 0].min() > 0.01
 
 
 def test_a_sigma_of_zero_is_no_fault() -> None:
