@@ -200,7 +200,7 @@ def test_predicted_people_have_the_time_of_publication(start: Start) -> None:
 def test_empty_lists_are_lists(start: Start) -> None:
     """rcl gives them no type, and rclpy raised out of the executor."""
     node, _ = start("-p", "person_classes:=[]", "-p", "fixed_box:=[]")
-    assert parameters.get(node, "person_classes") == [] and parameters.stream_settings(node, 0.1).fixed_box == ()
+    assert parameters.get(node, "person_classes") == [] and not parameters.stream_settings(node, 0.1).fixed_box
     (result,) = node.set_parameters([Parameter("boxes", value="fixed")])
     assert "fixed_box must be x0, y0, x1, y1" in result.reason
 

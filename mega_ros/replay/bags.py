@@ -116,9 +116,9 @@ class Bag:
         for count, (connection, time, data) in enumerate(self.messages([topic])):
             heappush(waiting, (self.stamp(data) or time, count, connection, data))
             while waiting and waiting[0][0] == order[given]:
-                stamp, _, *message = heappop(waiting)
+                stamp, _, connection, data = heappop(waiting)
                 given += 1
-                yield stamp, *message
+                yield stamp, connection, data
 
     def stamp(self, data: bytes) -> int:
         """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large.
