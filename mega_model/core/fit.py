@@ -100,7 +100,8 @@ def fit_pose(
     Returns the rotation to apply to joints + shape @ modes before the translation. If all weights are zero, it is the
     identity, the translation is the predicted one, and the shape is zero.
 
-    Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
+    Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2). The
+    first begins where the joints fit the landmarks in weak perspective.
     """
     joints, modes, landmarks, weights, learned, focal = (
         np.asarray(x, np.float64) for x in (joints, modes, landmarks, weights, translation, focal)
@@ -116,11 +117,7 @@ def fit_pose(
     priors = np.diag(precision)
 
     pose = np.zeros((*np.broadcast_shapes(*shapes), len(precision)))
-    starts = np.stack([pose, pose])
-    starts[1, ..., :6] += _weak_perspective(body[..., 0, :], learned, focal, target, weights)
-    placed = body[..., 0, :] + _translation(starts, learned, focal)[..., None]
-    costs = _loss(_off(_projected(placed)[0], focal, target), weights, _WIDENING[0] * OUTLIER) + starts**2 @ precision
-    pose = np.where((costs[1] < costs[0])[..., None], starts[1], starts[0])
+    pose[..., :6] = _weak_perspective(body[..., 0, :], learned, focal, target, weights)
     for widening in _WIDENING:
         off, slope = _linearised(pose, body, learned, focal, target)
         normal, gradient = _normal_equations(off, slope, _pull(off, weights, widening * OUTLIER))
@@ -228,17 +225,6 @@ def _moves(translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
     return moves
 
 
-def _projected(placed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points [..., 3, K] -> (x / z, y / z) [..., 2, K] and 1 / z [..., 1, K]."""
-    nearness = 1 / np.maximum(placed[..., 2:, :], NEAREST)
-    return placed[..., :2, :] * nearness, nearness
-
-
-def _off(place: np.ndarray, focal: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Residuals [..., L, 2, K], crop units, of joints seen at x / z, y / z [..., 2, K]."""
-    return (focal[..., None, None] * place)[..., None, :, :] - target
-
-
 def _linearised(
     pose: np.ndarray, body: np.ndarray, learned: np.ndarray, focal: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -247,26 +233,22 @@ def _linearised(
     flat = body.reshape(*body.shape[:-2], body.shape[-2] * body.shape[-1])
     turned = (rotation @ flat).reshape(*rotation.shape[:-1], *body.shape[-2:])
     bent = turned[..., 0, :] + (pose[..., None, None, 6:] @ turned[..., 1:, :])[..., 0, :]
-    place, nearness = _projected(bent + translation[..., None])
+    placed = bent + translation[..., None]
+    nearness = 1 / np.maximum(placed[..., 2:, :], NEAREST)
+    place = placed[..., :2, :] * nearness
     slope = np.empty((*bent.shape[:-1], pose.shape[-1], bent.shape[-1]))  # of the placed joints: [..., 3, 6 + M, K]
     slope[..., :3, :] = (_TURNS @ bent).reshape(*bent.shape[:-1], 3, bent.shape[-1])
     slope[..., 3:6, :] = _moves(translation, focal)[..., None]
     slope[..., 6:, :] = turned[..., 1:, :]
     slope = slope[..., :2, :, :] - place[..., None, :] * slope[..., 2:, :, :]
     slope *= (focal[..., None, None] * nearness)[..., None, :]
-    return _off(place, focal, target), slope
+    return (focal[..., None, None] * place)[..., None, :, :] - target, slope
 
 
 def _pull(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
     """Weights [..., L, K] of landmarks with residuals [..., L, 2, K] in the next step."""
     trust = 1 / (1 + (off * off).sum(-2) / outlier**2)
     return weights * trust * trust
-
-
-def _loss(off: np.ndarray, weights: np.ndarray, outlier: float) -> np.ndarray:
-    """Geman-McClure loss [...] of residuals [..., L, 2, K], in units of LANDMARK_SIGMA^2."""
-    square = (off * off).sum(-2)
-    return (weights * square / (1 + square / outlier**2)).sum((-1, -2)) / LANDMARK_SIGMA**2
 
 
 def _normal_equations(off: np.ndarray, slope: np.ndarray, pull: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
