@@ -100,8 +100,8 @@ def fit_pose(
     Returns the rotation to apply to joints + shape @ modes before the translation. If all weights are zero, it is the
     identity, the translation is the predicted one, and the shape is zero.
 
-    Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2). The
-    first begins where the joints fit the landmarks in weak perspective.
+    Eight Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
+    The first begins where the joints fit the landmarks in weak perspective.
     """
     joints, modes, landmarks, weights, learned, focal = (
         np.asarray(x, np.float64) for x in (joints, modes, landmarks, weights, translation, focal)
