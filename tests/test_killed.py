@@ -133,6 +133,29 @@ def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
     assert not psutil.wait_procs(nodes, timeout=60)[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_ended_replay_leaves_no_workers(number: int, tmp_path: Path) -> None:
+    """And, unless it is killed, nothing unfinished."""
+    (tmp_path / "bundle").mkdir()
+    little_bundle(tmp_path / "bundle")
+    words = [bag(tmp_path / "bag", *clip(Recorder(), 300)), "--workers", 2, "--bundle", tmp_path / "bundle"]
+    words += ["--boxes", "full_frame", "--out", tmp_path / "out"]
+    replay = subprocess.Popen(
+        [sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        children: list[psutil.Process] = []
+        while len(children) < 3 or not [*tmp_path.glob("out/.unfinished*")]:  # two, and what multiprocessing starts
+            assert replay.poll() is None
+            children = psutil.Process(replay.pid).children()
+    finally:
+        replay.send_signal(number)
+        said = replay.communicate()[1]
+    assert not psutil.wait_procs(children, timeout=60)[1]
+    if number == signal.SIGTERM:
+        assert (replay.returncode, said) == (130, "mega replay: interrupted\n") and not [*(tmp_path / "out").iterdir()]
+
+
 @pytest.mark.parametrize(("parent", "code"), [(os.getpid, 0), (lambda: 1, 143)], ids=["lives", "is gone"])
 def test_a_process_knows_that_its_parent_is_gone(
     monkeypatch: pytest.MonkeyPatch, parent: Callable[[], int], code: int

@@ -263,6 +263,14 @@ def test_an_input_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "mega fly: a.npz: field 'poses' has no frames\n"
 
 
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def wait() -> None:
+        raise KeyboardInterrupt
+
+    assert call("mega fly", wait) == 130
+    assert capsys.readouterr().err == "mega fly: interrupted\n"
+
+
 @pytest.mark.parametrize("bug", [ValueError, FileNotFoundError, ModuleNotFoundError])
 def test_any_other_error_is_a_bug(bug: type[Exception]) -> None:
     def fail() -> None:

@@ -1299,7 +1299,7 @@ def test_a_topic_whose_name_is_not_utf8(bundle: Path, tmp_path: Path, capsys: py
         (["--reference", IMAGE], "carries sensor_msgs/msg/Image"),
         (["--reference", __file__], "there is no bag here"),
         (["--reference", "gone.npz"], "there is no such file"),
-        (["--write", "taken"], "there is something that is no bag"),
+        (["--write", "taken"], "there is something that no replay has written"),
         (["--fov", "180"], "not between 1 and 170"),
         (["--smoothing", "1.5"], "not between 0 and 1"),
         (["--bundle", "gone"], "gone"),
@@ -1344,6 +1344,19 @@ def test_a_failed_run_leaves_the_results_of_the_one_before(bundle: Path, tmp_pat
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     assert replay(bundle, out, BROKEN["half a photograph"](tmp_path)) == 1
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_what_no_replay_has_written_stays(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recording as --write, the input itself or another; a folder with other meshes as --out."""
+    recording = KINDS["mcap"](tmp_path)
+    (tmp_path / "own" / "meshes").mkdir(parents=True)
+    (tmp_path / "own" / "meshes" / "mine.txt").write_text("mine")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert replay(bundle, tmp_path / "out", recording, "--write", recording) == 1
+    assert replay(bundle, tmp_path / "own", recording) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "that no replay has written" in said[0] and "own/meshes: is of no replay" in said[1]
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("kind", ["recorded out of order", "ROS 1"])

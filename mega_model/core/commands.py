@@ -116,7 +116,8 @@ def _named(place: str) -> Any:
 
 
 def call(name: str, command: Callable[[], int | None]) -> int:
-    """Run a command. Returns its exit code, or 1 after an InputError or for a missing package, printed as one line."""
+    """Run a command. Returns its exit code: 1 after an InputError or for a missing package, 130 after Ctrl-C, which are
+    printed as one line."""
     try:
         return command() or 0
     except ModuleNotFoundError as error:
@@ -126,6 +127,9 @@ def call(name: str, command: Callable[[], int | None]) -> int:
         print(f"{name}: {missing} is not installed: {remedy(missing)}", file=sys.stderr)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
     return 1
 
 

@@ -23,10 +23,10 @@ from mega_model.core.errors import InputError
 
 from ..engines import Provider
 from ..recovery import FOV_DEFAULT, Recovery
+from ..ros.signals import ended_as_by_ctrl_c
 from ..samples import MOST
 from ..stream import StreamSettings
 from . import frames, many
-from .bags import is_bag
 from .joined import joined
 from .measures import Row
 from .meshes import Format, Grouping
@@ -35,7 +35,7 @@ from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
-from .results import make_folder, put_in_place, write_csv
+from .results import is_of_replay, make_folder, must_be_of_replay, put_in_place, write_csv
 
 ALL = "all inputs"
 """Name of the row with the numbers of all frames."""
@@ -125,8 +125,8 @@ def main(args: list[str]) -> int:
     inputs = _inputs(options.input)
     if options.write and len(inputs) > 1:
         raise InputError(f"--write is for one input, these are {len(inputs)}")
-    if options.write and options.write.exists() and not is_bag(options.write):
-        raise InputError(f"--write {options.write}: there is something that is no bag; choose another name")
+    if options.write and options.write.exists() and not is_of_replay(options.write):
+        raise InputError(f"--write {options.write}: there is something that no replay has written; choose another name")
     if not 0 <= options.smoothing <= 1:
         raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
     if options.samples is not None and not 0 <= options.samples <= MOST:
@@ -151,15 +151,11 @@ def main(args: list[str]) -> int:
             must_have(package)  # else it would be missed when most is done
     command = shlex.join(["mega", "replay", *_without_workers(args)])
     console = Console()
-    try:
-        with many.open_pool(options.engine, options.workers) as pool:
-            if len(inputs) == 1:
-                ((name, paths),) = inputs
-                return _one(Job(0, name, paths, options, command, options.out), console, pool)
-            return _many(options, inputs, command, console, pool)
-    except KeyboardInterrupt:
-        print("mega replay: interrupted", file=sys.stderr)
-        return 130
+    with ended_as_by_ctrl_c(), many.open_pool(options.engine, options.workers) as pool:
+        if len(inputs) == 1:
+            ((name, paths),) = inputs
+            return _one(Job(0, name, paths, options, command, options.out), console, pool)
+        return _many(options, inputs, command, console, pool)
 
 
 def _without_workers(args: list[str]) -> list[str]:
@@ -278,6 +274,7 @@ def _bytes(path: Path) -> int:
 def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
     """One input: writes its results, and returns its report."""
     options, paths = job.options, job.paths
+    must_be_of_replay(job.out, NAMES)
     # annotations refer to the stored pixels
     turn = options.reference is None or not options.reference.endswith(".json")
     topics = options.image_topic, options.camera_info_topic if options.fov is None else frames.WITHOUT

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Literal, Protocol, TypeVar
 
 from mega_model.core.errors import InputError
@@ -101,7 +102,7 @@ class _Processes:
         self._threads = ThreadPoolExecutor(size)
         self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
         for _ in range(size):
-            self._idle.put(ProcessPoolExecutor(1, self._context))
+            self._idle.put(self._process())
 
     def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
         return self._threads.submit(self._attempt, work, job).result
@@ -114,15 +115,30 @@ class _Processes:
                     return process.submit(work, job).result()
                 except BrokenProcessPool:
                     process.shutdown()
-                    process = ProcessPoolExecutor(1, self._context)
+                    process = self._process()
             return None
         finally:
             self._idle.put(process)
+
+    def _process(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, self._context, _end_with_parent)
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, which the workers get, too
         while not self._idle.empty():
             self._idle.get().shutdown()
+
+
+def _end_with_parent() -> None:
+    """In a worker: it would wait for jobs for ever if the process that gives them was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
 
 
 @contextmanager

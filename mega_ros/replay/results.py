@@ -26,6 +26,7 @@ from ..recovery import People
 from ..ros.markers import Markers
 from ..ros.read import points_of
 from ..ros.standard import MESSAGES, header, serialised
+from .bags import is_bag, open_bag
 from .frames import Frame
 from .measures import Row
 
@@ -36,6 +37,12 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+
+
+def must_be_of_replay(out: Path, names: Sequence[str]) -> None:
+    """Raises InputError if a folder without a report.json has something under `names`, which a replay replaces."""
+    if foreign := [name for name in names if (out / name).exists() and not (out / "report.json").exists()]:
+        raise InputError(f"{out / foreign[0]}: is of no replay, and this one would replace it; choose another --out")
 
 
 @contextmanager
@@ -139,6 +146,14 @@ TOPICS = {
     "/mega/overlay/compressed": "sensor_msgs/msg/CompressedImage",
 }
 """Of the written bag, with their types."""
+
+
+def is_of_replay(path: Path) -> bool:
+    """Whether it is a bag as `MeshBag` writes it, and no recording."""
+    if not is_bag(path):
+        return False
+    with open_bag(path) as bag:
+        return {*bag.topics} == {*TOPICS}
 
 
 class MeshBag:

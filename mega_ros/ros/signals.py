@@ -33,6 +33,21 @@ def end_with_parent() -> Callable[[], None]:
     return follow
 
 
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, so that what was begun is ended. For the main thread, of other processes than
+    the node's."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Ending:
     """Whether a signal has asked the process to end. For the main thread."""
 

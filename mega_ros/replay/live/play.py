@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,6 +17,7 @@ from mega_model.core.errors import InputError
 
 from ...ros.environment import use_large_messages
 from ...ros.process import NodeProcess
+from ...ros.signals import ended_as_by_ctrl_c
 from ..bags import Message
 from ..progress import progress
 from ..recording import Recording
@@ -49,7 +49,7 @@ def play(
     _use_domain(domain)
     recording, interrupted = Recording(rate, keep_images), False
     remap = {"image": source.image} | ({"camera_info": source.info} if source.info else {})
-    with _ended_by_signal(), progress(console) as bar:
+    with ended_as_by_ctrl_c(), progress(console) as bar:
         node = NodeProcess({"use_sim_time": True, **parameters}, remap, log)
         try:
             observer = Observer(recording, source.topics)
@@ -104,20 +104,6 @@ def _use_domain(domain: int | None) -> None:
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     os.environ["ROS_DOMAIN_ID"] = str(domain)
     use_large_messages()
-
-
-@contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C, so that the node is stopped."""
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
