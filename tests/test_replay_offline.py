@@ -41,7 +41,7 @@ from mega_ros.replay.pages import PageFrame
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
-from mega_ros.replay.results import point_cloud
+from mega_ros.replay.results import point_cloud, put_in_place
 from mega_ros.replay.score import in_view
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import points_of, positions, read_cloud, read_stamp
@@ -1357,6 +1357,14 @@ def test_what_no_replay_has_written_stays(bundle: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "that no replay has written" in said[0] and "own/meshes: is of no replay" in said[1]
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_full_disk_is_an_error_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("of the run before")
+    full = pytest.raises(InputError, match=r"cannot be written \(No space left on device\)")
+    with full, put_in_place(tmp_path, ("a",)), Path("/dev/full").open("w") as file:
+        file.write("more")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of the run before"]
 
 
 @pytest.mark.parametrize("kind", ["recorded out of order", "ROS 1"])

@@ -191,6 +191,10 @@ def _unpacked(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(packed, file, 1 << 20)
         except (zstd.ZstdError, EOFError) as error:
             raise InputError(f"{path}: damaged or cut off: {error}") from error
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be unpacked into {folder} ({error.strerror}); TMPDIR names another"
+            ) from None
         yield out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 import tempfile
@@ -37,6 +38,8 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: cannot be written")
 
 
 def must_be_of_replay(out: Path, names: Sequence[str]) -> None:
@@ -49,7 +52,7 @@ def must_be_of_replay(out: Path, names: Sequence[str]) -> None:
 def put_in_place(out: Path, names: tuple[str, ...]) -> Iterator[Path]:
     """A new folder within `out`. What the block has written there under `names` replaces what `out` has under them.
 
-    If the block fails, what `out` has stays as it was.
+    If the block fails, what `out` has stays as it was. A full disk is an InputError.
     """
     make_folder(out)
     try:
@@ -66,6 +69,10 @@ def put_in_place(out: Path, names: tuple[str, ...]) -> Iterator[Path]:
                 old.unlink(missing_ok=True)
             if new.exists():
                 os.replace(new, old)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
