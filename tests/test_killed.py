@@ -150,7 +150,7 @@ def test_an_ended_replay_leaves_no_workers(number: int, tmp_path: Path) -> None:
             children = psutil.Process(replay.pid).children()
     finally:
         replay.send_signal(number)
-        said = replay.communicate()[1]
+        said = replay.communicate(timeout=60)[1]  # workers that are left would hold stderr
     assert not psutil.wait_procs(children, timeout=60)[1]
     if number == signal.SIGTERM:
         assert (replay.returncode, said) == (130, "mega replay: interrupted\n") and not [*(tmp_path / "out").iterdir()]
