@@ -174,12 +174,15 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
         peer.images.publish(image(GREY))
 
     reason = "/image: the stamp is 0, so the time of arrival stands in for it"
+    unframed = "/image: the frame_id is empty"
     peer.wait(lambda: [m for m in peer.meshes if m.header.stamp.sec >= start - 1], again)
     # the times of the diagnostics are those of the last 10 s
     values = peer.status(lambda s, v: reason in v["message"] and float(v["latency_from_stamp_p50_s"]) < 1e6, again)
+    assert unframed in values["message"]
     assert float(values["latency_from_stamp_p50_s"]) > 0
     assert not peer.set(smoothing=0.0)
-    peer.status(lambda s, v: reason not in v["message"], lambda: peer.send(image(GREY)))
+    right = lambda s, v: reason not in v["message"] and unframed not in v["message"]  # noqa: E731
+    peer.status(right, lambda: peer.send(image(GREY)))
 
 
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:

@@ -74,6 +74,7 @@ class LiveCamera:
         self._info: Any = None  # CameraInfo
         self._dropped = 0
         self._unstamped = False  # whether the last image had the stamp 0
+        self._unframed = False  # whether its frame_id was empty
         self._refused: list[str] = []  # why publishers that are there cannot be followed
         self._silence = ""  # why no images came when /diagnostics were made last
         topic = node.resolve_topic_name(within(name, "image"))
@@ -104,7 +105,7 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
-        self._unstamped = not read_stamp(image)
+        self._unstamped, self._unframed = not read_stamp(image), not image.header.frame_id
         if self._unstamped:  # from here on all that follows time works; replay/bags.py does the same
             arrived = header(self._node.get_clock().now().nanoseconds, image.header.frame_id)
             image = replace(image, header=arrived)
@@ -150,7 +151,7 @@ class LiveCamera:
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy(), self._why_unmatched(), self._why_unstamped()]
+        warnings = [warning, self._why_lossy(), self._why_unmatched(), self._why_unstamped(), self._why_unframed()]
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
@@ -181,6 +182,11 @@ class LiveCamera:
         if not self._unstamped:
             return ""
         return f"{self._images.topic}: the stamp is 0, so the time of arrival stands in for it; set it in the driver"
+
+    def _why_unframed(self) -> str:
+        if not self._unframed:
+            return ""
+        return f"{self._images.topic}: the frame_id is empty, so tf2 cannot place the people; set it in the driver"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
