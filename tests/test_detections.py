@@ -125,6 +125,16 @@ def test_images_that_the_detector_skipped_are_counted() -> None:
     assert pairs.add_detections(4, read()) is not None
 
 
+def test_images_wait_for_a_second() -> None:
+    """Of a slow camera, as many as of a fast one would be minutes, and all the memory."""
+    pairs: Pairs[int] = Pairs()
+    for k in range(20):
+        pairs.add_image(k * 400_000_000, k)
+    assert pairs.alone == 17
+    assert pairs.add_detections(16 * 400_000_000, read()) is None
+    assert pairs.add_detections(17 * 400_000_000, read()) is not None
+
+
 def test_what_never_finds_a_partner_does_not_pile_up() -> None:
     pairs: Pairs[int] = Pairs()
     for stamp in range(3 * WAITING):

@@ -16,7 +16,9 @@ from mega_model.core.detection import Detections
 from .standard import MESSAGES
 
 WAITING = 30
-"""Images, and messages of detections, that wait for their partner."""
+"""Images, and messages of detections, that wait for their partner at most."""
+PATIENCE = 10**9
+"""Nanoseconds between the stamps of an image that waits and of the newest one: images are large."""
 
 # those of vision_msgs 4, of Humble and later
 for _name, _fields in {
@@ -69,9 +71,10 @@ class Pairs(Generic[T]):
     def add_image(self, stamp: int, image: T) -> tuple[T, Detections] | None:
         """The pair, if the image's detections are here."""
         self._images[stamp] = image
-        while len(self._images) > WAITING:
-            self._images.pop(next(iter(self._images)))
-            self._left(1)
+        late = [other for other in self._images if stamp - other > PATIENCE] or [*self._images][:-WAITING]
+        for other in late:
+            self._images.pop(other)
+        self._left(len(late))
         return self._pair(stamp)
 
     def add_detections(self, stamp: int, found: Detections) -> tuple[T, Detections] | None:
