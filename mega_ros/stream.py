@@ -83,16 +83,20 @@ class Stream:
         recovery: Recovery,
         settings: StreamSettings = StreamSettings(),
         detector: PersonDetector | None = None,
+        next_id: int = 0,
     ) -> None:
-        """detector: by default the bundle's. Raises InputError where the settings ask for one and there is none."""
+        """detector: by default the bundle's. next_id: of the first new person.
+
+        Raises InputError where the settings ask for a detector and there is none.
+        """
         self._recovery = recovery
         self._detector = recovery.detector if detector is None else detector
         self.settings = settings
-        self._tracker = Tracker()
+        self._tracker, self._first = Tracker(), next_id  # the tracker counts from 0
+        self.next_id = next_id
+        """Of the next new person: no id is given to two people."""
         self._smoother = Smoother()
         self._stamp = 0
-        self._newest = -1
-        """The highest id that was given so far."""
         self._busy = np.inf
         """Seconds that the last image took beside its samples."""
         self._sample_seconds = np.nan
@@ -136,15 +140,17 @@ class Stream:
         image: uint8 [H, W, 3] BGR. camera: of this image, or its intrinsics [3, 3] in pixels if it has no distortion;
         None assumes the settings' field of view.
         stamp: time of the image, nanoseconds on any clock. If it goes back by more than a second, a new recording has
-        started and ids start again, so the same images give the same people.
+        started, and all people are new.
         unknown: the reason why there are no intrinsics, for `assumed`.
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
         start, sampled = time.perf_counter(), self._recovery.seconds()["sampling"]
         seen = self.observe(image, camera, unknown, found)
+        first_new = self.next_id
         ids = self.identify(seen, stamp)
-        samples = self._affordable(seen.observation.people, ids) if self._settings.samples == "auto" else None
+        new = ids >= first_new
+        samples = self._affordable(seen.observation.people, new) if self._settings.samples == "auto" else None
         if samples is None:
             people = identified(self._recovery, self._settings, seen.observation, ids)
         else:
@@ -157,7 +163,6 @@ class Stream:
             samples = np.full(len(ids), self._recovery.bundle.sampling.samples if given is None else given)
         self.samples = 0 * samples if "sigma" in self._recovery.bundle.graphs["deterministic"].outputs else samples
         people = self.finish(seen, people, stamp)
-        self._newest = max([self._newest, *ids.tolist()])
         self._busy = time.perf_counter() - start - sampling
         return people
 
@@ -194,10 +199,13 @@ class Stream:
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
         if stamp < self._stamp - RESTART:
-            self._tracker, self._newest = Tracker(), -1  # the smoother sees by itself that time goes back
+            self._tracker, self._first = Tracker(), self.next_id  # the smoother sees by itself that time goes back
         self._stamp = stamp
         people = seen.observation.people
-        return self._tracker.update(people.boxes, stamp, people.joints[:, PELVIS], people.joints_sigma[:, PELVIS])
+        pelvis, sigma = people.joints[:, PELVIS], people.joints_sigma[:, PELVIS]
+        ids = self._first + self._tracker.update(people.boxes, stamp, pelvis, sigma)
+        self.next_id = max([self.next_id, *(ids + 1).tolist()])
+        return ids
 
     def finish(self, seen: Seen, people: People, stamp: int) -> People:
         """`people`, those of the next image with their ids, smoothed; also sets what this stream says about it."""
@@ -212,12 +220,15 @@ class Stream:
         """The people of the last image at a later time, nanoseconds, see `Smoother.predict`. It needs `smoothing`."""
         return self._smoother.predict(people, stamp)
 
-    def _affordable(self, people: People, ids: np.ndarray) -> np.ndarray:
-        """The number of samples of each person, int [P], if this image takes as long as the last one did."""
+    def _affordable(self, people: People, new: np.ndarray) -> np.ndarray:
+        """The number of samples of each person, int [P], if this image takes as long as the last one did.
+
+        new: bool [P], who was not in earlier images.
+        """
         affordable = (self._settings.period - self._busy) / self._sample_seconds
         least = max(2, self._recovery.bundle.sampling.samples)
         distance = np.linalg.norm(people.joints[:, PELVIS], axis=1)
-        return allotted(distance, ids > self._newest, least, affordable if np.isfinite(affordable) else 0)
+        return allotted(distance, new, least, affordable if np.isfinite(affordable) else 0)
 
     def _find(self, image: np.ndarray, found: Detections | None) -> Detections:
         if self._settings.boxes == "detections":

@@ -18,6 +18,7 @@ from test_node import GREY, Peer, image, running
 
 from mega_ros import Recovery
 from mega_ros.ros.node import MegaNode
+from mega_ros.ros.read import read_cloud
 
 UNMANAGED = ("-p", "boxes:=full_frame", "-p", "provider:=cpu", "-p", "autostart:=false")
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -85,7 +86,8 @@ def test_deactivate_ends_the_work_and_cleanup_the_outputs(peer: Peer) -> None:
 def test_it_works_again(peer: Peer) -> None:
     assert change(peer, Transition.TRANSITION_CONFIGURE) == "inactive"
     assert change(peer, Transition.TRANSITION_ACTIVATE) == "active"
-    assert peer.ask(image(GREY))[0].height == 1
+    (person,) = read_cloud(peer.ask(image(GREY))[0])["id"][:, 0]
+    assert person > 0, "an id is one person's, as long as the node lives"
     assert change(peer, Transition.TRANSITION_ACTIVE_SHUTDOWN) == "finalized"
     peer.wait(lambda: not listens(peer))
 

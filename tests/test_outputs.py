@@ -26,7 +26,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from mega_model.core.cameras import Camera
 from mega_model.core.geometry import project
-from mega_model.core.topology import Topology
+from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 from mega_ros.recovery import People
 from mega_ros.ros import bodies
@@ -201,6 +201,21 @@ def test_frames_of_people(topology: Topology) -> None:
         assert 2 * (q.x * q.z - q.w * q.y) < -0.9, "who looks at the camera looks against its z axis"
 
 
+def test_frames_of_bodies_are_those_of_rep_155(topology: Topology) -> None:
+    frame = some_frame(topology, [3, 5])
+    message = through_cdr(
+        bodies.transforms(stand_in("tf2_msgs"), frame, "front", rep_155=True), "tf2_msgs/msg/TFMessage"
+    )
+    names = [t.child_frame_id for t in message.transforms]
+    assert names == ["front/person_3", "body_mega_front_3", "front/person_5", "body_mega_front_5"]
+    person, body = (t.transform for t in message.transforms[:2])
+    left, right = SMPL_JOINTS.index("left_hip"), SMPL_JOINTS.index("right_hip")
+    between = (frame.people.joints[0, left] + frame.people.joints[0, right]) / 2
+    place = body.translation
+    np.testing.assert_allclose([place.x, place.y, place.z], between, atol=1e-6)
+    assert body.rotation == person.rotation
+
+
 def test_transforms_have_the_room_of_tf2(node: Node, topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "required", lambda name, what: SimpleNamespace(TFMessage=JointState))
     outputs = Outputs(node, topology, tf=True)
@@ -305,3 +320,13 @@ def test_bodies_of_rep_155(topology: Topology) -> None:
     assert [k for k, point in enumerate(points) if not point.c] == [0, 14, 15, 16, 17]
     left_wrist = project(frame.people.joints[1], K)[20] / [320, 240]
     np.testing.assert_allclose([points[7].x, points[7].y], left_wrist, atol=1e-6)
+
+
+def test_points_of_a_skeleton_that_are_not_seen_have_no_confidence(topology: Topology) -> None:
+    """A wrist beyond the edge of the image, an elbow behind the camera."""
+    frame = some_frame(topology, [3])
+    frame.people.joints[0, SMPL_JOINTS.index("left_wrist")] = [5, 0, 1]
+    frame.people.joints[0, SMPL_JOINTS.index("left_elbow")] = [0, 0, -1]
+    points = through_cdr(bodies.skeleton(stand_in("hri_msgs"), frame, 0), "hri_msgs/msg/Skeleton2D").skeleton
+    assert [(point.x, point.y, point.c) for point in points[6:8]] == [(0, 0, 0)] * 2
+    assert points[5].c > 0

@@ -73,15 +73,28 @@ def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return joints[:, PELVIS], axes / (np.linalg.norm(axes, axis=1, keepdims=True) + 1e-9)
 
 
-def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "") -> Any:
-    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name."""
-    people = frame.people
+def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "", rep_155: bool = False) -> Any:
+    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name.
+
+    rep_155: also `body_<body's id>`, with the same axes, in the middle between the hips.
+    """
+    joints = frame.people.joints
     found = []
-    for person, position, turn in zip(people.ids.tolist(), *_poses(people.joints)):
-        name = within(camera, f"person_{person}")
-        transform = Transform(translation=_xyz(Vector3, position), rotation=turn)
-        found.append(TransformStamped(header=frame.header, child_frame_id=name, transform=transform))
+    for person, hips, (pelvis, turn) in zip(
+        frame.people.ids.tolist(), joints[:, [LEFT_HIP, RIGHT_HIP]].mean(axis=1), zip(*_poses(joints))
+    ):
+        places = {within(camera, f"person_{person}"): pelvis}
+        if rep_155:
+            places[f"body_{body_id(camera, person)}"] = hips
+        for name, place in places.items():
+            transform = Transform(translation=_xyz(Vector3, place), rotation=turn)
+            found.append(TransformStamped(header=frame.header, child_frame_id=name, transform=transform))
     return tf2.TFMessage(transforms=found)
+
+
+def body_id(camera: str, person: int) -> str:
+    """Of REP-155: unique among cameras, and a part of a topic's name, which begins with a letter."""
+    return f"mega_{camera}_{person}" if camera else f"mega{person}"
 
 
 def detections(vision: Any, frame: ProcessedFrame) -> Any:
@@ -118,14 +131,19 @@ def region(hri: Any, frame: ProcessedFrame, k: int) -> Any:
 
 
 def skeleton(hri: Any, frame: ProcessedFrame, k: int) -> Any:
-    """hri_msgs/Skeleton2D: the joints of person number k in the image; confidence 0 for points that are no joints."""
+    """hri_msgs/Skeleton2D: the joints of person number k in the image.
+
+    The confidence is 0 for points that are no joints, or that the image does not show.
+    """
     height, width = frame.image.shape[:2]
     at = frame.camera.project(frame.people.joints[k]) / [width, height]
     score = float(frame.people.scores[k])
+    nowhere = hri.NormalizedPointOfInterest2D(x=0.0, y=0.0, c=0.0)
     points = []
     for name in HRI_SKELETON:
-        x, y = at[SMPL_JOINTS.index(name)].tolist() if name != "-" else (0.0, 0.0)
-        points.append(hri.NormalizedPointOfInterest2D(x=x, y=y, c=score if name != "-" else 0.0))
+        x, y = at[SMPL_JOINTS.index(name)].tolist() if name != "-" else (np.nan, np.nan)
+        shown = 0 <= x <= 1 and 0 <= y <= 1
+        points.append(hri.NormalizedPointOfInterest2D(x=x, y=y, c=score) if shown else nowhere)
     return hri.Skeleton2D(header=frame.header, skeleton=points)
 
 
@@ -167,9 +185,7 @@ class Bodies:
             return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish(self, frame: ProcessedFrame) -> None:
-        # unique among cameras; a part of a topic's name begins with a letter
-        prefix = f"mega_{self._camera}_" if self._camera else "mega"
-        ids = [f"{prefix}{person}" for person in frame.people.ids.tolist()]
+        ids = [body_id(self._camera, person) for person in frame.people.ids.tolist()]
         self._have(ids)
         self._humans.publish(frame.header, self._camera, ids)
         for k, body in enumerate(ids):

@@ -58,10 +58,11 @@ class LiveCamera:
         worker: Worker,
         advice: str,
         detector: UserDetector | None = None,
+        next_id: int = 0,
     ) -> None:
         """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
         advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
-        own, else the bundle's.
+        own, else the bundle's. next_id: of the first new person.
 
         Raises InputError for a wrong `qos_overrides`, too.
         """
@@ -69,7 +70,7 @@ class LiveCamera:
         self._node, self._recovery, self._outputs, self._advice = node, recovery, outputs, advice
         self._worker, self._detector = worker, detector
         self._health = Health()
-        self._stream = Stream(recovery, parameters.stream_settings(node, self._health.period), detector)
+        self._stream = Stream(recovery, parameters.stream_settings(node, self._health.period), detector, next_id)
         self._pairs: Pairs[AnyImage] = Pairs()
         self._info: Any = None  # CameraInfo
         self._dropped = 0
@@ -97,9 +98,10 @@ class LiveCamera:
         listened = [name for subscription in self._follows for name in subscription.topics]
         node.get_logger().info(f"listens to {', '.join(listened)}; publishes {', '.join(outputs.topics)}")
 
-    def close(self) -> None:
-        """Ends the subscriptions. The worker must have ended."""
+    def close(self) -> int:
+        """Ends the subscriptions. The worker must have ended. Returns the id of the next new person."""
         self._open.close()
+        return self._stream.next_id
 
     # ------------------------------------------------------------------------------------------- the executor's thread
 

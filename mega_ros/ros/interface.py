@@ -49,8 +49,9 @@ OUTPUTS = {
     ),
     "/tf": (
         "tf2_msgs/TFMessage",
-        "a frame `person_<id>` at each pelvis: x forward, y left, z up. With the parameter `tf`; needs tf2_msgs. Room "
-        "for 100 messages, as tf2 has",
+        "a frame `person_<id>` at each pelvis: x forward, y left, z up; where hri_msgs is installed, also "
+        "`body_mega<id>` between the hips (REP-155). With the parameter `tf`; needs tf2_msgs. Room for 100 messages, "
+        "as tf2 has",
     ),
     "/humans/bodies/...": (
         "hri_msgs",
@@ -82,7 +83,7 @@ DIAGNOSTICS = {
     "people": "how many there are",
     "person_<id>": "of each person: the mean sigma, and the distance from the training set",
     "samples": "how many each person in the last image got, the fewest to the most; 0 for bundles with an error head",
-    "tracks": "how many ids were given since activation",
+    "tracks": "how many ids were given since the node started",
     "intrinsics": "of the last processed image: `camera_info`, or why they are assumed",
     "last_bad_input": "the last input that could not be used, and why",
     "image_topic, image_type, image_reliability, camera_info_topic": "what the node subscribes to now",

@@ -56,6 +56,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         self._outputs: dict[str, Outputs] = {}  # by the name of the camera, empty for the only one
         self._humans: bodies.Humans | None = None
         self._cameras: list[LiveCamera] = []
+        self._next_ids: dict[str, int] = {}  # by the name of the camera: no two people of a node's life have one id
         self._worker: Worker | None = None
         self._state = "unconfigured"
         self._carrier, self._advice = transport()
@@ -129,8 +130,18 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         self._worker = Worker()
         try:
             for name, outputs in self._outputs.items():
-                camera = LiveCamera(self, name, self._recovery, outputs, self._worker, self._advice, self._detector)
-                self._cameras.append(camera)
+                self._cameras.append(
+                    LiveCamera(
+                        self,
+                        name,
+                        self._recovery,
+                        outputs,
+                        self._worker,
+                        self._advice,
+                        self._detector,
+                        self._next_ids.get(name, 0),
+                    )
+                )
         except BaseException:
             self._end()
             raise
@@ -140,7 +151,8 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             self._worker.close()
         self._worker = None
         while self._cameras:
-            self._cameras.pop().close()
+            camera = self._cameras.pop()
+            self._next_ids[camera.name] = camera.close()
 
     def _free(self) -> None:
         while self._outputs:

@@ -91,7 +91,7 @@ class Outputs:
             made.append((vision.Detection3DArray, own("people"), lambda frame: bodies.detections(vision, frame)))
         if tf:
             tf2 = bodies.required("tf2_msgs", "the parameter tf")
-            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera)))
+            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera, bool(humans))))
         self._outputs: list[Output | bodies.Bodies] = []
         self.topics: list[str] = []
         """The full names of what is made from a frame, but for `/humans/bodies/...`."""
