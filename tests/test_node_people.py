@@ -18,9 +18,10 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header, UInt8MultiArray
 from test_detections import detection, detections
 from test_node import GREY, Peer, image
+from test_outputs import HRI, IdsList
 from test_transport import damaged
 
-from mega_ros.ros import parameters
+from mega_ros.ros import bodies, parameters
 from mega_ros.ros.detections import WAITING
 from mega_ros.ros.node import MegaNode
 from mega_ros.ros.standard import serialised
@@ -149,6 +150,24 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     values = peer.status(lambda s, v: v.get("people") == "1")
     assert values["detector"] == said
     assert "1 of 2 boxes are left out: max_people is 1" in values["message"]
+
+
+def test_nobody_is_tracked_by_a_silent_or_inactive_camera(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "package", lambda name: HRI if name == "hri_msgs" else None)
+    node, peer = start("-p", "timeout:=0.5")
+    assert node.start()
+    lists: list[Any] = []
+    peer.create_subscription(IdsList, "/humans/bodies/tracked", lists.append, 10)
+
+    def tracked(count: int, again: Callable[[], Any] | None = None) -> None:
+        lists.clear()
+        peer.wait(lambda: any(len(message.name) == count for message in lists), again)
+
+    tracked(1, lambda: peer.send(image(GREY)))
+    tracked(0)
+    assert not peer.set(timeout=3600.0)
+    tracked(1, lambda: peer.send(image(GREY)))
+    tracked(0, node.trigger_deactivate)
 
 
 def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def test_markers_are_surfaces_coloured_by_sigma(now: list[int], frame_id: str) -
     people = some_people(topology, now)
     found = deserialize_message(markers.message(header, people), MarkerArray).markers
     assert all(marker.header == header for marker in found)
+    assert all((marker.lifetime.sec, marker.lifetime.nanosec) == (3, 0) for marker in found)
     surfaces = [marker for marker in found if marker.action == Marker.ADD]
     assert [marker.id % 2**32 for marker in surfaces] == now
     for marker, vertices in zip(surfaces, people.vertices):

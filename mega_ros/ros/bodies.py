@@ -148,13 +148,15 @@ def skeleton(hri: Any, frame: ProcessedFrame, k: int) -> Any:
 
 
 class Humans:
-    """The topic `/humans/bodies/tracked`: the bodies that all cameras of the node see. For the worker's thread."""
+    """The topic `/humans/bodies/tracked`: the bodies that all cameras of the node see. Hold `lock` meanwhile."""
 
     def __init__(self, node: Node, hri: Any) -> None:
         """hri: the module hri_msgs.msg. Raises what rclpy raises for a wrong `qos_overrides`."""
         self.node, self.hri = node, hri
         self.tracked = create_publisher(node, hri.IdsList, f"{BODIES}/tracked")
         self._seen: dict[str, tuple[float, list[str]]] = {}  # by each camera: when, and who
+        self.lock = threading.RLock()
+        """Of all cameras' bodies: the worker's thread publishes them, the executor's asks who listens, and empties."""
 
     def publish(self, header: Header, camera: str, ids: list[str]) -> None:
         """ids: of the bodies that the camera sees now. Those that others saw until a moment ago are tracked, too."""
@@ -177,24 +179,32 @@ class Bodies:
         self._humans, self._camera = humans, camera
         self._regions: dict[str, Any] = {}
         self._skeletons: dict[str, Any] = {}
-        self._lock = threading.Lock()  # about changes of the publishers: `is_wanted` may be called by another thread
 
     def is_wanted(self) -> bool:
-        with self._lock:
+        with self._humans.lock:
             publishers = [self._humans.tracked, *self._regions.values(), *self._skeletons.values()]
             return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish(self, frame: ProcessedFrame) -> None:
         ids = [body_id(self._camera, person) for person in frame.people.ids.tolist()]
-        self._have(ids)
-        self._humans.publish(frame.header, self._camera, ids)
-        for k, body in enumerate(ids):
-            for publisher, message in ((self._regions[body], region), (self._skeletons[body], skeleton)):
-                if publisher.get_subscription_count():
-                    publisher.publish(message(self._humans.hri, frame, k))
+        with self._humans.lock:
+            self._track(frame.header, ids)
+            for k, body in enumerate(ids):
+                for publisher, message in ((self._regions[body], region), (self._skeletons[body], skeleton)):
+                    if publisher.get_subscription_count():
+                        publisher.publish(message(self._humans.hri, frame, k))
+
+    def forget(self) -> None:
+        """Nobody is tracked: the camera shows nothing any more."""
+        with self._humans.lock:
+            self._track(Header(stamp=self._humans.node.get_clock().now().to_msg()), [])
 
     def close(self) -> None:
         self._have([])
+
+    def _track(self, header: Header, ids: list[str]) -> None:
+        self._have(ids)
+        self._humans.publish(header, self._camera, ids)
 
     def _have(self, ids: list[str]) -> None:
         """Publishers for these bodies, and no others.
@@ -203,7 +213,7 @@ class Bodies:
         """
         node, hri, qos = self._humans.node, self._humans.hri, self._humans.tracked.qos_profile
         kinds = {"roi": hri.NormalizedRegionOfInterest2D, "skeleton2d": hri.Skeleton2D}
-        with self._lock:
+        with self._humans.lock:
             for publishers, (name, kind) in zip((self._regions, self._skeletons), kinds.items()):
                 for gone in publishers.keys() - set(ids):
                     node.destroy_publisher(publishers.pop(gone))

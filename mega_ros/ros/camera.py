@@ -101,6 +101,7 @@ class LiveCamera:
     def close(self) -> int:
         """Ends the subscriptions. The worker must have ended. Returns the id of the next new person."""
         self._open.close()
+        self._outputs.forget()
         return self._stream.next_id
 
     # ------------------------------------------------------------------------------------------- the executor's thread
@@ -168,6 +169,8 @@ class LiveCamera:
         if silence not in ("", self._silence):
             self._node.get_logger().warning(silence)
         self._silence = silence
+        if silence:
+            self._outputs.forget()
         return self._health.status(name, dropped, silence, [*warnings, *self._refused], facts)
 
     def _why_lossy(self) -> str:

@@ -36,7 +36,8 @@ OUTPUTS = {
     ),
     "~/markers": (
         "visualization_msgs/MarkerArray",
-        "shaded surfaces, from blue (sigma 0) to red (0.5 m and more); people who are gone are deleted",
+        "shaded surfaces, from blue (sigma 0) to red (0.5 m and more); people who are gone are deleted, "
+        "and all end 3 s after the last image",
     ),
     "~/overlay": (
         "sensor_msgs/Image",
@@ -56,7 +57,8 @@ OUTPUTS = {
     "/humans/bodies/...": (
         "hri_msgs",
         "`tracked`, and for each body `mega<id>` (of several cameras: `mega_<camera>_<id>`) its `roi` and `skeleton2d` "
-        "(REP-155). Where hri_msgs is installed",
+        "(REP-155). Where hri_msgs is installed. `tracked` is emptied after `timeout` without images, and when the "
+        "node is deactivated",
     ),
     "/diagnostics": ("diagnostic_msgs/DiagnosticArray", "once a second, in every state: see below"),
 }

@@ -14,11 +14,14 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from ..draw import RED, light, sigma_colours
 from ..recovery import People
+from ..track import PATIENCE
 from .standard import serialised
 
 Marker, Point, Colour = ros.visualization_msgs__msg__Marker, ros.geometry_msgs__msg__Point, ros.std_msgs__msg__ColorRGBA
 
 NAMESPACE = "people"
+LIFETIME = ros.builtin_interfaces__msg__Duration(*divmod(round(PATIENCE * 1e9), 10**9))
+"""After the last image, when nobody deletes people: the camera fell silent, or the node has ended."""
 
 # one point and one colour that no surface has, and how they lie in a serialised Marker: count, doubles, count, floats
 _POINT, _COLOUR = (12345.0, -54321.0, 0.125), (0.5, 0.25, 0.125, 0.0625)
@@ -80,7 +83,7 @@ def _marker(header: Any, person: int, action: int, points: list[Any], colours: l
         pose=ros.geometry_msgs__msg__Pose(Point(0.0, 0.0, 0.0), ros.geometry_msgs__msg__Quaternion(0.0, 0.0, 0.0, 1.0)),
         scale=ros.geometry_msgs__msg__Vector3(1.0, 1.0, 1.0),
         color=Colour(0.0, 0.0, 0.0, 0.0),
-        lifetime=ros.builtin_interfaces__msg__Duration(0, 0),
+        lifetime=LIFETIME,
         frame_locked=False,
         points=points,
         colors=colours,

@@ -104,10 +104,10 @@ class Outputs:
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
                 self.topics.append(publisher.topic_name)
-            if humans:
-                seen = bodies.Bodies(humans, camera)
-                stack.callback(seen.close)
-                self._outputs.append(seen)
+            self._bodies = bodies.Bodies(humans, camera) if humans else None
+            if self._bodies:
+                stack.callback(self._bodies.close)
+                self._outputs.append(self._bodies)
             self._open = stack.pop_all()
         self.mesh = self.topics[0]
         """The full name of `~/mesh`."""
@@ -127,6 +127,11 @@ class Outputs:
             except Exception as error:
                 failed[output.topic] = error
         return failed
+
+    def forget(self) -> None:
+        """There are no images any more. Markers end by themselves, but the list of bodies has to be emptied."""
+        if self._bodies:
+            self._bodies.forget()
 
     def close(self) -> None:
         self._open.close()
