@@ -1386,6 +1386,36 @@ def test_each_message_is_read_once_in_the_order_of_the_stamps(
     assert given.count(IMAGE) == 4
 
 
+def started_again(folder: Path) -> tuple[Path, list[int]]:
+    """Two runs of a simulation with ground truth, which are recorded one after the other, and their numbers."""
+    numbers, recorder = [*range(20, 24), *range(4)], Recorder()
+    truth = points_of(np.ones((1, VERTICES, 3)), np.ones((1, VERTICES)), np.zeros(1))
+    topics = [t for k in numbers for t in (recorder.info(k), recorder.raw(k), recorder.cloud(k, truth))]
+    return bag(folder / "bag", *((t, START + k, m) for k, (t, _, m) in enumerate(topics))), numbers
+
+
+def test_a_simulation_that_is_reset_is_two_runs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they were recorded, without waiting for the second; each with its ground truth."""
+    path, numbers = started_again(tmp_path)
+    messages, taken = Bag.messages, 0
+
+    def watched(opened: Bag, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
+        nonlocal taken
+        for message in messages(opened, topics):
+            taken += 1
+            yield message
+
+    with monkeypatch.context() as patched, open_bag(path) as opened:
+        patched.setattr(Bag, "messages", watched)
+        for count, (stamp, _, _) in enumerate(opened.in_stamp_order(IMAGE)):
+            assert stamp == START + numbers[count] * STEP and taken == len(numbers) + count + 1
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    assert [row["stamp"] for row in said["table"]] == [START + k * STEP for k in numbers]
+    assert (said["frames"], said["without_reference"], said["reference"]["unused"]) == (8, 0, [])
+    assert len(said["tracks"]) == 2, "people of the next run are others"
+
+
 def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

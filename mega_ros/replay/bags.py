@@ -22,6 +22,7 @@ from rosbags.interfaces import Connection
 from mega_model.core.errors import InputError
 
 from ..ros.standard import MESSAGES
+from ..stream import RESTART
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -107,10 +108,20 @@ class Bag:
     def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Connection, bytes]]:
         """Stamp (ns), connection and bytes of all messages on a topic with headers, in the order of the stamps.
 
-        A message without a stamp has the time at which it was recorded. The topic is read twice, and only what was
-        recorded out of order is held.
+        A message without a stamp has the time at which it was recorded. Where stamps go back by more than `RESTART`,
+        as when a simulation is reset, another run begins, which follows the one before. The topic is read twice, and
+        only what was recorded out of order is held.
         """
-        order = sorted(self.stamp(data) or time for _, time, data in self.messages([topic]))
+        runs: list[list[int]] = [[]]
+        latest = 0
+        for _, time, data in self.messages([topic]):
+            stamp = self.stamp(data)
+            if 0 < stamp < latest - RESTART:
+                runs.append([])
+                latest = 0
+            runs[-1].append(stamp or time)
+            latest = max(latest, stamp)
+        order = [stamp for run in runs for stamp in sorted(run)]
         waiting: list[tuple[int, int, Connection, bytes]] = []
         given = 0
         for count, (connection, time, data) in enumerate(self.messages([topic])):

@@ -45,7 +45,8 @@ class Identities:
         past, self._past, errors = self._past, {}, []
         for truth, (_, joints, true_joints) in found.items():
             now = row["stamp"] / 1e9, joints - joints[0], true_joints - true_joints[0]
-            moments = [*past.get(truth, []), now]
+            # a recording that starts again has earlier stamps
+            moments = [*(moment for moment in past.get(truth, []) if moment[0] < now[0]), now]
             if len(moments) == 3:
                 errors.append(_acceleration_error(moments))
             self._past[truth] = moments[-2:]

@@ -22,6 +22,7 @@ from mega_model.core.files import floats, npz_fields, read_npz
 from mega_model.core.topology import Topology
 
 from ..ros.read import positions, read_cloud
+from ..stream import RESTART
 from . import coco
 from .bags import is_bag, open_bag
 from .coco import Photograph
@@ -82,18 +83,20 @@ class ByStamp:
         self.unused: list[int | str] = []
         self._within = round(1e9 * within)
         self._truths = truths
-        self._prefetched: deque[tuple[int, Truth | Photograph]] = deque()
+        self._truths_run, self._frames_run = _Runs(), _Runs()
+        self._prefetched: deque[tuple[int, int, Truth | Photograph]] = deque()
         if not self._fill(1):
             raise InputError(f"{name}: no ground truth in it")
 
     def at(self, frame: Frame) -> Truth | Photograph | None:
-        while self._fill(1) and self._prefetched[0][0] < frame.stamp - self._within:
+        time = self._frames_run.time(frame.stamp)
+        while self._fill(1) and self._prefetched[0][0] < time - self._within:
             self._drop()
-        while self._fill(2) and abs(self._prefetched[1][0] - frame.stamp) < abs(self._prefetched[0][0] - frame.stamp):
+        while self._fill(2) and abs(self._prefetched[1][0] - time) < abs(self._prefetched[0][0] - time):
             self._drop()
-        if not self._prefetched or self._prefetched[0][0] > frame.stamp + self._within:
+        if not self._prefetched or self._prefetched[0][0] > time + self._within:
             return None
-        return self._prefetched.popleft()[1]
+        return self._prefetched.popleft()[2]
 
     def finish(self) -> None:
         while self._fill(1):
@@ -105,11 +108,24 @@ class ByStamp:
             following = next(self._truths, None)
             if following is None:
                 return False
-            self._prefetched.append(following)
+            stamp, truth = following
+            self._prefetched.append((self._truths_run.time(stamp), stamp, truth))
         return True
 
     def _drop(self) -> None:
-        self.unused.append(self._prefetched.popleft()[0])
+        self.unused.append(self._prefetched.popleft()[1])
+
+
+class _Runs:
+    """Times that always grow, of stamps (ns) that go back where a recording starts again: the next run is later."""
+
+    def __init__(self) -> None:
+        self._run, self._last = 0, 0
+
+    def time(self, stamp: int) -> int:
+        self._run += stamp < self._last - RESTART
+        self._last = stamp
+        return self._run * 2**64 + stamp  # more than any two stamps are apart
 
 
 class ByName:
