@@ -54,7 +54,11 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
     "respawn": ("false", "true starts the node again, two seconds after it ended; on_exit does not apply then"),
     "on_exit": ("shutdown", "what follows when the node ends: shutdown of the whole launch, or nothing (continue)"),
     "rviz": ("false", "true also starts RViz"),
-    "frame": ("", "RViz's fixed frame; empty: camera_optical_frame"),
+    "frame": (
+        "",
+        "RViz's fixed frame: the images' frame_id, as camera_color_optical_frame of a RealSense, or one that tf "
+        "connects to it; empty: camera_optical_frame, which few cameras have",
+    ),
 }
 
 
