@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import Prediction, collect, device_of, predict
+from mega_model.evaluate.predict import Prediction, collect, device_of, open_model, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, saved_calibration, vertex_fields
@@ -93,15 +92,12 @@ def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]
 
 def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     """The report, and the contents of scores.json."""
-    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    errors = checkpoint.load_errors(config.checkpoint)
-    model, tokenizer = model.to(device_of(config)), tokenizer.to(device_of(config))
-    test = open_people(config.test, topology)
+    model = open_model(config.checkpoint, device_of(config))
+    test = open_people(config.test, model.topology)
     protocol = Protocol.of(test, Conventions())
 
     def run(people: ImageSet, how: Evaluate) -> Comparison:
-        predictions = predict(model, tokenizer, people, how, how, errors)
-        return collect(compare(p, tokenizer, protocol) for p in predictions)
+        return collect(compare(p, model.tokenizer, protocol) for p in predict(model, people, how, how))
 
     compared = run(test, config)
     scale = saved_calibration(config.checkpoint).scale
@@ -123,7 +119,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     groups = by_visibility(error, sigma, compared["visible"], radii)
     within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
     scores = {"parts": parts, "ways": ways, "sigma": groups, "coverage": within, "samples": config.samples}
-    source = "the error head" if errors else f"{scale:g} times the spread of {config.describe()}"
+    source = "the error head" if model.errors else f"{scale:g} times the spread of {config.describe()}"
     facts = {
         "model": str(config.checkpoint),
         "set": str(config.test),

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
@@ -35,19 +34,18 @@ BY_ITSELF = "not occluded by the person's own body; this set has no labels of ot
 
 
 def evaluate(config: Uncertainty) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
     rendered = isinstance(images, SceneSet | FeatureSet)
 
     def visible(p: Prediction) -> np.ndarray:
         return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, device_of(config))
 
-    errors = checkpoint.load_errors(config.checkpoint)
     scale, source = 1.0, "the error head"
-    if errors is None:
+    if model.errors is None:
         scale = saved_calibration(config.checkpoint).scale if config.scale is None else config.scale
         source = f"{scale:g} times the spread of {config.describe()}"
-    predictions = predict(model, tokenizer, images, config, config, errors)
+    predictions = predict(model, images, config, config)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = facts_of(config, protocol.name, len(images))
