@@ -39,6 +39,7 @@ from mega_model.options import (
 )
 from mega_model.reference.keys import released_name
 from mega_model.train import default, errors, images, lift, pretrain, recover, tokenizer
+from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
@@ -397,6 +398,29 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
         errors.main(parse(ErrorTraining, ["--checkpoint", f"{tmp_path}/start", "--sets", str(tmp_path)]))
     with pytest.raises(InputError, match=r"blazepose/model\.safetensors: of another model: "):
         load_backbone(people / "blazepose", start)
+
+
+@torch.no_grad()
+def test_geometry_keeps_full_precision(people: Path, tmp_path: Path) -> None:
+    """Rotations, distances to codes and meshes are the same within mixed precision, where bf16 has 3 digits."""
+    sizes = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="blazepose", backbone_width=16)
+    torch.manual_seed(0)
+    model = checkpoint.begin_mega(tmp_path, people / "tokenizer", sizes)
+    mesh_tokenizer, topology = checkpoint.load_tokenizer(people / "tokenizer")
+    assert model.lifter is not None
+    model.lifter.set_codebook(mesh_tokenizer.quantizer.codebook)
+    batch = features.FeatureSet(people / "features" / "test").batch(np.arange(8), None)
+    linear = LinearDecoder(mesh_tokenizer, topology, batch["vertices"])
+    config = parse(
+        ImageTraining, f"--out {tmp_path} --steps 1 --batch 2 --lr 1 --pretrained {people} --sets {people}".split()
+    )
+    objective = lift.LiftObjective(model, mesh_tokenizer, config, linear).eval()
+    full, seen = objective(batch), images.encode_images(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, again = objective(batch), images.encode_images(model, batch)
+    torch.testing.assert_close(mixed, full, rtol=1e-6, atol=0)
+    assert torch.equal(seen.rot6d, again.rot6d) and seen.image.prior is not None and again.image.prior is not None
+    assert torch.equal(seen.image.prior, again.image.prior)
 
 
 def test_all_stages(
