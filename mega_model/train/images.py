@@ -135,7 +135,13 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     if model.lifter is not None:
         bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]
         linear = LinearDecoder(tokenizer, topology, bodies)
-    fit(config, begin(model, tokenizer, config, linear), mixture.batch, provenance(config, sets))
+    validation = []
+    if config.validate:
+        held_out = open_set(config.validate, (side, side), config.body, topology)
+        some = np.random.default_rng(config.seed).permutation(len(held_out))[:VALIDATED]
+        validation = [held_out.batch(np.sort(part), None) for part in np.array_split(some, -(-len(some) // 20))]
+    objective = begin(model, tokenizer, config, linear)
+    fit(config, objective, mixture.batch, provenance(config, sets), validation)
 
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
