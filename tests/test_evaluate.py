@@ -307,7 +307,8 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     for name in ("PVE", "PA-MPJPE", "PVE best of 5"):
         assert np.mean([parts[part][name] for part in PARTS]) == pytest.approx(parts["all"][name])
     assert all(part["PVE best of 5"] < part["PVE one sample"] for part in parts.values())
-    assert scores["samples"] == 5 and calibration["coverage"] == scores["coverage"]
+    assert scores["samples"] == 5 and calibration.keys() == {"scale", "how"}, "evaluation says how well it holds"
+    assert scores["sigma"]["all"]["within 50 %"] == pytest.approx(0.5, abs=0.01), "the radii are of these people"
     assert scores["sigma"]["all"]["error"] == pytest.approx(parts["all"]["PVE"])
     # the factor makes sigma the root mean square of the very people it is made of
     assert calibration["scale"] > 0 and report["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
@@ -317,6 +318,9 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     # what was calibrated is used from now on
     content, _ = evaluate(folder, "uncertainty", "--samples", "5", "--steps", "2")
     assert content["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+    assert "by mega evaluate on test people" in content["facts"]["error model"]
+    assert cli.main([*map(str, command)]) == 0
+    assert not (model / "scores.json").exists(), "they were of another sigma"
 
 
 def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import json
 
 import numpy as np
 
-from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
 from mega_model.evaluate.predict import collect, device_of, open_model, predict
@@ -32,9 +31,9 @@ def calibration(config: Calibrate) -> dict[str, object]:
         "scale": scale,
         "how": f"the spread of samples ({config.describe()}) times scale is the root mean square vertex error "
         "(pelvis-aligned, oriented) on rendered people of held-out clips",
-        **metrics.coverages(error, scale * spread),
     }
 
 
 def main(config: Calibrate) -> None:
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration(config), indent=1) + "\n")
+    (config.checkpoint / "scores.json").unlink(missing_ok=True)  # of another sigma
