@@ -207,9 +207,11 @@ def export(config: ExportConfig) -> bundle.Bundle:
         )
     scores = _notes(config.checkpoint / "scores.json", {})
     errors = checkpoint.load_errors(config.checkpoint)
-    calibration = bundle.Calibration(
-        **_notes(config.checkpoint / "calibration.json", dataclasses.asdict(NOT_CALIBRATED))
-    )
+    calibration = NOT_CALIBRATED
+    if sigma := _notes(config.checkpoint / "calibration.json", {}):
+        # measured on people who took no part in the calibration
+        shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
+        calibration = bundle.Calibration(sigma["scale"], sigma["how"], **shares)
     training = _notes(config.checkpoint / "training.json", {})
     config.out.mkdir(parents=True, exist_ok=True)
     # the export takes minutes, so the old bundle stays complete until the new one is

@@ -227,4 +227,4 @@ def token_loss(model: Mega, image: ImageTokens | None, tokens: Tensor) -> Tensor
         logits = model.logits(None if image is None else image.map(itemgetter(part)), tokens[part], visible[part])
         masked = ~visible[part]
         losses.append(F.cross_entropy(logits[masked], tokens[part][masked], reduction="sum"))
-    return torch.stack(losses).sum() / (~visible).sum()
+    return torch.stack(losses).sum() / (~visible).sum().clamp(min=1)  # a small batch may have no masked token

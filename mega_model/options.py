@@ -182,6 +182,8 @@ class ImageTraining(LoopConfig):
     """Checkpoint to start from, with its tokenizer."""
     sets: tuple[ExistingSet, ...] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
+    validate: ExistingSet | None = None
+    """Image set, KIND:PATH, whose losses are logged at every save, beside those of the training. At most 500 people."""
     proportions: tuple[float, ...] = ()
     """Share of each set in a batch. By default proportional to the number of people."""
     body: ExistingPath | None = None

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 from trackeval.metrics import CLEAR, HOTA, Identity
 
-from mega_model.core.boxes import intersection_over_union
 from mega_model.core.topology import Topology
 from mega_ros.bundle import DEFAULT
 from mega_ros.replay.frames import Recorded
 from mega_ros.replay.reference import Truth, open_reference
-from mega_ros.replay.score import MINIMUM_OVERLAP, MINIMUM_VISIBLE, boxes_of, match
+from mega_ros.replay.score import MINIMUM_OVERLAP, MINIMUM_VISIBLE, match, overlaps
 
 
 def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -38,12 +37,10 @@ def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.nda
         assert isinstance(truth, Truth) and frame.camera is not None  # of a bag with `/mega/ground_truth`
         assert truth.vertices is not None and truth.visible is not None and truth.ids is not None
         wanted = truth.visible.mean(axis=1) >= MINIMUM_VISIBLE
-        pairs = match(vertices[here], truth.vertices, frame.camera)
-        spare = {person for person, true in pairs if not wanted[true]}
+        overlap = overlaps(vertices[here], truth.vertices, frame.camera)
+        spare = {person for person, true in match(overlap) if not wanted[true]}
         kept = [person for person in range(here.sum()) if person not in spare]
-        true_boxes, boxes = (boxes_of(points, frame.camera) for points in (truth.vertices, vertices[here]))
-        overlaps = intersection_over_union(true_boxes[wanted], boxes[kept])
-        result.append((truth.ids[wanted], ids[here][kept], overlaps))
+        result.append((truth.ids[wanted], ids[here][kept], overlap[kept][:, wanted].T))
     return result
 
 
@@ -54,8 +51,8 @@ def numbered(ids: list[np.ndarray]) -> tuple[list[np.ndarray], int]:
 
 
 def main(bag: str, replay: str) -> None:
-    true, found, overlaps = map(list, zip(*frames(Path(bag), Path(replay))))
-    data: dict[str, Any] = {"num_timesteps": len(true), "similarity_scores": overlaps}
+    true, found, similarity = map(list, zip(*frames(Path(bag), Path(replay))))
+    data: dict[str, Any] = {"num_timesteps": len(true), "similarity_scores": similarity}
     for name, given in (("gt", true), ("tracker", found)):
         ids, count = numbered(given)
         data |= {f"{name}_ids": ids, f"num_{name}_ids": count, f"num_{name}_dets": sum(map(len, ids))}

@@ -22,10 +22,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import collect, device_of, predict
+from mega_model.evaluate.predict import collect, device_of, open_model, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import error_model, vertex_fields
 from mega_model.options import Conventions, Evaluate
@@ -76,11 +75,10 @@ class Measured:
 def on_renders(options: Options) -> dict[str, Measured]:
     assert options.checkpoint is not None
     config = Evaluate(checkpoint=options.checkpoint, test=options.test, samples=0)
-    model, tokenizer, topology = checkpoint.load_mega(options.checkpoint)
-    people = open_people(options.test, topology)
+    model = open_model(options.checkpoint, device_of(config))
+    people = open_people(options.test, model.topology)
     protocol = Protocol.of(people, Conventions())
-    errors = checkpoint.load_errors(options.checkpoint)
-    predictions = predict(model.to(device_of(config)), tokenizer.to(device_of(config)), people, config, config, errors)
+    predictions = predict(model, people, config, config)
     found = collect(vertex_fields(p, protocol) | {"visible": p.batch["visible"].numpy()} for p in predictions)
     measured = Measured(found["error"], found["sigma"], error_model(options.checkpoint)[0])
     return {

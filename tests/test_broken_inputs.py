@@ -252,7 +252,7 @@ def test_each_file_of_a_checkpoint_is_checked(tmp_path: Path) -> None:
     from test_export import torus
 
     from mega_model import checkpoint
-    from mega_model.evaluate.uncertainty import error_model, saved_calibration
+    from mega_model.evaluate.uncertainty import error_model, saved_scale
     from mega_model.mega import MegaConfig
     from mega_model.tokenizer import TokenizerConfig
 
@@ -262,15 +262,17 @@ def test_each_file_of_a_checkpoint_is_checked(tmp_path: Path) -> None:
     config = MegaConfig(tokens=tokenizer.length, codes=16, width=16, heads=2, backbone="resnet18", backbone_width=4)
     checkpoint.save_weights(checkpoint.begin_mega(tmp_path / "mega", tmp_path / "tokenizer", config), tmp_path / "mega")
     quantiles = {str(share): 1.0 for share in metrics.LEVELS}
-    (tmp_path / "mega" / "calibration.json").write_text(json.dumps({"scale": 1.5, "quantiles": quantiles}))
+    (tmp_path / "mega" / "calibration.json").write_text(json.dumps({"scale": 1.5}))
+    (tmp_path / "mega" / "scores.json").write_text(json.dumps({"quantiles": quantiles}))
     damaged = set()
     for path in each_file_damaged(tmp_path / "mega", tmp_path / "copy"):
         with pytest.raises(InputError, match=re.escape(f"{path}: ")):
             checkpoint.load_mega(tmp_path / "copy")
-            saved_calibration(tmp_path / "copy")
+            saved_scale(tmp_path / "copy")
+            error_model(tmp_path / "copy")
         damaged.add(path.name)
-    assert damaged == {"config.json", "model.safetensors", "topology.npz", "calibration.json"}
-    assert saved_calibration(tmp_path / "copy").scale == 1.5 and (error_model(tmp_path / "copy")[0] == 1).all()
+    assert damaged == {"config.json", "model.safetensors", "topology.npz", "calibration.json", "scores.json"}
+    assert saved_scale(tmp_path / "copy") == 1.5 and (error_model(tmp_path / "copy")[0] == 1).all()
 
 
 @pytest.mark.skipif(not find_spec("torch"), reason="torch is not installed")

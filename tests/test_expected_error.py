@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from mega_model.body.anny import HIERARCHY_SEEDS
 from mega_model.core.topology import Topology
 from mega_model.expected_error import LARGEST, ErrorHead, token_shares
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.errors import Known, calibrate, equal_shares, loss
+from mega_model.train.errors import Known, calibrate, loss
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 
 WIDTH, PEOPLE = 8, 400
@@ -83,13 +82,6 @@ def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: 
     small = found.sigma < found.sigma.median()
     for half in (small, ~small):
         assert rms(known.vertices[half]) == pytest.approx(rms(found.sigma[half]), rel=0.25)
-
-
-def test_every_part_has_an_equal_share() -> None:
-    part = np.array([0, 0, 0, 0, 2, 0, 3, 2])
-    picked = equal_shares(part)
-    assert np.bincount(part[picked]).tolist() == [5, 0, 5, 5]
-    assert set(picked) == set(range(8)), "nobody is left out"
 
 
 @torch.no_grad()

@@ -67,10 +67,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = PoseFeatures(torch.rand(40, 16, 4, 4), torch.rand(40, 39, 5), torch.rand(40, 39, 3), torch.rand(40))
     errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen, 0.1 * torch.randn(3, 128, 3))
     checkpoint.save_errors(folder / "lifting", errors)
-    scores = {"coverage": {"1 sigma": 0.7}}
+    scores = {"coverage": {"1 sigma": 0.7}, "quantiles": {"0.50": 0.8}}
     (folder / "lifting" / "scores.json").write_text(json.dumps(scores))
     for name in ("mega", "lifting"):  # of the samples' spread, which an error head replaces
-        calibration = {"scale": 1.5, "how": "a test", "coverage": {"1 sigma": 0.6}}
+        calibration = {"scale": 1.5, "how": "a test"}
         (folder / name / "calibration.json").write_text(json.dumps(calibration))
     notes = {"model": "Eyes", "file": "eyes.tflite", "package": "eyes", "version": "1", "license": "Apache-2.0"}
     (folder / "mega" / "training.json").write_text(json.dumps({"steps": 3, "backbone": notes}))
@@ -142,7 +142,8 @@ def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     assert (shapes["sigma"], shapes["joints_sigma"], shapes["distance"]) == (("P", 128), ("P", 24), ("P",))
     assert lifting.bundle.crop.passes > 1
     calibration = lifting.bundle.calibration
-    assert (calibration.scale, calibration.coverage) == (1.5, {"1 sigma": 0.6})
+    measured = {"1 sigma": 0.7}, {"0.50": 0.8}
+    assert (calibration.scale, calibration.coverage, calibration.quantiles) == (1.5, *measured), "of the test people"
 
 
 def test_the_manifest_names_graphs_that_must_stay_in_fp32(bundle: Bundle, lifting: Parity) -> None:
@@ -235,7 +236,7 @@ def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> N
     assert bundle.graphs["sampler"].outputs["vertices"].shape == ("P", "Q", 128, 3)
     assert bundle.graphs["detector"].inputs["image"].shape == (1, 192, 256, 3)
     assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
-    assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {"1 sigma": 0.6})
+    assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {}), "not evaluated"
     assert (bundle.crop.size, bundle.crop.camera, bundle.crop.passes) == (64, "ray", 1)
 
 

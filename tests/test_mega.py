@@ -271,3 +271,14 @@ def test_noise_does_not_depend_on_the_device() -> None:
     expected = generate.uniforms((2, 3), seed=1)
     with torch.device("meta"):
         assert torch.equal(generate.uniforms((2, 3), seed=1), expected)
+
+
+def test_a_batch_without_masked_tokens_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row in eighty has none, which a micro-batch of one cannot share with others."""
+    monkeypatch.setattr(
+        "mega_model.mega.random_mask", lambda batch, tokens, device: torch.ones(batch, tokens, dtype=torch.bool)
+    )
+    model = Mega(MegaConfig(tokens=5, codes=7, width=8, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="given"))
+    loss = token_loss(model, None, torch.zeros(1, 5, dtype=torch.long))
+    loss.backward()
+    assert loss == 0 and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

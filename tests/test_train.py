@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +39,7 @@ from mega_model.options import (
 )
 from mega_model.reference.keys import released_name
 from mega_model.train import default, errors, images, lift, pretrain, recover, tokenizer
+from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
@@ -67,7 +68,12 @@ def draw(rng: np.random.Generator, count: int) -> Batch:
 
 
 def train_line(
-    out: Path, until: int | None = None, outputs: int = 3, kind: type[Line] = Line, **options: Any
+    out: Path,
+    until: int | None = None,
+    outputs: int = 3,
+    kind: type[Line] = Line,
+    validation: Sequence[Batch] = (),
+    **options: Any,
 ) -> Weights:
     """Trains for 40 steps, or until so many batches were drawn."""
     torch.manual_seed(0)
@@ -82,7 +88,7 @@ def train_line(
         return draw(rng, count)
 
     with contextlib.suppress(KeyboardInterrupt):
-        fit(config, kind(nn.Linear(3, outputs)), batches, {"numbers": "random"})
+        fit(config, kind(nn.Linear(3, outputs)), batches, {"numbers": "random"}, validation)
     return load_file(out / "model.safetensors")
 
 
@@ -152,6 +158,43 @@ def test_loaders_change_nothing(tmp_path: Path) -> None:
 def test_a_batch_that_cannot_be_shared(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="batch 8: not a multiple of 1 processes x 3 examples"):
         train_line(tmp_path, micro_batch=3)
+
+
+@pytest.mark.parametrize(
+    ("option", "before", "now"),
+    [
+        ("seed", 0, 1),
+        ("lr", 0.05, 0.01),
+        ("batch", 8, 4),
+        ("micro_batch", 8, 4),
+        ("precision", "32-true", "bf16-mixed"),
+    ],
+)
+def test_another_run_does_not_go_on(tmp_path: Path, option: str, before: Any, now: Any) -> None:
+    train_line(tmp_path, until=25)
+    message = f"state.pt: of a run with {option} {before}, not {now}; give the same, or train into another folder"
+    with pytest.raises(InputError, match=re.escape(message)):
+        train_line(tmp_path, **{option: now})
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path) -> None:
+    train_line(tmp_path, save_every=20)
+    train_line(tmp_path, steps=60, save_every=30, loaders=2)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 60
+    assert len(curve(tmp_path, "square")) == 60
+
+
+def test_validation_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    validation = [draw(np.random.default_rng(k), 5) for k in (1, 2)]
+    checked = train_line(tmp_path / "checked", validation=validation, save_every=15)
+    assert torch.equal(checked["weight"], train_line(tmp_path / "plain")["weight"])
+    first, *_, last = shown = curve(tmp_path / "checked", "validation/square")
+    assert len(shown) == 3 and last < first
+    errors = [
+        (batch["x"] @ (checked["weight"] - 2 * torch.eye(3)).T + checked["bias"]).square().mean()
+        for batch in validation
+    ]
+    assert last == pytest.approx(float(sum(errors)) / 2), "the mean, without dropout"
 
 
 def without_step(file: Path) -> None:
@@ -399,6 +442,29 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
         load_backbone(people / "blazepose", start)
 
 
+@torch.no_grad()
+def test_geometry_keeps_full_precision(people: Path, tmp_path: Path) -> None:
+    """Rotations, distances to codes and meshes are the same within mixed precision, where bf16 has 3 digits."""
+    sizes = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="blazepose", backbone_width=16)
+    torch.manual_seed(0)
+    model = checkpoint.begin_mega(tmp_path, people / "tokenizer", sizes)
+    mesh_tokenizer, topology = checkpoint.load_tokenizer(people / "tokenizer")
+    assert model.lifter is not None
+    model.lifter.set_codebook(mesh_tokenizer.quantizer.codebook)
+    batch = features.FeatureSet(people / "features" / "test").batch(np.arange(8), None)
+    linear = LinearDecoder(mesh_tokenizer, topology, batch["vertices"])
+    config = parse(
+        ImageTraining, f"--out {tmp_path} --steps 1 --batch 2 --lr 1 --pretrained {people} --sets {people}".split()
+    )
+    objective = lift.LiftObjective(model, mesh_tokenizer, config, linear).eval()
+    full, seen = objective(batch), images.encode_images(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, again = objective(batch), images.encode_images(model, batch)
+    torch.testing.assert_close(mixed, full, rtol=1e-6, atol=0)
+    assert torch.equal(seen.rot6d, again.rot6d) and seen.image.prior is not None and again.image.prior is not None
+    assert torch.equal(seen.image.prior, again.image.prior)
+
+
 def test_all_stages(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -422,7 +488,8 @@ def test_all_stages(
         )
     )
     on_features = ["--sets", seen, "--pretrained", folder["lift"], "--trained-blocks", "0"]
-    recover.main(parse(RecoverTraining, [*options("recover", 12), *on_features]))
+    held = ["--validate", f"features:{people}/features/test", "--save-every", "5"]
+    recover.main(parse(RecoverTraining, [*options("recover", 12), *on_features, *held]))
     on_images = ["--sets", f"rendered:{people}/scenes", "--pretrained", folder["recover"]]
     recover.main(parse(RecoverTraining, [*options("images", 2), *on_images, "--batch", "2"]))
 
@@ -435,6 +502,7 @@ def test_all_stages(
     }.items():
         values = np.sum([curve(tmp_path / stage, name) for name in losses], axis=0)
         assert values[-5:].mean() < values[:5].mean(), f"the loss of {stage} did not fall: {values}"
+    assert len(curve(tmp_path / "recover", "validation/mesh")) == 3, "at every save"
     made = json.loads((tmp_path / "recover" / "training.json").read_text())
     assert made["images"] == {seen: 80} and "CMU" in made["motion"]
     assert made["before"]["steps"] == 20 and made["before"]["backbone"] == {"model": "little", "license": "CC0"}

@@ -9,11 +9,9 @@ import json
 
 import numpy as np
 
-from mega_model import checkpoint
-from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import collect, device_of, predict
+from mega_model.evaluate.predict import collect, device_of, open_model, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import vertex_fields
 from mega_model.options import Calibrate, Conventions
@@ -21,22 +19,21 @@ from mega_model.options import Calibrate, Conventions
 
 def calibration(config: Calibrate) -> dict[str, object]:
     """What calibration.json holds. Raises InputError for a model that has an error head."""
-    if checkpoint.load_errors(config.checkpoint):
+    model = open_model(config.checkpoint, device_of(config))
+    if model.errors:
         raise InputError(f"{config.checkpoint}: has an error head, which mega train errors calibrates")
-    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    people = open_people(config.set, topology)
+    people = open_people(config.set, model.topology)
     protocol = Protocol.of(people, Conventions())
-    predictions = predict(model.to(device_of(config)), tokenizer.to(device_of(config)), people, config, config)
-    found = collect(vertex_fields(p, protocol) for p in predictions)
+    found = collect(vertex_fields(p, protocol) for p in predict(model, people, config, config))
     error, spread = found["error"], found["sigma"]
     scale = float(np.sqrt(np.square(error).mean() / np.square(spread).mean()))
     return {
         "scale": scale,
         "how": f"the spread of samples ({config.describe()}) times scale is the root mean square vertex error "
         "(pelvis-aligned, oriented) on rendered people of held-out clips",
-        **metrics.coverages(error, scale * spread),
     }
 
 
 def main(config: Calibrate) -> None:
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration(config), indent=1) + "\n")
+    (config.checkpoint / "scores.json").unlink(missing_ok=True)  # of another sigma

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint
 from mega_model.evaluate.predict import collect, facts_of, open_subject, predict, publish_table
 from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report
@@ -13,10 +12,9 @@ from mega_model.options import Deterministic
 
 
 def evaluate(config: Deterministic) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
-    predictions = predict(model, tokenizer, images, config, errors=checkpoint.load_errors(config.checkpoint))
-    errors = collect(protocol.errors(p.single, p.truth) for p in predictions)
+    errors = collect(protocol.errors(p.single, p.truth) for p in predict(model, images, config))
     return Report(
         "Deterministic mode (tables 1 and 3)",
         facts_of(config, protocol.name, len(images)),

@@ -17,10 +17,9 @@ from mega_model import checkpoint, generate
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
-from mega_model.evaluate.predict import Prediction, device_of, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.predict import Model, Prediction, device_of, facts_of, open_subject, predict, publish_table
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report
-from mega_model.mega import Mega
 from mega_model.options import Figures
 from mega_model.tokenizer import MeshTokenizer
 
@@ -51,7 +50,7 @@ def people(p: Prediction, protocol: Protocol) -> list[ShownPerson]:
 
 
 def evaluate(config: Figures) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
     faces = images.topology.faces
     shown: list[ShownPerson] = []
@@ -61,14 +60,14 @@ def evaluate(config: Figures) -> Report:
             shown.extend(people(p, protocol))
         return p
 
-    errors = errors_by_mode(map(noted, predict(model, tokenizer, images, config, config)), protocol)
+    errors = errors_by_mode(map(noted, predict(model, images, config, config)), protocol)
     shown = shown[: config.rows]
     figures = {
         "Figure 4: error of the deterministic mesh, and uncertainty": errors_and_sigma(shown, faces),
         "Figure 5: samples of one image, from the camera and from the side": several_samples(shown, faces),
         "Figure 6: distribution of the errors": error_distribution(errors),
         "Figure 7: meshes after each step; tokens still masked are shown as code 0": steps_of_images(
-            model, tokenizer, shown, faces, config
+            model, shown, faces, config
         ),
         "Figure 9: truth, image, deterministic mesh, uncertainty": qualitative(shown, faces),
     }
@@ -128,16 +127,15 @@ def qualitative(shown: list[ShownPerson], faces: np.ndarray) -> Figure:
 
 
 @torch.no_grad()
-def steps_of_images(
-    model: Mega, tokenizer: MeshTokenizer, shown: list[ShownPerson], faces: np.ndarray, config: Figures
-) -> Figure:
+def steps_of_images(model: Model, shown: list[ShownPerson], faces: np.ndarray, config: Figures) -> Figure:
     """Figure 7, upper part: a row per image."""
+    mega, tokenizer, _, _ = model
     images = torch.from_numpy(np.stack([p.image for p in shown])).to(device_of(config))
-    seen = model.encode_image(model.backbone(model.normalise(images.float() / 255)))
+    seen = mega.encode_image(mega.backbone(mega.normalise(images.float() / 255)))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(device_of(config))
     noise = generate.temperatures(config.steps, config.temperature)
-    logits = generate.first_logits(model, seen.image)
-    states = generate.unmask(model, seen.image, logits, uniforms, noise)
+    logits = generate.first_logits(mega, seen.image)
+    states = generate.unmask(mega, seen.image, logits, uniforms, noise)
     meshes = [known_bodies(tokenizer, *state) for state in states]
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]
     figure, axes = draw.grid(len(shown), len(headings), headings)

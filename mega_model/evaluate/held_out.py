@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import Prediction, collect, device_of, predict
+from mega_model.evaluate.predict import Prediction, collect, device_of, open_model, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report, publish
-from mega_model.evaluate.uncertainty import by_visibility, curves, error_model, saved_calibration, vertex_fields
+from mega_model.evaluate.uncertainty import by_visibility, curves, saved_scale, vertex_fields
 from mega_model.options import Conventions, Evaluate
 from mega_model.tokenizer import MeshTokenizer
 
@@ -93,18 +92,15 @@ def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]
 
 def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     """The report, and the contents of scores.json."""
-    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    errors = checkpoint.load_errors(config.checkpoint)
-    model, tokenizer = model.to(device_of(config)), tokenizer.to(device_of(config))
-    test = open_people(config.test, topology)
+    model = open_model(config.checkpoint, device_of(config))
+    test = open_people(config.test, model.topology)
     protocol = Protocol.of(test, Conventions())
 
     def run(people: ImageSet, how: Evaluate) -> Comparison:
-        predictions = predict(model, tokenizer, people, how, how, errors)
-        return collect(compare(p, tokenizer, protocol) for p in predictions)
+        return collect(compare(p, model.tokenizer, protocol) for p in predict(model, people, how, how))
 
     compared = run(test, config)
-    scale = saved_calibration(config.checkpoint).scale
+    scale = saved_scale(config.checkpoint)
     error, sigma = compared["error"], scale * compared["sigma"]
     constant = constant_answer(compared, protocol)
     parts = {"all": error_scores(compared, constant)}
@@ -119,17 +115,18 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     ways = {"as published": parts["all"]}
     ways |= {name: error_scores(run(test, how), constant) for name, how in others.items()}
     ways = {name: {key: scores[key] for key in ("PVE", "MPJPE", "PA-MPJPE")} for name, scores in ways.items()}
-    radii, model_of_errors = error_model(config.checkpoint)
+    # these people are those of neither a training nor a calibration, so what sigma promises is measured on them
+    promise = metrics.coverages(error, sigma)
+    radii = np.array([*promise["quantiles"].values()])
     groups = by_visibility(error, sigma, compared["visible"], radii)
-    within = {f"{factor} sigma": round(metrics.coverage(error, sigma, factor), 4) for factor in (1, 2)}
-    scores = {"parts": parts, "ways": ways, "sigma": groups, "coverage": within, "samples": config.samples}
-    source = "the error head" if errors else f"{scale:g} times the spread of {config.describe()}"
+    scores = {"parts": parts, "ways": ways, "sigma": groups, **promise, "samples": config.samples}
+    source = "the error head" if model.errors else f"{scale:g} times the spread of {config.describe()}"
     facts = {
         "model": str(config.checkpoint),
         "set": str(config.test),
         "protocol": protocol.name,
         "sigma": source,
-        "error model": model_of_errors,
+        "error model": "the radii that contain given shares of the errors are measured, in sigma, on these people",
     }
     report = Report(
         "Scores on held-out rendered people",

@@ -17,9 +17,9 @@ DISTANCE, DEVIATION, SINGLE = "Dist. to det.", "SD", "deterministic"
 
 
 def evaluate(config: Mean) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
-    errors = errors_by_mode(predict(model, tokenizer, images, config, config), protocol)
+    errors = errors_by_mode(predict(model, images, config, config), protocol)
     table = mean_table(errors, sample_counts(config.samples))
     return Report(
         "Mean of the samples (table 4)",

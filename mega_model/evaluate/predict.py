@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, widened
+from mega_model.core.topology import Topology
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import ErrorHead
@@ -29,18 +30,32 @@ from mega_model.tokenizer import MeshTokenizer
 Name = TypeVar("Name")
 
 
-def open_subject(subject: Subject) -> tuple[Mega, MeshTokenizer, ImageSet]:
+class Model(NamedTuple):
+    """What a checkpoint holds, on one device."""
+
+    mega: Mega
+    tokenizer: MeshTokenizer
+    errors: ErrorHead | None
+    topology: Topology
+
+
+def open_model(folder: Path, device: str) -> Model:
+    mega, tokenizer, topology = checkpoint.load_mega(folder)
+    errors = checkpoint.load_errors(folder)
+    return Model(mega.to(device), tokenizer.to(device), errors and errors.to(device), topology)
+
+
+def open_subject(subject: Subject) -> tuple[Model, ImageSet]:
     """The model on its device, and the images. Raises InputError if they are of different bodies."""
-    model, tokenizer, topology = checkpoint.load_mega(subject.checkpoint)
-    size = model.config.image_size
+    model = open_model(subject.checkpoint, device_of(subject))
+    topology, size = model.topology, model.mega.config.image_size
     images = open_set(subject.images, size=(size, size), body=subject.body, topology=topology)
     here, there = len(topology.template), len(images.topology.template)
     if here != there:
         raise InputError(
             f"{subject.images} has meshes of {there} vertices, the model of {subject.checkpoint} of {here}"
         )
-    device = device_of(subject)
-    return model.to(device), tokenizer.to(device), images
+    return model, images
 
 
 def device_of(options: ImageSelection | Random) -> str:
@@ -91,26 +106,22 @@ def image_indices(total: int, config: ImageSelection) -> np.ndarray:
 
 @torch.no_grad()
 def predict(
-    model: Mega,
-    tokenizer: MeshTokenizer,
-    images: ImageSet,
-    config: ImageSelection,
-    sampling: SamplingOptions | None = None,
-    errors: ErrorHead | None = None,
+    model: Model, images: ImageSet, config: ImageSelection, sampling: SamplingOptions | None = None
 ) -> Iterator[Prediction]:
     """Predictions one batch at a time, because a large set's samples do not fit into memory.
 
-    Without `sampling`, only the deterministic mode runs.
+    Without `sampling`, only the deterministic mode runs. The model is on `device_of(config)`.
     """
+    mega, tokenizer, errors, _ = model
     picked, topology = image_indices(len(images), config), images.topology
     shares = limb_shares(topology.template, topology.joints(topology.template))
     for start in tqdm(range(0, len(picked), config.batch), desc="evaluate", mininterval=5):
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
-        features = features_of(model, batch, device_of(config))
-        seen = model.encode_image(features)
-        states = generate.first_states(model, seen.image)
-        logits = model.read(states, seen.image)
+        features = features_of(mega, batch, device_of(config))
+        seen = mega.encode_image(features)
+        states = generate.first_states(mega, seen.image)
+        logits = mega.read(states, seen.image)
         if config.decode == "argmax":
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:
@@ -120,7 +131,7 @@ def predict(
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(device_of(config))
-            tokens = generate.sample(model, seen.image, logits, random, sampling.temperature)
+            tokens = generate.sample(mega, seen.image, logits, random, sampling.temperature)
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)

@@ -13,9 +13,9 @@ from mega_model.options import Best, Stochastic
 
 
 def evaluate(config: Stochastic) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
-    parts = predict(model, tokenizer, images, config, config)
+    parts = predict(model, images, config, config)
     both = [(protocol.errors(p.single, p.truth), protocol.errors(p.samples, p.truth[:, None])) for p in parts]
     single, samples = (collect(side) for side in zip(*both))
     table = best_of_table(single, samples, config.best)

@@ -8,12 +8,12 @@ coverage.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
-from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
@@ -29,25 +29,26 @@ GAUSSIAN = (
     "the error is an isotropic 3D Gaussian whose root mean square radius is sigma, "
     "so the radius that contains a share of the errors follows from the chi distribution with 3 degrees of freedom"
 )
-MEASURED = "the radius that contains a given share of the errors was measured, in sigma, on the calibration people"
+MEASURED = (
+    "the radius that contains a given share of the errors was measured, in sigma, by mega evaluate on test people"
+)
 
 BY_ITSELF = "not occluded by the person's own body; this set has no labels of other occlusion"
 
 
 def evaluate(config: Uncertainty) -> Report:
-    model, tokenizer, images = open_subject(config)
+    model, images = open_subject(config)
     protocol = Protocol.of(images, config)
     rendered = isinstance(images, SceneSet | FeatureSet)
 
     def visible(p: Prediction) -> np.ndarray:
         return p.batch["visible"].numpy() if rendered else facing(p.truth, images.topology.faces, device_of(config))
 
-    errors = checkpoint.load_errors(config.checkpoint)
     scale, source = 1.0, "the error head"
-    if errors is None:
-        scale = saved_calibration(config.checkpoint).scale if config.scale is None else config.scale
+    if model.errors is None:
+        scale = saved_scale(config.checkpoint) if config.scale is None else config.scale
         source = f"{scale:g} times the spread of {config.describe()}"
-    predictions = predict(model, tokenizer, images, config, config, errors)
+    predictions = predict(model, images, config, config)
     found = collect(vertex_fields(p, protocol) | {"visible": visible(p)} for p in predictions)
     error, sigma = found["error"], scale * found["sigma"]
     facts = facts_of(config, protocol.name, len(images))
@@ -66,26 +67,38 @@ class SavedCalibration(msgspec.Struct):
     """What is read of calibration.json, which `mega calibrate` and `mega train errors` write."""
 
     scale: float = 1.0
+
+
+class SavedScores(msgspec.Struct):
+    """What is read of scores.json, which `mega evaluate` writes."""
+
     quantiles: dict[str, float] = {}
 
 
-def saved_calibration(checkpoint: Path) -> SavedCalibration:
-    """The defaults for a checkpoint that was not calibrated. Raises InputError for a damaged file."""
-    file = checkpoint / "calibration.json"
+S = TypeVar("S")
+
+
+def _saved(file: Path, kind: type[S], again: str) -> S:
+    """The defaults if there is no file. Raises InputError for a damaged one."""
     if not file.exists():
-        return SavedCalibration()
+        return kind()
     try:
-        found = msgspec.convert(read_json(file), SavedCalibration)
+        return msgspec.convert(read_json(file), kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{file}: not a calibration ({error}); calibrate again") from None
-    if len(found.quantiles) not in (0, len(metrics.LEVELS)):
-        raise InputError(f"{file}: field 'quantiles' must have {len(metrics.LEVELS)} numbers; calibrate again")
-    return found
+        raise InputError(f"{file}: damaged ({error}); {again} again") from None
+
+
+def saved_scale(checkpoint: Path) -> float:
+    """How many times the samples' spread is sigma: 1 for a checkpoint that was not calibrated."""
+    return _saved(checkpoint / "calibration.json", SavedCalibration, "calibrate").scale
 
 
 def error_model(checkpoint: Path) -> tuple[np.ndarray, str]:
     """Radii in sigma [L] that contain the shares `metrics.LEVELS` of the errors, and the source of these radii."""
-    known = saved_calibration(checkpoint).quantiles
+    file = checkpoint / "scores.json"
+    known = _saved(file, SavedScores, "evaluate").quantiles
+    if len(known) not in (0, len(metrics.LEVELS)):
+        raise InputError(f"{file}: field 'quantiles' must have {len(metrics.LEVELS)} numbers; evaluate again")
     return (np.array([*known.values()]), MEASURED) if known else (metrics.radius(metrics.LEVELS), GAUSSIAN)
 
 

@@ -93,8 +93,6 @@ class Predicted(NamedTuple):
     true_translation: Tensor
     focal: Tensor
     """[n]"""
-    part: Tensor
-    """[n]: of `scenes.PARTS`"""
     keypoints: Tensor
     """[n, 12, 3]"""
 
@@ -108,7 +106,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
-        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "part", "keypoints"))
+        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "keypoints"))
         parts.append(Predicted(states, features, mesh, rot6d_to_matrix(seen.rot6d), seen.camera, *truth))
     features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
     states, *others = (torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features")
@@ -206,12 +204,6 @@ def calibrate(head: ErrorHead, known: Known) -> None:
         curve.copy_(torch.stack([at, values.cummax(dim=0).values]))
 
 
-def equal_shares(part: np.ndarray) -> np.ndarray:
-    """Indices of people such that each part [n] has the same number of them: people of small parts occur repeatedly."""
-    members = [np.flatnonzero(part == k) for k in np.unique(part)]
-    return np.concatenate([np.resize(of_part, max(map(len, members))) for of_part in members])
-
-
 @torch.no_grad()
 def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
     """Of errors and of sigma, metres: equal where sigma tells the truth."""
@@ -254,17 +246,17 @@ def main(config: ErrorTraining) -> None:
     checkpoint.save_errors(config.checkpoint, head)
     expected, joints_expected = (sigma.numpy() for sigma in sigmas(head, held_out))
     error = held_out.vertices.numpy()
-    evenly = equal_shares(found[0].part[splits[0] :].numpy())
     depth = np.quantile(held_out.depth.numpy(), [0.5, 0.9])
     calibration = {
         "scale": 1.0,
         "how": "sigma is the expected root mean square distance of a vertex of the published mesh from the true one in "
-        "the camera frame, if the person's distance from the camera were known; measured on rendered people of "
-        "held-out clips, one in ten of them upside down or on the side; the distance itself is off by "
+        "the camera frame, if the person's distance from the camera were known; fitted to rendered people of "
+        "calibration clips, one in ten of them upside down or on the side; its shares of the errors are those of "
+        "rendered people of test clips; the distance itself is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
-        **metrics.coverages(error[evenly], expected[evenly]),
     }
     (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
+    (config.checkpoint / "scores.json").unlink(missing_ok=True)  # of another sigma
     scores = {
         "loss": float(loss(head, held_out).detach()),
         "Spearman": metrics.spearman(expected, error),

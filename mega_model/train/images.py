@@ -31,15 +31,25 @@ from mega_model.train.published import load_backbone
 
 BACKBONE_FIELDS = ("backbone", "backbone_width", "image_size", "head_dropout")
 """Fields of `MegaConfig` that depend on the backbone."""
+VALIDATED = 500
+"""The most people of a validation set that are used, drawn at random."""
 C = TypeVar("C", bound="ImageTraining")
 
 
 def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
-    """The image encoding of a batch of images, which are augmented first, or of stored features."""
+    """The image encoding of a batch of images, which are augmented in training, or of stored features.
+
+    In full precision, as rotations and distances to codes are part of it; only the backbone may compute in less.
+    """
     if "maps" in batch:
-        return model.encode_image(PoseFeatures(*(batch[name] for name in PoseFeatures._fields)))
-    images = model.normalise(augment(batch["images"]))
-    return model.encode_image(model.backbone(images.contiguous(memory_format=torch.channels_last)))  # faster on CPUs
+        features: Any = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
+    else:
+        images = model.normalise(augment(batch["images"]) if model.training else batch["images"].float() / 255)
+        features = model.backbone(images.contiguous(memory_format=torch.channels_last))  # faster on CPUs
+    with full_precision(model.cls):
+        if isinstance(features, PoseFeatures):
+            return model.encode_image(PoseFeatures(*(part.float() for part in features)))
+        return model.encode_image(features.float())
 
 
 def latent_losses(seen: ImageEncoding, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
@@ -125,7 +135,13 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     if model.lifter is not None:
         bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]
         linear = LinearDecoder(tokenizer, topology, bodies)
-    fit(config, begin(model, tokenizer, config, linear), mixture.batch, provenance(config, sets))
+    validation = []
+    if config.validate:
+        held_out = open_set(config.validate, (side, side), config.body, topology)
+        some = np.random.default_rng(config.seed).permutation(len(held_out))[:VALIDATED]
+        validation = [held_out.batch(np.sort(part), None) for part in np.array_split(some, -(-len(some) // 20))]
+    objective = begin(model, tokenizer, config, linear)
+    fit(config, objective, mixture.batch, provenance(config, sets), validation)
 
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:

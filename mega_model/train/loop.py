@@ -16,7 +16,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -57,11 +57,18 @@ class Objective(nn.Module):
         """Called before each step, without gradient."""
 
 
-def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mapping[str, Any]) -> None:
+def fit(
+    config: LoopConfig,
+    objective: Objective,
+    batches: Batches,
+    data: Mapping[str, Any],
+    validation: Sequence[Batch] = (),
+) -> None:
     """Train `objective.model` in place, and save its weights and the state of the run in `config.out`.
 
     data: entries on the training data for training.json. After SIGTERM, saves and raises SystemExit. Raises InputError
-    if the batch cannot be divided among the processes, or if `config.out` holds another run.
+    if the batch cannot be divided among the processes, or if `config.out` holds another run. validation: batches whose
+    losses are logged at every save.
     """
     fabric = _fabric(config)
     fabric.launch()
@@ -74,7 +81,8 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
     if fabric.is_global_zero:
         _put_in_place(config.out)
     fabric.barrier()
-    first = _resume(config.out, objective, optimizer)
+    settings = _settings(config, micro)
+    first = _resume(config.out, objective, optimizer, settings)
     trained.train()
 
     mine = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
@@ -119,7 +127,9 @@ def fit(config: LoopConfig, objective: Objective, batches: Batches, data: Mappin
                         "seed": config.seed,
                         "losses": {name: float(f"{v:.4g}") for name, v in shown.items()},
                     }
-                    _save(config.out, objective, optimizer, made)
+                    _save(config.out, objective, optimizer, made, settings)
+                    if validation:
+                        fabric.log_dict(_validate(fabric, objective, validation, config), step)
                     fabric.logger.save()
                 fabric.barrier()  # torchrun would kill this process if another one ended first
             if stop:
@@ -140,6 +150,20 @@ def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], 
             fabric.backward(torch.stack([v for name, v in losses.items() if name[0] != "_"]).sum())
         means = {name: means.get(name, 0) + v.detach() for name, v in losses.items()}
     return means
+
+
+@torch.no_grad()
+def _validate(
+    fabric: Fabric, objective: Objective, validation: Sequence[Batch], config: LoopConfig
+) -> dict[str, float]:
+    """The mean losses of the batches, by the same masks every time, as `validation/NAME`."""
+    torch.manual_seed(config.seed)
+    objective.eval()
+    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+        found = [objective(fabric.to_device(dict(batch))) for batch in validation]
+    objective.train()
+    means = {name: torch.stack([losses[name].float() for losses in found]).mean() for name in found[0]}
+    return {f"validation/{name.lstrip('_')}": float(value) for name, value in means.items()}
 
 
 def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float], bool]:
@@ -212,13 +236,25 @@ def _rest(objective: Objective) -> dict[str, Tensor]:
     return {k: v for k, v in objective.state_dict().items() if not k.startswith("model.")}
 
 
-def _save(folder: Path, objective: Objective, optimizer: Optimizer, made: Mapping[str, Any]) -> None:
+_FREE = {"out", "steps", "save_every", "loaders", "validate"}
+"""Settings with which a run may go on differently: more steps make it longer."""
+
+
+def _settings(config: LoopConfig, micro: int) -> dict[str, str]:
+    """What defines a run, by option."""
+    return {name: str(value) for name, value in vars(config).items() if name not in _FREE} | {"micro_batch": str(micro)}
+
+
+def _save(
+    folder: Path, objective: Objective, optimizer: Optimizer, made: Mapping[str, Any], settings: Mapping[str, str]
+) -> None:
     """Write all files, then replace the old ones."""
     new = folder / "unfinished"
     new.mkdir(exist_ok=True)
     step = made["steps"]
     checkpoint.save_weights(objective.model, new)
-    torch.save({"optimizer": optimizer.state_dict(), "objective": _rest(objective), "step": step}, new / "state.pt")
+    state = {"optimizer": optimizer.state_dict(), "objective": _rest(objective), "step": step, "settings": settings}
+    torch.save(state, new / "state.pt")
     (new / "training.json").write_text(json.dumps(made, indent=1) + "\n")
     new.rename(folder / "finished")
     _put_in_place(folder)
@@ -233,14 +269,14 @@ def _put_in_place(folder: Path) -> None:
         finished.rmdir()
 
 
-def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
-    """Load the last save, if there is one. Returns the number of completed steps."""
+def _resume(folder: Path, objective: Objective, optimizer: Optimizer, settings: Mapping[str, str]) -> int:
+    """Load the last save, if there is one. Returns the number of completed steps. InputError if it is another run's."""
     file = folder / "state.pt"
     if not file.exists():
         return 0
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-        missing = {"optimizer", "objective", "step"} - state.keys()
+        missing = {"optimizer", "objective", "step", "settings"} - state.keys()
         if missing:
             raise ValueError(f"no {', '.join(sorted(missing))} in it")
         differ = state["objective"].keys() ^ _rest(objective).keys()
@@ -252,6 +288,13 @@ def _resume(folder: Path, objective: Objective, optimizer: Optimizer) -> int:
         raise InputError(
             f"{file}: cannot go on from here, so delete it or train into another folder: {error}"
         ) from error
+    there = state["settings"]
+    for name in {**there, **settings}:
+        if there.get(name) != settings.get(name):
+            raise InputError(
+                f"{file}: of a run with {name} {there.get(name)}, not {settings.get(name)}; "
+                f"give the same, or train into another folder"
+            )
     try:
         checkpoint.load_weights(objective.model, folder)
     except InputError as error:

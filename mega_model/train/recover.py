@@ -48,10 +48,11 @@ class RecoverObjective(Objective):
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
         }
         if self.linear is not None:
-            codes = first_logits(self.model, seen.image).softmax(dim=-1) @ tokenizer.quantizer.codebook
+            logits = first_logits(self.model, seen.image).float()
             with full_precision(seen.camera):
+                codes = logits.softmax(dim=-1) @ tokenizer.quantizer.codebook
                 losses |= latent_losses(seen, tokens, tokenizer)
-                losses |= self.linear.losses(codes.float(), seen, batch)
+                losses |= self.linear.losses(codes, seen, batch)
         return losses
 
 

@@ -7,6 +7,7 @@ second OpenCV (`opencv-python`), matplotlib and pycocotools; `motmetrics` 1.4 re
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from mega_model.core import metrics
 
 from .measures import Row
 
+Pair = tuple[int, int]
+"""A true and a recovered id."""
 Moment = tuple[float, np.ndarray, np.ndarray]
 """Time in seconds; recovered and true joints [J, 3], metres, the pelvis at the origin."""
 
@@ -24,15 +27,16 @@ Moment = tuple[float, np.ndarray, np.ndarray]
 class Identities:
     """Who was found as whom, in frames that follow each other."""
 
-    _frames: list[tuple[Row, dict[int, int]]] = field(default_factory=list)
-    """each frame's row, and the recovered id of each true one that was found."""
+    _frames: list[tuple[Row, set[Pair], int]] = field(default_factory=list)
+    """each frame's row, the pairs that overlap enough, and how many people are true or recovered."""
     _last: dict[int, int] = field(default_factory=dict)
     """true id -> the recovered id under which the person was last found."""
     _past: dict[int, list[Moment]] = field(default_factory=dict)
     """true id -> up to two frames before this one without a gap."""
 
-    def add(self, row: Row, found: Mapping[int, tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """The next frame. found: true id -> recovered id, recovered and true joints [J, 3], metres.
+    def add(self, row: Row, found: Mapping[int, tuple[int, np.ndarray, np.ndarray]], near: set[Pair]) -> None:
+        """The next frame. found: true id -> recovered id, recovered and true joints [J, 3], metres. near: all pairs
+        that overlap enough to be one person, of which `found` has at most one for each person.
 
         Adds `switches`, the number of `accelerated` people, and their `acceleration` where there are some.
         """
@@ -41,7 +45,8 @@ class Identities:
         if row["true_people"]:
             row["switch_rate"] = row["switches"] / row["true_people"]
         self._last |= ids
-        self._frames.append((row, ids))
+        # people who need not be found count on neither side
+        self._frames.append((row, near, row["true_people"] + row["false_positives"] + len(found)))
         past, self._past, errors = self._past, {}, []
         for truth, (_, joints, true_joints) in found.items():
             now = row["stamp"] / 1e9, joints - joints[0], true_joints - true_joints[0]
@@ -55,24 +60,19 @@ class Identities:
             row["acceleration"] = float(np.mean(errors))
 
     def finish(self) -> None:
-        """Adds `idf1` and its weight `identities` to the rows. Ids are assigned one to one over all frames."""
+        """Adds `idf1` and its weight `identities` to the rows.
+
+        Ids are assigned one to one over all frames, so that the most frames have overlapping people of assigned ids.
+        """
         from scipy.optimize import linear_sum_assignment  # slow to load
 
-        truths = sorted({truth for _, ids in self._frames for truth in ids})
-        persons = sorted({person for _, ids in self._frames for person in ids.values()})
-        together = np.zeros((len(truths), len(persons)), int)
-        for _, ids in self._frames:
-            for truth, person in ids.items():
-                together[truths.index(truth), persons.index(person)] += 1
-        pairs = zip(*linear_sum_assignment(-together))
-        right = {truths[t]: persons[p] for t, p in pairs}
-        for row, ids in self._frames:
-            count = (
-                row["true_people"] + row["false_positives"] + len(ids)
-            )  # people who need not be found count on neither side
+        together = Counter(pair for _, near, _ in self._frames for pair in near)
+        truths, persons = (sorted({pair[side] for pair in together}) for side in (0, 1))
+        counts = np.array([[together[t, p] for p in persons] for t in truths]).reshape(len(truths), len(persons))
+        right = {(truths[t], persons[p]) for t, p in zip(*linear_sum_assignment(-counts))}
+        for row, near, count in self._frames:
             if count:
-                same = sum(right.get(truth) == person for truth, person in ids.items())
-                row |= {"idf1": 2 * same / count, "identities": count}
+                row |= {"idf1": 2 * len(right & near) / count, "identities": count}
 
 
 def _acceleration_error(moments: list[Moment]) -> float:

@@ -84,7 +84,8 @@ MEASURES = {
         "identities",
         "high",
         "Twice the frames in which people have their right id, over the frames of all true and all recovered people. "
-        "True and recovered ids are assigned one to one for the whole recording (Ristani et al. 2016).",
+        "True and recovered ids are assigned one to one for the whole recording, by the number of frames in which "
+        "their boxes overlap enough (Ristani et al. 2016).",
     ),
     "switch_rate": Measure(
         "id switches per person and frame",

@@ -87,7 +87,8 @@ class Score:
         solid = truth.vertices is not None
         true_points = truth.joints if truth.vertices is None else truth.vertices
         visible = in_view(true_points, camera, size) if truth.visible is None else truth.visible
-        pairs = match(people.vertices if solid else people.joints, true_points, camera)
+        overlap = overlaps(people.vertices if solid else people.joints, true_points, camera)
+        pairs = match(overlap)
         counted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
         found = {t: p for p, t in pairs if counted[t]}
         row |= {
@@ -115,7 +116,13 @@ class Score:
             bodies.append(body)
         if truth.ids is not None:
             ids = {int(truth.ids[t]): (int(people.ids[p]), people.joints[p], truth.joints[t]) for t, p in found.items()}
-            self._identities.add(row, ids)
+            spare = {p for p, t in pairs if not counted[t]}
+            near = {
+                (int(truth.ids[t]), int(people.ids[p]))
+                for p, t in np.argwhere(overlap >= MINIMUM_OVERLAP)
+                if counted[t] and p not in spare
+            }
+            self._identities.add(row, ids, near)
         _summarise_bodies(row, bodies)
         return pool
 
@@ -273,14 +280,16 @@ def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
     return np.concatenate([np.nanmin(pixels, axis=1), np.nanmax(pixels, axis=1)], axis=1)
 
 
-def match(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> list[tuple[int, int]]:
-    """Pairs (recovered, true) of people [P, N, 3] and [T, N, 3] whose image boxes overlap most in total."""
+def overlaps(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> np.ndarray:
+    """Intersections over union [P, T] of the image boxes of people [P, N, 3] and [T, N, 3]; 0 if one is not known."""
+    return np.nan_to_num(intersection_over_union(boxes_of(predicted, camera), boxes_of(truth, camera)))
+
+
+def match(overlap: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (recovered, true) of people whose image boxes overlap most in total; see `overlaps`."""
     from scipy.optimize import linear_sum_assignment  # slow to load
 
-    if not len(predicted) or not len(truth):
-        return []
-    overlap = intersection_over_union(boxes_of(predicted, camera), boxes_of(truth, camera))
-    pairs = zip(*linear_sum_assignment(-np.nan_to_num(overlap)))
+    pairs = zip(*linear_sum_assignment(-overlap))
     return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
 
 
