@@ -26,12 +26,12 @@ class ExportConfig:
     """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
     """name of the bundle; by default the names of body and backbone"""
-    steps: int = 3
-    """T, steps of the sampler"""
+    steps: int = 2
+    """T, steps of the sampler; the paper takes 5 at temperature 1 for HRNet, and 2 at 10 for ResNet-50"""
     samples: int = 0
     """Q, default number of samples per person"""
-    temperature: float = 1.0
-    """temperature of the first step"""
+    temperature: float = 4.5
+    """of the sampler; it falls to 0 in the last step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
     """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
     fp32: tyro.conf.Suppress[list[bundle.GraphName] | None] = None

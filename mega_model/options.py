@@ -333,8 +333,10 @@ class Evaluate(ImageSelection, SamplingOptions):
     """Folder of a rendered set, or of its features."""
     samples: int = 25
     """Q, meshes per image."""
-    steps: int = 3
+    steps: int = 2
     """T, as in the export."""
+    temperature: float = 4.5
+    """As in the export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,8 +346,10 @@ class Calibrate(ImageSelection, SamplingOptions):
     checkpoint: ExistingPath = Path("runs/recover")
     set: ExistingPath = Path("runs/features/calibration")
     """Rendered people that the model has not seen, or their features."""
-    steps: int = 3
+    steps: int = 2
     """T, as the export's."""
+    temperature: float = 4.5
+    """As the export's."""
 
 
 @dataclass(frozen=True, kw_only=True)
