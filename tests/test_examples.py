@@ -26,7 +26,7 @@ from std_msgs.msg import Bool, Header
 from test_replay_offline import Recorder, bag
 
 from mega_ros.ros import messages
-from mega_ros.ros.environment import use_large_messages
+from mega_ros.ros.dds import use_large_messages
 from mega_ros.ros.read import points_of
 
 PATIENCE = 120.0

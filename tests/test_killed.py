@@ -30,7 +30,7 @@ from mega_ros.ros.signals import end_with_parent
 
 CAMERA = """
 import array, time
-from mega_ros.ros.environment import use_large_messages
+from mega_ros.ros.dds import use_large_messages
 use_large_messages()
 import rclpy
 from sensor_msgs.msg import Image
@@ -101,7 +101,7 @@ def test_the_others_go_on(peer: Peer, tmp_path: Path) -> None:
         more_meshes(peer)
         assert any("http" in line for line in alive["viewer"].stdout), "the topology of the new node"
         # a start leaves what somebody has locked at that moment, and living processes look at the locks of others
-        start = [sys.executable, "-c", "from mega_ros.ros.environment import use_large_messages as use; use()"]
+        start = [sys.executable, "-c", "from mega_ros.ros.dds import use_large_messages as use; use()"]
         peer.wait(
             lambda: not [name for name in dead if (shared_memory.MOUNT / name).exists()],
             lambda: subprocess.run(start, check=True),

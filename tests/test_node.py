@@ -35,7 +35,7 @@ from mega_model.core.cameras import Camera
 from mega_ros import Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.environment import share
-from mega_ros.ros.environment import use_large_messages
+from mega_ros.ros.dds import use_large_messages
 from mega_ros.ros.read import positions, read_cloud
 
 HEIGHT, WIDTH = 240, 320

@@ -37,12 +37,12 @@ from mega_ros.replay.bags import Bag, open_bag, read_bag
 from mega_ros.replay.coco import LIMBS
 from mega_ros.replay.compare import Difference, compare
 from mega_ros.replay.measures import MEASURES
-from mega_ros.replay.pages import PageFrame
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
 from mega_ros.replay.results import point_cloud, put_in_place
 from mega_ros.replay.score import in_view
+from mega_ros.replay.sheets import PageFrame
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import points_of, positions, read_cloud, read_stamp
 

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 
 from mega_ros.environment import share
-from mega_ros.ros import environment, shared_memory
+from mega_ros.ros import dds, shared_memory
 from mega_ros.ros.shared_memory import MIB, YOUNG
 
 TEMPLATE = share() / "config" / "fastdds.xml"
@@ -63,7 +63,7 @@ def test_only_what_nobody_has_locked_is_removed(tmp_path: Path) -> None:
 
 PROCESS = """
 import sys, time
-from mega_ros.ros.environment import transport, use_large_messages
+from mega_ros.ros.dds import transport, use_large_messages
 use_large_messages()
 import rclpy
 rclpy.init(domain_id=int(sys.argv[1]))
@@ -128,38 +128,38 @@ def test_small_shared_memory(size: str, carrier: str) -> None:
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*environment.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
+    for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    environment.use_large_messages()
-    assert not any(name in os.environ for name in environment.PROFILES)
-    assert environment.transport() == ("Fast DDS, FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA", "")
-    monkeypatch.setenv(environment.PROFILES[0], "mine.xml")
-    environment.use_large_messages()
-    assert os.environ[environment.PROFILES[0]] == "mine.xml"
-    assert environment.transport() == ("Fast DDS, profile mine.xml", "")
+    dds.use_large_messages()
+    assert not any(name in os.environ for name in dds.PROFILES)
+    assert dds.transport() == ("Fast DDS, FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA", "")
+    monkeypatch.setenv(dds.PROFILES[0], "mine.xml")
+    dds.use_large_messages()
+    assert os.environ[dds.PROFILES[0]] == "mine.xml"
+    assert dds.transport() == ("Fast DDS, profile mine.xml", "")
 
 
 @pytest.mark.parametrize("distribution", ["humble", "jazzy", "kilted", ""])
 def test_the_variable_is_the_one_that_this_fast_dds_reads(monkeypatch: pytest.MonkeyPatch, distribution: str) -> None:
-    for name in (*environment.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
+    for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("ROS_DISTRO", distribution)
-    environment.use_large_messages()
-    assert bool(os.environ[environment.PROFILES[1]]) == (distribution in ("humble", "jazzy"))
-    assert bool(os.environ[environment.PROFILES[0]]) != (distribution in ("humble", "jazzy"))
+    dds.use_large_messages()
+    assert bool(os.environ[dds.PROFILES[1]]) == (distribution in ("humble", "jazzy"))
+    assert bool(os.environ[dds.PROFILES[0]]) != (distribution in ("humble", "jazzy"))
 
 
 def test_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     """No profile, and other DDS implementations: what to set. Nothing where nothing is needed."""
-    for name in (*environment.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS", "CYCLONEDDS_URI"):
+    for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS", "CYCLONEDDS_URI"):
         monkeypatch.delenv(name, raising=False)
-    assert environment.PROFILES[0] in environment.transport()[1]
+    assert dds.PROFILES[0] in dds.transport()[1]
     for implementation, words in {
         "rmw_cyclonedds_cpp": ["net.core.rmem_max", "SocketReceiveBufferSize", "CYCLONEDDS_URI"],
         "rmw_zenoh_cpp": [],
     }.items():
-        monkeypatch.setattr(environment, "get_rmw_implementation_identifier", lambda: implementation)  # noqa: B023
-        carrier, advice = environment.transport()
+        monkeypatch.setattr(dds, "get_rmw_implementation_identifier", lambda: implementation)  # noqa: B023
+        carrier, advice = dds.transport()
         assert carrier == implementation
         assert all(word in advice for word in words) and bool(advice) == bool(words)

@@ -55,7 +55,7 @@ import numpy as np
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from mega_ros.ros import soak
-from mega_ros.ros.environment import use_large_messages
+from mega_ros.ros.dds import use_large_messages
 bundle, profile, reliability = sys.argv[1:]
 if profile == "with":
     use_large_messages()

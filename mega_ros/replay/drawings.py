@@ -15,7 +15,7 @@ from mega_model.core.images import without_stderr
 from mega_model.core.topology import Topology
 
 from ..ros.read import positions
-from . import pages
+from . import sheets
 from .recording import Recording
 
 OVERLAY, CONTACT_SHEET = "overlay.webm", "contact_sheet.png"
@@ -27,17 +27,17 @@ LONGEST = 5.0
 def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> None:
     """Write the overlay video and, if there are people, the contact sheet."""
     stamps = sorted(recording.sent)
-    limit = pages.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
+    limit = sheets.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
     seconds = (stamps[-1] - stamps[0]) / 1e9
     shown = None
     with _video(out / OVERLAY, (len(stamps) - 1) / seconds if seconds else 1.0) as write:
         for stamp in track(stamps, "drawing", console=console, transient=True):
             shown = stamp if stamp in recording.clouds else shown
-            write(pages.video_frame(_frame(recording, stamp, shown), topology.faces, limit))
+            write(sheets.video_frame(_frame(recording, stamp, shown), topology.faces, limit))
     populated = [s for s in stamps if len(recording.clouds.get(s, ()))]
     if populated:
         chosen = [populated[round(k)] for k in np.linspace(0, len(populated) - 1, SHEET_ROWS + 2)[1:-1]]
-        sheet = pages.contact_sheet([_frame(recording, s, s) for s in dict.fromkeys(chosen)], topology.faces)
+        sheet = sheets.contact_sheet([_frame(recording, s, s) for s in dict.fromkeys(chosen)], topology.faces)
         (out / CONTACT_SHEET).write_bytes(cv2.imencode(".png", sheet)[1].tobytes())
 
 
@@ -51,11 +51,11 @@ class Film:
     def __init__(self, path: Path, topology: Topology) -> None:
         self._path, self._topology = path, topology
         self._writer = cv2.VideoWriter()
-        self._waiting: tuple[int, pages.PageFrame] | None = None
+        self._waiting: tuple[int, sheets.PageFrame] | None = None
         self._limit = 0.0
         self._rate = 0.0
 
-    def add(self, stamp: int, frame: pages.PageFrame) -> None:
+    def add(self, stamp: int, frame: sheets.PageFrame) -> None:
         """stamp: nanoseconds, not before that of the last frame."""
         if self._waiting is not None:
             self._show(self._waiting[1], (stamp - self._waiting[0]) / 1e9)
@@ -66,10 +66,10 @@ class Film:
             self._show(self._waiting[1], 0.0)
         self._writer.release()
 
-    def _show(self, frame: pages.PageFrame, seconds: float) -> None:
+    def _show(self, frame: sheets.PageFrame, seconds: float) -> None:
         if not self._limit and len(frame.sigma):
-            self._limit = pages.nice_limit([frame.sigma])
-        drawn = pages.video_frame(frame, self._topology.faces, self._limit or 0.1)
+            self._limit = sheets.nice_limit([frame.sigma])
+        drawn = sheets.video_frame(frame, self._topology.faces, self._limit or 0.1)
         if not self._writer.isOpened():
             self._rate = float(np.clip(1 / seconds, 1, 60)) if seconds else 1.0
             _open(self._writer, self._path, self._rate, drawn)
@@ -99,16 +99,16 @@ def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
         writer.release()
 
 
-def _frame(recording: Recording, stamp: int, shown: int | None) -> pages.PageFrame:
+def _frame(recording: Recording, stamp: int, shown: int | None) -> sheets.PageFrame:
     """The image at `stamp` with the people of the frame `shown`, which is an earlier one if this frame was dropped."""
     begin = min(recording.sent)
     caption = f"{(stamp - begin) / 1e9:.2f} s"
     image, camera = recording.image(stamp), recording.camera(stamp)
     if shown is None:
-        return pages.PageFrame(
+        return sheets.PageFrame(
             image, camera, np.zeros((0, 0, 3)), np.zeros((0, 0)), np.zeros(0), f"{caption}, no mesh yet"
         )
     if shown != stamp:
         caption += f", dropped: mesh of {(shown - begin) / 1e9:.2f} s"
     cloud = recording.clouds[shown]
-    return pages.PageFrame(image, camera, positions(cloud), cloud["sigma"], cloud["id"][:, 0], caption)
+    return sheets.PageFrame(image, camera, positions(cloud), cloud["sigma"], cloud["id"][:, 0], caption)

@@ -29,12 +29,12 @@ from .drawings import Film
 from .frames import Frame, Input, open_input
 from .measures import Row
 from .meshes import Format, Grouping, write_frame, write_tracks
-from .pages import PageFrame
 from .progress import progress
 from .reference import Reference, open_reference
 from .report_page import Worst, write_page
 from .results import MeshBag, MeshFile, put_in_place, write_csv, write_parquet
 from .score import Score
+from .sheets import PageFrame
 
 NAMES = (
     "meshes.npz",

@@ -14,7 +14,7 @@ import jinja2
 import leather
 import numpy as np
 
-from . import pages
+from . import sheets
 from .bootstrap import LEVEL
 from .measures import FACTOR, MEASURES, Row, shown
 from .report import live_rows
@@ -42,18 +42,18 @@ CHARTS = {
 class Worst:
     """The `KEPT` worst of the frames that are added. Only these are held, and small."""
 
-    _kept: list[tuple[tuple[int, float], Row, pages.PageFrame]] = field(default_factory=list)
+    _kept: list[tuple[tuple[int, float], Row, sheets.PageFrame]] = field(default_factory=list)
     """how bad, row and frame; the worst first."""
 
-    def add(self, row: Row, frame: pages.PageFrame) -> None:
+    def add(self, row: Row, frame: sheets.PageFrame) -> None:
         """A frame with its row of the report."""
         rank = next(((len(ORDER) - k, row[name]) for k, name in enumerate(ORDER) if name in row), None)
         if rank is None or (len(self._kept) == KEPT and rank <= self._kept[-1][0]):
             return
         height, width = frame.image.shape[:2]
         scale = THUMBNAIL / max(height, width)
-        size = max(pages.SMALLEST[0], round(width * scale)), max(pages.SMALLEST[1], round(height * scale))
-        image, moved = pages.fit(frame.image, size)
+        size = max(sheets.SMALLEST[0], round(width * scale)), max(sheets.SMALLEST[1], round(height * scale))
+        image, moved = sheets.fit(frame.image, size)
         small = replace(frame, image=image, camera=frame.camera.moved(moved))
         self._kept.append((rank, row, small))
         self._kept.sort(key=lambda kept: kept[0], reverse=True)
@@ -62,12 +62,12 @@ class Worst:
     def drawn(self, faces: np.ndarray) -> list[tuple[Row, str]]:
         """Rows, and for each the mesh over the image and the mesh by sigma, as a JPEG in the form of an address."""
         out = []
-        limit = pages.nice_limit([frame.sigma for _, _, frame in self._kept])
+        limit = sheets.nice_limit([frame.sigma for _, _, frame in self._kept])
         for _, row, frame in self._kept:
             size = frame.image.shape[1], frame.image.shape[0]
-            _, over, by_sigma, _ = pages.panels(frame, faces, size, limit)
+            _, over, by_sigma, _ = sheets.panels(frame, faces, size, limit)
             both = np.concatenate([over, by_sigma], axis=1)
-            both = np.concatenate([both, pages.legend(both.shape[1], limit)])
+            both = np.concatenate([both, sheets.legend(both.shape[1], limit)])
             data = cv2.imencode(".jpg", both, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
             out.append((row, f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"))
         return out

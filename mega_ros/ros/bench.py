@@ -33,7 +33,7 @@ from mega_model.core.errors import InputError
 from ..environment import share
 from ..recovery import Recovery
 from . import messages
-from .environment import use_large_messages
+from .dds import use_large_messages
 from .images import to_bgr
 from .process import NodeProcess
 from .standard import MESSAGES

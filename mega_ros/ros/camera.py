@@ -29,9 +29,9 @@ from ..stream import Stream
 from ..user_detector import UserDetector
 from . import bodies, messages, parameters
 from .camera_info import camera_for, is_rectified
+from .dds import HELP
 from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
-from .environment import HELP
 from .images import to_bgr
 from .outputs import Outputs, ProcessedFrame
 from .read import read_stamp

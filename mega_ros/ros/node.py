@@ -33,7 +33,7 @@ from ..stream import warm_up
 from ..user_detector import UserDetector
 from . import bodies, parameters
 from .camera import LiveCamera
-from .environment import remove_profile, transport, use_large_messages
+from .dds import remove_profile, transport, use_large_messages
 from .outputs import Outputs
 from .signals import Ending
 from .transport import create_publisher

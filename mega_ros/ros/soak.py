@@ -24,7 +24,7 @@ from mega_model.core.errors import InputError
 
 from . import messages
 from .bench import PLACES, BenchClient, example_images
-from .environment import use_large_messages
+from .dds import use_large_messages
 from .process import NodeProcess
 from .transport import Losses
 

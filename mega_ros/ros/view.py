@@ -20,7 +20,7 @@ from mega_model.core.errors import InputError
 from ..engines import first_line
 from ..viewer import Meshes, Page, ViewOptions
 from .camera_info import camera_for
-from .environment import use_large_messages
+from .dds import use_large_messages
 from .images import to_bgr
 from .read import positions, read_cloud, read_stamp
 from .signals import Ending

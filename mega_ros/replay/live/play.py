@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from mega_model.core.errors import InputError
 
-from ...ros.environment import use_large_messages
+from ...ros.dds import use_large_messages
 from ...ros.process import NodeProcess
 from ...ros.signals import ended_as_by_ctrl_c
 from ..bags import Message

@@ -5,7 +5,7 @@ import pytest
 
 from mega_model.core.cameras import Camera
 from mega_model.core.geometry import intrinsics_from_fov
-from mega_ros.replay import pages
+from mega_ros.replay import sheets
 
 CAMERA = Camera(intrinsics_from_fov(320, 240, 1.0))
 # one person, an octahedron of 30 cm at 3 m
@@ -23,7 +23,7 @@ def image() -> np.ndarray:
 def test_fit_says_where_pixels_go() -> None:
     image = np.zeros((100, 400, 3), np.uint8)
     image[40:60, 300:320] = 255
-    page, moved = pages.fit(image, (200, 150))
+    page, moved = sheets.fit(image, (200, 150))
     assert page.shape == (150, 200, 3)
     x, y, _ = moved @ [310, 50, 1]
     assert (page[int(y), int(x)] > 250).all()
@@ -31,17 +31,17 @@ def test_fit_says_where_pixels_go() -> None:
 
 def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) -> None:
     sigma = np.full((1, 6), 0.03)
-    somebody = pages.PageFrame(image, CAMERA, BALL, sigma, np.array([4]), "0.00 s")
-    nobody = pages.PageFrame(image, CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
-    one = pages.contact_sheet([somebody], FACES)
-    two = pages.contact_sheet([somebody, nobody], FACES)
+    somebody = sheets.PageFrame(image, CAMERA, BALL, sigma, np.array([4]), "0.00 s")
+    nobody = sheets.PageFrame(image, CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0), "0.07 s")
+    one = sheets.contact_sheet([somebody], FACES)
+    two = sheets.contact_sheet([somebody, nobody], FACES)
     assert two.shape[0] - one.shape[0] > 300
     assert two.shape[1:] == one.shape[1:]
 
 
 def test_video_frames_have_even_sides_and_one_size(image: np.ndarray) -> None:
-    nobody = pages.PageFrame(image[:239, :319], CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
-    somebody = pages.PageFrame(image[:239, :319], CAMERA, BALL, np.full((1, 6), np.nan), np.array([0]))
-    shapes = {pages.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
+    nobody = sheets.PageFrame(image[:239, :319], CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
+    somebody = sheets.PageFrame(image[:239, :319], CAMERA, BALL, np.full((1, 6), np.nan), np.array([0]))
+    shapes = {sheets.video_frame(frame, FACES, 0.1).shape for frame in (nobody, somebody)}
     assert len(shapes) == 1
     assert all(side % 2 == 0 for side in shapes.pop()[:2])
