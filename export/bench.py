@@ -186,7 +186,7 @@ def model_paths(config: BenchConfig) -> Iterator[ModelPaths]:
             yield ModelPaths(Bundle.load(config.bundle).folder, source)
         else:
             options = ExportConfig(
-                source, folder / "bundle", steps=config.steps, fp32=None if config.checkpoint else []
+                source, folder / "bundle", steps=config.steps, temperature=1.0, fp32=None if config.checkpoint else []
             )
             made = to_onnx.export(options)
             yield ModelPaths(made.folder, source)

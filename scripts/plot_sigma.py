@@ -38,7 +38,7 @@ GROUPS = 10
 
 
 @dataclass(frozen=True)
-class Options:
+class PlotOptions:
     checkpoint: Path | None = None
     """Trained model; with --test."""
     test: Path = Path("runs/features/test")
@@ -72,7 +72,7 @@ class Measured:
         return rms(self.sigma), rms(self.error)
 
 
-def on_renders(options: Options) -> dict[str, Measured]:
+def on_renders(options: PlotOptions) -> dict[str, Measured]:
     assert options.checkpoint is not None
     config = Evaluate(checkpoint=options.checkpoint, test=options.test, samples=0)
     model = open_model(options.checkpoint, device_of(config))
@@ -88,7 +88,7 @@ def on_renders(options: Options) -> dict[str, Measured]:
     }
 
 
-def on_photographs(options: Options) -> dict[str, Measured]:
+def on_photographs(options: PlotOptions) -> dict[str, Measured]:
     """In the image, which shows two of the three directions of an error: so sigma is sqrt(2/3) as large there."""
     assert options.set is not None
     recovery = Recovery.load(options.bundle)
@@ -118,7 +118,7 @@ def draw(measured: dict[str, Measured]) -> Figure:
     return figure
 
 
-def main(options: Options) -> None:
+def main(options: PlotOptions) -> None:
     # the same picture gives the same file
     matplotlib.rcParams.update({"svg.hashsalt": "mega", "svg.fonttype": "none", "font.family": "sans-serif"})
     if options.checkpoint is not None:
@@ -138,4 +138,4 @@ def save(measured: dict[str, Measured], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(PlotOptions, description=__doc__))

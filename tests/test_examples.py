@@ -29,7 +29,7 @@ from mega_ros.ros import messages
 from mega_ros.ros.dds import use_large_messages
 from mega_ros.ros.read import points_of
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds to wait for what must come: it ends a hang, and a busy machine does not reach it."""
 MANY = 300
 """Answers. Those to what was published earlier are a few."""

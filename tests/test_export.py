@@ -27,7 +27,9 @@ from mega_ros.bundle import DEFAULT, Body, Bundle
 
 STEPS = 3
 DETECTOR = DEFAULT / "detector.onnx"
-CONFIG = ExportConfig(Path(), Path(), name="tiny", steps=STEPS, samples=4, body=Body("torus", "16 x 8", "CC0"))
+CONFIG = ExportConfig(
+    Path(), Path(), name="tiny", steps=STEPS, samples=4, temperature=1.0, body=Body("torus", "16 x 8", "CC0")
+)
 
 
 def torus(around: int = 16, across: int = 8) -> Topology:

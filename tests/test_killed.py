@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image
 
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
-from test_node import Peer, command
+from test_node import PATIENCE, Peer, command
 from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.ros import shared_memory
@@ -130,7 +130,7 @@ def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
         time.sleep(random.random())
         player.kill()
         player.communicate()
-    assert not psutil.wait_procs(nodes, timeout=60)[1]
+    assert not psutil.wait_procs(nodes, timeout=PATIENCE)[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -150,8 +150,8 @@ def test_an_ended_replay_leaves_no_workers(number: int, tmp_path: Path) -> None:
             children = psutil.Process(replay.pid).children()
     finally:
         replay.send_signal(number)
-        said = replay.communicate(timeout=60)[1]  # workers that are left would hold stderr
-    assert not psutil.wait_procs(children, timeout=60)[1]
+        said = replay.communicate(timeout=PATIENCE)[1]  # workers that are left would hold stderr
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
     if number == signal.SIGTERM:
         assert (replay.returncode, said) == (130, "mega replay: interrupted\n") and not [*(tmp_path / "out").iterdir()]
 

@@ -119,7 +119,7 @@ def test_training_stages_do_not_import_each_other() -> None:
 
 def test_a_class_name_is_used_once() -> None:
     names: dict[str, list[str]] = {}
-    for path in (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
+    for path in (path for folder in (*FOLDERS, "launch", "scripts") for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 names.setdefault(node.name, []).append(str(path.relative_to(ROOT)))

@@ -27,13 +27,14 @@ from mega_ros.bundle import TOPOLOGY, BundleError
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
 # without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
-PVE = {True: (0.112, 0.128), False: (0.109, 0.125)}
+# With one pass of the backbone, a margin of 1 gives 0.110 and a depth error of 0.058, one of 1.5 gives 0.139.
+PVE = {"keypoints": (0.112, 0.128), "no keypoints": (0.109, 0.125), "one pass": (0.1115, 0.12)}
 """Metres: mean error of the vertices about the pelvis."""
-DEPTH = 0.0, 0.25
+DEPTH = {"keypoints": (0.0, 0.25), "no keypoints": (0.0, 0.25), "one pass": (0.075, 0.105)}
 """Median error of the pelvis' depth, over the true depth."""
 OFF = 0.0, 0.022
 """Median distance of the joints from the true ones in the image, over the box's height."""
-WITHIN_1_SIGMA = {True: (0.48, 0.6), False: (0.83, 0.93)}
+WITHIN_1_SIGMA = {"keypoints": (0.48, 0.6), "no keypoints": (0.83, 0.93), "one pass": (0.8, 0.95)}
 """Share of the vertices whose error about the pelvis is within one sigma."""
 
 WIDTH, HEIGHT = 320, 240
@@ -93,12 +94,16 @@ def test_shapes_and_types(recovery: Recovery, frame: Any, people: People) -> Non
     assert recovery.backend == "onnxruntime CPUExecutionProvider"
 
 
-@pytest.mark.parametrize("seen", [True, False], ids=["keypoints", "no keypoints"])
-def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any], seen: bool) -> None:
+@pytest.mark.parametrize("case", PVE)
+def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any], case: str) -> None:
     """Where they are, in which pose, and how wrong sigma says that is."""
+    if case == "one pass":
+        bundle = recovery.bundle
+        recovery = Recovery(replace(bundle, crop=replace(bundle.crop, passes=1)), "cpu")
+    unseen = None if case == "keypoints" else np.zeros((2, 17, 3))
     errors, sigma, depths, off = [], [], [], []
     for frame in clip_frames[::5]:
-        people = recovery.run(frame.image, frame.K, frame.boxes, keypoints=None if seen else np.zeros((2, 17, 3)))
+        people = recovery.run(frame.image, frame.K, frame.boxes, keypoints=unseen)
         assert len(people) == 2
         truth = recovery.topology.joints(frame.vertices)
         about_pelvis = people.vertices - people.joints[:, :1] - (frame.vertices - truth[:, :1])
@@ -108,10 +113,10 @@ def test_the_people_of_the_clip(recovery: Recovery, clip_frames: list[Any], seen
         pixels = np.linalg.norm(project(people.joints, frame.K) - project(truth, frame.K), axis=-1)
         off.append(pixels / (frame.boxes[:, 3] - frame.boxes[:, 1])[:, None])
     ratio = np.array(errors) / np.array(sigma)
-    assert inside(np.mean(errors), PVE[seen]), np.mean(errors)
-    assert inside(np.median(np.abs(depths)), DEPTH), np.median(np.abs(depths))
+    assert inside(np.mean(errors), PVE[case]), np.mean(errors)
+    assert inside(np.median(np.abs(depths)), DEPTH[case]), np.median(np.abs(depths))
     assert inside(np.median(off), OFF), np.median(off)
-    assert inside(np.mean(ratio < 1), WITHIN_1_SIGMA[seen]), np.mean(ratio < 1)
+    assert inside(np.mean(ratio < 1), WITHIN_1_SIGMA[case]), np.mean(ratio < 1)
 
 
 def test_sigma_is_large_where_nobody_is(recovery: Recovery, frame: Any, people: People) -> None:

@@ -57,9 +57,10 @@ BOXES = np.array([[20, 60, 60, 160], [200, 40, 260, 200]], np.float32)
 """The second one is nearer."""
 
 
-def sigma(stream: Stream, stamp: int, **settings: object) -> np.ndarray:
+def sigma(stream: Stream, stamp: int, boxes: np.ndarray = BOXES, **settings: object) -> np.ndarray:
     stream.settings = StreamSettings(boxes="detections", **settings)  # type: ignore[arg-type]
-    return stream.process(IMAGE, None, stamp, found=Detections(BOXES, np.ones(2, np.float32), None)).sigma[:, 0]
+    found = Detections(boxes, np.ones(len(boxes), np.float32), None)
+    return stream.process(IMAGE, None, stamp, found=found).sigma[:, 0]
 
 
 def test_samples_follow_the_period(stream: Stream) -> None:
@@ -72,15 +73,26 @@ def test_samples_follow_the_period(stream: Stream) -> None:
     assert (most != few).all()
 
 
-def test_the_near_one_has_what_time_is_left(
-    recovery: Recovery, stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After an image that took 58 s, of them 8 for as many samples."""
-    few, most = sigma(stream, 0, samples=4), sigma(stream, 1, samples=MOST)
+@pytest.fixture
+def measured(recovery: Recovery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next image takes 58 s, of them 8 for its samples, and the one after it no time."""
     clock, sampling = iter([0.0, 58.0, 60.0, 60.0]), iter([0.0, 8.0, 8.0, 8.0])
     monkeypatch.setattr("mega_ros.stream.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     monkeypatch.setattr(recovery, "seconds", lambda: {"sampling": next(sampling)})
+
+
+def test_the_near_one_has_what_time_is_left(recovery: Recovery, stream: Stream, request: pytest.FixtureRequest) -> None:
+    few, most = sigma(stream, 0, samples=4), sigma(stream, 1, samples=MOST)
+    request.getfixturevalue("measured")
     np.testing.assert_array_equal(sigma(stream, 2, samples="auto"), few)
     found = sigma(stream, 3, samples="auto", period=50.0 + 100 + 4)
     np.testing.assert_array_equal(found, [few[0], most[1]])
     assert stream.samples.tolist() == [4, MOST]
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_new_one_has_it_before_a_near_one(stream: Stream) -> None:
+    """The near one was there before, and the first image had 4 samples."""
+    sigma(stream, 0, BOXES[1:], samples="auto")
+    sigma(stream, 1, samples="auto", period=50.0 + 2 * (MOST + 4))
+    assert stream.samples.tolist() == [MOST, 4]

@@ -17,7 +17,15 @@ from mega_model import checkpoint, generate
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
-from mega_model.evaluate.predict import Model, Prediction, device_of, facts_of, open_subject, predict, publish_table
+from mega_model.evaluate.predict import (
+    LoadedModel,
+    Prediction,
+    device_of,
+    facts_of,
+    open_subject,
+    predict,
+    publish_table,
+)
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report
 from mega_model.options import Figures
@@ -127,7 +135,7 @@ def qualitative(shown: list[ShownPerson], faces: np.ndarray) -> Figure:
 
 
 @torch.no_grad()
-def steps_of_images(model: Model, shown: list[ShownPerson], faces: np.ndarray, config: Figures) -> Figure:
+def steps_of_images(model: LoadedModel, shown: list[ShownPerson], faces: np.ndarray, config: Figures) -> Figure:
     """Figure 7, upper part: a row per image."""
     mega, tokenizer, _, _ = model
     images = torch.from_numpy(np.stack([p.image for p in shown])).to(device_of(config))

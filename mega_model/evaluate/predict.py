@@ -30,7 +30,7 @@ from mega_model.tokenizer import MeshTokenizer
 Name = TypeVar("Name")
 
 
-class Model(NamedTuple):
+class LoadedModel(NamedTuple):
     """What a checkpoint holds, on one device."""
 
     mega: Mega
@@ -39,13 +39,13 @@ class Model(NamedTuple):
     topology: Topology
 
 
-def open_model(folder: Path, device: str) -> Model:
+def open_model(folder: Path, device: str) -> LoadedModel:
     mega, tokenizer, topology = checkpoint.load_mega(folder)
     errors = checkpoint.load_errors(folder)
-    return Model(mega.to(device), tokenizer.to(device), errors and errors.to(device), topology)
+    return LoadedModel(mega.to(device), tokenizer.to(device), errors and errors.to(device), topology)
 
 
-def open_subject(subject: Subject) -> tuple[Model, ImageSet]:
+def open_subject(subject: Subject) -> tuple[LoadedModel, ImageSet]:
     """The model on its device, and the images. Raises InputError if they are of different bodies."""
     model = open_model(subject.checkpoint, device_of(subject))
     topology, size = model.topology, model.mega.config.image_size
@@ -106,7 +106,7 @@ def image_indices(total: int, config: ImageSelection) -> np.ndarray:
 
 @torch.no_grad()
 def predict(
-    model: Model, images: ImageSet, config: ImageSelection, sampling: SamplingOptions | None = None
+    model: LoadedModel, images: ImageSet, config: ImageSelection, sampling: SamplingOptions | None = None
 ) -> Iterator[Prediction]:
     """Predictions one batch at a time, because a large set's samples do not fit into memory.
 
