@@ -30,10 +30,10 @@ MOVES = {
 }
 """Operators that only move numbers, which are rounded already."""
 PEOPLE, SAMPLES = 6, 8
-"""Of the crops that the errors are measured on: 324 tokens and 2592 sampled ones at 54 each. With two people, a gate of
+"""The errors are measured on so many crops: 324 tokens and 2592 sampled ones at 54 each. With two people, a gate of
 1 % of 108 tokens would be passed or missed by a single near tie."""
 NOISE = 8
-"""Of the crops' pixels, uint8: the largest. So the same photograph is six images."""
+"""Largest change of a pixel, uint8: it makes six different images of one photograph."""
 
 
 def stay_fp32(bundle: Bundle) -> list[GraphName]:

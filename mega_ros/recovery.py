@@ -81,25 +81,27 @@ class People:
 
 
 @dataclass(frozen=True)
-class Crops:
-    """The last crops of P people, and what the graphs gave for them."""
+class CropOutputs:
+    """What the graphs gave for the last crops of P people, and the cameras of these crops."""
 
-    intrinsics: np.ndarray
-    """[P, 3, 3]: crop_intrinsics of `square_cameras`."""
-    from_camera: np.ndarray
-    """[P, 3, 3]: its crop_from_camera."""
+    crop_intrinsics: np.ndarray
+    """[P, 3, 3], see `square_cameras`."""
+    crop_from_camera: np.ndarray
+    """[P, 3, 3], see `square_cameras`."""
     features: dict[str, np.ndarray]
     """The backbone's outputs."""
     limbs: np.ndarray
     """float32 [P, 12, 3]: the detector's keypoints of arms and legs in crop coordinates; score 0 if unknown."""
-    out: dict[str, np.ndarray]
+    deterministic: dict[str, np.ndarray]
     """The deterministic graph's outputs."""
 
-    def __getitem__(self, people: np.ndarray) -> Crops:
+    def __getitem__(self, people: np.ndarray) -> CropOutputs:
         """Those of some people: indices."""
         features = {name: array[people] for name, array in self.features.items()}
-        out = {name: array if name == "modes" else array[people] for name, array in self.out.items()}
-        return Crops(self.intrinsics[people], self.from_camera[people], features, self.limbs[people], out)
+        out = {name: array if name == "modes" else array[people] for name, array in self.deterministic.items()}
+        return CropOutputs(
+            self.crop_intrinsics[people], self.crop_from_camera[people], features, self.limbs[people], out
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Observation:
     """With ids 0 to P-1, without samples; also those who will be left out."""
     good: np.ndarray
     """bool [P]: who will not be left out."""
-    crops: Crops | None
+    outputs: CropOutputs | None
     """What samples are made of; None if nobody is there."""
 
 
@@ -248,9 +250,11 @@ class Recovery:
             scores = np.ones(len(boxes), np.float32)
         if not len(boxes):
             return Observation(self._nobody(), np.zeros(0, bool), None)
-        crops = self._crops(image, camera, boxes, keypoints, rotate)
-        vertices, residuals = (array[:, 0] for array in self._placed(crops.out["vertices"][:, None], crops))
-        sigma, joints_sigma = self._predicted_sigma(crops.out, residuals)
+        outputs = self._infer(image, camera, boxes, keypoints, rotate)
+        vertices, residuals = (
+            array[:, 0] for array in self._placed(outputs.deterministic["vertices"][:, None], outputs)
+        )
+        sigma, joints_sigma = self._predicted_sigma(outputs.deterministic, residuals)
         people = People(
             vertices,
             sigma,
@@ -259,16 +263,16 @@ class Recovery:
             np.arange(len(boxes), dtype=np.uint32),
             boxes,
             scores,
-            crops.out.get("distance", np.full(len(boxes), np.nan, np.float32)),
+            outputs.deterministic.get("distance", np.full(len(boxes), np.nan, np.float32)),
             np.zeros((len(boxes), 0, *vertices.shape[1:]), np.float32),
         )
-        # along the crop's axis: of somebody who is near, or beside a wide lens, a part may be behind the camera's plane
-        depth = np.einsum("pvi,pi->pv", vertices, crops.from_camera[:, 2])
+        # along the crop's axis: a part of somebody near, or beside a wide lens, may be behind the camera's plane
+        depth = np.einsum("pvi,pi->pv", vertices, outputs.crop_from_camera[:, 2])
         in_front = (depth > 0) & (depth < FARTHEST) & (vertices.mean(axis=1) > 0)[:, 2:]
-        good = in_front.all(axis=1) & np.isfinite(vertices).all(axis=(1, 2))
+        good = in_front.all(axis=1)  # not where a vertex is NaN
         if self._predicts_errors:
             good &= np.isfinite(sigma).all(axis=1)
-        return Observation(people, good, crops)
+        return Observation(people, good, outputs)
 
     def identified(
         self,
@@ -283,7 +287,7 @@ class Recovery:
         samples: as for `run`; or a number for each person [P], then they cannot be kept.
         """
         samples = self.bundle.sampling.samples if samples is None else samples
-        people, good, crops = observation.people, observation.good.copy(), observation.crops
+        people, good, outputs = observation.people, observation.good.copy(), observation.outputs
         counts = np.broadcast_to(samples, len(people))
         if np.min(samples, initial=0) < 0 or seed < 0:
             raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
@@ -299,8 +303,8 @@ class Recovery:
         for count in np.unique(counts).tolist():
             which = np.flatnonzero(counts == count)
             for_sigma = count >= 2 and not self._predicts_errors
-            if crops and (for_sigma or (keep_samples and count)):
-                meshes = self._sampled(crops[which], ids[which], count, seed)
+            if outputs and (for_sigma or (keep_samples and count)):
+                meshes = self._sampled(outputs[which], ids[which], count, seed)
                 good[which] &= np.isfinite(meshes).all(axis=(1, 2, 3))
                 if for_sigma:
                     people.sigma[which] = scale * metrics.spread(meshes)
@@ -321,9 +325,9 @@ class Recovery:
             return None
         return keypoints_of(boxes, find_turned(self.detector, image, rotate))
 
-    def _crops(
+    def _infer(
         self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
-    ) -> Crops:
+    ) -> CropOutputs:
         """The graphs on each person's last crop.
 
         There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
@@ -364,24 +368,24 @@ class Recovery:
             limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, *cameras).astype(np.float32)
         given = {**features, "keypoints": limbs}
         out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
-        return Crops(*cameras, features, limbs, out)
+        return CropOutputs(*cameras, features, limbs, out)
 
-    def _placed(self, meshes: np.ndarray, crops: Crops) -> tuple[np.ndarray, np.ndarray]:
+    def _placed(self, meshes: np.ndarray, outputs: CropOutputs) -> tuple[np.ndarray, np.ndarray]:
         """Meshes [P, Q, V, 3] of the decoder -> float32 [P, Q, V, 3] in the camera frame, and residuals [P, Q, 12].
 
         If the bundle has modes, each is fitted to landmarks and keypoints; residuals are those of `FittedPeople`.
         """
-        out, intrinsics = crops.out, crops.intrinsics
+        out, intrinsics = outputs.deterministic, outputs.crop_intrinsics
         rotation, camera = out["rotation"][:, None], out["camera"][:, None]
         focal = (intrinsics[:, 0, 0] / intrinsics[:, 0, 2])[:, None]
         if "modes" in out:
-            landmarks, limbs = crops.features["landmarks"][:, None], crops.limbs[:, None]
+            landmarks, limbs = outputs.features["landmarks"][:, None], outputs.limbs[:, None]
             self._bends = self._bends or Bends.of(self.topology.joint_regressor, out["modes"])
             fitted = fit_people(meshes, rotation, camera, focal, landmarks, limbs, self._bends)
         else:
             nothing = np.zeros((*meshes.shape[:2], len(OBSERVES)))
             fitted = FittedPeople(meshes, rotation, crop_translation(camera, focal), nothing)
-        placed = place(fitted.vertices, fitted.body_to_crop, fitted.translation, crops.from_camera[:, None])
+        placed = place(fitted.vertices, fitted.body_to_crop, fitted.translation, outputs.crop_from_camera[:, None])
         return placed.astype(np.float32), fitted.residuals
 
     def _predicted_sigma(self, out: dict[str, np.ndarray], residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -396,11 +400,15 @@ class Recovery:
         joints_sigma = widened(out["joints_sigma"], residuals, of_joints).astype(np.float32)
         return scale * sigma, scale * joints_sigma
 
-    def _sampled(self, crops: Crops, ids: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    def _sampled(self, outputs: CropOutputs, ids: np.ndarray, samples: int, seed: int) -> np.ndarray:
         """float32 [P, Q, V, 3] in the camera frame."""
         uniforms = np.stack([self._uniforms(seed, int(person), samples) for person in ids])
-        given = {name: crops.out[name] for name in self.bundle.graphs["sampler"].inputs if name in crops.out}
-        return self._placed(self._sampler.run(**given, uniforms=uniforms)["vertices"], crops)[0]
+        given = {
+            name: outputs.deterministic[name]
+            for name in self.bundle.graphs["sampler"].inputs
+            if name in outputs.deterministic
+        }
+        return self._placed(self._sampler.run(**given, uniforms=uniforms)["vertices"], outputs)[0]
 
     def _uniforms(self, seed: int, person: int, samples: int) -> np.ndarray:
         """Noise of one person: float32 [Q, T, N, 2], open interval (0, 1). The first samples do not depend on Q."""

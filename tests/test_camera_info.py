@@ -119,13 +119,13 @@ STAND_INS: list[tuple[dict[str, Any], bool, list[float], str]] = [
         {"k": [0.0] * 9} | DISTORTED,
         False,
         [450, 450, 440, 310],
-        "K is all zero, so P stands in for it, without D; fill in",
+        "K is all zero, so P is used instead, without D; fill in",
     ),
     (
         {"p": [0.0] * 12} | DISTORTED,
         True,
         [900, 910, 450, 300],
-        "P is all zero, so K stands in for it; fill in P, or set",
+        "P is all zero, so K is used instead; fill in P, or set",
     ),
 ]
 

@@ -212,7 +212,7 @@ def test_results_come_in_the_order_of_the_jobs_and_few_are_held(tmp_path: Path) 
 
     with many.open_pool("local", 2) as pool:
         for count, (k, _) in enumerate(many.in_order(pool, time.sleep, jobs())):
-            assert k == count and len(taken) <= count + 1 + pool.ahead
+            assert k == count and len(taken) <= count + 1 + pool.prefetch
 
 
 def test_an_error_of_ours_is_not_hidden() -> None:

@@ -389,7 +389,7 @@ def test_a_stand_in_for_the_calibration_is_a_warning(peer: Peer) -> None:
         peer.infos.publish(sent)
         peer.send(image(GREY))
 
-    reason = "/camera_info: K is all zero, so P stands in for it"
+    reason = "/camera_info: K is all zero, so P is used instead"
     values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and reason in s.message, again)
     assert values["intrinsics"] == "camera_info"
     calibrate(peer)

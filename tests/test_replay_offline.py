@@ -279,7 +279,7 @@ def test_the_bags_camera_is_understood_whole(bundle: Path, tmp_path: Path, capsy
         (
             ({}, ["--rotate", "90"], Camera(K, "equidistant", np.ones(4) / 9), ""),
             ({"p": P}, ["--rectified", "true"], Camera(halved), ""),
-            ({"p": P, "k": np.zeros(9)}, [], Camera(halved), "K is all zero, so P stands in for it"),
+            ({"p": P, "k": np.zeros(9)}, [], Camera(halved), "K is all zero, so P is used instead"),
         )
     ):
         path = bag(tmp_path / f"bag{number}", (topic, stamp, replace(sent, **changes)), Recorder().raw(0))
@@ -694,7 +694,7 @@ def test_images_without_stamps_have_the_time_of_recording(bundle: Path, tmp_path
     assert replay(bundle, tmp_path / "out", path) == 0
     said = report(tmp_path / "out")
     assert [row["stamp"] for row in said["table"]] == [START, START + 1] and said["assumed"] == 0
-    assert said["note"] == "2 of 2 images have the stamp 0: the time of recording stands in for it"
+    assert said["note"] == "2 of 2 images have the stamp 0: the time of recording is used instead"
     played = [message.read() for message in frames.Recorded(path).played().messages]
     assert [read_stamp(message) for message in played] == [START, START, START + 1, START + 1]
     np.testing.assert_array_equal(to_bgr(played[0]), pattern(0))

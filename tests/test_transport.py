@@ -173,7 +173,7 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     def again() -> None:
         peer.images.publish(image(GREY))
 
-    reason = "/image: the stamp is 0, so the time of arrival stands in for it"
+    reason = "/image: the stamp is 0, so the time of arrival is used instead"
     unframed = "/image: the frame_id is empty"
     peer.wait(lambda: [m for m in peer.meshes if m.header.stamp.sec >= start - 1], again)
     # the times of the diagnostics are those of the last 10 s

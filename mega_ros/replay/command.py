@@ -244,7 +244,7 @@ def _many(
     with progress(console) as bar:
         task = bar.add_task("inputs", total=len(jobs), completed=len(large))
         small = [(job, job) for job in jobs if job not in large]
-        for job, row in many.in_order(pool, work, small, ahead=len(small) * (pool.size > 1)):
+        for job, row in many.in_order(pool, work, small, prefetch=len(small) * (pool.size > 1)):
             add(job, row)
             bar.advance(task)
     table = [rows[number] for number in sorted(rows)]

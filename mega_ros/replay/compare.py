@@ -143,7 +143,7 @@ def compare(
     """The numbers in the tables of two reports, whose rows are the same frames: those that some frame has in both.
 
     The intervals are by a `bootstrap` over the frames that have any. coverages: what each bundle's manifest promises of
-    sigma: each is judged by its own.
+    sigma: each is compared with its own.
     """
     sums: dict[str, list[tuple[tuple[float, float], tuple[float, float]] | None]] = {
         name: [(x, y) if (x := parts(name, r)) and (y := parts(name, s)) else None for r, s in zip(a, b)]

@@ -276,7 +276,7 @@ class Recorded:
         if not stamps:
             raise InputError(f"{path}: {image} has no messages")
         if unstamped:
-            notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording stands in for it")
+            notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
         if repeated:
             notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
         self.note = "; ".join(notes)

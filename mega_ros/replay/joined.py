@@ -1,4 +1,4 @@
-"""The reports of many inputs as one, so that `mega replay compare` can judge a folder of recordings."""
+"""The reports of many inputs as one, for `mega replay compare` of folders of recordings."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from mega_model.core.errors import InputError
 Engine = Literal["local", "ray"]
 ATTEMPTS = 3
 """How often a job is begun whose worker dies."""
-AHEAD = 2
+PREFETCH = 2
 """Jobs per worker that are submitted before the first result is needed."""
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ class Pool(Protocol):
 
     size: int
     """How many there are."""
-    ahead: int
+    prefetch: int
     """How many jobs to submit before the first result is needed, if there are more than can be held at once."""
 
     def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
@@ -48,17 +48,17 @@ class Pool(Protocol):
 
 
 def in_order(
-    pool: Pool, work: Callable[[Job], Result], jobs: Iterable[tuple[Item, Job]], ahead: int | None = None
+    pool: Pool, work: Callable[[Job], Result], jobs: Iterable[tuple[Item, Job]], prefetch: int | None = None
 ) -> Iterator[tuple[Item, Result | None]]:
     """Items with the results of their jobs, in the order of the jobs; see `Pool.submit`.
 
-    ahead: how many jobs are submitted before the first result is given, by default `pool.ahead`.
+    prefetch: how many jobs are submitted before the first result is given, by default `pool.prefetch`.
     """
     waiting: deque[tuple[Item, Callable[[], Result | None]]] = deque()
-    ahead = pool.ahead if ahead is None else ahead
+    prefetch = pool.prefetch if prefetch is None else prefetch
     for item, job in jobs:
         waiting.append((item, pool.submit(work, job)))
-        if len(waiting) > ahead:
+        if len(waiting) > prefetch:
             first, result = waiting.popleft()
             yield first, result()
     for item, result in waiting:
@@ -68,7 +68,7 @@ def in_order(
 class Here:
     """This process, which does each job when its result is needed."""
 
-    size, ahead = 1, 0
+    size, prefetch = 1, 0
 
     def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
         return partial(work, job)
@@ -97,7 +97,7 @@ class _Processes:
     """Pools of one process each, so that a death names its job. They are not forked: that is unsafe with threads."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.ahead = size, AHEAD * size
+        self.size, self.prefetch = size, PREFETCH * size
         self._context = multiprocessing.get_context("spawn")
         self._threads = ThreadPoolExecutor(size)
         self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
@@ -162,7 +162,7 @@ class _Cluster:
         self._ray = ray
         self._tasks: dict[Any, Any] = {}
         self.size = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        self.ahead = AHEAD * self.size
+        self.prefetch = PREFETCH * self.size
 
     def submit(self, work: Callable[[Job], Result], job: Job) -> Callable[[], Result | None]:
         if work not in self._tasks:

@@ -86,7 +86,7 @@ def _observe(job: tuple[Recovery, StreamSettings, Frame]) -> Seen | str:
     except InputError as error:
         return str(error)
     # crops are large, and only samples need them
-    return seen if settings.samples else replace(seen, observation=replace(seen.observation, crops=None))
+    return seen if settings.samples else replace(seen, observation=replace(seen.observation, outputs=None))
 
 
 def _identify(job: tuple[Recovery, StreamSettings, Observation, np.ndarray] | None) -> People | None:

@@ -186,7 +186,7 @@ class LiveCamera:
     def _why_unstamped(self) -> str:
         if not self._unstamped:
             return ""
-        return f"{self._images.topic}: the stamp is 0, so the time of arrival stands in for it; set it in the driver"
+        return f"{self._images.topic}: the stamp is 0, so the time of arrival is used instead; set it in the driver"
 
     def _why_unframed(self) -> str:
         if not self._unframed:

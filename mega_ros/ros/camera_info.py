@@ -57,11 +57,11 @@ def _which(info: Any, rectified: bool) -> tuple[str, str]:
     if not K and not P:
         raise InputError("K is all zero, and P, too: the camera is not calibrated; calibrate it, or set fov")
     if rectified and not P:
-        return "K", "P is all zero, so K stands in for it; fill in P, or set rectified to false if the images are raw"
+        return "K", "P is all zero, so K is used instead; fill in P, or set rectified to false if the images are raw"
     if not rectified and not K:
         return (
             "P",
-            "K is all zero, so P stands in for it, without D; fill in K, or set rectified to true if the images are",
+            "K is all zero, so P is used instead, without D; fill in K, or set rectified to true if the images are",
         )
     return ("P" if rectified else "K"), ""
 
