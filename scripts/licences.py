@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from mega_ros.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
@@ -68,9 +69,8 @@ def shipped() -> Iterator[Path]:
 
 def parts() -> dict[str, tuple[str, str]]:
     """Path -> origin and licence."""
-    manifest = json.loads((ROOT / BUNDLE / "bundle.json").read_text())
     found = dict(OTHERS)
-    for graph, origin in manifest["origins"].items():
+    for graph, origin in Bundle.load(ROOT / BUNDLE).origins.items():
         origin, _, rest = origin.partition("; licence: ")
         licence, _, note = rest.partition("; ")
         found[f"{BUNDLE}/{graph}.onnx"] = "; ".join(filter(None, (origin, note))), licence
