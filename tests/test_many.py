@@ -128,9 +128,9 @@ def test_one_large_input_of_several_is_divided(
     given: list[object] = []
     in_order = many.in_order
 
-    def watched(pool: many.Pool, work: object, jobs: object, ahead: int | None = None) -> object:
+    def watched(pool: many.Pool, work: object, jobs: object, prefetch: int | None = None) -> object:
         given.append((pool.size, work.__name__))  # type: ignore[attr-defined]
-        return in_order(pool, work, jobs, ahead)  # type: ignore[arg-type]
+        return in_order(pool, work, jobs, prefetch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(many, "in_order", watched)
     options = ["--bundle", bags / "bundle", "--boxes", "full_frame", "--workers"]
