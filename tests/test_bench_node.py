@@ -1,9 +1,8 @@
 """`mega bench node`: its images show what they should, and a measurement has numbers of the node."""
 
-import random
-
 import pytest
 import rclpy
+from domains import free_domain
 
 from mega_ros.recovery import Recovery
 from mega_ros.ros import bench
@@ -18,7 +17,7 @@ def test_images_show_as_many_people() -> None:
 
 
 def test_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     rclpy.init(args=[], domain_id=domain)
     try:

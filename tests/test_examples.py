@@ -2,7 +2,6 @@
 
 import csv
 import os
-import random
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import rclpy
 import short_clip
+from domains import free_domain
 from little_bundle import little_bundle
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
@@ -55,7 +55,7 @@ def run(example: str, *arguments: object) -> str:
 def running(example: str, *arguments: object) -> Iterator[tuple[Node, Callable[[Callable[[], object]], None]]]:
     """The example, and a node in its DDS domain. The function spins this node until something is true."""
     use_large_messages()
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
     process = subprocess.Popen([sys.executable, EXAMPLES / example, *map(str, arguments)], env=environment)
     context = rclpy.Context()

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
+from domains import free_domain
 from rclpy.context import Context
 from sensor_msgs.msg import Image
 
@@ -47,7 +48,7 @@ while True:
 
 @pytest.fixture
 def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
     little_bundle(tmp_path)

@@ -2,13 +2,13 @@
 
 import gc
 import importlib.util
-import random
 import threading
 from collections.abc import Iterator
 
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from domains import free_domain
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
@@ -95,9 +95,7 @@ def test_it_works_again(peer: Peer) -> None:
 @pytest.fixture
 def node(request: pytest.FixtureRequest) -> Iterator[MegaNode]:
     """In this process, with the parameters of the test."""
-    rclpy.init(
-        args=["--ros-args", "-p", "provider:=cpu", *request.param], domain_id=random.SystemRandom().randint(1, 230)
-    )
+    rclpy.init(args=["--ros-args", "-p", "provider:=cpu", *request.param], domain_id=free_domain())
     made = MegaNode()
     try:
         yield made

@@ -3,7 +3,6 @@
 import array
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -21,6 +20,7 @@ import pytest
 import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from domains import free_domain
 from rcl_interfaces.msg import Log, ParameterType
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.context import Context
@@ -146,7 +146,7 @@ def running(
     starts: bool = True,
 ) -> Iterator[tuple[Peer, subprocess.Popen[str]]]:
     """The node with `ros_args` and a peer, alone in a DDS domain. starts: whether it activates itself."""
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain)}
     process = subprocess.Popen(
         command("-r", f"__ns:={namespace}", *ros_args), env=environment, stderr=subprocess.PIPE, text=True

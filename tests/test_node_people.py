@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+from domains import free_domain
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image, PointCloud2
@@ -49,7 +49,7 @@ def start(bundle: Path) -> Iterator[Start]:
 
     def make(*ros_args: str) -> tuple[MegaNode, Peer]:
         given = ["-p", "provider:=cpu", "-p", f"bundle:={bundle}", "-p", "boxes:=full_frame", *ros_args]
-        rclpy.init(args=["--ros-args", *given], domain_id=random.SystemRandom().randint(1, 230))
+        rclpy.init(args=["--ros-args", *given], domain_id=free_domain())
         node, peer = MegaNode(), Peer(rclpy.get_default_context(), Image, "image", "/")
         peer.executor_.add_node(node)
         made.append((node, peer))

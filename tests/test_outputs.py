@@ -1,6 +1,5 @@
 """What the node publishes beside mesh and joints: surfaces, overlay, and people for other packages."""
 
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
+from domains import free_domain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.executors import SingleThreadedExecutor
@@ -101,7 +101,7 @@ def test_markers_are_surfaces_coloured_by_sigma(now: list[int], frame_id: str) -
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=random.SystemRandom().randint(1, 230))
+    rclpy.init(context=context, domain_id=free_domain())
     made = Node("mega", context=context)
     yield made
     made.destroy_node()
@@ -281,7 +281,7 @@ def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
     """With ids that no two cameras give, and the QoS that the user set."""
     wanted = "qos_overrides./humans/bodies/tracked.publisher.reliability"
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=random.SystemRandom().randint(1, 230))
+    rclpy.init(context=context, domain_id=free_domain())
     node = Node("mega", context=context, namespace="robot", cli_args=["--ros-args", "-p", f"{wanted}:=best_effort"])
     humans = bodies.Humans(node, HRI)
     cameras = {name: Outputs(node, topology, False, name, humans) for name in ("front", "rear")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
+from domains import free_domain
 
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
@@ -26,7 +26,7 @@ NONE = dict.fromkeys(soak.ENDS, 0)
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
     rclpy.init(args=[], domain_id=domain)
     yield
@@ -75,7 +75,7 @@ def test_a_camera_process_in_a_container(tmp_path: Path, profile: str, reliabili
         pytest.skip("mounting needs root")
     little_bundle(tmp_path)
     environment = {name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name}
-    environment["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 230))
+    environment["ROS_DOMAIN_ID"] = str(free_domain())
     line = [*IN_A_CONTAINER, sys.executable, "-c", RUN, str(tmp_path), profile, reliability]
     end = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert end.returncode == 0, end.stderr

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from domains import free_domain
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -236,7 +237,7 @@ def test_files_that_are_no_meshes_are_named(changed: dict[str, np.ndarray], reas
 
 def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
     """With the image of the mesh's stamp, from the topic that the diagnostics name."""
-    rclpy.init(domain_id=random.SystemRandom().randint(1, 230))
+    rclpy.init(domain_id=free_domain())
     executor = SingleThreadedExecutor()
     view, peer = NodeView(ViewOptions(node="/mega/front", port=port(), record=tmp_path / "v.html")), Node("peer")
     try:

@@ -1,7 +1,6 @@
 """What a release consists of: built, checked, and used from an environment that has nothing of the checkout."""
 
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from domains import free_domain
 
 pytest.importorskip("build")
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,7 +157,7 @@ def test_the_installed_node_answers_an_image(environment: Path, root: Path) -> N
 
     from mega_ros.ros.read import read_cloud
 
-    domain = random.SystemRandom().randint(1, 230)
+    domain = free_domain()
     parameters = environment / "share" / "mega_ros" / "config" / "mega.yaml"
     process = subprocess.Popen(
         [str(environment / "lib" / "mega_ros" / "node"), "--ros-args", "--params-file", str(parameters)],
