@@ -3,8 +3,8 @@
 python stop_zone.py --ros-args -p distance:=1.5     # metres from the camera
 
 A person is where the vertices of `~/mesh` are, each grown by three sigma and by the error of its distance, which
-sigma does not hold. Without a mesh of an image that is younger than SILENCE it stops, too. People whom the node leaves
-out are not in the mesh; its diagnostics say why.
+sigma does not hold. The robot also stops if no mesh comes for SILENCE, or if the image of the mesh is older than that.
+People whom the node leaves out are not in the mesh; its diagnostics say why.
 """
 
 from contextlib import suppress

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import tyro
 
 from mega_model.core.settings import ExistingPath
+from mega_model.options import STEPS, TEMPERATURE
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import Provider
@@ -26,11 +27,11 @@ class ExportConfig:
     """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
     """name of the bundle; by default the names of body and backbone"""
-    steps: int = 2
+    steps: int = STEPS
     """T, steps of the sampler; the paper takes 5 at temperature 1 for HRNet, and 2 at 10 for ResNet-50"""
     samples: int = 0
     """Q, default number of samples per person"""
-    temperature: float = 4.5
+    temperature: float = TEMPERATURE
     """of the sampler; it falls to 0 in the last step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
     """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
@@ -94,7 +95,7 @@ class BenchConfig:
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """random weights of this size take the place of a checkpoint"""
     steps: int = 5
-    """T, of a bundle that is exported here"""
+    """T, of a bundle that is exported here, at temperature 1"""
     people: tuple[int, ...] = (1, 2, 4, 8)
     """P"""
     samples: tuple[int, ...] = (0, 1, 5, 10, 25, 100)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +94,12 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
         model = Mega(_read_config(MegaConfig, folder))
     load_weights(model.to_empty(device="cpu"), folder)
     return model.eval(), *load_tokenizer(folder / "tokenizer")
+
+
+def save_calibration(folder: Path, calibration: Mapping[str, Any]) -> None:
+    """Write how sigma was calibrated. The scores that there are belong to an earlier sigma, so they go."""
+    (folder / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
+    (folder / "scores.json").unlink(missing_ok=True)
 
 
 def save_errors(folder: Path, head: ErrorHead) -> None:

@@ -21,6 +21,8 @@ class MeshOptions:
     """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
 
 
+STEPS, TEMPERATURE = 2, 4.5
+"""Of the sampler of an exported bundle, by default: chosen on calibration people (docs/deploy/samples.md)."""
 Split = Literal["train", "calibration", "test"]
 MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
 """Shares of `scenes.PARTS` in training."""
@@ -333,9 +335,9 @@ class Evaluate(ImageSelection, SamplingOptions):
     """Folder of a rendered set, or of its features."""
     samples: int = 25
     """Q, meshes per image."""
-    steps: int = 2
+    steps: int = STEPS
     """T, as in the export."""
-    temperature: float = 4.5
+    temperature: float = TEMPERATURE
     """As in the export."""
 
 
@@ -346,9 +348,9 @@ class Calibrate(ImageSelection, SamplingOptions):
     checkpoint: ExistingPath = Path("runs/recover")
     set: ExistingPath = Path("runs/features/calibration")
     """Rendered people that the model has not seen, or their features."""
-    steps: int = 2
+    steps: int = STEPS
     """T, as the export's."""
-    temperature: float = 4.5
+    temperature: float = TEMPERATURE
     """As the export's."""
 
 

@@ -92,9 +92,7 @@ class Stream:
         self._recovery = recovery
         self._detector = recovery.detector if detector is None else detector
         self.settings = settings
-        self._tracker, self._first = Tracker(), next_id  # the tracker counts from 0
-        self.next_id = next_id
-        """Of the next new person: no id is given to two people."""
+        self._tracker = Tracker(next_id)
         self._smoother = Smoother()
         self._stamp = 0
         self._busy = np.inf
@@ -114,6 +112,11 @@ class Stream:
         """int [P]: how many samples each person in the last image got for sigma; 0 for bundles with an error head."""
         self.notes: list[str] = []
         """Why there are fewer people than boxes in the last image; empty where there are not."""
+
+    @property
+    def next_id(self) -> int:
+        """Of the next new person: no id is given to two people."""
+        return self._tracker.next_id
 
     @property
     def settings(self) -> StreamSettings:
@@ -199,13 +202,10 @@ class Stream:
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
         if stamp < self._stamp - RESTART:
-            self._tracker, self._first = Tracker(), self.next_id  # the smoother sees by itself that time goes back
+            self._tracker = Tracker(self.next_id)  # the smoother sees by itself that time goes back
         self._stamp = stamp
         people = seen.observation.people
-        pelvis, sigma = people.joints[:, PELVIS], people.joints_sigma[:, PELVIS]
-        ids = self._first + self._tracker.update(people.boxes, stamp, pelvis, sigma)
-        self.next_id = max([self.next_id, *(ids + 1).tolist()])
-        return ids
+        return self._tracker.update(people.boxes, stamp, people.joints[:, PELVIS], people.joints_sigma[:, PELVIS])
 
     def finish(self, seen: Seen, people: People, stamp: int) -> People:
         """`people`, those of the next image with their ids, smoothed; also sets what this stream says about it."""

@@ -32,10 +32,11 @@ UNKNOWN = 1e3
 
 
 class Tracker:
-    """Assigns track ids to boxes: 0, 1, 2, ... in order of appearance."""
+    """Assigns track ids to boxes: `next_id`, `next_id` + 1, ... in order of appearance."""
 
-    def __init__(self) -> None:
-        self._next = 0
+    def __init__(self, next_id: int = 0) -> None:
+        self.next_id = next_id
+        """Of the next new person: no id is given to two people."""
         self._ids = np.zeros(0, np.int64)
         self._boxes = np.zeros((0, 4))  # last box, moved on by its drift while it is not seen
         # of the box's centre, pixels per second: occlusion changes the box's size
@@ -79,8 +80,8 @@ class Tracker:
         ids[found] = self._ids[tracks]
         new = ids < 0
         count = int(new.sum())
-        ids[new] = self._next + np.arange(count)
-        self._next += count
+        ids[new] = self.next_id + np.arange(count)
+        self.next_id += count
         self._ids = np.concatenate([self._ids, ids[new]])
         self._boxes = np.concatenate([expected, boxes[new]])
         self._drift = np.concatenate([self._drift, np.zeros((count, 2))])

@@ -135,10 +135,10 @@ def _map(file: Path) -> np.ndarray:
 def mirror_index(topology: Topology) -> np.ndarray:
     """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
     distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
-    other = distance.argmin(axis=1)
-    if distance.min(axis=1).max() > 0.001 or (other[other] != np.arange(len(other))).any():
+    mirror = distance.argmin(axis=1)
+    if distance.min(axis=1).max() > 0.001 or (mirror[mirror] != np.arange(len(mirror))).any():
         raise InputError("the body's left and right do not have the same vertices")
-    return other
+    return mirror
 
 
 def render(config: Render) -> None:

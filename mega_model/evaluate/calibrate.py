@@ -5,10 +5,9 @@ Sigma is then the root mean square error of the vertices. `mega train errors` ca
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 
+from mega_model import checkpoint
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
 from mega_model.evaluate.predict import collect, device_of, open_model, predict
@@ -35,5 +34,4 @@ def calibration(config: Calibrate) -> dict[str, object]:
 
 
 def main(config: Calibrate) -> None:
-    (config.checkpoint / "calibration.json").write_text(json.dumps(calibration(config), indent=1) + "\n")
-    (config.checkpoint / "scores.json").unlink(missing_ok=True)  # of another sigma
+    checkpoint.save_calibration(config.checkpoint, calibration(config))

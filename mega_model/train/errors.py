@@ -255,8 +255,7 @@ def main(config: ErrorTraining) -> None:
         "rendered people of test clips; the distance itself is off by "
         f"{depth[0]:.0%} in the median and {depth[1]:.0%} in one of ten",
     }
-    (config.checkpoint / "calibration.json").write_text(json.dumps(calibration, indent=1) + "\n")
-    (config.checkpoint / "scores.json").unlink(missing_ok=True)  # of another sigma
+    checkpoint.save_calibration(config.checkpoint, calibration)
     scores = {
         "loss": float(loss(head, held_out).detach()),
         "Spearman": metrics.spearman(expected, error),

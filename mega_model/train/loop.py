@@ -129,7 +129,7 @@ def fit(
                     }
                     _save(config.out, objective, optimizer, made, settings)
                     if validation:
-                        fabric.log_dict(_validate(fabric, objective, validation, config), step)
+                        fabric.log_dict(_validate(fabric, objective, validation, config.seed), step)
                     fabric.logger.save()
                 fabric.barrier()  # torchrun would kill this process if another one ended first
             if stop:
@@ -153,13 +153,11 @@ def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], 
 
 
 @torch.no_grad()
-def _validate(
-    fabric: Fabric, objective: Objective, validation: Sequence[Batch], config: LoopConfig
-) -> dict[str, float]:
+def _validate(fabric: Fabric, objective: Objective, validation: Sequence[Batch], seed: int) -> dict[str, float]:
     """The mean losses of the batches, by the same masks every time, as `validation/NAME`."""
-    torch.manual_seed(config.seed)
+    torch.manual_seed(seed)
     objective.eval()
-    with torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
+    with fabric.autocast():
         found = [objective(fabric.to_device(dict(batch))) for batch in validation]
     objective.train()
     means = {name: torch.stack([losses[name].float() for losses in found]).mean() for name in found[0]}

@@ -85,7 +85,7 @@ def _observe(job: tuple[Recovery, StreamSettings, Frame]) -> Seen | str:
         seen = Stream(recovery, settings).observe(frame.image, frame.camera, frame.camera_problem)
     except InputError as error:
         return str(error)
-    # crops are large, and only samples need them
+    # the graphs' outputs are large, and only samples need them
     return seen if settings.samples else replace(seen, observation=replace(seen.observation, outputs=None))
 
 

@@ -61,7 +61,7 @@ class LiveCamera:
         next_id: int = 0,
     ) -> None:
         """name: of several cameras, else empty: they have `<name>/image` and `<name>/camera_info`.
-        advice: what to set if camera images are likely to be lost, see `environment.transport`. detector: the user's
+        advice: what to set if camera images are likely to be lost, see `dds.transport`. detector: the user's
         own, else the bundle's. next_id: of the first new person.
 
         Raises InputError for a wrong `qos_overrides`, too.

@@ -3,6 +3,8 @@
 Tests compare it with a running node.
 """
 
+from ..track import PATIENCE
+
 INPUTS = {
     "image": (
         "sensor_msgs/Image, CompressedImage",
@@ -37,7 +39,7 @@ OUTPUTS = {
     "~/markers": (
         "visualization_msgs/MarkerArray",
         "shaded surfaces, from blue (sigma 0) to red (0.5 m and more); people who are gone are deleted, "
-        "and all end 3 s after the last image",
+        f"and all end {PATIENCE:g} s after the last image",
     ),
     "~/overlay": (
         "sensor_msgs/Image",
