@@ -113,10 +113,10 @@ def test_a_pose_is_recovered_from_exact_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
     given = true.landmarks(), np.ones((200, len(BOTH))), BOTH
-    rotations, translations, *_ = fitted(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
-    assert angle(rotations, rotation).max() < 2
-    assert np.linalg.norm(translations - true.translation, axis=1).max() < 0.02
-    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
+    found_rotation, found_translation, *_ = fitted(*learned, *given, rotation_prior=10.0, depth_prior=10.0)
+    assert angle(found_rotation, rotation).max() < 2
+    assert np.linalg.norm(found_translation - true.translation, axis=1).max() < 0.02
+    np.testing.assert_allclose(found_rotation @ found_rotation.swapaxes(1, 2) - np.eye(3), 0, atol=1e-12)
 
 
 def test_the_answer_is_the_minimum_of_loss_and_priors(rest: np.ndarray) -> None:
@@ -147,17 +147,17 @@ def test_the_answer_is_the_minimum_of_loss_and_priors(rest: np.ndarray) -> None:
 def test_the_priors_leave_most_to_the_landmarks(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.3, depth=0.2)
-    rotations, translations, *_ = fitted(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
-    assert np.median(angle(rotations, rotation)) < 0.15 * np.median(angle(np.eye(3)[None], rotation))
-    assert np.median(shifted(translations, true.translation, true.focal)) < 0.01
+    found_rotation, found_translation, *_ = fitted(*learned, true.landmarks(), np.ones((200, len(BOTH))), BOTH)
+    assert np.median(angle(found_rotation, rotation)) < 0.15 * np.median(angle(np.eye(3)[None], rotation))
+    assert np.median(shifted(found_translation, true.translation, true.focal)) < 0.01
 
 
 def test_a_body_that_starts_beside_its_landmarks_finds_them(rest: np.ndarray) -> None:
     true = people(rest, 100)
     far = true.translation * 1.6 + [8.0, 4.0, 0]
-    _, translations, *_ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
+    _, found_translation, *_ = fitted(true.joints, far, true.focal, true.landmarks(), np.ones((100, len(BOTH))), BOTH)
     assert shifted(far, true.translation, true.focal).min() > 2
-    assert shifted(translations, true.translation, true.focal).max() < 0.05
+    assert shifted(found_translation, true.translation, true.focal).max() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
     learned, rotation = true.learned(rng, turn=0.7, shift=0.2, depth=0.2)
     landmarks = true.landmarks(index) + 0.03 * rng.normal(size=(500, len(index), 2))
     landmarks += 0.5 * rng.normal(size=landmarks.shape) * (rng.random((500, len(index), 1)) < 0.15)
-    rotations, *_ = fitted(*learned, landmarks, np.ones((500, len(index))), index, rotation_prior=0.4)
-    before, after = angle(np.eye(3)[None], rotation), angle(rotations, rotation)
+    found_rotation, *_ = fitted(*learned, landmarks, np.ones((500, len(index))), index, rotation_prior=0.4)
+    before, after = angle(np.eye(3)[None], rotation), angle(found_rotation, rotation)
     assert np.quantile(before, 0.95) > 100 and np.quantile(after, 0.95) < 62
     assert np.median(after) < 0.2 * np.median(before)
 
@@ -198,11 +198,11 @@ def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> Non
     wrong[:, LIMBS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
     left, right = (LIMBS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
     swapped[:, [left, right]] = good[:, [right, left]]
-    rotations, translations, *_ = fitted(*learned, good, weights, index)
+    found_rotation, found_translation, *_ = fitted(*learned, good, weights, index)
     for outlier in (wrong, swapped):
         moved, placed, *_ = fitted(*learned, outlier, weights, index)
-        assert np.median(angle(moved, rotations)) < 2 and np.quantile(angle(moved, rotations), 0.95) < 8
-        assert np.median(shifted(placed, translations, true.focal)) < 0.01
+        assert np.median(angle(moved, found_rotation)) < 2 and np.quantile(angle(moved, found_rotation), 0.95) < 8
+        assert np.median(shifted(placed, found_translation, true.focal)) < 0.01
 
 
 def test_without_weight_the_prior_is_the_answer(rest: np.ndarray) -> None:
@@ -221,8 +221,8 @@ def test_the_answer_goes_from_the_prior_to_the_landmarks_as_weight_grows(rest: n
     landmarks = true.landmarks()
     off = []
     for weight in (0, 1e-4, 1e-3, 1e-2, 0.1, 1):
-        rotations = fitted(*learned, landmarks, np.full((50, len(BOTH)), weight), BOTH).rotation
-        off.append(np.median(angle(rotations, rotation)))
+        found_rotation = fitted(*learned, landmarks, np.full((50, len(BOTH)), weight), BOTH).rotation
+        off.append(np.median(angle(found_rotation, rotation)))
     assert off[0] - off[1] < 0.02 * off[0], "little weight, little change"
     assert (np.diff(off) < 0).all()
 
@@ -234,7 +234,7 @@ def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
     weights = np.random.default_rng(3).random((20, len(BOTH)))
     flip = np.array([-1.0, 1, 1])
     modes = 0.1 * np.random.default_rng(4).normal(size=(5, len(SMPL_JOINTS), 3))
-    rotations, translations, shape, _ = fitted(*learned, landmarks, weights, BOTH, modes=modes)
+    found_rotation, found_translation, shape, _ = fitted(*learned, landmarks, weights, BOTH, modes=modes)
     mirrored = fitted(
         learned.joints * flip,
         learned.translation * flip,
@@ -244,8 +244,8 @@ def test_mirrored_people_have_mirrored_answers(rest: np.ndarray) -> None:
         BOTH,
         modes=modes * flip,
     )
-    np.testing.assert_allclose(mirrored[0], rotations * np.outer(flip, flip), atol=1e-9)
-    np.testing.assert_allclose(mirrored[1], translations * flip, atol=1e-9)
+    np.testing.assert_allclose(mirrored[0], found_rotation * np.outer(flip, flip), atol=1e-9)
+    np.testing.assert_allclose(mirrored[1], found_translation * flip, atol=1e-9)
     np.testing.assert_allclose(mirrored[2], shape, atol=1e-9)
 
 
@@ -287,8 +287,8 @@ def test_a_batch_is_its_members(rest: np.ndarray) -> None:
 
 def test_nobody(rest: np.ndarray) -> None:
     nobody = PlacedBodies(*(part[:0] for part in people(rest, 1)))
-    rotations, translations, shape, _ = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
-    assert rotations.shape == (0, 3, 3) and translations.shape == (0, 3) and shape.shape == (0, 0)
+    found_rotation, found_translation, shape, _ = fitted(*nobody, nobody.landmarks(), np.ones((0, len(BOTH))), BOTH)
+    assert found_rotation.shape == (0, 3, 3) and found_translation.shape == (0, 3) and shape.shape == (0, 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -300,9 +300,11 @@ def test_answers_are_finite_for_any_landmarks(rest: np.ndarray, seed: int, depth
     landmarks = scale * rng.normal(size=(10, len(BOTH), 2))
     with np.errstate(divide="raise", over="raise", invalid="raise"):
         modes = 0.1 * rng.normal(size=(3, len(SMPL_JOINTS), 3))
-        rotations, translations, shape, _ = fitted(*learned, landmarks, rng.random((10, len(BOTH))), BOTH, modes=modes)
-    assert np.isfinite(translations).all() and (translations[:, 2] > 0).all()
-    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+        found_rotation, found_translation, shape, _ = fitted(
+            *learned, landmarks, rng.random((10, len(BOTH))), BOTH, modes=modes
+        )
+    assert np.isfinite(found_translation).all() and (found_translation[:, 2] > 0).all()
+    np.testing.assert_allclose(np.linalg.det(found_rotation), 1)
     assert np.isfinite(shape).all()
 
 
