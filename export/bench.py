@@ -178,10 +178,11 @@ def model_paths(config: BenchConfig) -> Iterator[ModelPaths]:
         return
     from export import to_onnx  # needs torch
     from export.random_model import random_checkpoint
+    from mega_model.mega import PRESETS
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        source = config.checkpoint or random_checkpoint(config.preset or "default", folder / "checkpoint")
+        source = config.checkpoint or random_checkpoint(PRESETS[config.preset or "default"], folder / "checkpoint")
         if config.bundle:
             yield ModelPaths(Bundle.load(config.bundle).folder, source)
         else:

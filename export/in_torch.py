@@ -16,14 +16,26 @@ from mega_model.tokenizer import MeshTokenizer
 from mega_ros.bundle import GraphName
 
 
-@torch.no_grad()
 def outputs(
     model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, given: dict[str, np.ndarray], temperature: float
 ) -> dict[GraphName, dict[str, Tensor]]:
     """The outputs of each graph, from `gates.inputs`. Without samples, there are none of the sampler."""
-    device = model.cls.device
-    uniforms, keypoints = (torch.from_numpy(given[name]).to(device) for name in ("uniforms", "keypoints"))
-    features = model.backbone(pixels(model, given["crops"]))
+    keypoints, uniforms = (torch.from_numpy(given[name]).to(model.cls.device) for name in ("keypoints", "uniforms"))
+    return of_images(model, tokenizer, errors, pixels(model, given["crops"]), keypoints, uniforms, temperature)
+
+
+@torch.no_grad()
+def of_images(
+    model: Mega,
+    tokenizer: MeshTokenizer,
+    errors: ErrorHead | None,
+    images: Tensor,
+    keypoints: Tensor,
+    uniforms: Tensor,
+    temperature: float,
+) -> dict[GraphName, dict[str, Tensor]]:
+    """The same from tensors on the model's device, the images as `pixels` gives them."""
+    features = model.backbone(images)
     parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
     seen = model.encode_image(features)
     states = generate.first_states(model, seen.image)

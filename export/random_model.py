@@ -11,15 +11,15 @@ from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, PoseFeatures
 from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
-from mega_model.mega import PRESETS
+from mega_model.mega import MegaConfig
 from mega_model.tokenizer import TokenizerConfig
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 
 
-def random_checkpoint(preset: str, folder: Path) -> Path:
-    """Writes a checkpoint of a preset to `folder`, for the default bundle's body, with an error head for BlazePose."""
+def random_checkpoint(config: MegaConfig, folder: Path) -> Path:
+    """Writes a checkpoint to `folder`, for the default bundle's body, with an error head for BlazePose."""
     torch.manual_seed(0)
-    topology, config = Topology.load(DEFAULT / TOPOLOGY), PRESETS[preset]
+    topology = Topology.load(DEFAULT / TOPOLOGY)
     tokenizer = checkpoint.begin_tokenizer(folder / "of meshes", topology, TokenizerConfig())
     checkpoint.save_weights(tokenizer, folder / "of meshes")
     config = replace(config, tokens=tokenizer.length, codes=len(tokenizer.quantizer.codebook), latent=tokenizer.latent)

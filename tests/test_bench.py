@@ -217,9 +217,8 @@ def test_without_torch_weights_the_bundle_is_measured_alone() -> None:
             bench.main(BenchConfig(**wrong))  # type: ignore[arg-type]
 
 
-def test_a_random_checkpoint_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "default", replace(PRESETS["default"], width=16, heads=2, backbone_width=16))
-    folder = random_checkpoint("default", tmp_path)
+def test_a_random_checkpoint_is_complete(tmp_path: Path) -> None:
+    folder = random_checkpoint(replace(PRESETS["default"], width=16, heads=2, backbone_width=16), tmp_path)
     model, tokenizer, topology = checkpoint.load_mega(folder)
     assert checkpoint.load_errors(folder) is not None and model.config.tokens == tokenizer.length
     assert len(topology.template) == 1229
