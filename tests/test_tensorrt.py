@@ -505,14 +505,16 @@ def test_gpu_day_rehearses_on_a_cpu(
     found = {(row["what"], row.get("people"), row.get("samples")): row for row in made}
     for what in ("torch eager fp32", "onnxruntime cpu fp32"):
         for size in (0, 2):
-            assert found[what, 1, size]["p50_ms"] > 0 and found[what, 2, size]["tokens that differ"] == 0
-    assert found["onnxruntime cpu fp32", 2, 0]["missed"] == []
+            assert found[what, 1, size]["p50_ms"] > 0 and found[what, 2, size]["missed"] == []
+    for size in (0, 2):
+        plain = found["torch plain fp32", 1, size]
+        assert plain["tokens that differ"] == plain["sampled tokens that differ"] == 0
     assert "| torch eager fp32 |" in (tmp_path / "gpu_day.md").read_text()
     made = rows("--bundle", tmp_path, "--people", 1, "--samples", 0)
     assert [row["problem"].split(":")[0] for row in made if "problem" in row] == ["BundleError"]
     made = rows("--bundle", bundle.folder, "--people", 1, "--samples", 0, "--minutes", 0)
     assert {row["problem"] for row in made} == {"left out: no time was left"}
-    day = script["Day"](SimpleNamespace(cpu=True, minutes=1))
+    day = script["Day"](SimpleNamespace(cpu=True, minutes=1, preset="hrnet"))
     with pytest.raises(RuntimeError, match=r"^no$"):
         day.child("import sys; sys.exit('a\\nno')")
     day.options.minutes = 0
