@@ -68,6 +68,7 @@ def gather_sum(x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of rows: x [inputs, D], index and weights [rows, M] -> [rows, D]."""
     if torch.compiler.is_compiling():  # also during an export, as ONNX has no EmbeddingBag
         return (weights[:, None] @ x[index]).squeeze(1)
+    weights = weights.to(x.dtype)  # under autocast, x may have half the precision
     return F.embedding_bag(index, x, per_sample_weights=weights, mode="sum")  # never builds the gathered rows
 
 

@@ -46,6 +46,18 @@ def test_expected_vertices_are_those_of_the_expected_codes(topology: Topology) -
         torch.testing.assert_close(expected_vertices(tokenizer, both.clamp(max=100)), middle)
 
 
+def test_meshes_are_decoded_under_autocast(topology: Topology) -> None:
+    """Products of matrices have half the precision then, and sums of rows get what they make."""
+    tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4, 6), latent=5, codes=16, bases=3)).eval()
+    tokens = torch.randint(16, (2, tokenizer.length))
+    with torch.no_grad():
+        exact = tokenizer.decode(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = tokenizer.decode(tokens)
+    size = (exact - tokenizer.template).abs().max()
+    torch.testing.assert_close(half.float(), exact, atol=0.05 * float(size), rtol=0)
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 5), (5, 3)])
 def test_convolution_is_its_definition(inputs: int, outputs: int) -> None:
     faces, count = icosphere(1)
