@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from runpy import run_path
@@ -517,9 +518,28 @@ def test_gpu_day_rehearses_on_a_cpu(
     day = script["Day"](SimpleNamespace(cpu=True, minutes=1, preset="hrnet"))
     with pytest.raises(RuntimeError, match=r"^no$"):
         day.child("import sys; sys.exit('a\\nno')")
-    day.options.minutes = 0
-    with pytest.raises(RuntimeError, match="not done after 0 s"):
-        day.child("import time; time.sleep(9)")
+
+
+def test_gpu_day_ends_what_takes_too_long(root: Path, tmp_path: Path) -> None:
+    """Also in its own process, and in one that would go on after an exception."""
+    pytest.importorskip("torch")
+    day = run_path(str(root / "scripts" / "gpu_day"))["Day"](SimpleNamespace(cpu=True, minutes=0, preset="hrnet"))
+
+    def stubborn() -> dict[str, Any]:
+        while time.monotonic() < end:
+            with suppress(Exception):
+                time.sleep(9)
+        return {}
+
+    for run in (
+        stubborn,
+        lambda: day.child("import time, sys; time.sleep(9); open(sys.argv[1], 'w')", tmp_path / "late"),
+    ):
+        day.options.minutes = (time.perf_counter() - day.begin + 0.3) / 60
+        end = time.monotonic() + 9
+        assert not day.attempt("slow", run)
+        assert time.monotonic() < end
+    assert {row["problem"] for row in day.rows} == {"OutOfTime: not done after 0 s"}
 
 
 def test_other_sessions_say_which_provider_they_have(
