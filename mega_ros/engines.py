@@ -1,4 +1,8 @@
-"""Runs the graphs of a bundle in onnxruntime."""
+"""Runs the graphs of a bundle in onnxruntime.
+
+Arrays pass through the host between graphs: on an H100, outputs bound to the GPU's memory gained nothing. onnxruntime's
+CUDA graphs cannot capture these graphs, as some operators run on the CPU and copies wait (docs/deploy/gpu.md).
+"""
 
 from __future__ import annotations
 
