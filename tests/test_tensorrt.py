@@ -515,6 +515,8 @@ def test_gpu_day_rehearses_on_a_cpu(
     assert [row["problem"].split(":")[0] for row in made if "problem" in row] == ["BundleError"]
     made = rows("--bundle", bundle.folder, "--people", 1, "--samples", 0, "--minutes", 0)
     assert {row["problem"] for row in made} == {"left out: no time was left"}
+    with pytest.raises(SystemExit):
+        rows("--prepare")  # where to?
     day = script["Day"](SimpleNamespace(cpu=True, minutes=1, preset="hrnet"))
     with pytest.raises(RuntimeError, match=r"^no$"):
         day.child("import sys; sys.exit('a\\nno')")
