@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mega_model import checkpoint
-from mega_model.blazepose import PoseFeatures
+from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
@@ -126,6 +126,8 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     model.load_state_dict(model.state_dict() | weights)
     if config.backbone:
         load_backbone(config.backbone, model)
+        if model.lifter is not None and isinstance(model.backbone, BlazePose):
+            model.lifter.eyes.load_state_dict(model.backbone.later_layers().state_dict())
     if model.lifter is not None:
         model.lifter.set_codebook(tokenizer.quantizer.codebook)
     for images in sets:
