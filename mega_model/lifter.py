@@ -32,11 +32,9 @@ _SHOULDERS, _HIPS = (
 class Lifter(nn.Module):
     """`PoseFeatures` of B crops -> `ImageEncoding`."""
 
-    def __init__(
-        self, backbone: BlazePose, tokens: int, codes: int, latent: int, width: int, dropout: float
-    ) -> None:
+    def __init__(self, backbone: BlazePose, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.eyes = deepcopy(backbone.later_layers())
+        self.eyes = deepcopy(backbone.later_layers()).requires_grad_()  # a copy of what is frozen would be, too
         inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * backbone.branch_channels
         drop = nn.Dropout(dropout)
         self.trunk = nn.Sequential(
