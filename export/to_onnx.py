@@ -206,7 +206,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see ExportConfig.body"
         )
     scores = _notes(config.checkpoint / "scores.json", {})
-    errors = checkpoint.load_errors(config.checkpoint)
+    errors = checkpoint.load_errors(config.checkpoint, model)
     calibration = NOT_CALIBRATED
     if sigma := _notes(config.checkpoint / "calibration.json", {}):
         # measured on people who took no part in the calibration

@@ -73,9 +73,7 @@ class ErrorHead(nn.Module):
                     parameter.mul_(0.1)
 
     @classmethod
-    def begin(
-        cls, width: int, tokenizer: MeshTokenizer, topology: Topology, maps: Tensor, modes: Tensor
-    ) -> ErrorHead:
+    def begin(cls, width: int, tokenizer: MeshTokenizer, topology: Topology, maps: Tensor, modes: Tensor) -> ErrorHead:
         """A new head with the statistics of the training set's maps, and with the meshes' modes."""
         shares = token_shares(tokenizer, topology)
         pooled = maps.mean(dim=(2, 3))

@@ -221,5 +221,5 @@ def test_a_random_checkpoint_is_complete(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(PRESETS, "default", replace(PRESETS["default"], width=16, heads=2, backbone_width=16))
     folder = random_checkpoint("default", tmp_path)
     model, tokenizer, topology = checkpoint.load_mega(folder)
-    assert checkpoint.load_errors(folder) is not None and model.config.tokens == tokenizer.length
+    assert checkpoint.load_errors(folder, model) is not None and model.config.tokens == tokenizer.length
     assert len(topology.template) == 1229

@@ -41,7 +41,7 @@ class LoadedModel(NamedTuple):
 
 def open_model(folder: Path, device: str) -> LoadedModel:
     mega, tokenizer, topology = checkpoint.load_mega(folder)
-    errors = checkpoint.load_errors(folder)
+    errors = checkpoint.load_errors(folder, mega)
     return LoadedModel(mega.to(device), tokenizer.to(device), errors and errors.to(device), topology)
 
 
