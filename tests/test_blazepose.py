@@ -328,6 +328,9 @@ def test_an_imported_file_computes_what_its_operators_do(tmp_path: Path, width: 
     }
     model = Mega(MegaConfig(54, 16, 16, 1, 1, 2, backbone="blazepose", backbone_width=width))
     load_backbone(folder, model)
+    assert model.lifter is not None and isinstance(model.backbone, BlazePose)
+    eyes, layers = (part.state_dict().values() for part in (model.lifter.eyes, model.backbone.later_layers()))
+    assert all(torch.equal(eye, layer) for eye, layer in zip(eyes, layers, strict=True)), "they begin there"
 
     image = np.random.default_rng(1).random((1, 256, 256, 3), np.float32)
     landmarks, presence, _, _, world = (source.value(tensor, image) for tensor in source.outputs)
