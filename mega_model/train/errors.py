@@ -49,6 +49,7 @@ class Known:
     maps: Tensor
     """[n, C, 4, 4]: what the lifter sees"""
     features: PoseFeatures
+    """Without maps, which would take a gigabyte."""
     keypoints: Tensor
     """[n, 12, 3]: the detector's"""
     vertices: Tensor
@@ -112,7 +113,8 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "keypoints"))
         assert seen.maps is not None
-        parts.append(Predicted(states, seen.maps, features, mesh, rot6d_to_matrix(seen.rot6d), seen.camera, *truth))
+        posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
+        parts.append(Predicted(states, seen.maps, without_maps(features), *posed, *truth))
     features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
     others = {name: torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features"}
     return Predicted(features=features, **others)
@@ -181,8 +183,12 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
             "joints_missed": torch.zeros_like(joints_off),
             "depth": torch.full((len(part),), torch.nan),
         }
-        parts.append(Known(states, seen.maps, features, **known))
+        parts.append(Known(states, seen.maps, without_maps(features), **known))
     return join(parts)
+
+
+def without_maps(features: PoseFeatures) -> PoseFeatures:
+    return features._replace(maps=features.maps[:, :0])
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
