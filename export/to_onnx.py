@@ -260,7 +260,7 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
     if not isinstance(notes, dict) or "license" not in notes:
         return {}
     file = f"{notes['file']} of npm {notes['package']} {notes['version']}"
-    return {"backbone": f"{notes['model']} ({file}), trained further; licence: {notes['license']}"}
+    return {"backbone": f"{notes['model']} ({file}), as published; licence: {notes['license']}"}
 
 
 def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:

@@ -166,7 +166,7 @@ def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: P
 
 
 def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
-    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), trained further; licence: Apache-2.0"
+    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), as published; licence: Apache-2.0"
     assert backbone_origin({"backbone": "eyes.pth"}) == backbone_origin({}) == {}
 
 

@@ -49,7 +49,7 @@ class Known:
     maps: Tensor
     """[n, C, 4, 4]: what the lifter sees"""
     features: PoseFeatures
-    """Without maps, which would take a gigabyte."""
+    """Without their large maps, which the head does not see."""
     keypoints: Tensor
     """[n, 12, 3]: the detector's"""
     vertices: Tensor
