@@ -45,7 +45,7 @@ class Parity:
     def __init__(self, bundle: Bundle, folder: Path, provider: Provider = "cpu", precision: Precision = "fp32") -> None:
         self.bundle = bundle
         self.model, self.tokenizer, self.topology = checkpoint.load_mega(folder)
-        self.errors = checkpoint.load_errors(folder)
+        self.errors = checkpoint.load_errors(folder, self.model)
         as_stored(self.model, self.tokenizer, *([self.errors] if self.errors else []))
         self.engines = {graph: OnnxEngine(bundle, graph, provider, precision) for graph in gates.CHAIN}
 

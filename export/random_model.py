@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mega_model import checkpoint
-from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.blazepose import BlazePose
 from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
@@ -26,10 +26,9 @@ def random_checkpoint(config: MegaConfig, folder: Path) -> Path:
     model = checkpoint.begin_mega(folder, folder / "of meshes", config)
     if model.lifter is not None:
         model.lifter.set_codebook(tokenizer.quantizer.codebook)
-        channels, count = model.backbone.channels, len(LANDMARKS)
-        sizes = (40, channels, 4, 4), (40, count, 5), (40, count, 3), (40,)
-        seen = PoseFeatures(*(torch.rand(size) for size in sizes))
+        assert isinstance(model.backbone, BlazePose)
+        maps = torch.rand(40, model.backbone.branch_channels, 4, 4)
         modes = 0.01 * torch.randn(3, len(topology.template), 3)
-        checkpoint.save_errors(folder, ErrorHead.begin(config.width, tokenizer, topology, seen, modes))
+        checkpoint.save_errors(folder, ErrorHead.begin(config.width, tokenizer, topology, maps, modes))
     checkpoint.save_weights(model, folder)
     return folder

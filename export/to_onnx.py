@@ -112,7 +112,7 @@ class DeterministicGraph(nn.Module):
         vertices = self.decoder.expected(logits)
         out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.image.tokens, logits
         prior = () if seen.image.prior is None else (seen.image.prior,)
-        return (*out, *prior, *(() if self.errors is None else self.errors(states, features, keypoints)))
+        return (*out, *prior, *(() if self.errors is None else self.errors(states, seen.maps, features, keypoints)))
 
 
 class SamplerGraph(nn.Module):
@@ -206,7 +206,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see ExportConfig.body"
         )
     scores = _notes(config.checkpoint / "scores.json", {})
-    errors = checkpoint.load_errors(config.checkpoint)
+    errors = checkpoint.load_errors(config.checkpoint, model)
     calibration = NOT_CALIBRATED
     if sigma := _notes(config.checkpoint / "calibration.json", {}):
         # measured on people who took no part in the calibration
@@ -260,7 +260,7 @@ def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
     if not isinstance(notes, dict) or "license" not in notes:
         return {}
     file = f"{notes['file']} of npm {notes['package']} {notes['version']}"
-    return {"backbone": f"{notes['model']} ({file}), trained further; licence: {notes['license']}"}
+    return {"backbone": f"{notes['model']} ({file}), as published; licence: {notes['license']}"}
 
 
 def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, str]]:

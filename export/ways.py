@@ -136,7 +136,7 @@ def _in_torch(way: Way, bundle: Bundle, paths: ModelPaths) -> Callable[[Arrays],
     torch.backends.cudnn.allow_tf32 = False  # as in onnxruntime; of matrix products, it is torch's default
     where, temperature = device(way), bundle.sampling.temperature
     model, tokenizer, _ = checkpoint.load_mega(paths.checkpoint)
-    errors = checkpoint.load_errors(paths.checkpoint)
+    errors = checkpoint.load_errors(paths.checkpoint, model)
     as_stored(model, tokenizer, *([errors] if errors else []))
     for part in (model, tokenizer, *([errors] if errors else [])):
         part.to(where)

@@ -81,7 +81,7 @@ VARIANTS = {
 
 class PoseFeatures(NamedTuple):
     maps: Tensor
-    """[B, channels, 4, 4]"""
+    """[B, channels, 16, 16]: of the trunk's second-last stage"""
     landmarks: Tensor
     """[B, 39, 5]: x and y, where -1 and 1 are the edges of the square crop, and z in the same unit, away from the
     camera, 0 between the hips; the probabilities that it is visible, and that it lies within the crop"""
@@ -106,7 +106,7 @@ class BlazePose(Backbone):
             known = ", ".join(f"{width} ({variant.name})" for width, variant in VARIANTS.items())
             raise InputError(f"backbone_width {width}: BlazePose has the widths {known}")
         v = VARIANTS[width]
-        self.channels = v.channels
+        self.channels, self.branch_channels = v.trunk[-2][0], v.channels
         self.stem = nn.Sequential(Convolution(3, 24, 3, 2), *separable(24, v.stem, relu=False))
         inputs, self.stages = v.stem, nn.ModuleList()
         for stage, ((outputs, count), kernel, stride) in enumerate(zip(v.trunk, (3, 5, 3, 5, 5), (2, 2, 2, 1, 2))):
@@ -128,28 +128,25 @@ class BlazePose(Backbone):
         )
 
     def forward(self, images: Tensor) -> PoseFeatures:
-        return self.branch(self.trunk(images))
-
-    def trunk(self, images: Tensor) -> Tensor:
-        """RGB [B, 3, 256, 256] in 0..1 -> map [B, channels, 8, 8], the input of `branch`."""
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         wide = self.widen(maps[-1])
         x = self.narrow(wide)
-        return x if self.unet is None else x + self.unet([maps[1], maps[2], maps[4], wide])
-
-    def branch(self, x: Tensor) -> PoseFeatures:
-        """The output of `trunk` [B, channels, 8, 8] -> features"""
-        maps = self.to4(x)
-        x = self.to2(maps)
+        if self.unet is not None:
+            x = x + self.unet([maps[1], maps[2], maps[4], wide])
+        x = self.to2(self.to4(x))
         # x, y, z in pixels of the crop, then logits
         raw = self.landmarks(x).flatten(1).unflatten(1, (len(LANDMARKS), 5))
         place, depth, sure = raw.split([2, 1, 2], dim=2)
         half = self.SIDE / 2
         landmarks = torch.cat([place / half - 1, depth / half, sure.clamp(-8, 8).sigmoid()], dim=2)
         world = self.world(x).flatten(1).unflatten(1, (len(LANDMARKS), 3))
-        return PoseFeatures(maps, landmarks, world, self.presence(x).flatten().sigmoid())
+        return PoseFeatures(maps[4], landmarks, world, self.presence(x).flatten().sigmoid())
+
+    def later_layers(self) -> nn.Sequential:
+        """From `PoseFeatures.maps` to the 4x4 map, without the U-net."""
+        return nn.Sequential(self.stages[-1], self.widen, self.narrow, self.to4)
 
 
 class Convolution(nn.Conv2d):

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mega_model.blazepose import BlazePose
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist, read_json
@@ -106,19 +107,27 @@ def save_errors(folder: Path, head: ErrorHead) -> None:
     save_file({k: v.contiguous() for k, v in head.state_dict().items()}, folder / ERRORS)
 
 
-def load_errors(folder: Path) -> ErrorHead | None:
-    """The error head of a MEGA checkpoint; None if it has none. InputError for a damaged file."""
+def load_errors(folder: Path, model: Mega) -> ErrorHead | None:
+    """The error head of the MEGA checkpoint that holds `model`; None if it has none.
+
+    InputError for a damaged file, or the head of another model.
+    """
     file = folder / ERRORS
     if not file.exists():
         return None
     try:
         weights = load_file(file)
         (vertices, tokens), (joints, _) = weights["shares"].shape, weights["joint_shares"].shape
-        sizes = tokens, vertices, joints, len(weights["centre"]), len(weights["modes"])
-        head = ErrorHead(weights["token.0.weight"].shape[1] - AGREEMENT, *sizes)
+        width, channels = weights["token.0.weight"].shape[1] - AGREEMENT, len(weights["centre"])
+        head = ErrorHead(width, tokens, vertices, joints, channels, len(weights["modes"]))
         head.load_state_dict(weights)
+        backbone = model.backbone
+        if not isinstance(backbone, BlazePose) or (width, channels) != (model.config.width, backbone.branch_channels):
+            raise ValueError(f"of another model: states of width {width} and maps of {channels} channels")
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{file}: not the weights of an error head ({error}); train it again") from error
+        raise InputError(
+            f"{file}: not the weights of an error head ({error}); train it again with mega train errors"
+        ) from error
     return head.eval()
 
 

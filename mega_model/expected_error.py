@@ -42,7 +42,9 @@ class ExpectedError(NamedTuple):
 
 
 class ErrorHead(nn.Module):
-    """States [B, N, D], `PoseFeatures` and keypoints -> `ExpectedError`.
+    """States [B, N, D], maps, `PoseFeatures` and keypoints -> `ExpectedError`.
+
+    maps [B, C, 4, 4]: what the lifter sees (`ImageEncoding`).
 
     keypoints [B, 12, 3]: a detector's, of the limbs, in crop coordinates, with scores; score 0 if unknown.
     """
@@ -71,12 +73,10 @@ class ErrorHead(nn.Module):
                     parameter.mul_(0.1)
 
     @classmethod
-    def begin(
-        cls, width: int, tokenizer: MeshTokenizer, topology: Topology, features: PoseFeatures, modes: Tensor
-    ) -> ErrorHead:
-        """A new head with the statistics of the training set's features, and with the meshes' modes."""
+    def begin(cls, width: int, tokenizer: MeshTokenizer, topology: Topology, maps: Tensor, modes: Tensor) -> ErrorHead:
+        """A new head with the statistics of the training set's maps, and with the meshes' modes."""
         shares = token_shares(tokenizer, topology)
-        pooled = features.maps.mean(dim=(2, 3))
+        pooled = maps.mean(dim=(2, 3))
         sizes = tokenizer.length, len(topology.template), len(topology.joint_names), pooled.shape[1], len(modes)
         head = cls(width, *sizes)
         head.modes.copy_(modes)
@@ -92,17 +92,19 @@ class ErrorHead(nn.Module):
         head.whiten.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
         return head
 
-    def forward(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> ExpectedError:
-        vertices, joints, distance = self.log_errors(states, features, keypoints)
+    def forward(self, states: Tensor, maps: Tensor, features: PoseFeatures, keypoints: Tensor) -> ExpectedError:
+        vertices, joints, distance = self.log_errors(states, maps, features, keypoints)
         sigma, joints_sigma = (
             interpolated(log, *knots).exp().clamp(SMALLEST, LARGEST)
             for log, knots in zip((vertices, joints), self.calibration)
         )
         return ExpectedError(sigma, joints_sigma, distance, self.modes)
 
-    def log_errors(self, states: Tensor, features: PoseFeatures, keypoints: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def log_errors(
+        self, states: Tensor, maps: Tensor, features: PoseFeatures, keypoints: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Before calibration: logs of the errors (metres) of vertices [B, V] and joints [B, J]; the distance [B]."""
-        distance = ((features.maps.mean(dim=(2, 3)) - self.centre) @ self.whiten).square().mean(dim=1).sqrt()
+        distance = ((maps.mean(dim=(2, 3)) - self.centre) @ self.whiten).square().mean(dim=1).sqrt()
         limbs, score = features.landmarks[:, OBSERVED], keypoints[..., 2]
         apart = (limbs[..., :2] - keypoints[..., :2]).norm(dim=-1).clamp(max=2)
         agreement = torch.stack([limbs[..., 3] * limbs[..., 4], score, score * (10 * apart + 0.3).log()], dim=-1)

@@ -33,3 +33,5 @@ class ImageEncoding(NamedTuple):
     """[B, 3] = (s, tx, ty), see `MegaOutput`"""
     latents: Tensor | None = None
     """[B, N, latent]: the lifter's prediction of the mesh tokens' latents; None without a lifter"""
+    maps: Tensor | None = None
+    """[B, channels, 4, 4]: what the lifter sees in the image; None without a lifter"""

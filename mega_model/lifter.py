@@ -1,17 +1,20 @@
 """From BlazePose's features to image tokens, rotation and camera. Not part of the paper.
 
-BlazePose's landmarks already contain a pose. A multilayer perceptron lifts the features to the latents of the mesh
-tokens, which become image tokens. The rotation is relative to the torso frame, which the world landmarks span. B batch,
-N mesh tokens, D width, C channels.
+BlazePose stays as it is published, as its landmarks hold on photographs. They already contain a pose, but not all that
+the image shows. So the lifter has a copy of BlazePose's later layers, which training changes. A multilayer perceptron
+lifts the map that they see, and the landmarks, to the latents of the mesh tokens, which become image tokens. The
+rotation is relative to the torso frame, which the world landmarks span. B batch, N mesh tokens, D width, C channels.
 """
 
 from __future__ import annotations
+
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
 from mega_model.geometry import matrix_to_rot6d, rot6d_to_matrix
 from mega_model.image_encoding import ImageEncoding, ImageTokens
 
@@ -19,7 +22,7 @@ HIDDEN = 1024
 EXTRA = 4
 """Number of further image tokens, which are not latents of mesh tokens."""
 CELLS = 16
-"""Cells of BlazePose's 4x4 map."""
+"""Cells of the 4x4 map."""
 
 _SHOULDERS, _HIPS = (
     [LANDMARKS.index(f"{side}_{joint}") for side in ("left", "right")] for joint in ("shoulder", "hip")
@@ -29,9 +32,10 @@ _SHOULDERS, _HIPS = (
 class Lifter(nn.Module):
     """`PoseFeatures` of B crops -> `ImageEncoding`."""
 
-    def __init__(self, channels: int, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
+    def __init__(self, backbone: BlazePose, tokens: int, codes: int, latent: int, width: int, dropout: float) -> None:
         super().__init__()
-        inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * channels
+        self.eyes = deepcopy(backbone.later_layers()).requires_grad_()  # a copy of what is frozen would be, too
+        inputs = len(LANDMARKS) * (5 + 3 + 3) + 9 + CELLS * backbone.branch_channels
         drop = nn.Dropout(dropout)
         self.trunk = nn.Sequential(
             nn.Linear(inputs, HIDDEN), nn.GELU(), drop, nn.Linear(HIDDEN, HIDDEN), nn.GELU(), drop
@@ -68,6 +72,7 @@ class Lifter(nn.Module):
             world = features.world + 0.01 * torch.randn_like(features.world)
             features = features._replace(landmarks=features.landmarks + jitter, world=world)
         torso = torso_frame(features.world)
+        maps = self.eyes(features.maps)
         # scaled to about unit variance
         probabilities = features.landmarks[..., 3:] - 0.5
         inputs = (
@@ -77,7 +82,7 @@ class Lifter(nn.Module):
             2 * features.world @ torso,
             torso,
             # dropout of single cells, against overfitting to few renders
-            F.dropout(features.maps / 2, 0.15, self.training),
+            F.dropout(maps / 2, 0.15, self.training),
         )
         hidden = self.trunk(torch.cat([x.flatten(1).clamp(-8, 8) for x in inputs], dim=1))
         rotation = torso @ rot6d_to_matrix(self.turn(hidden))
@@ -86,7 +91,7 @@ class Lifter(nn.Module):
         # the negative squared distance to each code, without the square of the latents, which is constant
         nearness = 2 * latents @ self.codes.T - self.codes.square().sum(dim=1)
         image = ImageTokens(tokens + self.position, self.sharpness.exp() * nearness)
-        return ImageEncoding(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit)
+        return ImageEncoding(image, matrix_to_rot6d(rotation), self.camera(hidden), latents * self.unit, maps)
 
 
 def torso_frame(world: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mega_model.backbones import BACKBONES
+from mega_model.blazepose import BlazePose
 from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.lifter import Lifter
 from mega_model.transformer import Block
@@ -82,7 +83,9 @@ class Mega(nn.Module):
 
         self.lifter = None
         if c.backbone == "blazepose":
-            self.lifter = Lifter(channels, c.tokens, c.codes, c.latent, c.width, c.head_dropout)
+            assert isinstance(self.backbone, BlazePose)
+            self.backbone.requires_grad_(False)
+            self.lifter = Lifter(self.backbone, c.tokens, c.codes, c.latent, c.width, c.head_dropout)
         else:
             self.image_embed = nn.Linear(channels, c.width)
             # no nonlinearity, as in the released code

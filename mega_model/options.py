@@ -193,7 +193,8 @@ class ImageTraining(LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
     backbone: ExistingPath | None = None
-    """Published weights that the backbone starts from, see `published.load_backbone`."""
+    """Published weights that the backbone starts from, see `published.load_backbone`. What the eyes of a lifter have
+    learned is lost: they begin as BlazePose's later layers again."""
     pixels: int | None = None
     """Side of the crops, by default the model's. Smaller crops are faster."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
@@ -206,7 +207,8 @@ class RecoverTraining(ImageTraining):
     """Stage 3: MEGA learns masked mesh tokens, rotation and camera from images."""
 
     trained_blocks: int | None = None
-    """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained."""
+    """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained, but
+    for BlazePose, which is always frozen."""
 
 
 @dataclass(frozen=True)

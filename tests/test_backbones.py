@@ -14,7 +14,7 @@ from mega_model.transformer import Block
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("default", (288, 4, 4)), ("hrnet", (720, 7, 7)), ("resnet", (2048, 7, 7)), ("vit", (1280, 16, 12))],
+    [("default", (88, 16, 16)), ("hrnet", (720, 7, 7)), ("resnet", (2048, 7, 7)), ("vit", (1280, 16, 12))],
 )
 def test_presets_run_on_their_crops(name: str, shape: tuple[int, int, int]) -> None:
     config = PRESETS[name]

@@ -220,5 +220,5 @@ def test_without_torch_weights_the_bundle_is_measured_alone() -> None:
 def test_a_random_checkpoint_is_complete(tmp_path: Path) -> None:
     folder = random_checkpoint(replace(PRESETS["default"], width=16, heads=2, backbone_width=16), tmp_path)
     model, tokenizer, topology = checkpoint.load_mega(folder)
-    assert checkpoint.load_errors(folder) is not None and model.config.tokens == tokenizer.length
+    assert checkpoint.load_errors(folder, model) is not None and model.config.tokens == tokenizer.length
     assert len(topology.template) == 1229

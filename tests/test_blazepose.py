@@ -328,6 +328,9 @@ def test_an_imported_file_computes_what_its_operators_do(tmp_path: Path, width: 
     }
     model = Mega(MegaConfig(54, 16, 16, 1, 1, 2, backbone="blazepose", backbone_width=width))
     load_backbone(folder, model)
+    assert model.lifter is not None and isinstance(model.backbone, BlazePose)
+    eyes, layers = (part.state_dict().values() for part in (model.lifter.eyes, model.backbone.later_layers()))
+    assert all(torch.equal(eye, layer) for eye, layer in zip(eyes, layers, strict=True)), "they begin there"
 
     image = np.random.default_rng(1).random((1, 256, 256, 3), np.float32)
     landmarks, presence, _, _, world = (source.value(tensor, image) for tensor in source.outputs)
@@ -454,13 +457,13 @@ def test_what_keeps_the_package_from_coming_is_said(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("width", "channels"), [(96, 192), (144, 288), (272, 288)])
-def test_published_sizes(width: int, channels: int) -> None:
+@pytest.mark.parametrize(("width", "channels", "later"), [(96, 56, 192), (144, 88, 288), (272, 160, 288)])
+def test_published_sizes(width: int, channels: int, later: int) -> None:
     backbone = BlazePose(width)
-    between = backbone.trunk(torch.rand(1, 3, 256, 256))
-    assert between.shape == (1, channels, 8, 8) and backbone.channels == channels
-    shapes = [tuple(x.shape) for x in backbone.branch(between)]
-    assert shapes == [(1, channels, 4, 4), (1, 39, 5), (1, 39, 3), (1,)]
+    features = backbone(torch.rand(1, 3, 256, 256))
+    shapes = [tuple(x.shape) for x in features]
+    assert shapes == [(1, channels, 16, 16), (1, 39, 5), (1, 39, 3), (1,)] and backbone.channels == channels
+    assert backbone.later_layers()(features.maps).shape == (1, later, 4, 4) and backbone.branch_channels == later
 
 
 def test_other_widths_are_refused() -> None:

@@ -331,7 +331,11 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
     modes = torch.zeros(2, len(topology.template), 3)
     modes[0, :200], modes[1, 800:] = 0.1, 0.2
-    head = ErrorHead.begin(model.config.width, tokenizer, topology, features, modes)
+    with torch.no_grad():
+        image = model.encode_image(features)
+        states = generate.first_states(model, image.image)
+    assert image.maps is not None
+    head = ErrorHead.begin(model.config.width, tokenizer, topology, image.maps, modes)
     checkpoint.save_errors(tmp_path / "model", head)
     scores, report = score(tmp_path / "model", "--test", folder / "features")
     assert report["facts"]["sigma"] == "the error head" and not (tmp_path / "model" / "calibration.json").exists()
@@ -339,8 +343,7 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
     assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
-        states = generate.first_states(model, model.encode_image(features).image)
-        expected = head(states, features, batch["keypoints"]).sigma
+        expected = head(states, image.maps, features, batch["keypoints"]).sigma
     config = ImageSelection(batch=13, device="cpu", fit=False)
     # a device without memory stands in for a GPU: a part that stays behind cannot compute with the others
     away = open_model(tmp_path / "model", "meta")

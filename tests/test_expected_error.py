@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
 from mega_model.body.anny import HIERARCHY_SEEDS
+from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.expected_error import LARGEST, ErrorHead, token_shares
+from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 from mega_model.train.errors import Known, calibrate, loss
 from mega_ros.bundle import DEFAULT, TOPOLOGY
@@ -37,22 +40,23 @@ def known(tokenizer: MeshTokenizer, topology: Topology) -> Known:
     torch.manual_seed(1)
     states = torch.randn(PEOPLE, tokenizer.length, WIDTH)
     states[..., 0] = (torch.rand(PEOPLE, tokenizer.length) < 0.5).float()
+    maps = torch.randn(PEOPLE, 16, 4, 4)
     features = PoseFeatures(
-        torch.randn(PEOPLE, 6, 4, 4), torch.rand(PEOPLE, 39, 5), torch.randn(PEOPLE, 39, 3), torch.rand(PEOPLE)
+        torch.empty(PEOPLE, 0, 16, 16), torch.rand(PEOPLE, 39, 5), torch.randn(PEOPLE, 39, 3), torch.rand(PEOPLE)
     )
     scale = 0.02 * 10 ** (states[..., 0] @ token_shares(tokenizer, topology).T)
     errors = scale * torch.randn(*scale.shape, 3).norm(dim=-1) / 3**0.5
     joints = errors @ torch.from_numpy(topology.joint_regressor).T
     missed, joints_missed = torch.zeros_like(errors), torch.zeros_like(joints)
     keypoints = torch.rand(PEOPLE, 12, 3)
-    return Known(states, features, keypoints, errors, joints, missed, joints_missed, torch.zeros(PEOPLE))
+    return Known(states, maps, features, keypoints, errors, joints, missed, joints_missed, torch.zeros(PEOPLE))
 
 
 @pytest.fixture(scope="module")
 def head(tokenizer: MeshTokenizer, topology: Topology, known: Known) -> ErrorHead:
     """Trained for a moment, and calibrated."""
     torch.manual_seed(2)
-    head = ErrorHead.begin(WIDTH, tokenizer, topology, known.features, torch.randn(2, 1229, 3))
+    head = ErrorHead.begin(WIDTH, tokenizer, topology, known.maps, torch.randn(2, 1229, 3))
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     for _ in range(150):
         optimizer.zero_grad()
@@ -68,7 +72,7 @@ def rms(x: Tensor) -> float:
 
 @torch.no_grad()
 def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -> None:
-    sigma = head(known.states, known.features, known.keypoints).sigma
+    sigma = head(known.states, known.maps, known.features, known.keypoints).sigma
     large = known.states[..., 0] @ head.shares.T > 0.5
     assert sigma.shape == known.vertices.shape
     assert sigma[large].mean() > 2 * sigma[~large].mean()
@@ -76,7 +80,7 @@ def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -
 
 @torch.no_grad()
 def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: Known) -> None:
-    found = head(known.states, known.features, known.keypoints)
+    found = head(known.states, known.maps, known.features, known.keypoints)
     assert rms(known.vertices / found.sigma) == pytest.approx(1, abs=0.1)
     assert rms(known.joints / found.joints_sigma) == pytest.approx(1, abs=0.1)
     small = found.sigma < found.sigma.median()
@@ -85,11 +89,10 @@ def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: 
 
 
 @torch.no_grad()
-def test_distance_is_one_for_features_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
-    features = known.features
-    distance = head(known.states, features, known.keypoints).distance
+def test_distance_is_one_for_maps_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
+    distance = head(known.states, known.maps, known.features, known.keypoints).distance
     assert distance.square().mean() == pytest.approx(1, abs=0.05)
-    far = head(known.states, features._replace(maps=features.maps + 3), known.keypoints).distance
+    far = head(known.states, known.maps + 3, known.features, known.keypoints).distance
     assert (far > 3 * distance.mean()).all()
 
 
@@ -101,7 +104,8 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
     states = known.states[one].clone()
     token = head.shares.amax(dim=0).argmax()
     states[:, token, 0] = 1 - states[:, token, 0]
-    before, after = (head(x, known[one].features, known[one].keypoints).sigma for x in (known.states[one], states))
+    others = known[one].maps, known[one].features, known[one].keypoints
+    before, after = (head(x, *others).sigma for x in (known.states[one], states))
     change = (after / before).log().abs()
     share = head.shares[:, token]
     assert change[0, share > 0.4].min() > 5 * change[0, share < 0.01].max()
@@ -109,17 +113,21 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
 
 @torch.no_grad()
 def test_sigma_stays_within_limits(head: ErrorHead, known: Known) -> None:
-    wild = known.features._replace(maps=1e4 * known.features.maps, world=1e4 * known.features.world)
-    found = head(1e3 * known.states, wild, 1e3 * known.keypoints)
+    wild = known.features._replace(world=1e4 * known.features.world)
+    found = head(1e3 * known.states, 1e4 * known.maps, wild, 1e3 * known.keypoints)
     assert found.sigma.isfinite().all() and found.sigma.max() <= LARGEST and found.joints_sigma.max() <= LARGEST
 
 
 @torch.no_grad()
 def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Path) -> None:
     checkpoint.save_errors(tmp_path, head)
-    again = checkpoint.load_errors(tmp_path)
+    sizes = MegaConfig(head.shares.shape[1], 16, WIDTH, 1, 1, 2, backbone_width=16)
+    again = checkpoint.load_errors(tmp_path, Mega(sizes))
     assert again is not None
-    for a, b in zip(
-        again(known.states, known.features, known.keypoints), head(known.states, known.features, known.keypoints)
-    ):
+    given = known.states, known.maps, known.features, known.keypoints
+    for a, b in zip(again(*given), head(*given)):
         assert torch.equal(a, b)
+    message = r"errors\.safetensors: .*of another model: .* of 16 channels\); train it again with mega train errors"
+    for other in (replace(sizes, width=16), replace(sizes, backbone_width=96), replace(sizes, backbone="resnet18")):
+        with pytest.raises(InputError, match=message):
+            checkpoint.load_errors(tmp_path, Mega(other))

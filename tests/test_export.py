@@ -17,7 +17,6 @@ from export.gates import LIMITS
 from export.options import ExportConfig
 from export.to_onnx import backbone_origin, export
 from mega_model import checkpoint
-from mega_model.blazepose import PoseFeatures
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.expected_error import ErrorHead
@@ -65,9 +64,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _as_if_trained(mega)
         if mega.lifter is not None:
             mega.lifter.set_codebook(tokenizer.quantizer.codebook)
+            for layer in (m for m in mega.lifter.eyes.modules() if isinstance(m, torch.nn.Conv2d)):
+                torch.nn.init.kaiming_normal_(layer.weight)  # other weights than the backbone's, and maps that differ
         checkpoint.save_weights(mega, folder / name)
-    seen = PoseFeatures(torch.rand(40, 16, 4, 4), torch.rand(40, 39, 5), torch.rand(40, 39, 3), torch.rand(40))
-    errors = ErrorHead.begin(lifting.width, tokenizer, torus(), seen, 0.1 * torch.randn(3, 128, 3))
+    maps = torch.rand(40, 16, 4, 4)
+    errors = ErrorHead.begin(lifting.width, tokenizer, torus(), maps, 0.1 * torch.randn(3, 128, 3))
     checkpoint.save_errors(folder / "lifting", errors)
     scores = {"coverage": {"1 sigma": 0.7}, "quantiles": {"0.50": 0.8}}
     (folder / "lifting" / "scores.json").write_text(json.dumps(scores))
@@ -132,7 +133,7 @@ def test_every_output_is_that_of_torch(request: pytest.FixtureRequest, model: st
 def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
     graphs, length = lifting.bundle.graphs, lifting.tokenizer.length
     assert {name: t.shape for name, t in graphs["backbone"].outputs.items()} == {
-        "features": ("P", 16, 4, 4),
+        "features": ("P", 10, 16, 16),
         "landmarks": ("P", 39, 5),
         "world": ("P", 39, 3),
         "presence": ("P",),
@@ -153,18 +154,19 @@ def test_the_manifest_names_graphs_that_must_stay_in_fp32(bundle: Bundle, liftin
 
 
 def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: Path) -> None:
-    assert checkpoint.load_errors(checkpoints / "mega") is None
+    model = checkpoint.load_mega(checkpoints / "lifting")[0]
+    assert checkpoint.load_errors(checkpoints / "mega", model) is None
     file = tmp_path / checkpoint.ERRORS
     file.write_bytes((checkpoints / "mega" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"errors\.safetensors: not the weights of an error head"):
-        checkpoint.load_errors(tmp_path)
+        checkpoint.load_errors(tmp_path, model)
     file.write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"errors\.safetensors: not the weights of an error head"):
-        checkpoint.load_errors(tmp_path)
+        checkpoint.load_errors(tmp_path, model)
 
 
 def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
-    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), trained further; licence: Apache-2.0"
+    assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), as published; licence: Apache-2.0"
     assert backbone_origin({"backbone": "eyes.pth"}) == backbone_origin({}) == {}
 
 

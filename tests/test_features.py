@@ -36,7 +36,7 @@ def find_spot(crops: np.ndarray) -> PoseFeatures:
     landmarks[:, NOSE, :2] = torch.from_numpy(places / np.maximum(light.sum(axis=(1, 2)), 1)[:, None])
     landmarks[:, CIRCLE, 1] = -0.7
     return PoseFeatures(
-        torch.zeros(len(crops), 4, 4, 4), landmarks, torch.zeros(len(crops), 39, 3), torch.ones(len(crops))
+        torch.zeros(len(crops), 4, 16, 16), landmarks, torch.zeros(len(crops), 39, 3), torch.ones(len(crops))
     )
 
 
@@ -64,7 +64,7 @@ def test_labels_are_of_what_the_last_crop_shows(spots: Extract, turned: bool) ->
     config = Extract(**{**vars(spots), "turned": turned})
     extract(config)
     batch = whole(open_set(f"features:{config.out}"))
-    assert len(batch["maps"]) == 6 and batch["maps"].dtype == torch.float32
+    assert batch["maps"].shape == (6, 4, 16, 16) and batch["maps"].dtype == torch.float32
     torch.testing.assert_close(batch["landmarks"][:, NOSE, :2], batch["joints2d"][:, SPOT], atol=0.03, rtol=0)
     angles = turns(batch, config.scenes)
     assert (angles > 85).all() if turned else (angles < 15).all()
@@ -187,6 +187,17 @@ def test_extraction_goes_on_where_it_stopped(spots: Extract) -> None:
     np.testing.assert_array_equal(np.load(file), made)
 
 
+def test_features_of_older_versions_are_refused(spots: Extract) -> None:
+    extract(spots)
+    file = spots.out / "maps.npy"
+    np.save(file, np.zeros((6, 288, 4, 4), np.float16))
+    message = r"features/maps\.npy: an older version's maps, .* make the features again with mega features"
+    with pytest.raises(InputError, match=message):
+        open_set(f"features:{spots.out}")
+    with pytest.raises(InputError, match=message):
+        extract(spots)
+
+
 def random_crops(rng: np.random.Generator, bodies: None, renderer: None, count: int, shares: object) -> LabelledCrops:
     return LabelledCrops(
         images=rng.integers(0, 256, (count, 8, 8, 3), np.uint8),
@@ -231,6 +242,6 @@ def test_compiled_features_are_those_of_torch(people: Path) -> None:
 
 def test_a_little_blazepose_looks_at_people(people: Path) -> None:
     batch = whole(FeatureSet(people / "features" / "test"))
-    assert batch["maps"].shape == (40, 16, 4, 4) and batch["maps"].std(dim=0).max() > 1e-3, "they look different"
+    assert batch["maps"].shape == (40, 10, 16, 16) and batch["maps"].std(dim=0).max() > 1e-3, "they look different"
     assert (batch["joints2d"][:, 0].abs() < 1).all(dim=1).float().mean() > 0.8, "but for those who are cut off"
     assert len(FeatureSet(people / "features" / "train")) == 80

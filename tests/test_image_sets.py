@@ -20,7 +20,7 @@ from smpl_files import python2_pickle, write_smpl
 from mega_model.body.smpl import SmplBody
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
-from mega_model.data import shards
+from mega_model.data import rendered, shards
 from mega_model.data.annotations import read_people
 from mega_model.data.images import ImageSet, Mixture, open_set
 from mega_model.data.people import SPIN_JOINTS, mirrored
@@ -575,7 +575,10 @@ def spots(batch: dict[str, torch.Tensor]) -> np.ndarray:
     return np.stack([(light * x).sum(axis=(1, 2)) for x in (at, at[:, None])], axis=1) / light.sum(axis=(1, 2))[:, None]
 
 
-def test_rendered_crops_are_cut_turned_and_mirrored_as_their_labels(tmp_path: Path) -> None:
+def test_rendered_crops_are_cut_turned_and_mirrored_as_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendered, "PLACED", 0)
     scenes = write_rendered(tmp_path / "crops", 96)
     plain = whole(scenes)
     assert plain.keys() == FIELDS | {"vertices2d", "visible", "part", "translation", "focal"}
@@ -598,6 +601,41 @@ def test_rendered_crops_are_cut_turned_and_mirrored_as_their_labels(tmp_path: Pa
     assert size.std() > 0.05 * size.mean(), "of several sizes"
     hidden = (batch["vertices2d"].abs() > 1).any(dim=-1)
     assert not (batch["visible"] & hidden).any(), "nothing beyond the crop is visible"
+
+
+TORSO = [[SMPL_JOINTS.index(f"{side}_{name}") for side in ("left", "right")] for name in ("shoulder", "hip")]
+
+
+def write_torsos(folder: Path) -> SceneSet:
+    """`write_rendered`, but of torsos: upright, lying, and upside down with the shoulders beyond the image's edge."""
+    write_rendered(folder, 32)
+    old = Topology.load(folder / "topology.npz")
+    regressor = np.zeros((24, 26), np.float32)
+    for joints, y in zip(TORSO, (0.3, -0.3)):
+        for joint, x in zip(joints, (0.3, -0.3)):
+            regressor[joint, np.linalg.norm(old.template - [x, y, 0], axis=1).argmin()] = 1
+    Topology(old.template, old.faces, regressor, old.parts).save(folder / "topology.npz")
+    turns = Rotation.from_euler("z", [[0], [90], [180]] * 2, degrees=True).as_matrix() * [1, -1, -1]
+    np.save(folder / "rotation.npy", turns.astype(np.float32))
+    np.save(folder / "translation.npy", np.array([[0, 0, 5], [0, 0, 5], [0, 0.7, 5]] * 2, np.float32))
+    return SceneSet(folder, size=(64, 64))
+
+
+def test_keypoints_place_most_crops_of_a_training_and_the_body_is_upright_in_them(tmp_path: Path) -> None:
+    scenes = write_torsos(tmp_path / "crops")
+
+    def lean(rng: np.random.Generator | None) -> np.ndarray:
+        """[3, 100]: degrees between torso and crop."""
+        joints = scenes.batch(np.tile(np.arange(3), 100), rng)["joints2d"].numpy()
+        x, y = (joints[:, TORSO[0]].mean(axis=1) - joints[:, TORSO[1]].mean(axis=1)).T
+        return np.abs(np.degrees(np.arctan2(x, -y))).reshape(100, 3).T
+
+    np.testing.assert_allclose(lean(None), np.repeat([[0], [90], [180]], 100, axis=1), atol=10)
+    upright, lying, beyond = lean(np.random.default_rng(0))
+    assert upright.max() < 60 and np.median(upright) < 10
+    assert 0.55 < (lying < 30).mean() < 0.85, "others are around the box"
+    assert np.unique(lying[lying < 30]).size > 40, "keypoints are not exact"
+    assert beyond.min() > 120, "whose shoulders nobody sees is placed by the box"
 
 
 def test_rendered_crops_at_another_size(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mega_model.blazepose import LANDMARKS, PoseFeatures
+from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.lifter import Lifter, torso_frame
+
+BACKBONE = BlazePose(16)
 
 
 def random_turns(count: int) -> Tensor:
@@ -29,7 +31,7 @@ def bodies(turns: Tensor) -> Tensor:
 def features(world: Tensor) -> PoseFeatures:
     random = torch.Generator().manual_seed(1)
     return PoseFeatures(
-        torch.randn(len(world), 6, 4, 4, generator=random),
+        torch.randn(len(world), BACKBONE.channels, 16, 16, generator=random),
         torch.rand(len(world), 39, 5, generator=random),
         world,
         torch.ones(len(world)),
@@ -47,7 +49,7 @@ def test_a_torso_without_extent_is_finite() -> None:
 
 def lifter() -> Lifter:
     torch.manual_seed(0)
-    made = Lifter(channels=6, tokens=10, codes=8, latent=4, width=16, dropout=0.1)
+    made = Lifter(BACKBONE, tokens=10, codes=8, latent=4, width=16, dropout=0.1)
     made.set_codebook(torch.randn(8, 4) * torch.tensor([1.0, 2, 3, 4]))
     return made
 
@@ -76,3 +78,23 @@ def test_only_training_adds_noise() -> None:
     assert torch.equal(model.eval()(given).rot6d, model(given).rot6d)
     model.train()
     assert not torch.equal(model(given).rot6d, model(given).rot6d)
+
+
+@torch.no_grad()
+def test_the_eyes_begin_as_blazepose_s_later_layers() -> None:
+    """Where there is no U-net, they see what its landmarks are made of."""
+    backbone, found = BlazePose(96).eval(), []
+    backbone.to4.register_forward_hook(lambda *called: found.append(called[2]))
+    given = backbone(torch.rand(2, 3, 256, 256))
+    seen = Lifter(backbone, tokens=10, codes=8, latent=4, width=16, dropout=0.1).eval()(given)
+    assert seen.maps is not None and seen.maps.shape == (2, 192, 4, 4) and seen.maps.any()
+    assert torch.equal(seen.maps, found[0])
+
+
+def test_the_eyes_learn_and_a_frozen_backbone_does_not() -> None:
+    backbone = BlazePose(16).requires_grad_(False)
+    made = Lifter(backbone, tokens=10, codes=8, latent=4, width=16, dropout=0.1)
+    made.set_codebook(torch.randn(8, 4))
+    made(backbone(torch.rand(2, 3, 256, 256))).latents.square().sum().backward()
+    assert [name for name, weight in made.eyes.named_parameters() if weight.grad is None] == []
+    assert all(weight.grad is None for weight in backbone.parameters())

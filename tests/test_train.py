@@ -333,6 +333,20 @@ def test_joints_that_nobody_saw_do_not_count() -> None:
     ].item() == pytest.approx((rotation.mT - rotation).square().mean().item(), abs=1e-6)
 
 
+def test_colours_and_resolution_vary() -> None:
+    torch.manual_seed(0)
+    red = torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(200, 3, 16, 12)
+    colours = images.augment(red).flatten(2).median(dim=2).values
+    differences = colours[:, 0] - colours[:, 1]
+    assert 0.04 < (differences < 0.1).float().mean() < 0.25 and differences.std() > 0.1, "some are grey"
+    board = 255 * ((torch.arange(64) + torch.arange(48)[:, None]) % 2).to(torch.uint8).expand(10, 3, 48, 64)
+    found = torch.cat([images.augment(board) for _ in range(20)])
+    assert found.shape == (200, 3, 48, 64) and found.min() >= 0 and found.max() <= 1
+    contrast = (found[..., 20:-20, 20:-21] - found[..., 20:-20, 21:-20]).abs().mean(dim=(1, 2, 3))
+    assert 0.15 < (contrast < 0.2).float().mean() < 0.5, "some have few pixels"
+    assert images.augment(board[:1]).isfinite().all()
+
+
 def test_only_the_last_blocks_learn() -> None:
     vit = ViT(16, depth=5, heads=2)
     recover.freeze(vit, 2)
@@ -487,11 +501,12 @@ def test_all_stages(
             [*options("lift", 20), "--sets", seen, "--pretrained", folder["pretrain"], "--backbone", backbone],
         )
     )
-    on_features = ["--sets", seen, "--pretrained", folder["lift"], "--trained-blocks", "0"]
+    on_features = ["--sets", seen, "--pretrained", folder["lift"]]
     held = ["--validate", f"features:{people}/features/test", "--save-every", "5"]
     recover.main(parse(RecoverTraining, [*options("recover", 12), *on_features, *held]))
     on_images = ["--sets", f"rendered:{people}/scenes", "--pretrained", folder["recover"]]
-    recover.main(parse(RecoverTraining, [*options("images", 2), *on_images, "--batch", "2"]))
+    mixed = ["--batch", "2", "--precision", "bf16-mixed"]
+    recover.main(parse(RecoverTraining, [*options("images", 2), *on_images, *mixed]))
 
     lifted = ["latents", "mesh", "posed", "joints2d", "rotation", "reprojection"]
     for stage, losses in {
@@ -512,14 +527,15 @@ def test_all_stages(
     weights = {name: load_file(tmp_path / name / "model.safetensors") for name in names}
 
     def trained(before: str, after: str) -> set[str]:
-        changed = (k for k, v in weights[after].items() if not torch.equal(v, weights[before][k]))
+        changed = {k for k, v in weights[after].items() if not torch.equal(v, weights[before][k])}
+        assert changed >= {k for k in weights[after] if k.startswith("lifter.eyes.")}
         return {key.split(".")[0] for key in changed}
 
     assert trained("pretrain", "lift") == {"backbone", "lifter"}, "the published backbone came in"
     published = load_file(people / "blazepose" / "model.safetensors")
-    assert all(torch.equal(weights["recover"][f"backbone.{k}"], v) for k, v in published.items()), "and stays"
-    assert trained("lift", "recover") >= {"lifter", "decoder", "encoder", "head"}
-    assert "backbone" in trained("recover", "images")
+    assert all(torch.equal(weights["images"][f"backbone.{k}"], v) for k, v in published.items()), "and stays"
+    for before, after in (("lift", "recover"), ("recover", "images")):
+        assert trained(before, after) >= {"lifter", "decoder", "encoder", "head"}
     codes = load_file(tmp_path / "tokenizer" / "model.safetensors")["quantizer.codebook"]
     lifter = checkpoint.load_mega(tmp_path / "lift")[0].lifter
     assert lifter is not None

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
+from mega_model.core.errors import InputError
 from mega_model.core.files import read_text
 from mega_model.core.geometry import crop_images, in_crops, project, square_cameras
 from mega_model.core.onnx_runtime import ort
@@ -52,6 +53,11 @@ class FeatureSet:
         """Raises InputError that names what is wrong with a file."""
         self.fields = open_fields(folder, "no features; make some with mega features")
         self.scenes = SceneSet(Path(read_text(folder / "scenes.txt")), topology)
+        if self.fields["maps"].shape[2:] != (16, 16):
+            raise InputError(
+                f"{folder / 'maps.npy'}: an older version's maps, not of 16 x 16 cells; "
+                "delete the folder and make the features again with mega features"
+            )
         self.tokens: Tensor | None = None
 
     def __len__(self) -> int:
@@ -276,6 +282,7 @@ def extract(config: Extract) -> None:
             np.lib.format.open_memmap(file, "w+", array.dtype, (count, *array.shape[1:]))[: len(array)] = array
         progress.mkdir()
         (progress / "0").touch()
+    FeatureSet(config.out)  # refuses to go on with those of an older version
     done = {int(file.name) for file in progress.iterdir()}
     left = [chunk for chunk in range(-(-count // each)) if chunk not in done]
     with ProcessPoolExecutor(config.workers) as pool:

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
-from mega_model.core.geometry import crop_images, square_cameras
+from mega_model.core.geometry import crop_images, project, square_cameras
+from mega_model.core.regions import keypoint_region
 from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler
@@ -24,6 +26,10 @@ from mega_model.options import Render
 
 MARGIN = 1.2
 """A crop's side over the larger side of the person's box."""
+PLACED = 0.7
+"""Share of training crops that are placed by the person's keypoints, as most are at run time."""
+UNSURE = 0.025
+"""Standard deviation of these keypoints over the side of a crop around the box."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
 
@@ -61,9 +67,12 @@ class SceneSet:
         """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
 
         With `rng`, crops are scaled by up to 20 %, shifted by up to 8 % of their side and rolled (15 degrees rms, at
-        most 45), and half of them are mirrored. Further fields: vertices2d [B, V, 2] (-1 to 1 in the crop), visible
-        bool [B, V], part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop
-        sides) of the crop's camera. Raises InputError if a field is missing.
+        most 45), and half of them are mirrored. `PLACED` of them are instead the region of the person's keypoints, in
+        which the body is upright; unless a shoulder or hip lies outside the image.
+
+        Further fields: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V], part int64 [B] (index into
+        `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera. Raises
+        InputError if a field is missing.
         """
         missing = [f.name for f in fields(LabelledCrops) if f.name not in self.fields]
         if missing:
@@ -73,14 +82,19 @@ class SceneSet:
         box, roll = scenes.box, np.zeros(count)
         side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
         centre = (box[:, :2] + box[:, 2:]) / 2
-        if rng:
-            side = side * rng.uniform(0.8, 1.2, count)
-            centre = centre + side[:, None] * rng.uniform(-0.08, 0.08, (count, 2))
-            roll = np.radians(rng.normal(0, 15, count).clip(-45, 45))
         middle = scenes.images.shape[1] / 2
         intrinsics = np.zeros((count, 3, 3))
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = scenes.focal * middle
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
+        if rng:
+            keypoints = self._keypoints(scenes, intrinsics)
+            keypoints[..., :2] += rng.normal(0, UNSURE, keypoints[..., :2].shape) * side[:, None, None]
+            side = side * rng.uniform(0.8, 1.2, count)
+            centre = centre + side[:, None] * rng.uniform(-0.08, 0.08, (count, 2))
+            roll = np.radians(rng.normal(0, 15, count).clip(-45, 45))
+            *region, found = keypoint_region(keypoints)
+            placed = found & (rng.random(count) < PLACED)
+            centre[placed], side[placed], roll[placed] = (part[placed] for part in region)
         crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, height)
         images = np.concatenate([
             crop_images(image, k, crop[None], turn[None], height)
@@ -111,6 +125,17 @@ class SceneSet:
         batch |= {"vertices2d": vertices2d, "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1)}
         batch |= {"part": scenes.kind.astype(np.int64), "translation": translation, "focal": focal}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def _keypoints(self, scenes: LabelledCrops, intrinsics: np.ndarray) -> np.ndarray:
+        """The joints of arms and legs as a detector's keypoints [B, 17, 3], pixels; score 0 outside the image."""
+        joints = self.topology.joints(scenes.vertices.astype(np.float32))[:, LIMB_JOINTS]
+        joints = joints @ scenes.rotation.transpose(0, 2, 1) + scenes.translation[:, None]
+        at = project(joints, intrinsics)
+        inside = ((at > 0) & (at < scenes.images.shape[1])).all(axis=-1)
+        keypoints = np.zeros((len(joints), len(KEYPOINTS), 3))
+        keypoints[:, -len(LIMB_JOINTS) :, :2] = at
+        keypoints[:, -len(LIMB_JOINTS) :, 2] = inside & (joints[..., 2] > 0)
+        return keypoints
 
 
 def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:

@@ -121,13 +121,13 @@ def stages(c: Default) -> list[Stage]:
         ),
         (
             "the lifter alone",
-            10,
+            135,
             done(runs / "lift"),
             train("lift", lift.main, ImageTraining, "--pretrained", runs / "pretrain", *backbone, *seen),
         ),
         (
             "images to meshes",
-            30,
+            100,
             done(runs / "recover"),
             train("recover", recover.main, RecoverTraining, "--pretrained", runs / "lift", *seen),
         ),

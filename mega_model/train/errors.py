@@ -46,7 +46,10 @@ class Known:
 
     states: Tensor
     """[n, N, D]"""
+    maps: Tensor
+    """[n, C, 4, 4]: what the lifter sees"""
     features: PoseFeatures
+    """Without their large maps, which the head does not see."""
     keypoints: Tensor
     """[n, 12, 3]: the detector's"""
     vertices: Tensor
@@ -81,6 +84,8 @@ class Predicted(NamedTuple):
 
     states: Tensor
     """[n, N, D]"""
+    maps: Tensor
+    """[n, C, 4, 4]"""
     features: PoseFeatures
     vertices: Tensor
     """[n, V, 3], canonical"""
@@ -107,10 +112,12 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "keypoints"))
-        parts.append(Predicted(states, features, mesh, rot6d_to_matrix(seen.rot6d), seen.camera, *truth))
+        assert seen.maps is not None
+        posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
+        parts.append(Predicted(states, seen.maps, without_maps(features), *posed, *truth))
     features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
-    states, *others = (torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features")
-    return Predicted(states, features, *others)
+    others = {name: torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features"}
+    return Predicted(features=features, **others)
 
 
 def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
@@ -140,7 +147,7 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         "depth": depth,
     }
     errors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    return Known(found.states, found.features, found.keypoints, **errors)
+    return Known(found.states, found.maps, found.features, found.keypoints, **errors)
 
 
 @torch.no_grad()
@@ -164,7 +171,9 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
-        states = generate.first_states(model, model.encode_image(features).image)
+        seen = model.encode_image(features)
+        assert seen.maps is not None
+        states = generate.first_states(model, seen.image)
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         known = {
             "keypoints": torch.zeros(len(part), len(OBSERVES), 3),
@@ -174,13 +183,17 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
             "joints_missed": torch.zeros_like(joints_off),
             "depth": torch.full((len(part),), torch.nan),
         }
-        parts.append(Known(states, features, **known))
+        parts.append(Known(states, seen.maps, without_maps(features), **known))
     return join(parts)
+
+
+def without_maps(features: PoseFeatures) -> PoseFeatures:
+    return features._replace(maps=features.maps[:, :0])
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
     """Negative log-likelihood of exponentially distributed errors: less sensitive to outliers than a Gaussian one."""
-    vertices, joints, _ = head.log_errors(known.states, known.features, known.keypoints)
+    vertices, joints, _ = head.log_errors(known.states, known.maps, known.features, known.keypoints)
     both = (vertices, known.missed, known.vertices), (joints, known.joints_missed, known.joints)
     sigmas = [((2 * log).exp() + missed.square()).sqrt() for log, missed, _ in both]
     return torch.stack([(sigma.log() + error / sigma).mean() for sigma, (_, _, error) in zip(sigmas, both)]).sum()
@@ -193,7 +206,7 @@ def calibrate(head: ErrorHead, known: Known) -> None:
     Points are sorted into equal groups by expected error: each gives a point of the curve. The mean square of the
     residuals, which are added later, is taken off.
     """
-    logs = head.log_errors(known.states, known.features, known.keypoints)
+    logs = head.log_errors(known.states, known.maps, known.features, known.keypoints)
     both = (known.vertices, known.missed), (known.joints, known.joints_missed)
     for curve, (log, (error, missed)) in zip(head.calibration, zip(logs, both)):
         groups = log.flatten().argsort().tensor_split(KNOTS)
@@ -214,7 +227,7 @@ def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
 @torch.no_grad()
 def sigmas(head: ErrorHead, known: Known) -> tuple[Tensor, Tensor]:
     """Calibrated, of vertices [n, V] and joints [n, J]."""
-    found = head(known.states, known.features, known.keypoints)
+    found = head(known.states, known.maps, known.features, known.keypoints)
     return found.sigma.hypot(known.missed), found.joints_sigma.hypot(known.joints_missed)
 
 
@@ -230,7 +243,7 @@ def main(config: ErrorTraining) -> None:
     known = [of_people(part, topology, modes) for part in found]
     nobody = of_nobody(model, config.nobody, len(topology.template), config.seed)
     train = join([*(part[:split] for part, split in zip(known, splits)), nobody])
-    usual = known[0][: splits[0]].features
+    usual = known[0][: splits[0]].maps
     head = ErrorHead.begin(model.config.width, tokenizer, topology, usual, torch.from_numpy(modes))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

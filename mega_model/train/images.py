@@ -41,11 +41,13 @@ def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
 
     In full precision, as rotations and distances to codes are part of it; only the backbone may compute in less.
     """
+    faster = torch.channels_last  # on CPUs
     if "maps" in batch:
         features: Any = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
+        features = features._replace(maps=features.maps.contiguous(memory_format=faster))
     else:
         images = model.normalise(augment(batch["images"]) if model.training else batch["images"].float() / 255)
-        features = model.backbone(images.contiguous(memory_format=torch.channels_last))  # faster on CPUs
+        features = model.backbone(images.contiguous(memory_format=faster))
     with full_precision(model.cls):
         if isinstance(features, PoseFeatures):
             return model.encode_image(PoseFeatures(*(part.float() for part in features)))
@@ -82,13 +84,22 @@ def full_precision(x: Tensor) -> torch.autocast:
 
 
 def augment(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float in 0..1: contrast, brightness, colour cast, blur, noise, and black image edges."""
+    """uint8 [B, 3, H, W] -> float in 0..1.
+
+    Gamma, saturation, low resolution, contrast, brightness, colour cast, blur, noise, and black image edges.
+    """
     batch, _, height, width = images.shape
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.empty(batch, channels, 1, 1, device=images.device).uniform_(low, high)
 
-    x = images.float() / 255
+    x = (images.float() / 255).pow(uniform(-0.5, 0.5).exp())
+    saturation = torch.where(uniform(0, 1) < 0.1, 0, uniform(0.5, 1.3))
+    x = torch.lerp(x.mean(dim=1, keepdim=True), x, saturation)
+    # people who are far away; all of a batch have the same number of pixels
+    far = torch.rand(batch, device=images.device) < 0.25
+    small = F.interpolate(x[far], scale_factor=float(torch.empty(()).uniform_(0.2, 0.6)), mode="area")
+    x[far] = F.interpolate(small, size=(height, width), mode="bilinear")
     x = (x * uniform(0.6, 1.4) * uniform(0.9, 1.1, 3) + uniform(-0.15, 0.15)).clamp(0, 1)
     x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1), uniform(0, 1).square())
     x = (x + torch.randn_like(x) * uniform(0, 0.06)).clamp(0, 1)

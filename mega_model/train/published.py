@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mega_model.backbones import Backbone
+from mega_model.blazepose import BlazePose
 from mega_model.checkpoint import load_weights
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
@@ -23,7 +24,7 @@ pose networks do not use; and a count of batches that evaluation does not use.""
 
 
 def load_backbone(path: Path, model: Mega) -> None:
-    """Load published weights into `model.backbone`.
+    """Load published weights into `model.backbone`; a lifter's eyes begin as BlazePose's later layers.
 
     path: HRNet's pose network (pose_hrnet_w48), ViTPose with ViT-H, or torchvision's ResNet-50; or a folder that `mega
     import-backbone` wrote. HRNet's layers of `_NOT_PUBLISHED` keep their weights. Raises InputError that names the file
@@ -31,6 +32,9 @@ def load_backbone(path: Path, model: Mega) -> None:
     """
     if path.is_dir():
         load_imported(path, model.backbone)
+        if model.lifter is not None:
+            assert isinstance(model.backbone, BlazePose)
+            model.lifter.eyes.load_state_dict(model.backbone.later_layers().state_dict())
         return
     own = {key: v for key, v in model.state_dict().items() if key.startswith("backbone.")}
     names = {_published(released_name(key, model.config)): key for key in own}
