@@ -49,8 +49,8 @@ class Render:
 class Extract:
     """Compute a frozen BlazePose's outputs for crops of rendered people once, with labels.
 
-    Crops are made as at run time: the first around the box, each further one around the region that the landmarks give;
-    the detector's keypoints place the second one.
+    Crops are made as at run time: where the detector's keypoints place the crop, that one; else the first around the
+    box, and each further one around the region that the landmarks give.
     """
 
     scenes: ExistingPath

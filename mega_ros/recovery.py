@@ -330,8 +330,8 @@ class Recovery:
     ) -> CropOutputs:
         """The graphs on each person's last crop.
 
-        There are `crop.passes` passes. The first crop is that of the box; the next ones are closer and upright. The
-        detector's keypoints replace the first pass, because they place the second crop as well.
+        Where the detector's keypoints place the crop, there is one pass. Otherwise there are `crop.passes`: the first
+        crop is that of the box; the next ones are closer and upright.
         """
         crop, pyramid, unknown = self.bundle.crop, Pyramid(image), np.arange(len(boxes))
         squares = box_squares(boxes, crop.margin, -np.radians(rotate))
@@ -356,13 +356,9 @@ class Recovery:
             for part, new in zip(cameras, next_cameras(landmarks, crop_intrinsics, crop_from_camera, crop.size)):
                 part[people] = new
 
-        everybody = np.arange(len(boxes))
-        if crop.passes > 1 and len(unknown):
+        for _ in range(crop.passes - 1 if len(unknown) else 0):
             refine_cameras(unknown, run_backbone(unknown)["landmarks"])
-        features = run_backbone(everybody)
-        for _ in range(crop.passes - 2):
-            refine_cameras(everybody, features["landmarks"])
-            features = run_backbone(everybody)
+        features = run_backbone(np.arange(len(boxes)))
         limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
         if keypoints is not None:
             limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, *cameras).astype(np.float32)

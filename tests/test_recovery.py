@@ -601,11 +601,10 @@ HIDDEN[11:13, :2] = 9
 
 @pytest.mark.parametrize("passes", [1, 2, 3])
 @pytest.mark.parametrize("known", ["", "010", "101"])
-def test_the_next_crop_is_that_of_keypoints_or_landmarks(
+def test_the_last_crop_is_that_of_keypoints_or_landmarks(
     little: Callable[..., Recovery], passes: int, known: str
 ) -> None:
-    """Three people; the keypoints of some place their second crop, the landmarks of the first crop that of the others.
-    From the second crop on, it is always landmarks."""
+    """Three people; the keypoints of some place their only crop, the landmarks the further crops of the others."""
     import little_bundle
 
     size = 2.5 * 1.75 * 20  # of the region around SEEN, see regions.py
@@ -622,14 +621,14 @@ def test_the_next_crop_is_that_of_keypoints_or_landmarks(
         centre, side, roll = boxes[k].reshape(2, 2).mean(axis=0), 40 * little_bundle.MARGIN, 0.0
         if by_keypoints:
             centre, side = places[k], size
-        for _ in range(passes - 1 - by_keypoints):
+        for _ in range(0 if by_keypoints else passes - 1):
             right, down = np.array([[np.cos(roll), np.sin(roll)], [-np.sin(roll), np.cos(roll)]])
             centre, side, roll = centre + side / 2 * (x * right + y * down), shrink * side, roll + turn
         *rotation, origin = np.linalg.lstsq(body, vertices, rcond=None)[0]
         np.testing.assert_allclose(project(origin[None], K)[0], centre, atol=0.5)
         assert K[0, 0] * 2 / (side * little_bundle.CAMERA[0]) == pytest.approx(np.linalg.norm(origin), rel=0.02)
         assert np.arctan2(rotation[0][1], rotation[0][0]) == pytest.approx(roll, abs=0.02)
-        if by_keypoints and passes == 2:  # of 17 keypoints, the 12 of arms and legs, in the crop; hips are at 0, 0
+        if by_keypoints:  # of 17 keypoints, the 12 of arms and legs, in the crop; hips are at 0, 0
             assert 36 * people.distance[k] == pytest.approx(12 - 2 * 20 / (side / 2), abs=0.05)
 
 

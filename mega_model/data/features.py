@@ -1,8 +1,8 @@
 """`mega features`: a frozen BlazePose's outputs for crops of rendered people, computed once, with labels.
 
-Crops are made as at run time: the first around the box, each further one around the region that the landmarks give; the
-detector's keypoints place the second one. A training set keeps the first and the second crop of every scene and mirrors
-half of the scenes.
+Crops are made as at run time: where the detector's keypoints place the crop, that one; else the first around the box, and
+each further one around the region that the landmarks give. A training set keeps the crop around the box and the next one
+of every scene, and mirrors half of the scenes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DETECTED = 0.5
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
 PASSES = 3
-"""Crops of a person at run time; the features of the last one are used."""
+"""Crops of a person at run time, unless keypoints place one; the features of the last one are used."""
 _ACROSS = np.array([-1, 1, 1], np.float32)
 
 
@@ -193,15 +193,16 @@ class FeatureExtractor:
         passes: list[dict[str, np.ndarray]] = []
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
         crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
+        placed = np.zeros(count, bool)  # by keypoints
         for step in range(2 if self.config.train else PASSES):
             if step:
-                crop_intrinsics, crop_from_camera = next_cameras(
-                    passes[-1]["landmarks"], crop_intrinsics, crop_from_camera, self.size
-                )
+                refined = next_cameras(passes[-1]["landmarks"], crop_intrinsics, crop_from_camera, self.size)
+                crop_intrinsics[~placed], crop_from_camera[~placed] = (part[~placed] for part in refined)
             if step == 1 and keypoints is not None:
-                centre, side, roll, valid = keypoint_region(keypoints)
-                placed = square_cameras(centre[valid], side[valid], roll[valid], intrinsics[valid], self.size)
-                crop_intrinsics[valid], crop_from_camera[valid] = placed
+                centre, side, roll, placed = keypoint_region(keypoints)
+                crop_intrinsics[placed], crop_from_camera[placed] = square_cameras(
+                    centre[placed], side[placed], roll[placed], intrinsics[placed], self.size
+                )
             crops = np.concatenate([
                 crop_images(image, k, crop[None], rotation[None], self.size)
                 for image, k, crop, rotation in zip(images, intrinsics, crop_intrinsics, crop_from_camera)
