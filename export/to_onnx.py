@@ -255,8 +255,10 @@ def export(config: ExportConfig) -> bundle.Bundle:
 
 
 def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
-    """The manifest's `origins` for a backbone from `mega import-backbone`."""
+    """The manifest's `origins` for a backbone from `mega import-backbone`, of the stage that began with it."""
     notes = training.get("backbone")
+    if notes is None and isinstance(training.get("before"), dict):
+        return backbone_origin(training["before"])
     if not isinstance(notes, dict) or "license" not in notes:
         return {}
     file = f"{notes['file']} of npm {notes['package']} {notes['version']}"

@@ -165,9 +165,11 @@ def test_an_error_head_of_something_else_is_named(checkpoints: Path, tmp_path: P
         checkpoint.load_errors(tmp_path, model)
 
 
-def test_a_backbone_of_others_has_an_origin(bundle: Bundle) -> None:
+def test_a_backbone_of_others_has_an_origin(bundle: Bundle, checkpoints: Path) -> None:
     assert bundle.origins["backbone"] == "Eyes (eyes.tflite of npm eyes 1), as published; licence: Apache-2.0"
     assert backbone_origin({"backbone": "eyes.pth"}) == backbone_origin({}) == {}
+    stage = json.loads((checkpoints / "mega" / "training.json").read_text())
+    assert backbone_origin({"steps": 1, "before": stage}) == {"backbone": bundle.origins["backbone"]}
 
 
 def test_a_detector_comes_with_its_origin(bundle: Bundle, checkpoints: Path, tmp_path: Path) -> None:
