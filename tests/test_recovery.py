@@ -26,15 +26,16 @@ from mega_ros import People, Recovery
 from mega_ros.bundle import TOPOLOGY, BundleError
 
 # What the default bundle gives for people of the embedded clip in their true boxes, with the detector's keypoints and
-# without. Exchanged colours give an error of 0.131 and 0.143 m; a wrong scale of sigma leaves the shares' bands.
-# With one pass of the backbone, a margin of 1 gives 0.110 and a depth error of 0.058, one of 1.5 gives 0.139.
-PVE = {"keypoints": (0.112, 0.128), "no keypoints": (0.109, 0.125), "one pass": (0.1115, 0.12)}
+# without. Exchanged colours give an error of 0.134 and 0.124 m, and of 0.116 m with one pass of the backbone; a wrong
+# scale of sigma leaves the shares' bands. With one pass, a margin of 1 gives 0.102 and a depth error of 0.042, one of
+# 1.5 gives 0.126.
+PVE = {"keypoints": (0.111, 0.127), "no keypoints": (0.104, 0.12), "one pass": (0.1045, 0.1125)}
 """Metres: mean error of the vertices about the pelvis."""
 DEPTH = {"keypoints": (0.0, 0.25), "no keypoints": (0.0, 0.25), "one pass": (0.075, 0.105)}
 """Median error of the pelvis' depth, over the true depth."""
 OFF = 0.0, 0.022
 """Median distance of the joints from the true ones in the image, over the box's height."""
-WITHIN_1_SIGMA = {"keypoints": (0.48, 0.6), "no keypoints": (0.83, 0.93), "one pass": (0.8, 0.95)}
+WITHIN_1_SIGMA = {"keypoints": (0.59, 0.71), "no keypoints": (0.83, 0.93), "one pass": (0.8, 0.95)}
 """Share of the vertices whose error about the pelvis is within one sigma."""
 
 WIDTH, HEIGHT = 320, 240
@@ -254,26 +255,32 @@ LENSES = {
 @pytest.mark.parametrize("lens", LENSES)
 @pytest.mark.parametrize("given", [True, False], ids=["boxes", "detector"])
 def test_people_seen_through_a_lens_are_in_the_same_place(
-    recovery: Recovery, frame: Any, people: People, lens: str, given: bool
+    recovery: Recovery, clip_frames: list[Any], lens: str, given: bool
 ) -> None:
-    """The frame as a camera with distortion would have taken it: far from where K alone puts people."""
-    camera = Camera(frame.K, *LENSES[lens])
-    height, width = frame.image.shape[:2]
-    pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
-    x, y = np.nan_to_num(np.moveaxis(project(camera.rays(pixels), frame.K), -1, 0) - 0.5, nan=-9).astype(np.float32)
-    image = cv2.remap(frame.image, x, y, cv2.INTER_LINEAR)
-    points = camera.project(frame.vertices)
-    boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1) if given else None
-    if boxes is None:
-        people = recovery.run(frame.image, frame.K)
-    through, ignored = (recovery.run(image, which, boxes) for which in (camera, frame.K))
-    assert len(through) == 2
-    off, wrong = (
-        np.linalg.norm(found.joints[:, 0] - people.joints[:, 0], axis=-1).max() for found in (through, ignored)
-    )
-    assert off < 0.15 and off < 0.4 * wrong, (off, wrong)
-    about = through.vertices - through.joints[:, :1] - (people.vertices - people.joints[:, :1])
-    assert np.linalg.norm(about, axis=-1).mean() < 0.03
+    """Frames as a camera with distortion would have taken them: people are far from where K alone puts them."""
+    off, wrong, about = [], [], []
+    for frame in clip_frames[4:25:4]:
+        camera = Camera(frame.K, *LENSES[lens])
+        height, width = frame.image.shape[:2]
+        pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+        x, y = np.nan_to_num(np.moveaxis(project(camera.rays(pixels), frame.K), -1, 0) - 0.5, nan=-9).astype(np.float32)
+        image = cv2.remap(frame.image, x, y, cv2.INTER_LINEAR)
+        points = camera.project(frame.vertices)
+        boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1) if given else None
+        people = recovery.run(frame.image, frame.K, frame.boxes if given else None)
+        through, ignored = (recovery.run(image, which, boxes) for which in (camera, frame.K))
+        if not len(through) == len(ignored) == len(people) == 2:  # the detector misses who is behind the other one
+            continue
+        seen, there, elsewhere = (found.joints[:, 0] for found in (people, through, ignored))
+        seen, there, elsewhere = (pelvis[pelvis[:, 0].argsort()] for pelvis in (seen, there, elsewhere))
+        off.append(np.linalg.norm(there - seen, axis=-1).max())
+        wrong.append(np.linalg.norm(elsewhere - seen, axis=-1).max())
+        if given:  # in the order of the boxes
+            offset = through.vertices - through.joints[:, :1] - (people.vertices - people.joints[:, :1])
+            about.append(np.linalg.norm(offset, axis=-1).mean())
+    assert len(off) >= 3
+    assert np.mean(off) < 0.15 and np.mean(off) < 0.4 * np.mean(wrong), (np.mean(off), np.mean(wrong))
+    assert not given or np.mean(about) < 0.06, np.mean(about)
 
 
 def test_keypoints_beyond_the_lens_do_not_place_a_crop(recovery: Recovery, frame: Any) -> None:
