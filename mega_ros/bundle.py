@@ -89,7 +89,7 @@ class Crop:
     std: tuple[float, ...]
     passes: Count
     """Number of crops per person, each a pass of the backbone: the first around the box, the others around the region
-    that the landmarks give. If it is more than one, a detector's keypoints place the only crop of those who have them."""
+    that the landmarks give. If there are several, a detector's keypoints place the only crop of those who have them."""
     camera: Literal["ray"] = "ray"
     """Crops come from the cameras of `mega_model.core.geometry.square_cameras`."""
 
