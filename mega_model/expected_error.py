@@ -2,9 +2,9 @@
 
 A head on the decoder's states, with all tokens masked, predicts the error of every mesh token. The error of a vertex is
 a weighted mean over the tokens around it. Further inputs detect crops without a person and crops unlike the training
-set: presence, visibility and size of the person by BlazePose, the distance of the features from those of the training
-set, and how well a detector's keypoints agree with the landmarks. How far the fitted mesh is from both is known only
-after the fit, and `fit.widened` adds it. B batch, N tokens, D width, V vertices, J joints, C channels.
+set: presence, visibility and size of the person by BlazePose, the distance of the lifter's maps from those of the
+training set, and how well a detector's keypoints agree with the landmarks. How far the fitted mesh is from both is
+known only after the fit, and `fit.widened` adds it. B batch, N tokens, D width, V vertices, J joints, C channels.
 """
 
 from __future__ import annotations

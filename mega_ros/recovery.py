@@ -200,7 +200,7 @@ class Recovery:
         off the axis; None asks the bundle's detector.
         ids: [P], default 0 to P-1.
         keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
-        They place the first crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
+        They place the only crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
         samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
         not depend on the other people in the image.
         rotate: 0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright.

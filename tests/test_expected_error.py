@@ -17,7 +17,7 @@ from mega_model.core.topology import Topology
 from mega_model.expected_error import LARGEST, ErrorHead, token_shares
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.errors import Known, calibrate, loss
+from mega_model.train.errors import Known, calibrate, loss, without_maps
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 
 WIDTH, PEOPLE = 8, 400
@@ -131,3 +131,9 @@ def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Pa
     for other in (replace(sizes, width=16), replace(sizes, backbone_width=96), replace(sizes, backbone="resnet18")):
         with pytest.raises(InputError, match=message):
             checkpoint.load_errors(tmp_path, Mega(other))
+
+
+def test_features_without_maps_do_not_keep_them_in_memory() -> None:
+    maps = torch.rand(2, 88, 16, 16)
+    found = without_maps(PoseFeatures(maps, torch.rand(2, 39, 5), torch.rand(2, 39, 3), torch.rand(2)))
+    assert found.maps.shape == (2, 0, 16, 16) and found.maps.untyped_storage().nbytes() == 0

@@ -67,8 +67,8 @@ class SceneSet:
         """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
 
         With `rng`, crops are scaled by up to 20 %, shifted by up to 8 % of their side and rolled (15 degrees rms, at
-        most 45), and half of them are mirrored. `PLACED` of them are instead the region of the person's keypoints, in
-        which the body is upright; unless a shoulder or hip lies outside the image.
+        most 45), and half of them are mirrored. A share of `PLACED` is the region of the person's keypoints instead, in
+        which the body is upright, unless a shoulder or hip lies outside the image.
 
         Further fields: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V], part int64 [B] (index into
         `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera. Raises

@@ -188,7 +188,7 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
 
 
 def without_maps(features: PoseFeatures) -> PoseFeatures:
-    return features._replace(maps=features.maps[:, :0])
+    return features._replace(maps=features.maps[:, :0].clone())  # a view would keep them in memory
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
