@@ -190,25 +190,24 @@ class FeatureExtractor:
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
-        passes: list[dict[str, np.ndarray]] = []
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
         crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
-        placed = np.zeros(count, bool)  # by keypoints
-        for step in range(2 if self.config.train else PASSES):
-            if step:
-                refined = next_cameras(passes[-1]["landmarks"], crop_intrinsics, crop_from_camera, self.size)
-                crop_intrinsics[~placed], crop_from_camera[~placed] = (part[~placed] for part in refined)
-            if step == 1 and keypoints is not None:
-                centre, side, roll, placed = keypoint_region(keypoints)
-                crop_intrinsics[placed], crop_from_camera[placed] = square_cameras(
-                    centre[placed], side[placed], roll[placed], intrinsics[placed], self.size
-                )
-            crops = np.concatenate([
-                crop_images(image, k, crop[None], rotation[None], self.size)
-                for image, k, crop, rotation in zip(images, intrinsics, crop_intrinsics, crop_from_camera)
-            ])  # fmt: skip
-            crop_rotation, features = crop_from_camera.astype(np.float32), self.backbone(crops)
-            passes.append({
+
+        def see(people: np.ndarray) -> PoseFeatures:
+            crops = [
+                crop_images(images[b], intrinsics[b], crop_intrinsics[[b]], crop_from_camera[[b]], self.size)
+                for b in people
+            ]
+            return self.backbone(np.concatenate(crops))
+
+        def refine(people: np.ndarray, features: PoseFeatures) -> None:
+            before = crop_intrinsics[people], crop_from_camera[people]
+            landmarks = features.landmarks.numpy()
+            crop_intrinsics[people], crop_from_camera[people] = next_cameras(landmarks, *before, self.size)
+
+        def labelled(features: PoseFeatures) -> dict[str, np.ndarray]:
+            crop_rotation = crop_from_camera.astype(np.float32)
+            fields = {
                 **{name: part.numpy() for name, part in features._asdict().items()},
                 "maps": features.maps.numpy().astype(np.float16),
                 "scene": index.astype(np.int32),
@@ -216,13 +215,28 @@ class FeatureExtractor:
                 "rotation": crop_rotation @ rotation,
                 "translation": np.einsum("bij,bj->bi", crop_rotation, translation),
                 "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
-            })  # fmt: skip
+            }
             if keypoints is not None:
                 limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
-                passes[-1]["keypoints"] = limbs.astype(np.float32)
+                fields["keypoints"] = limbs.astype(np.float32)
+            return fields
+
+        unknown = everybody = np.arange(count)
+        if self.config.train:
+            features = see(everybody)
+            first = labelled(features)
+            refine(everybody, features)
+        if keypoints is not None:
+            centre, side, roll, placed = keypoint_region(keypoints)
+            unknown = np.flatnonzero(~placed)
+            crop_intrinsics[placed], crop_from_camera[placed] = square_cameras(
+                centre[placed], side[placed], roll[placed], intrinsics[placed], self.size
+            )
         if not self.config.train:
-            return passes[-1]
-        both = {name: np.stack([fields[name] for fields in passes], axis=1) for name in passes[0]}
+            for _ in range(PASSES - 1 if len(unknown) else 0):
+                refine(unknown, see(unknown))
+            return labelled(see(everybody))
+        both = {name: np.stack([first[name], part], axis=1) for name, part in labelled(see(everybody)).items()}
         return {name: array.reshape(2 * count, *array.shape[2:]) for name, array in both.items()}
 
     def keypoints(
