@@ -60,7 +60,8 @@ def letterbox(image: np.ndarray, height: int, width: int, grey: int = 0) -> tupl
     scale = min(width / full_width, height / full_height)
     size = max(1, round(full_width * scale)), max(1, round(full_height * scale))
     boxed = np.full((1, height, width, 3), grey, np.uint8)
-    boxed[0, : size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    boxed[0, : size[1], : size[0]] = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
     return boxed, np.array([full_width / size[0], full_height / size[1], 1], np.float32)
 
 

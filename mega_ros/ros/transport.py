@@ -152,7 +152,7 @@ class MatchedSubscription:
 
     def _read(self, kind: str, data: bytes) -> None:
         try:
-            message = MESSAGES.deserialize_cdr(data, kind)
+            message = MESSAGES.deserialize_cdr(memoryview(data), kind)  # a slice of bytes would be a copy
         except Exception:  # damaged bytes may raise anything
             self._damaged(f"a {kind} of {len(data)} bytes is damaged or cut off", self.topic)
         else:
@@ -223,8 +223,9 @@ class Losses:
 
     def _period(self) -> float:
         """The longest one of which all intervals are multiples, but for some jitter."""
-        intervals = np.array(self._intervals)
-        shortest = float(np.median(intervals[intervals < 1.5 * np.quantile(intervals, 0.1)]))
+        intervals = np.sort(self._intervals)
+        short = intervals[intervals < 1.5 * intervals[len(intervals) // 10]]
+        shortest = float(short[len(short) // 2])
         # where so much is lost that no two frames follow each other, the shortest interval has several periods
         for periods in range(1, 7):
             multiples = intervals * periods / shortest
