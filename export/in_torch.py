@@ -51,7 +51,7 @@ def of_images(
     if seen.image.prior is not None:
         answers["prior"] = seen.image.prior
     if errors is not None:
-        answers |= errors(states, seen.maps, features, keypoints)._asdict()
+        answers |= errors(states, seen.maps, *features[1:], keypoints)._asdict()
     found: dict[GraphName, dict[str, Tensor]] = {"backbone": parts, "deterministic": answers}
     if uniforms.shape[1]:
         tokens = generate.sample(model, seen.image, logits, uniforms, temperature)

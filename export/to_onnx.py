@@ -112,7 +112,9 @@ class DeterministicGraph(nn.Module):
         vertices = self.decoder.expected(logits)
         out = logits.argmax(dim=-1), vertices, rot6d_to_matrix(seen.rot6d), seen.camera, seen.image.tokens, logits
         prior = () if seen.image.prior is None else (seen.image.prior,)
-        return (*out, *prior, *(() if self.errors is None else self.errors(states, seen.maps, features, keypoints)))
+        if self.errors is None:
+            return (*out, *prior)
+        return (*out, *prior, *self.errors(states, seen.maps, landmarks, world, presence, keypoints))
 
 
 class SamplerGraph(nn.Module):

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mega_model.blazepose import PoseFeatures
 from mega_model.core.fit import OBSERVED, limb_shares
 from mega_model.core.topology import Topology
 from mega_model.tokenizer import MeshTokenizer
@@ -42,10 +41,9 @@ class ExpectedError(NamedTuple):
 
 
 class ErrorHead(nn.Module):
-    """States [B, N, D], maps, `PoseFeatures` and keypoints -> `ExpectedError`.
+    """States [B, N, D] and what is known of the crops -> `ExpectedError`.
 
-    maps [B, C, 4, 4]: what the lifter sees (`ImageEncoding`).
-
+    maps [B, C, 4, 4]: what the lifter sees (`ImageEncoding`). landmarks, world, presence: see `PoseFeatures`.
     keypoints [B, 12, 3]: a detector's, of the limbs, in crop coordinates, with scores; score 0 if unknown.
     """
 
@@ -92,8 +90,10 @@ class ErrorHead(nn.Module):
         head.whiten.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)).T)
         return head
 
-    def forward(self, states: Tensor, maps: Tensor, features: PoseFeatures, keypoints: Tensor) -> ExpectedError:
-        vertices, joints, distance = self.log_errors(states, maps, features, keypoints)
+    def forward(
+        self, states: Tensor, maps: Tensor, landmarks: Tensor, world: Tensor, presence: Tensor, keypoints: Tensor
+    ) -> ExpectedError:
+        vertices, joints, distance = self.log_errors(states, maps, landmarks, world, presence, keypoints)
         sigma, joints_sigma = (
             interpolated(log, *knots).exp().clamp(SMALLEST, LARGEST)
             for log, knots in zip((vertices, joints), self.calibration)
@@ -101,20 +101,20 @@ class ErrorHead(nn.Module):
         return ExpectedError(sigma, joints_sigma, distance, self.modes)
 
     def log_errors(
-        self, states: Tensor, maps: Tensor, features: PoseFeatures, keypoints: Tensor
+        self, states: Tensor, maps: Tensor, landmarks: Tensor, world: Tensor, presence: Tensor, keypoints: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Before calibration: logs of the errors (metres) of vertices [B, V] and joints [B, J]; the distance [B]."""
         distance = ((maps.mean(dim=(2, 3)) - self.centre) @ self.whiten).square().mean(dim=1).sqrt()
-        limbs, score = features.landmarks[:, OBSERVED], keypoints[..., 2]
+        limbs, score = landmarks[:, OBSERVED], keypoints[..., 2]
         apart = (limbs[..., :2] - keypoints[..., :2]).norm(dim=-1).clamp(max=2)
         agreement = torch.stack([limbs[..., 3] * limbs[..., 4], score, score * (10 * apart + 0.3).log()], dim=-1)
         person = torch.stack(
             [
-                features.presence.clamp(1e-3, 1 - 1e-3).logit() / 4,
+                presence.clamp(1e-3, 1 - 1e-3).logit() / 4,
                 distance - 1,
-                features.landmarks[:, :33, 3].mean(dim=1) - 0.5,
-                features.landmarks[:, :33, 4].mean(dim=1) - 0.5,
-                features.world[:, :33].norm(dim=-1).mean(dim=1).clamp(min=0.05).log(),
+                landmarks[:, :33, 3].mean(dim=1) - 0.5,
+                landmarks[:, :33, 4].mean(dim=1) - 0.5,
+                world[:, :33].norm(dim=-1).mean(dim=1).clamp(min=0.05).log(),
                 score.mean(dim=1) - 0.5,
                 score.amax(dim=1) - 0.5,
             ],

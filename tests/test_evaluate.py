@@ -343,7 +343,7 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
     assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
-        expected = head(states, image.maps, features, batch["keypoints"]).sigma
+        expected = head(states, image.maps, *features[1:], batch["keypoints"]).sigma
     config = ImageSelection(batch=13, device="cpu", fit=False)
     # a device without memory stands in for a GPU: a part that stays behind cannot compute with the others
     away = open_model(tmp_path / "model", "meta")

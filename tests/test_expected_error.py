@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from mega_model import checkpoint
-from mega_model.blazepose import PoseFeatures
 from mega_model.body.anny import HIERARCHY_SEEDS
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.expected_error import LARGEST, ErrorHead, token_shares
 from mega_model.mega import Mega, MegaConfig
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.errors import Known, calibrate, loss, without_maps
+from mega_model.train.errors import Known, calibrate, loss
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 
 WIDTH, PEOPLE = 8, 400
@@ -41,15 +40,13 @@ def known(tokenizer: MeshTokenizer, topology: Topology) -> Known:
     states = torch.randn(PEOPLE, tokenizer.length, WIDTH)
     states[..., 0] = (torch.rand(PEOPLE, tokenizer.length) < 0.5).float()
     maps = torch.randn(PEOPLE, 16, 4, 4)
-    features = PoseFeatures(
-        torch.empty(PEOPLE, 0, 16, 16), torch.rand(PEOPLE, 39, 5), torch.randn(PEOPLE, 39, 3), torch.rand(PEOPLE)
-    )
+    pose = torch.rand(PEOPLE, 39, 5), torch.randn(PEOPLE, 39, 3), torch.rand(PEOPLE)
     scale = 0.02 * 10 ** (states[..., 0] @ token_shares(tokenizer, topology).T)
     errors = scale * torch.randn(*scale.shape, 3).norm(dim=-1) / 3**0.5
     joints = errors @ torch.from_numpy(topology.joint_regressor).T
     missed, joints_missed = torch.zeros_like(errors), torch.zeros_like(joints)
     keypoints = torch.rand(PEOPLE, 12, 3)
-    return Known(states, maps, features, keypoints, errors, joints, missed, joints_missed, torch.zeros(PEOPLE))
+    return Known(states, maps, *pose, keypoints, errors, joints, missed, joints_missed, torch.zeros(PEOPLE))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +69,7 @@ def rms(x: Tensor) -> float:
 
 @torch.no_grad()
 def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -> None:
-    sigma = head(known.states, known.maps, known.features, known.keypoints).sigma
+    sigma = head(*known.inputs).sigma
     large = known.states[..., 0] @ head.shares.T > 0.5
     assert sigma.shape == known.vertices.shape
     assert sigma[large].mean() > 2 * sigma[~large].mean()
@@ -80,7 +77,7 @@ def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -
 
 @torch.no_grad()
 def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: Known) -> None:
-    found = head(known.states, known.maps, known.features, known.keypoints)
+    found = head(*known.inputs)
     assert rms(known.vertices / found.sigma) == pytest.approx(1, abs=0.1)
     assert rms(known.joints / found.joints_sigma) == pytest.approx(1, abs=0.1)
     small = found.sigma < found.sigma.median()
@@ -90,9 +87,9 @@ def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: 
 
 @torch.no_grad()
 def test_distance_is_one_for_maps_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
-    distance = head(known.states, known.maps, known.features, known.keypoints).distance
+    distance = head(*known.inputs).distance
     assert distance.square().mean() == pytest.approx(1, abs=0.05)
-    far = head(known.states, known.maps + 3, known.features, known.keypoints).distance
+    far = head(*replace(known, maps=known.maps + 3).inputs).distance
     assert (far > 3 * distance.mean()).all()
 
 
@@ -100,12 +97,11 @@ def test_distance_is_one_for_maps_of_the_training_set_and_grows_away_from_it(hea
 def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, known: Known) -> None:
     torch.testing.assert_close(head.shares.sum(dim=1), torch.ones(len(head.shares)))
     torch.testing.assert_close(head.joint_shares.sum(dim=1), torch.ones(24))
-    one = slice(0, 1)
-    states = known.states[one].clone()
+    known = known[:1]
+    states = known.states.clone()
     token = head.shares.amax(dim=0).argmax()
     states[:, token, 0] = 1 - states[:, token, 0]
-    others = known[one].maps, known[one].features, known[one].keypoints
-    before, after = (head(x, *others).sigma for x in (known.states[one], states))
+    before, after = (head(*x.inputs).sigma for x in (known, replace(known, states=states)))
     change = (after / before).log().abs()
     share = head.shares[:, token]
     assert change[0, share > 0.4].min() > 5 * change[0, share < 0.01].max()
@@ -113,8 +109,8 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
 
 @torch.no_grad()
 def test_sigma_stays_within_limits(head: ErrorHead, known: Known) -> None:
-    wild = known.features._replace(world=1e4 * known.features.world)
-    found = head(1e3 * known.states, 1e4 * known.maps, wild, 1e3 * known.keypoints)
+    wild = {"states": 1e3 * known.states, "maps": 1e4 * known.maps, "world": 1e4 * known.world}
+    found = head(*replace(known, **wild, keypoints=1e3 * known.keypoints).inputs)
     assert found.sigma.isfinite().all() and found.sigma.max() <= LARGEST and found.joints_sigma.max() <= LARGEST
 
 
@@ -124,16 +120,9 @@ def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Pa
     sizes = MegaConfig(head.shares.shape[1], 16, WIDTH, 1, 1, 2, backbone_width=16)
     again = checkpoint.load_errors(tmp_path, Mega(sizes))
     assert again is not None
-    given = known.states, known.maps, known.features, known.keypoints
-    for a, b in zip(again(*given), head(*given)):
+    for a, b in zip(again(*known.inputs), head(*known.inputs)):
         assert torch.equal(a, b)
     message = r"errors\.safetensors: .*of another model: .* of 16 channels\); train it again with mega train errors"
     for other in (replace(sizes, width=16), replace(sizes, backbone_width=96), replace(sizes, backbone="resnet18")):
         with pytest.raises(InputError, match=message):
             checkpoint.load_errors(tmp_path, Mega(other))
-
-
-def test_features_without_maps_do_not_keep_them_in_memory() -> None:
-    maps = torch.rand(2, 88, 16, 16)
-    found = without_maps(PoseFeatures(maps, torch.rand(2, 39, 5), torch.rand(2, 39, 3), torch.rand(2)))
-    assert found.maps.shape == (2, 0, 16, 16) and found.maps.untyped_storage().nbytes() == 0

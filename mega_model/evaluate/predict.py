@@ -135,7 +135,7 @@ def predict(
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
-        sigma = spread if errors is None else errors(states, seen.maps, features, keypoints).sigma
+        sigma = spread if errors is None else errors(states, seen.maps, *features[1:], keypoints).sigma
         camera, sigma = seen.camera.cpu().numpy(), sigma.cpu().numpy()
         together = torch.cat([single[:, None], samples], dim=1).cpu().numpy()  # [B, 1 + Q, V, 3]
         turned, beside, places = rotation.cpu().numpy()[:, None], np.zeros((len(index), 3)), None

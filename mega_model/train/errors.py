@@ -48,8 +48,12 @@ class Known:
     """[n, N, D]"""
     maps: Tensor
     """[n, C, 4, 4]: what the lifter sees"""
-    features: PoseFeatures
-    """Without their large maps, which the head does not see."""
+    landmarks: Tensor
+    """[n, 39, 5]; this and the next two are BlazePose's, see `PoseFeatures`"""
+    world: Tensor
+    """[n, 39, 3], metres"""
+    presence: Tensor
+    """[n]"""
     keypoints: Tensor
     """[n, 12, 3]: the detector's"""
     vertices: Tensor
@@ -64,19 +68,19 @@ class Known:
     """[n]: error of the distance to the camera over the true one"""
 
     def __getitem__(self, index: Tensor | slice) -> Known:
-        features = PoseFeatures(*(x[index] for x in self.features))
-        return Known(**{name: getattr(self, name)[index] for name in _TENSORS}, features=features)
+        return Known(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.states)
 
-
-_TENSORS = tuple(field.name for field in fields(Known) if field.name != "features")
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The head's."""
+        return self.states, self.maps, self.landmarks, self.world, self.presence, self.keypoints
 
 
 def join(parts: list[Known]) -> Known:
-    features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
-    return Known(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}, features=features)
+    return Known(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Known)))
 
 
 class Predicted(NamedTuple):
@@ -86,7 +90,14 @@ class Predicted(NamedTuple):
     """[n, N, D]"""
     maps: Tensor
     """[n, C, 4, 4]"""
-    features: PoseFeatures
+    landmarks: Tensor
+    """[n, 39, 5]"""
+    world: Tensor
+    """[n, 39, 3], metres"""
+    presence: Tensor
+    """[n]"""
+    keypoints: Tensor
+    """[n, 12, 3]"""
     vertices: Tensor
     """[n, V, 3], canonical"""
     rotation: Tensor
@@ -98,8 +109,6 @@ class Predicted(NamedTuple):
     true_translation: Tensor
     focal: Tensor
     """[n]"""
-    keypoints: Tensor
-    """[n, 12, 3]"""
 
 
 @torch.no_grad()
@@ -111,13 +120,11 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         seen = model.encode_image(features)
         states = generate.first_states(model, seen.image)
         mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
-        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal", "keypoints"))
+        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
         assert seen.maps is not None
         posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
-        parts.append(Predicted(states, seen.maps, without_maps(features), *posed, *truth))
-    features = PoseFeatures(*(torch.cat(x) for x in zip(*(part.features for part in parts))))
-    others = {name: torch.cat([getattr(p, name) for p in parts]) for name in Predicted._fields if name != "features"}
-    return Predicted(features=features, **others)
+        parts.append(Predicted(states, seen.maps, *features[1:], batch["keypoints"], *posed, *truth))
+    return Predicted(*map(torch.cat, zip(*parts)))
 
 
 def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
@@ -128,7 +135,7 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         found.rotation.numpy(),
         found.camera.numpy(),
         found.focal.numpy(),
-        found.features.landmarks.numpy(),
+        found.landmarks.numpy(),
         found.keypoints.numpy(),
         Bends.of(regressor, modes),
     )
@@ -147,7 +154,8 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         "depth": depth,
     }
     errors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    return Known(found.states, found.maps, found.features, found.keypoints, **errors)
+    given = found.states, found.maps, found.landmarks, found.world, found.presence, found.keypoints
+    return Known(*given, **errors)
 
 
 @torch.no_grad()
@@ -183,17 +191,13 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
             "joints_missed": torch.zeros_like(joints_off),
             "depth": torch.full((len(part),), torch.nan),
         }
-        parts.append(Known(states, seen.maps, without_maps(features), **known))
+        parts.append(Known(states, seen.maps, *features[1:], **known))
     return join(parts)
-
-
-def without_maps(features: PoseFeatures) -> PoseFeatures:
-    return features._replace(maps=features.maps[:, :0].clone())  # a view would keep them in memory
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
     """Negative log-likelihood of exponentially distributed errors: less sensitive to outliers than a Gaussian one."""
-    vertices, joints, _ = head.log_errors(known.states, known.maps, known.features, known.keypoints)
+    vertices, joints, _ = head.log_errors(*known.inputs)
     both = (vertices, known.missed, known.vertices), (joints, known.joints_missed, known.joints)
     sigmas = [((2 * log).exp() + missed.square()).sqrt() for log, missed, _ in both]
     return torch.stack([(sigma.log() + error / sigma).mean() for sigma, (_, _, error) in zip(sigmas, both)]).sum()
@@ -206,7 +210,7 @@ def calibrate(head: ErrorHead, known: Known) -> None:
     Points are sorted into equal groups by expected error: each gives a point of the curve. The mean square of the
     residuals, which are added later, is taken off.
     """
-    logs = head.log_errors(known.states, known.maps, known.features, known.keypoints)
+    logs = head.log_errors(*known.inputs)
     both = (known.vertices, known.missed), (known.joints, known.joints_missed)
     for curve, (log, (error, missed)) in zip(head.calibration, zip(logs, both)):
         groups = log.flatten().argsort().tensor_split(KNOTS)
@@ -227,7 +231,7 @@ def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
 @torch.no_grad()
 def sigmas(head: ErrorHead, known: Known) -> tuple[Tensor, Tensor]:
     """Calibrated, of vertices [n, V] and joints [n, J]."""
-    found = head(known.states, known.maps, known.features, known.keypoints)
+    found = head(*known.inputs)
     return found.sigma.hypot(known.missed), found.joints_sigma.hypot(known.joints_missed)
 
 
