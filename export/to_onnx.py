@@ -31,6 +31,7 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.core.commands import call
 from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
+from mega_model.core.regions import BOX_MARGIN, PASSES
 from mega_model.core.settings import parse
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
@@ -39,10 +40,6 @@ from mega_model.mega import Mega
 from mega_model.tokenizer import MeshConv, MeshPool, MeshTokenizer
 from mega_ros import bundle
 
-CROP_MARGIN = 1.2
-"""Side of the crop over that of the box: the mean of the training crops."""
-PASSES = 3
-"""Number of crops per person, for a backbone with landmarks."""
 OPSET = 20
 DENSE_LIMIT = 2**23
 """Largest number of elements of a dense mesh operator: 32 MB. SMPL's would have 480 MB, so it keeps gathers."""
@@ -233,7 +230,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             graphs=graphs,
             crop=bundle.Crop(
                 model.config.image_size,
-                CROP_MARGIN,
+                BOX_MARGIN,
                 model.backbone.mean,
                 model.backbone.std,
                 passes=PASSES if model.lifter is not None else 1,

@@ -27,9 +27,8 @@ from mega_model.core.geometry import (
     in_crops,
     intrinsics_from_fov,
     place,
-    square_cameras,
 )
-from mega_model.core.regions import keypoint_region, next_cameras
+from mega_model.core.regions import Cameras, last_cameras
 from mega_model.core.topology import SMPL_JOINTS, Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
@@ -328,37 +327,21 @@ class Recovery:
     def _infer(
         self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
     ) -> CropOutputs:
-        """The graphs on each person's last crop.
+        """The graphs on each person's last crop, see `last_cameras`."""
+        crop, pyramid = self.bundle.crop, Pyramid(image)
 
-        Where the detector's keypoints place the crop, there is one pass. Otherwise there are `crop.passes`: the first
-        crop is that of the box; the next ones are closer and upright.
-        """
-        crop, pyramid, unknown = self.bundle.crop, Pyramid(image), np.arange(len(boxes))
-        squares = box_squares(boxes, crop.margin, -np.radians(rotate))
-        if keypoints is not None and crop.passes > 1:
-            *regions, valid = keypoint_region(keypoints)
-            valid &= np.isfinite(camera.rays(regions[0])).all(axis=-1)
-            for square, region in zip(squares, regions):
-                square[valid] = region[valid]
-            unknown = np.flatnonzero(~valid)
-        cameras = square_cameras(*squares, camera, crop.size)
-
-        def run_backbone(people: np.ndarray) -> dict[str, np.ndarray]:
-            crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
+        def run_backbone(cameras: Cameras) -> dict[str, np.ndarray]:
             start = time.perf_counter()
-            crops = crop_images(pyramid, camera, crop_intrinsics, crop_from_camera, crop.size)
+            crops = crop_images(pyramid, camera, *cameras, crop.size)
             crops = cv2.cvtColor(crops.reshape(-1, crop.size, 3), cv2.COLOR_BGR2RGB).reshape(crops.shape)
             self._crop_seconds += time.perf_counter() - start
             return self._backbone.run(crops=crops)
 
-        def refine_cameras(people: np.ndarray, landmarks: np.ndarray) -> None:
-            crop_intrinsics, crop_from_camera = (part[people] for part in cameras)
-            for part, new in zip(cameras, next_cameras(landmarks, crop_intrinsics, crop_from_camera, crop.size)):
-                part[people] = new
-
-        for _ in range(crop.passes - 1 if len(unknown) else 0):
-            refine_cameras(unknown, run_backbone(unknown)["landmarks"])
-        features = run_backbone(np.arange(len(boxes)))
+        squares = box_squares(boxes, crop.margin, -np.radians(rotate))
+        cameras = last_cameras(
+            squares, keypoints, camera, crop.size, crop.passes, lambda _, cameras: run_backbone(cameras)["landmarks"]
+        )
+        features = run_backbone(cameras)
         limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
         if keypoints is not None:
             limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, *cameras).astype(np.float32)

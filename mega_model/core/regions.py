@@ -1,7 +1,7 @@
-"""The region of a person's next crop: a square around the whole body, rolled so that the body is upright in it.
+"""Where a person's crops are: the first around the box, the next ones around the region of the whole body.
 
-Regions are computed from BlazePose landmarks or COCO keypoints, in any image coordinates with x right and y down
-(pixels or crop coordinates). Functions work on any leading shape [...].
+A region is a square, rolled so that the body is upright in it. Regions are computed from BlazePose landmarks or COCO
+keypoints, in any image coordinates with x right and y down (pixels or crop coordinates), of any leading shape [...].
 
 A region has a centre [..., 2], a side [...] (in the units of the input) and a roll [...], radians: the clockwise
 rotation of the body from upright, -pi to pi.
@@ -9,12 +9,21 @@ rotation of the body from upright, -pi to pi.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
+from mega_model.core.cameras import Camera
 from mega_model.core.geometry import square_cameras
 
+BOX_MARGIN = 1.2
+"""Side of a person's first crop over the larger side of the box, as in SPIN: the mean in training."""
+PASSES = 3
+"""Crops of a person for a backbone with landmarks, unless keypoints place one; the last one's features are used."""
 MARGIN = 1.25
 """Side of a region over the diameter of the circle around the body: the value that BlazePose was trained with."""
+Cameras = tuple[np.ndarray, np.ndarray]
+"""Of crops, what `geometry.square_cameras` gives: crop_intrinsics and crop_from_camera, both [P, 3, 3]."""
 SHOULDERS, HIPS = [5, 6], [11, 12]  # of the COCO keypoints
 
 # The radius of BlazePose's circle over the torso's length for upright people, and over the distance of the farthest
@@ -53,6 +62,37 @@ def keypoint_region(
 def _region(centre: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The region of a circle, from its centre and the vector [..., 2] to the circle in the body's upward direction."""
     return centre, 2 * MARGIN * np.linalg.norm(up, axis=-1), np.arctan2(up[..., 0], -up[..., 1])
+
+
+def last_cameras(
+    squares: Sequence[np.ndarray],
+    keypoints: np.ndarray | None,
+    camera: Camera | np.ndarray,
+    size: int,
+    passes: int,
+    landmarks: Callable[[np.ndarray, Cameras], np.ndarray],
+) -> Cameras:
+    """The virtual cameras of P people's last crops.
+
+    squares (centre, side and roll of the first crops) and camera: as `square_cameras` takes them. keypoints
+    [P, 17, 3]: x, y in pixels and score. If there are several passes, the only crop of those whom keypoints place is
+    theirs. For the others, each further crop shows the region that the landmarks in the one before give.
+    landmarks: a function of some people, int [n], and their crops' cameras [n, 3, 3], see `next_cameras`.
+    """
+    camera, unknown = Camera.of(camera), np.arange(len(squares[0]))
+    if keypoints is not None and passes > 1:
+        *regions, placed = keypoint_region(keypoints)
+        placed &= np.isfinite(camera.rays(regions[0])).all(axis=-1)
+        squares = [square.copy() for square in squares]
+        for square, region in zip(squares, regions):
+            square[placed] = region[placed]
+        unknown = np.flatnonzero(~placed)
+    cameras = square_cameras(*squares, camera, size)
+    for _ in range(passes - 1 if len(unknown) else 0):
+        seen = cameras[0][unknown], cameras[1][unknown]
+        for part, closer in zip(cameras, next_cameras(landmarks(unknown, seen), *seen, size)):
+            part[unknown] = closer
+    return cameras
 
 
 def next_cameras(

@@ -17,6 +17,7 @@ from mega_model.body.smpl import gender_of
 from mega_model.core.errors import InputError
 from mega_model.core.files import floats, npz_fields, read_npz
 from mega_model.core.geometry import project
+from mega_model.core.regions import BOX_MARGIN
 from mega_model.core.topology import SMPL_JOINTS
 from mega_model.data.crops import PIXELS_PER_SCALE
 from mega_model.data.people import SPIN_JOINTS, LabelledPeople, join
@@ -27,9 +28,6 @@ SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 
 KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
 """The kinds of `images.open_set`. `read_people` supports all but the last two."""
-
-MARGIN = 1.2
-"""Side of a person's square over the larger side of the box, as in SPIN."""
 
 OCCLUDED_SCENES = (
     "courtyard_backpack courtyard_basketball courtyard_bodyScannerMotions courtyard_box courtyard_golf "
@@ -215,7 +213,7 @@ def _sequence(
     return LabelledPeople(
         images=names,
         centre=(low + high) / 2,
-        side=MARGIN * (high - low).max(axis=1).clip(1),
+        side=BOX_MARGIN * (high - low).max(axis=1).clip(1),
         pose=np.concatenate([root.as_rotvec(), pose[:, 3:]], axis=1).astype(np.float32),
         betas=np.repeat(shape, count, axis=0),
         gender=np.repeat(_genders(path, [gender], 1), count),

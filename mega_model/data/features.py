@@ -22,11 +22,11 @@ from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_text
-from mega_model.core.geometry import crop_images, in_crops, project, square_cameras
+from mega_model.core.geometry import box_squares, crop_images, in_crops, project, square_cameras
 from mega_model.core.onnx_runtime import ort
-from mega_model.core.regions import keypoint_region, next_cameras
+from mega_model.core.regions import BOX_MARGIN, PASSES, Cameras, last_cameras
 from mega_model.core.topology import Topology
-from mega_model.data.rendered import MARGIN, SceneSet, mirror_index, open_fields
+from mega_model.data.rendered import SceneSet, mirror_index, open_fields
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
@@ -39,8 +39,6 @@ DETECTED = 0.5
 """The lowest score of a person, as at run time."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
-PASSES = 3
-"""Crops of a person at run time, unless keypoints place one; the features of the last one are used."""
 _ACROSS = np.array([-1, 1, 1], np.float32)
 
 
@@ -171,9 +169,7 @@ class FeatureExtractor:
         f = {name: self.scenes.fields[name][index] for name in ("images", "box", "focal", "rotation", "translation")}
         count, pixels = len(index), f["images"].shape[1]
         flip = np.zeros(count, bool)
-        box = f["box"].astype(np.float64)
-        side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
-        centre, roll = (box[:, :2] + box[:, 2:]) / 2, np.zeros(count)
+        centre, side, roll = box_squares(f["box"], BOX_MARGIN)
         if self.config.train:
             flip = rng.random(count) < 0.5
             side = side * rng.uniform(0.85, 1.2, count)
@@ -191,21 +187,17 @@ class FeatureExtractor:
         intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
 
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
-        crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, self.size)
 
-        def see(people: np.ndarray) -> PoseFeatures:
+        def see(people: np.ndarray, cameras: Cameras) -> PoseFeatures:
             crops = [
-                crop_images(images[b], intrinsics[b], crop_intrinsics[[b]], crop_from_camera[[b]], self.size)
-                for b in people
+                crop_images(images[b], intrinsics[b], crop_intrinsics[None], turn[None], self.size)
+                for b, crop_intrinsics, turn in zip(people, *cameras)
             ]
             return self.backbone(np.concatenate(crops))
 
-        def refine(people: np.ndarray, features: PoseFeatures) -> None:
-            before = crop_intrinsics[people], crop_from_camera[people]
-            landmarks = features.landmarks.numpy()
-            crop_intrinsics[people], crop_from_camera[people] = next_cameras(landmarks, *before, self.size)
-
-        def labelled(features: PoseFeatures) -> dict[str, np.ndarray]:
+        def stored(cameras: Cameras) -> dict[str, np.ndarray]:
+            features = see(np.arange(count), cameras)
+            crop_intrinsics, crop_from_camera = cameras
             crop_rotation = crop_from_camera.astype(np.float32)
             fields = {
                 **{name: part.numpy() for name, part in features._asdict().items()},
@@ -217,26 +209,19 @@ class FeatureExtractor:
                 "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
             }
             if keypoints is not None:
-                limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, crop_intrinsics, crop_from_camera)
+                limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, *cameras)
                 fields["keypoints"] = limbs.astype(np.float32)
             return fields
 
-        unknown = everybody = np.arange(count)
-        if self.config.train:
-            features = see(everybody)
-            first = labelled(features)
-            refine(everybody, features)
-        if keypoints is not None:
-            centre, side, roll, placed = keypoint_region(keypoints)
-            unknown = np.flatnonzero(~placed)
-            crop_intrinsics[placed], crop_from_camera[placed] = square_cameras(
-                centre[placed], side[placed], roll[placed], intrinsics[placed], self.size
-            )
+        def last(passes: int, landmarks: Callable[[np.ndarray, Cameras], np.ndarray]) -> dict[str, np.ndarray]:
+            squares = centre, side, roll
+            return stored(last_cameras(squares, keypoints, intrinsics, self.size, passes, landmarks))
+
         if not self.config.train:
-            for _ in range(PASSES - 1 if len(unknown) else 0):
-                refine(unknown, see(unknown))
-            return labelled(see(everybody))
-        both = {name: np.stack([first[name], part], axis=1) for name, part in labelled(see(everybody)).items()}
+            return last(PASSES, lambda people, cameras: see(people, cameras).landmarks.numpy())
+        first = stored(square_cameras(centre, side, roll, intrinsics, self.size))
+        second = last(2, lambda people, _: first["landmarks"][people])
+        both = {name: np.stack([first[name], second[name]], axis=1) for name in first}
         return {name: array.reshape(2 * count, *array.shape[2:]) for name, array in both.items()}
 
     def keypoints(

@@ -17,15 +17,13 @@ from tqdm import tqdm
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import crop_images, project, square_cameras
-from mega_model.core.regions import keypoint_region
+from mega_model.core.regions import BOX_MARGIN, keypoint_region
 from mega_model.core.topology import Topology
 from mega_model.data.crops import columns
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.options import Render
 
-MARGIN = 1.2
-"""A crop's side over the larger side of the person's box."""
 PLACED = 0.7
 """Share of training crops that are placed by the person's keypoints, as most are at run time."""
 UNSURE = 0.025
@@ -80,7 +78,7 @@ class SceneSet:
         scenes = LabelledCrops(**{f.name: self.fields[f.name][index] for f in fields(LabelledCrops)})
         count, (height, width) = len(index), self.size
         box, roll = scenes.box, np.zeros(count)
-        side = MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
+        side = BOX_MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
         centre = (box[:, :2] + box[:, 2:]) / 2
         middle = scenes.images.shape[1] / 2
         intrinsics = np.zeros((count, 3, 3))
