@@ -9,7 +9,7 @@ rotation of the body from upright, -pi to pi.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def _region(centre: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def last_cameras(
-    squares: Sequence[np.ndarray],
+    squares: tuple[np.ndarray, np.ndarray, np.ndarray],
     keypoints: np.ndarray | None,
     camera: Camera | np.ndarray,
     size: int,
@@ -80,14 +80,13 @@ def last_cameras(
     landmarks: a function of some people, int [n], and their crops' cameras [n, 3, 3], see `next_cameras`.
     """
     camera, unknown = Camera.of(camera), np.arange(len(squares[0]))
+    centre, side, roll = (part.copy() for part in squares)
     if keypoints is not None and passes > 1:
         *regions, placed = keypoint_region(keypoints)
         placed &= np.isfinite(camera.rays(regions[0])).all(axis=-1)
-        squares = [square.copy() for square in squares]
-        for square, region in zip(squares, regions):
-            square[placed] = region[placed]
+        centre[placed], side[placed], roll[placed] = (part[placed] for part in regions)
         unknown = np.flatnonzero(~placed)
-    cameras = square_cameras(*squares, camera, size)
+    cameras = square_cameras(centre, side, roll, camera, size)
     for _ in range(passes - 1 if len(unknown) else 0):
         seen = cameras[0][unknown], cameras[1][unknown]
         for part, closer in zip(cameras, next_cameras(landmarks(unknown, seen), *seen, size)):

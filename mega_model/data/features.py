@@ -26,7 +26,7 @@ from mega_model.core.geometry import box_squares, crop_images, in_crops, project
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import BOX_MARGIN, PASSES, Cameras, last_cameras
 from mega_model.core.topology import Topology
-from mega_model.data.rendered import SceneSet, mirror_index, open_fields
+from mega_model.data.rendered import ACROSS, SceneSet, open_fields
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.published import load_imported
@@ -39,7 +39,6 @@ DETECTED = 0.5
 """The lowest score of a person, as at run time."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
-_ACROSS = np.array([-1, 1, 1], np.float32)
 
 
 class FeatureSet:
@@ -69,11 +68,11 @@ class FeatureSet:
     def tokenise(self, tokenizer: MeshTokenizer) -> None:
         """Tokenise all bodies and their mirror images once. Batches then have a field `tokens` int64 [B, N]."""
         vertices = self.scenes.fields["vertices"]
-        mirror = mirror_index(self.topology)
+        mirror = self.scenes.mirror_index
         parts = []
         for start in tqdm(range(0, len(vertices), 100), desc="tokenising", mininterval=5):
             body = vertices[start : start + 100].astype(np.float32)
-            both = np.stack([body, body[:, mirror] * _ACROSS], axis=1)
+            both = np.stack([body, body[:, mirror] * ACROSS], axis=1)
             tokens = tokenizer.encode(torch.from_numpy(both).flatten(0, 1).to(tokenizer.template))
             parts.append(tokens.unflatten(0, (-1, 2)).cpu())
         self.tokens = torch.cat(parts)
@@ -83,35 +82,14 @@ class FeatureSet:
         `blazepose.PoseFeatures`, and keypoints [B, 12, 3] (crop coordinates and score).
         """
         f = {name: array[index] for name, array in self.fields.items()}
-        scenes, flip = f["scene"], f["mirrored"]
-        stored = self.scenes.fields
-        vertices, visible = stored["vertices"][scenes].astype(np.float32), stored["visible"][scenes]
-        mirror = self.scenes.mirror_index
-        vertices[flip] = vertices[flip][:, mirror] * _ACROSS
-        visible[flip] = visible[flip][:, mirror]
-
-        def seen(points: np.ndarray) -> np.ndarray:
-            x = points @ f["rotation"].transpose(0, 2, 1) + f["translation"][:, None]
-            return f["focal"][:, None, None] * x[..., :2] / x[..., 2:]
-
-        joints, vertices2d = self.topology.joints(vertices), seen(vertices)
         arrays = {
             **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
-            "vertices": vertices,
-            "joints": joints,
-            "rotation": f["rotation"],
-            "translation": f["translation"],
-            "focal": f["focal"],
-            "joints2d": seen(joints),
-            "confidence": np.ones(joints.shape[:2], np.float32),
-            "vertices2d": vertices2d,
-            "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1),
-            "part": stored["kind"][scenes].astype(np.int64),
+            **self.scenes.labels(f["scene"], f["mirrored"], f["rotation"], f["translation"], f["focal"]),
             "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMB_JOINTS), 3), np.float32)),
         }
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         if self.tokens is not None:
-            batch["tokens"] = self.tokens[torch.from_numpy(scenes).long(), torch.from_numpy(flip).long()]
+            batch["tokens"] = self.tokens[torch.from_numpy(f["scene"]).long(), torch.from_numpy(f["mirrored"]).long()]
         return batch
 
 
@@ -179,8 +157,8 @@ class FeatureExtractor:
             roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
         images, rotation, translation = f["images"], f["rotation"], f["translation"]
         images[flip] = images[flip][:, :, ::-1]
-        rotation[flip] *= _ACROSS * _ACROSS[:, None]
-        translation[flip] *= _ACROSS
+        rotation[flip] *= ACROSS * ACROSS[:, None]
+        translation[flip] *= ACROSS
         centre[flip, 0] = pixels - centre[flip, 0]
         intrinsics = np.zeros((count, 3, 3))
         intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)

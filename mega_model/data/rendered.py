@@ -28,6 +28,8 @@ PLACED = 0.7
 """Share of training crops that are placed by the person's keypoints, as most are at run time."""
 UNSURE = 0.025
 """Standard deviation of these keypoints over the side of a crop around the box."""
+ACROSS = np.array([-1, 1, 1], np.float32)
+"""Times this, a point is its mirror image."""
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
 
@@ -59,7 +61,13 @@ class SceneSet:
 
     @cached_property
     def mirror_index(self) -> np.ndarray:
-        return mirror_index(self.topology)
+        """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
+        template = self.topology.template
+        distance = np.linalg.norm(template[:, None] * np.array([-1, 1, 1]) - template, axis=-1)
+        mirror = distance.argmin(axis=1)
+        if distance.min(axis=1).max() > 0.001 or (mirror[mirror] != np.arange(len(mirror))).any():
+            raise InputError("the body's left and right do not have the same vertices")
+        return mirror
 
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
         """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
@@ -99,30 +107,46 @@ class SceneSet:
             for image, k, crop, turn in zip(scenes.images, intrinsics, crop_intrinsics, crop_from_camera)
         ])  # fmt: skip
         crop_from_camera = crop_from_camera.astype(np.float32)
-        vertices, visible = scenes.vertices.astype(np.float32), scenes.visible
+        flip = rng.random(count) < 0.5 if rng else np.zeros(count, bool)
         rotation = crop_from_camera @ scenes.rotation
         translation = np.einsum("bij,bj->bi", crop_from_camera, scenes.translation)
-        if rng:
-            flip = rng.random(count) < 0.5
-            across = np.array([-1, 1, 1], np.float32)
-            images[flip] = images[flip][:, :, ::-1]
-            vertices[flip] = vertices[flip][:, self.mirror_index] * across
-            visible[flip] = visible[flip][:, self.mirror_index]
-            rotation[flip] *= across * across[:, None]
-            translation[flip] *= across
+        images[flip] = images[flip][:, :, ::-1]
+        rotation[flip] *= ACROSS * ACROSS[:, None]
+        translation[flip] *= ACROSS
         focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
+        images = columns(images, width).transpose(0, 3, 1, 2)
+        batch = {"images": images, **self.labels(index, flip, rotation, translation, focal)}
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def labels(
+        self, index: np.ndarray, mirrored: np.ndarray, rotation: np.ndarray, translation: np.ndarray, focal: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """The fields of a batch, but for the crops, of the people `index` int [B].
+
+        mirrored bool [B]: whose crops are. rotation [B, 3, 3], translation [B, 3] and focal [B]: as in the batch.
+        """
+        vertices, visible = self.fields["vertices"][index].astype(np.float32), self.fields["visible"][index]
+        if mirrored.any():
+            vertices[mirrored] = vertices[mirrored][:, self.mirror_index] * ACROSS
+            visible[mirrored] = visible[mirrored][:, self.mirror_index]
 
         def seen(points: np.ndarray) -> np.ndarray:
             x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
             return focal[:, None, None] * x[..., :2] / x[..., 2:]
 
         joints, vertices2d = self.topology.joints(vertices), seen(vertices)
-        images = columns(images, width).transpose(0, 3, 1, 2)
-        batch = {"images": images, "vertices": vertices, "joints": joints, "rotation": rotation}
-        batch |= {"joints2d": seen(joints), "confidence": np.ones(joints.shape[:2], np.float32)}
-        batch |= {"vertices2d": vertices2d, "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1)}
-        batch |= {"part": scenes.kind.astype(np.int64), "translation": translation, "focal": focal}
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+        return {
+            "vertices": vertices,
+            "joints": joints,
+            "rotation": rotation,
+            "translation": translation,
+            "focal": focal,
+            "joints2d": seen(joints),
+            "confidence": np.ones(joints.shape[:2], np.float32),
+            "vertices2d": vertices2d,
+            "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1),
+            "part": self.fields["kind"][index].astype(np.int64),
+        }
 
     def _keypoints(self, scenes: LabelledCrops, intrinsics: np.ndarray) -> np.ndarray:
         """The joints of arms and legs as a detector's keypoints [B, 17, 3], pixels; score 0 outside the image."""
@@ -153,15 +177,6 @@ def _map(file: Path) -> np.ndarray:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{file}: not a readable .npy file ({error})") from error
-
-
-def mirror_index(topology: Topology) -> np.ndarray:
-    """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
-    distance = np.linalg.norm(topology.template[:, None] * np.array([-1, 1, 1]) - topology.template, axis=-1)
-    mirror = distance.argmin(axis=1)
-    if distance.min(axis=1).max() > 0.001 or (mirror[mirror] != np.arange(len(mirror))).any():
-        raise InputError("the body's left and right do not have the same vertices")
-    return mirror
 
 
 def render(config: Render) -> None:
