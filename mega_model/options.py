@@ -335,8 +335,6 @@ class Evaluate(ImageSelection, SamplingOptions):
     checkpoint: ExistingPath = Path("runs/recover")
     test: ExistingPath = Path("runs/features/test")
     """Folder of a rendered set, or of its features."""
-    samples: int = 25
-    """Q, meshes per image."""
     steps: int = STEPS
     """T, as in the export."""
     temperature: float = TEMPERATURE

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -41,8 +41,8 @@ NOBODY = 1.0
 
 
 @dataclass(frozen=True)
-class Known:
-    """Training data of the head: n crops."""
+class Seen:
+    """What the head sees of n crops."""
 
     states: Tensor
     """[n, N, D]"""
@@ -56,6 +56,17 @@ class Known:
     """[n]"""
     keypoints: Tensor
     """[n, 12, 3]: the detector's"""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """The head's."""
+        return tuple(getattr(self, f.name) for f in fields(Seen))
+
+
+@dataclass(frozen=True)
+class Known(Seen):
+    """Training data of the head: n crops."""
+
     vertices: Tensor
     """[n, V]: errors, metres"""
     joints: Tensor
@@ -73,31 +84,11 @@ class Known:
     def __len__(self) -> int:
         return len(self.states)
 
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The head's."""
-        return self.states, self.maps, self.landmarks, self.world, self.presence, self.keypoints
 
-
-def join(parts: list[Known]) -> Known:
-    return Known(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Known)))
-
-
-class Predicted(NamedTuple):
+@dataclass(frozen=True)
+class Predicted(Seen):
     """The model's predictions for the n people of a set, and the ground truth."""
 
-    states: Tensor
-    """[n, N, D]"""
-    maps: Tensor
-    """[n, C, 4, 4]"""
-    landmarks: Tensor
-    """[n, 39, 5]"""
-    world: Tensor
-    """[n, 39, 3], metres"""
-    presence: Tensor
-    """[n]"""
-    keypoints: Tensor
-    """[n, 12, 3]"""
     vertices: Tensor
     """[n, V, 3], canonical"""
     rotation: Tensor
@@ -109,6 +100,14 @@ class Predicted(NamedTuple):
     true_translation: Tensor
     focal: Tensor
     """[n]"""
+
+
+Part = TypeVar("Part", Known, Predicted)
+
+
+def join(parts: list[Part]) -> Part:
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(kind)))
 
 
 @torch.no_grad()
@@ -124,7 +123,7 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         assert seen.maps is not None
         posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
         parts.append(Predicted(states, seen.maps, *features[1:], batch["keypoints"], *posed, *truth))
-    return Predicted(*map(torch.cat, zip(*parts)))
+    return join(parts)
 
 
 def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
@@ -154,8 +153,7 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         "depth": depth,
     }
     errors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    given = found.states, found.maps, found.landmarks, found.world, found.presence, found.keypoints
-    return Known(*given, **errors)
+    return Known(*found.inputs, **errors)
 
 
 @torch.no_grad()
