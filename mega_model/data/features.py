@@ -7,6 +7,7 @@ next one of every scene, and mirrors half of the scenes.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -191,14 +192,12 @@ class FeatureExtractor:
                 fields["keypoints"] = limbs.astype(np.float32)
             return fields
 
-        def last(passes: int, landmarks: Callable[[np.ndarray, Cameras], np.ndarray]) -> dict[str, np.ndarray]:
-            squares = centre, side, roll
-            return stored(last_cameras(squares, keypoints, intrinsics, self.size, passes, landmarks))
-
+        squares = centre, side, roll
+        cameras_of = functools.partial(last_cameras, squares, keypoints, intrinsics, self.size)
         if not self.config.train:
-            return last(PASSES, lambda people, cameras: see(people, cameras).landmarks.numpy())
-        first = stored(square_cameras(centre, side, roll, intrinsics, self.size))
-        second = last(2, lambda people, _: first["landmarks"][people])
+            return stored(cameras_of(PASSES, lambda people, cameras: see(people, cameras).landmarks.numpy()))
+        first = stored(square_cameras(*squares, intrinsics, self.size))
+        second = stored(cameras_of(2, lambda people, _: first["landmarks"][people]))
         both = {name: np.stack([first[name], second[name]], axis=1) for name in first}
         return {name: array.reshape(2 * count, *array.shape[2:]) for name, array in both.items()}
 
