@@ -151,6 +151,10 @@ def test_training_sees_two_crops_of_everybody_half_of_them_mirrored(spots: Extra
     nose = batch["landmarks"][:, NOSE, :2]
     torch.testing.assert_close(nose, batch["joints2d"][torch.arange(12), torch.from_numpy(shown)], atol=0.03, rtol=0)
     assert not torch.isclose(nose[::2], nose[1::2], atol=1e-3).all(), "the second crop is another one"
+    visible = people.scenes.fields["visible"][people.fields["scene"]]
+    visible[mirrored] = visible[mirrored][:, people.scenes.mirror_index]
+    inside = (batch["vertices2d"].abs() < 1).all(dim=-1).numpy()
+    np.testing.assert_array_equal(batch["visible"], visible & inside)
 
 
 def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
