@@ -2,7 +2,8 @@
 ros2 launch mega_ros mega.launch.py cameras:=front=/front_camera/image_raw,rear=/rear_camera/image_raw
 
 By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters; the arguments named like
-parameters win over it. The launch ends with code 1 if the parameter file or rviz2 is missing, or if the node fails.
+parameters win over it. The launch ends with code 1 if the parameter file or rviz2 is missing, if an argument cannot have
+its value, or if the node fails.
 """
 
 from pathlib import Path
@@ -38,6 +39,8 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "autostart": (bool, "false leaves the node unconfigured, for a lifecycle manager"),
 }
 """Of the node: type and description. Empty: as in the parameter file."""
+SWITCH = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
+ON_EXIT = {"shutdown": ending("the node"), "continue": None}
 ARGUMENTS: dict[str, tuple[Any, str]] = {
     "image": ("/camera/image_raw", "topic of the camera's images"),
     "camera_info": ("", "topic of the camera's intrinsics; empty: camera_info beside the image topic"),
@@ -67,7 +70,7 @@ def check(context: LaunchContext) -> None:
     params = Path(LaunchConfiguration("params").perform(context))
     if not params.is_file():
         raise FileNotFoundError(f"params: there is no file {params}")
-    if is_true(LaunchConfiguration("rviz").perform(context)):
+    if chosen("rviz", LaunchConfiguration("rviz").perform(context), SWITCH):
         try:
             get_package_prefix("rviz2")
         except PackageNotFoundError:
@@ -84,17 +87,18 @@ def nodes(context: LaunchContext) -> list[Node]:
     remappings = [("image", given["image"]), ("camera_info", given["camera_info"] or f"{beside}{slash}camera_info")]
     if cameras:  # the node looks for their camera_info beside the image
         remappings = [(f"{name}/image", topic) for name, topic in cameras.items() if topic]
-    respawn = is_true(given["respawn"])
+    respawn = chosen("respawn", given["respawn"], SWITCH)
+    on_exit = chosen("on_exit", given["on_exit"], ON_EXIT)
     mega = Node(
         package="mega_ros",
         executable="node",
         name="mega",
         namespace=given["namespace"],
         output="screen",
-        emulate_tty=is_true(given["emulate_tty"]),
+        emulate_tty=chosen("emulate_tty", given["emulate_tty"], SWITCH),
         respawn=respawn,
         respawn_delay=2.0,
-        on_exit=None if respawn or given["on_exit"] != "shutdown" else ending("the node"),
+        on_exit=None if respawn else on_exit,
         ros_arguments=["--log-level", given["log_level"]] if given["log_level"] else [],
         remappings=remappings,
         # later ones win
@@ -104,7 +108,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             *([{"cameras": [*cameras]}] if cameras else []),
         ],
     )
-    if not is_true(given["rviz"]):
+    if not chosen("rviz", given["rviz"], SWITCH):
         return [mega]
     rviz = Node(
         package="rviz2",
@@ -131,14 +135,20 @@ def named_topics(text: str) -> dict[str, str]:
 
 def value(name: str, text: str) -> Any:
     kind, _ = PARAMETERS[name]
+    if kind is bool:
+        return chosen(name, text, SWITCH)
     try:
-        return is_true(text) if kind is bool else kind(text)
+        return kind(text)
     except ValueError:
         raise ValueError(f"{name}: '{text}' is not of type {kind.__name__}") from None
 
 
-def is_true(text: str) -> bool:
-    return text.lower() in ("true", "1", "yes", "on")
+def chosen(name: str, text: str, meanings: dict[str, Any]) -> Any:
+    """What the word means, in any case. An empty one is the argument's default."""
+    word = text.strip().lower() or ARGUMENTS[name][0]
+    if word not in meanings:
+        raise ValueError(f"{name}: '{text}' is none of {', '.join(meanings)}")
+    return meanings[word]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -11,10 +11,15 @@ from importlib import import_module
 from typing import Any
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs the node. A signal ends it with exit code 0, even while its modules are still being imported."""
+def end_by_signals() -> None:
+    """From here on, a signal ends the process with code 0, until the node is imported and has its own handlers."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the node. A signal ends it with exit code 0, even while its modules are still being imported."""
+    end_by_signals()
     return import_module("mega_ros.ros.node").main(args)
 
 

@@ -75,7 +75,7 @@ class Page:
         """
         import viser
 
-        self._faces, self._record_to = faces, record
+        self.faces, self._record_to = faces, record
         self._lock = threading.RLock()
         self._meshes: Meshes | None = None
         self._shown: dict[str, object] = {}
@@ -157,9 +157,9 @@ class Page:
     def _add_person(self, vertices: np.ndarray, sigma: np.ndarray, person: int) -> None:
         import trimesh
 
-        grown = vertices + self.growth.value * np.nan_to_num(sigma)[:, None] * vertex_normals(vertices, self._faces)
+        grown = vertices + self.growth.value * np.nan_to_num(sigma)[:, None] * vertex_normals(vertices, self.faces)
         colours = sigma_colours(sigma, RED)[:, ::-1].astype(np.uint8)
-        surface = trimesh.Trimesh(grown, self._faces, process=False, vertex_colors=colours)
+        surface = trimesh.Trimesh(grown, self.faces, process=False, vertex_colors=colours)
         scene, name = self.server.scene, f"/people/{person}"
         self._shown[name] = scene.add_mesh_trimesh(name, surface)
         top = vertices[vertices[:, 1].argmin()] - [0, 0.12, 0]

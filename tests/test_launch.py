@@ -79,8 +79,29 @@ def test_arguments_become_parameters_of_their_type(launch: Any) -> None:
     right = {"rotate": 90, "fov": 1.0, "tf": True, "autostart": False, "boxes": "full_frame", "provider": "cpu"}
     assert chosen == right
     assert {name: type(value) for name, value in chosen.items()} == {n: type(v) for n, v in right.items()}
-    with pytest.raises(ValueError, match="fov: 'wide' is not of type float"):
-        launch.nodes(context(launch, fov="wide"))
+    for name, text in (("tf", " ON"), ("predict", "on "), ("autostart", "No"), ("autostart", "0")):
+        (node,) = launch.nodes(context(launch, **{name: text}))
+        assert node.named["parameters"][1] == {name: text.strip().lower() == "on"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("fov", "wide", "is not of type float"),
+        ("tf", "ture", "is none of true, 1, yes, on, false, 0, no, off"),
+        ("predict", " ", "is none of true"),
+        ("emulate_tty", "fales", "is none of true"),
+        ("respawn", "ja", "is none of true"),
+        ("rviz", "ture", "is none of true"),
+        ("on_exit", "shut", "is none of shutdown, continue"),
+    ],
+)
+def test_a_value_that_is_none_of_the_argument_is_named(launch: Any, name: str, text: str, reason: str) -> None:
+    """Before anything starts."""
+    given = context(launch, **{name: text})
+    with pytest.raises(ValueError, match=f"^{name}: '{text}' {reason}"):
+        launch.check(given)
+        launch.nodes(given)
 
 
 def test_every_parameter_among_the_arguments_is_one_of_the_node(launch: Any) -> None:
@@ -111,8 +132,11 @@ def test_how_the_process_runs(launch: Any) -> None:
     (node,) = launch.nodes(other)
     assert (node.named["emulate_tty"], node.named["respawn"], node.named["on_exit"]) == (False, True, None)
     assert node.named["ros_arguments"] == ["--log-level", "debug"]
-    (node,) = launch.nodes(context(launch, on_exit="continue"))
+    (node,) = launch.nodes(context(launch, on_exit="Continue"))
     assert node.named["on_exit"] is None
+    empty = context(launch, on_exit="", emulate_tty="", respawn="", rviz="")
+    (node,) = launch.nodes(empty)  # the defaults
+    assert (node.named["emulate_tty"], node.named["respawn"], bool(node.named["on_exit"])) == (True, False, True)
 
 
 def test_a_node_that_fails_makes_launch_fail(launch: Any) -> None:

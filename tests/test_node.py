@@ -542,9 +542,12 @@ def slow(*args, **options):
         time.sleep(3600)  # goes on after a handler in Python
 class SlowImport:
     def find_spec(self, name, *rest):
-        if name == "rclpy" and sys.argv[1] == "importing":
+        if [name] == sys.argv[2:]:
             slow()
 sys.meta_path.insert(0, SlowImport())
+if sys.argv[1] == "node":  # as the command `mega`
+    from mega_ros.cli import main
+    sys.exit(main())
 if sys.argv[1] != "importing":
     from mega_ros.bundle import Bundle
     Bundle.load = slow
@@ -558,10 +561,15 @@ sys.exit(main([]))
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("importing", signal.SIGINT), ("loading", signal.SIGTERM), ("configuring", signal.SIGTERM)],
+    [
+        ("node numpy", signal.SIGINT),
+        ("importing rclpy", signal.SIGINT),
+        ("loading", signal.SIGTERM),
+        ("configuring", signal.SIGTERM),
+    ],
 )
 def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SLOW, phase], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *phase.split()], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         process.stdout.readline()
@@ -631,3 +639,8 @@ def test_bad_arguments_are_one_line_and_code_1(arguments: tuple[str, str]) -> No
     assert end.returncode == 1
     assert len(end.stderr.strip().splitlines()) == 1
     assert arguments[1].split(":=")[0] in end.stderr
+
+
+def test_unknown_ros_arguments_are_named() -> None:
+    end = subprocess.run(command("--foo", "a b"), capture_output=True, text=True, timeout=PATIENCE)
+    assert (end.returncode, end.stderr) == (1, "mega node: unknown ROS arguments: --foo 'a b'\n")

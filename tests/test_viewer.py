@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,15 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
             for _ in range(5):
                 executor.spin_once(timeout_sec=0.02)
         np.testing.assert_allclose(surface(scene(view.page)["/people/3"]).vertices, people.vertices[0], atol=1e-5)
+        page = view.page
+        topologies.publish(messages.mesh(topology))  # the node was configured again
+        for _ in range(10):
+            executor.spin_once(timeout_sec=0.02)
+        assert view.page is page, "the page, its slider and its recording stay"
+        topologies.publish(messages.mesh(replace(topology, faces=topology.faces[:-1])))  # with another bundle
+        while view.page is page:
+            executor.spin_once(timeout_sec=0.02)
+        assert len(view.page.faces) == len(topology.faces) - 1
     finally:
         executor.shutdown()
         view.close()

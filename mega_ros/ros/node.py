@@ -6,9 +6,11 @@ it, cleanup frees the model. With the parameter `autostart` it becomes active by
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import traceback
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -20,6 +22,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
@@ -259,7 +262,10 @@ def main(args: Sequence[str]) -> int:
             node = MegaNode(loading=at_once)
             started = node.start()
     except FAULTS as error:
-        print(f"mega node: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        reason = str(error).strip().splitlines()[0]
+        if isinstance(error, rclpy_implementation.UnknownROSArgsError):
+            reason = f"unknown ROS arguments: {shlex.join(literal_eval(reason))}"  # rclpy says the list and no more
+        print(f"mega node: {reason}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     executor = SingleThreadedExecutor()

@@ -54,8 +54,11 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
             self.page.close()
 
     def _on_topology(self, topology: Mesh) -> None:
-        self.close()
         faces = np.array([triangle.vertex_indices for triangle in topology.triangles], np.int64)
+        same = self._vertices == len(topology.vertices)
+        if self.page and same and np.array_equal(faces, self.page.faces):  # the node was configured again
+            return
+        self.close()
         self._vertices = len(topology.vertices)
         self.page = Page(faces, self._options.host, self._options.port, self._options.record)
         print(f"{self.page.url}, Ctrl-C ends it", flush=True)
