@@ -283,7 +283,7 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
         topologies.publish(messages.mesh(replace(topology, faces=topology.faces[:-1])))  # with another bundle
         while view.page is page:
             stamp += 1
-            assert stamp < 2000, "the page shows the old topology"
+            assert stamp < 1300, "the page shows the old topology"
             executor.spin_once(timeout_sec=0.02)
         assert len(view.page.faces) == len(topology.faces) - 1
     finally:
