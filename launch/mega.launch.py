@@ -3,7 +3,7 @@ ros2 launch mega_ros mega.launch.py cameras:=front=/front_camera/image_raw,rear=
 
 By default, camera_info is the topic beside the image. params:=FILE sets the node's parameters; the arguments named like
 parameters win over it. The launch ends with code 1 if the parameter file or rviz2 is missing, an argument has a wrong
-value, or if the node fails.
+value, or the node fails.
 """
 
 from pathlib import Path
