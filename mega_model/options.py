@@ -21,7 +21,7 @@ class MeshOptions:
     """SMPL model file, or a folder with one per gender; by default the environment variable MEGA_SMPL."""
 
 
-STEPS, TEMPERATURE = 2, 4.5
+STEPS, TEMPERATURE = 2, 2.5
 """Of the sampler of an exported bundle, by default: chosen on calibration people (docs/deploy/samples.md)."""
 Split = Literal["train", "calibration", "test"]
 MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
