@@ -87,7 +87,7 @@ class Stream:
     ) -> None:
         """detector: by default the bundle's. next_id: of the first new person.
 
-        Raises InputError where the settings ask for a detector and there is none.
+        Raises InputError where the settings ask for a detector and there is none, or for samples that cannot be kept.
         """
         self._recovery = recovery
         self._detector = recovery.detector if detector is None else detector
@@ -128,6 +128,10 @@ class Stream:
         if settings.boxes == "detector" and self._detector is None:
             name = self._recovery.bundle.name
             raise InputError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
+        if settings.samples == "auto" and settings.keep_samples:
+            raise InputError(
+                "samples: auto gives each person a number, which keep_samples cannot; give one number for all"
+            )
         self._settings = settings
 
     def process(

@@ -1,5 +1,7 @@
 """What the statistics of frames say, without a node."""
 
+import itertools
+
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
@@ -98,6 +100,20 @@ def test_the_same_sentence_is_not_said_twice() -> None:
     status, values = told(health)
     assert status.message.count("no camera_info has come") == 1
     assert values["last_bad_input"] == "none"
+
+
+def test_a_state_that_lasts_is_logged_when_it_begins_or_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, health, said = itertools.count(), Health(), []
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: next(seconds))
+    states = [*["model 'fov' is unknown"] * 100, *["model 'none' is unknown"] * 100, *[""] * 10]
+    states += [f"{k} of the last 300 never arrived" for k in range(100)]
+    states += ["", "it is empty"] * 100  # comes and goes with each frame
+    for state in states:
+        if health.begins("camera", state):
+            said.append(state)
+        assert not health.begins("other", "")
+    assert said[:3] == [states[0], states[100], states[210]]
+    assert {*said[3:]} == {"it is empty"} and len(said) < 50, "not more often than other problems"
 
 
 def test_unknown_encodings_are_one_kind_of_problem() -> None:

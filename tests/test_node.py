@@ -483,7 +483,8 @@ def test_namespace_remapping_parameter_file_and_compressed_images(
         mesh, _ = peer.ask(CompressedImage(format="jpeg", data=array.array("B", jpeg)))
         assert mesh.height == 1
         values = peer.status(lambda s, v: "no camera_info has come" in s.message)
-        assert values["intrinsics"] == "assumed: /camera/camera_info: no camera_info has come"
+        reason = "no camera_info has come; remap camera_info, or set fov"
+        assert values["intrinsics"] == f"assumed: /camera/camera_info: {reason}"
         assert values["message"].count("no camera_info has come") == 1
         reason = "the JPEG data are cut off"
         cut = CompressedImage(format="jpeg", data=array.array("B", jpeg[: len(jpeg) // 2]))

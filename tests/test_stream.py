@@ -153,6 +153,13 @@ def test_a_bundle_without_detector_needs_other_boxes(recovery: Callable[..., Rec
     assert stream.settings == FULL
 
 
+def test_samples_that_cannot_be_kept_are_refused(recovery: Callable[..., Recovery]) -> None:
+    stream = Stream(recovery(), FULL)
+    with pytest.raises(ValueError, match=r"samples: auto .*keep_samples"):
+        stream.settings = replace(FULL, samples="auto", keep_samples=True)
+    assert stream.settings == FULL
+
+
 @pytest.mark.parametrize(
     ("image", "intrinsics", "reason"),
     [(np.zeros((4, 4), np.uint8), K, "image: must be"), (GREEN, np.zeros((3, 3)), "K: must be")],

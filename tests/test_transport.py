@@ -21,6 +21,7 @@ from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_node import GREY, PATIENCE, K, Peer, command, image, running
 
+from mega_ros.ros.diagnostics import RECENT
 from mega_ros.ros.transport import Losses, camera_info_topic, image_sources
 
 ONE_PERSON = ("-p", "boxes:=full_frame", "-p", "provider:=cpu")
@@ -68,6 +69,23 @@ def test_reliability_as_the_parameter_says() -> None:
         camera(peer, RELIABLE)
         assert peer.ask(image(GREY))[0].height == 1
         assert peer.status(lambda s, v: True)["image_reliability"] == "best_effort"
+
+
+def test_qos_that_does_not_match_is_named() -> None:
+    durable = "qos_overrides./image.subscription.durability"
+    latched = "qos_overrides./camera_info.subscription.durability"
+    arguments = ("-p", "image_reliability:=reliable", "-p", "timeout:=0.5", "-p", f"{durable}:=transient_local")
+    with running(*ONE_PERSON, *arguments, "-p", f"{latched}:=transient_local") as (peer, _):
+        strict = f"who publishes offers volatile, but {durable} is transient_local: set it to auto"
+        reason = "who publishes offers best_effort, but image_reliability is reliable: set it to auto"
+        camera(peer, BEST_EFFORT)
+        peer.status(lambda s, v: f"/image: no images, {reason}; {strict}" in s.message)
+        camera(peer, RELIABLE)
+        peer.status(lambda s, v: f"/image: no images, {strict}" in s.message)
+        camera(peer, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+        peer.ask(image(GREY))
+        assumed = f"/camera_info: who publishes offers volatile, but {latched} is transient_local: set it to auto"
+        peer.status(lambda s, v: assumed in s.message and strict not in s.message)
 
 
 def test_qos_overrides_on_every_topic() -> None:
@@ -205,8 +223,14 @@ def test_lost_frames_are_reported(peer: Peer) -> None:
 
 
 def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
-    """Smoothed people move on, latency is a latency, and the headers of what is published have a time."""
+    """Smoothed people move on, latency is a latency, and the headers of what is published have a time.
+
+    What is wrong with the camera lasts, and is logged once.
+    """
+    lines: list[str] = []
+    peer.create_subscription(Log, "/rosout", lambda log: lines.append(log.msg), 100)
     assert not peer.set(smoothing=0.5)
+    peer.status(lambda s, v: "frame_id" not in s.message, lambda: peer.send(image(GREY)))
     start = time.time()
 
     def again() -> None:
@@ -219,6 +243,11 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     values = peer.status(lambda s, v: reason in v["message"] and float(v["latency_from_stamp_p50_s"]) < 1e6, again)
     assert unframed in values["message"]
     assert float(values["latency_from_stamp_p50_s"]) > 0
+    end = time.monotonic() + RECENT + 1
+    peer.wait(lambda: time.monotonic() > end, again)
+    for said in (reason, unframed):
+        assert len([line for line in lines if said in line]) == 1
+    assert not [line for line in lines if "no camera_info has come" in line], "it was said before"
     assert not peer.set(smoothing=0.0)
     right = lambda s, v: reason not in v["message"] and unframed not in v["message"]  # noqa: E731
     peer.status(right, lambda: peer.send(image(GREY)))

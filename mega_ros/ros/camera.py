@@ -77,7 +77,6 @@ class LiveCamera:
         self._unstamped = False  # whether the last image had the stamp 0
         self._unframed = False  # whether its frame_id was empty
         self._refused: list[str] = []  # why publishers that are there cannot be followed
-        self._silence = ""  # why no images came when /diagnostics were made last
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
         infos = [(camera_info_topic(node, within(name, "camera_info"), topic), CameraInfo)]
@@ -154,7 +153,14 @@ class LiveCamera:
 
     def status(self, name: str, warning: str, facts: dict[str, str]) -> DiagnosticStatus:
         """The state for /diagnostics. warning and facts: what the node adds; an empty warning is none."""
-        warnings = [warning, self._why_lossy(), self._why_unmatched(), self._why_unstamped(), self._why_unframed()]
+        states = {
+            "node": warning,
+            "losses": self._why_lossy(),
+            "detections": self._why_unmatched(),
+            "stamp": self._why_unstamped(),
+            "frame_id": self._why_unframed(),
+        }
+        silence = self._why_silent()
         facts = facts | {
             "image_topic": self._images.topic,
             "image_type": type_name(self._images.kind),
@@ -162,16 +168,12 @@ class LiveCamera:
             "camera_info_topic": self._infos.topic,
             "rectified": str(self._are_rectified()).lower(),
         }
-        for text in warnings:
-            if text and self._health.is_due(text):
-                self._node.get_logger().warning(text)
-        dropped, silence = self._dropped + self._pairs.alone, self._why_silent()
-        if silence not in ("", self._silence):
-            self._node.get_logger().warning(silence)
-        self._silence = silence
+        for what, state in {**states, "images": silence}.items():
+            self._lasts(what, state)
         if silence:
             self._outputs.forget()
-        return self._health.status(name, dropped, silence, [*warnings, *self._refused], facts)
+        dropped = self._dropped + self._pairs.alone
+        return self._health.status(name, dropped, silence, [*states.values(), *self._refused], facts)
 
     def _why_lossy(self) -> str:
         losses = self._health.losses()
@@ -202,6 +204,8 @@ class LiveCamera:
         topic = self._images.topic
         kinds = {publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(topic)}
         wanted = type_name(self._images.kind)
+        if self._images.unmatched:
+            return f"{topic}: no images, {self._images.unmatched}"
         if kinds - {wanted}:
             return f"{topic}: carries {', '.join(sorted(kinds))}, not {wanted}; see the parameter image_transport"
         if not kinds:
@@ -232,10 +236,10 @@ class LiveCamera:
         stream.settings = parameters.stream_settings(self._node, self._health.period)
         people = stream.process(image, camera, stamp, problem, found)
         self._health.assumed = f"{topic}: {stream.assumed}" if stream.assumed else ""
-        if stream.assumed:
-            self._say(f"{topic}: {stream.assumed}; a field of view of {stream.settings.fov:.3f} rad is assumed")
-        elif problem:
-            self._warn(problem, topic)
+        assumed = f"; a field of view of {stream.settings.fov:.3f} rad is assumed" if stream.assumed else ""
+        self._lasts("camera_info", problem and f"{topic}: {problem}{assumed}")
+        if problem and not assumed:
+            self._health.problem(topic, problem)
         for note in stream.notes:
             self._warn(note)
         of_image = messages.header_of(message)
@@ -271,8 +275,9 @@ class LiveCamera:
         """The people where they are expected now, and a header that says so."""
         now = self._node.get_clock().now()
         age = (now.nanoseconds - stamp) / 1e9
-        if not 0 <= age <= HORIZON:
-            self._say(f"predict: the stamp is {age:.2f} s old, not 0 to {HORIZON:g}; people are published as of then")
+        old = "" if 0 <= age <= HORIZON else f"predict: the stamp is {age:.2f} s old, not 0 to {HORIZON:g}"
+        self._lasts("predict", old and f"{old}; people are published as of then")
+        if old:
             return header, people
         predicted = self._stream.predict(people, now.nanoseconds)
         return Header(stamp=now.to_msg(), frame_id=header.frame_id), predicted
@@ -280,16 +285,17 @@ class LiveCamera:
     def _of_image(self, width: int, height: int) -> tuple[Camera | None, str]:
         """The camera of the last camera_info for an image of this size, or None; and what is wrong with it."""
         if self._info is None:
-            return None, "no camera_info has come"
+            name = within(self.name, "camera_info")
+            return None, self._infos.unmatched or f"no camera_info has come; remap {name}, or set fov"
         return camera_for(self._info, width, height, self._are_rectified())
 
     def _are_rectified(self) -> bool:
         return is_rectified(self._images.topic, str(parameters.get(self._node, "rectified")).lower())  # or a bool
 
-    def _say(self, text: str) -> None:
-        """A warning, unless the same was said a moment ago."""
-        if self._health.is_due(text):
-            self._node.get_logger().warning(text)
+    def _lasts(self, what: str, state: str) -> None:
+        """A state that may last, or nothing if it is over: a warning when it begins or changes."""
+        if self._health.begins(what, state):
+            self._node.get_logger().warning(state)
 
     def _reject(self, reason: str) -> None:
         self._health.rejected()

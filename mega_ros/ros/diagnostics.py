@@ -17,7 +17,7 @@ from .transport import Losses
 WINDOW = 10.0
 """Seconds over which rate and latency are computed."""
 RECENT = 5.0
-"""Seconds for which a problem is reported, and between two log lines about problems of one kind."""
+"""Seconds for which a bad input is reported, and between two log lines about problems of one kind."""
 SILENT = 1.0
 """Seconds without an image from which on a camera_info tells of a lost one."""
 LOSSY = 0.05
@@ -40,6 +40,7 @@ class Health:
         self._lock = threading.Lock()
         self._done: deque[tuple[float, dict[str, float]]] = deque()  # when, and what took how long: seconds
         self._problems: dict[str, float] = {}  # kind -> when one was logged last
+        self._states: dict[str, str] = {}  # what concerns -> the state that was logged last, without its numbers
         self._losses = Losses()
         self._arrived: deque[tuple[float, int]] = deque()  # when, and how many were found missing: seconds
         self._lost = 0
@@ -140,6 +141,19 @@ class Health:
             now = time.monotonic()
             self._problems = {kind: at for kind, at in self._problems.items() if now - at < RECENT}
             return self._problems.setdefault(kind_of(problem), now) == now
+
+    def begins(self, what: str, state: str) -> bool:
+        """Whether to log the state of something that may last now: it has begun, or is another one than before.
+
+        what: only one thread may ask about it. state: empty if it is over. One that comes and goes is logged as often
+        as other problems.
+        """
+        if (kind := re.sub(r"[\d.]+", "*", state)) == self._states.get(what, ""):
+            return False
+        if state and not self.is_due(state):
+            return False
+        self._states[what] = kind
+        return bool(state)
 
     def silence(self) -> float:
         """Seconds since the last image, or since the activation before the first."""

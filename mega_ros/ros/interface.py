@@ -48,7 +48,8 @@ OUTPUTS = {
     "~/overlay/compressed": ("sensor_msgs/CompressedImage", "the same as JPEG"),
     "~/people": (
         "vision_msgs/Detection3DArray",
-        "the box of each body; its result is `person`, with the pelvis' pose. Where vision_msgs is installed",
+        "the box of each body; its result is `person`, with the pelvis' pose; `id` is that of `~/joints`, which has "
+        "`distance`. Where vision_msgs is installed",
     ),
     "/tf": (
         "tf2_msgs/TFMessage",
@@ -79,8 +80,9 @@ DIAGNOSTICS = {
     "under way",
     "frames_processed": "frames of which results were published",
     "frames_dropped": "received frames that a newer one replaced before their turn",
-    "frames_lost": "frames that never arrived: gaps between stamps that are longer than the camera's period; after "
-    "a second without images, also each stamp of a camera_info that comes once per image",
+    "frames_lost": "frames that never arrived: more time between the stamps than the camera's period for each, so one "
+    "that was only late is taken off again; after a second without images, also each stamp of a camera_info that comes "
+    "once per image",
     "frames_rejected": "frames that could not be used, damaged messages included",
     "frames_idle": "frames that nobody wanted: no output had a subscriber",
     "camera_rate_hz": "the rate of the camera, from the period of its stamps",

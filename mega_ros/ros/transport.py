@@ -28,8 +28,10 @@ DEPTH = 5
 """Of subscriptions, as in ROS' profile for sensor data."""
 
 # the stronger one first: a subscription that asks for it is not matched with a publisher that offers the other
-RELIABILITY = {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT}
-DURABILITY = {"transient_local": DurabilityPolicy.TRANSIENT_LOCAL, "volatile": DurabilityPolicy.VOLATILE}
+POLICIES: dict[str, dict[str, Any]] = {
+    "reliability": {"reliable": ReliabilityPolicy.RELIABLE, "best_effort": ReliabilityPolicy.BEST_EFFORT},
+    "durability": {"transient_local": DurabilityPolicy.TRANSIENT_LOCAL, "volatile": DurabilityPolicy.VOLATILE},
+}
 
 Source: TypeAlias = tuple[str, Any]
 """A topic and the class of its messages."""
@@ -103,6 +105,8 @@ class MatchedSubscription:
         self._qos: tuple[Any, Any] = (None, None)
         self.topic, self.kind = sources[0]
         """What is subscribed to now: the topic and the class of its messages. Any thread may read them."""
+        self.unmatched = ""
+        """Why nothing comes from any publisher that is there: its QoS, what asks for another, and what to do."""
         self.follow()
 
     def close(self) -> None:
@@ -123,6 +127,7 @@ class MatchedSubscription:
         Raises InputError for a wrong `qos_overrides`; the subscription stays as it was then.
         """
         (topic, kind), offers = self._offered()
+        self.unmatched = ""
         if self._subscription is not None and not offers:
             return
         topic = self._node.resolve_topic_name(topic)
@@ -131,9 +136,10 @@ class MatchedSubscription:
         old = self._subscription
         try:
             qos = (
-                self._policy(f"{topic}.subscription.reliability", self._reliability, RELIABILITY, reliable),
-                self._policy(f"{topic}.subscription.durability", "auto", DURABILITY, latched),
+                self._policy(topic, "reliability", reliable)[0],
+                self._policy(topic, "durability", latched)[0],
             )
+            self.unmatched = self._why_unmatched(topic, offers)
             if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
             self._subscription = self._node.create_subscription(
@@ -167,22 +173,35 @@ class MatchedSubscription:
                 return (topic, kind), offers
         return self._sources[0], []
 
-    def _policy(self, name: str, default: str, choices: dict[str, Any], stronger: bool) -> Any:
-        """What `qos_overrides` says about a policy, under the name that rclpy would give it.
+    def _policy(self, topic: str, policy: str, stronger: bool) -> tuple[Any, str]:
+        """What is asked for, and by which parameter: what `qos_overrides` says, under the name that rclpy would give
+        it, or else `image_reliability`.
 
         rclpy's own parameter holds the first policy for good, so it cannot follow a publisher.
         """
-        name = f"qos_overrides.{name}"
+        name, choices = f"qos_overrides.{topic}.subscription.{policy}", POLICIES[policy]
         allowed = ", ".join(["auto", *choices])
         if not self._node.has_parameter(name):
-            self._node.declare_parameter(name, default, ParameterDescriptor(description=allowed, read_only=True))
+            self._node.declare_parameter(name, "auto", ParameterDescriptor(description=allowed, read_only=True))
         choice = self._node.get_parameter(name).value
+        if choice == "auto" and policy == "reliability":
+            name, choice = "image_reliability", self._reliability
         if choice == "auto":
             strong, weak = choices.values()
-            return strong if stronger else weak
+            return strong if stronger else weak, name
         if choice not in choices:
             raise InputError(f"{name} must be one of {allowed}, not '{choice}'")
-        return choices[choice]
+        return choices[choice], name
+
+    def _why_unmatched(self, topic: str, offers: Sequence[QoSProfile]) -> str:
+        faults: list[set[str]] = [set() for _ in offers]
+        for policy, choices in POLICIES.items():
+            (strong, wanted), (weak, offered) = choices.items()
+            asked, name = self._policy(topic, policy, stronger=False)
+            for offer, fault in zip(offers, faults):
+                if asked == wanted and getattr(offer, policy) == offered:
+                    fault.add(f"who publishes offers {weak}, but {name} is {strong}: set it to auto")
+        return "; ".join(sorted(set().union(*faults))) if all(faults) else ""
 
 
 class Losses:
