@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -82,6 +82,7 @@ def test_qos_that_does_not_match_is_named() -> None:
         peer.status(lambda s, v: f"/image: no images, {reason}; {strict}" in s.message)
         camera(peer, RELIABLE)
         peer.status(lambda s, v: f"/image: no images, {strict}" in s.message)
+        peer.create_publisher(Image, "image", RELIABLE)  # one that matches is enough
         camera(peer, QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
         peer.ask(image(GREY))
         assumed = f"/camera_info: who publishes offers volatile, but {latched} is transient_local: set it to auto"
@@ -164,12 +165,13 @@ def test_gaps_in_stamps_are_lost_frames() -> None:
 
 
 FRAMES = np.arange(300)
-HEALTHY = {
+HEALTHY: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "normal 5 ms": lambda rng: FRAMES / 30 + rng.normal(0, 0.005, 300),
     "normal, a third": lambda rng: FRAMES / 30 + rng.normal(0, 0.011, 300),
     "uniform, a third": lambda rng: FRAMES / 30 + rng.uniform(-0.011, 0.011, 300),
     "on arrival": lambda rng: FRAMES / 30 + rng.exponential(0.01, 300),
     "60 Hz": lambda rng: FRAMES / 60 + rng.normal(0, 0.003, 300),
+    "alternating": lambda rng: FRAMES / 30 + FRAMES % 2 * 0.005,
     "pairs": lambda rng: FRAMES // 2 / 15 + FRAMES % 2 * 0.005,
     "pairs on arrival": lambda rng: FRAMES // 2 / 15 + FRAMES % 2 * 0.005 + rng.uniform(0, 0.001, 300),
     "bursts of 10": lambda rng: FRAMES // 10 / 3 + FRAMES % 10 * 0.002 + rng.uniform(0, 0.001, 300),
