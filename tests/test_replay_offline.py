@@ -881,6 +881,7 @@ def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tm
         *zip("xyz", pelvis.T),
         ("distance", meshes["distance"]),
         ("sigma", meshes["sigma"].mean(axis=1)),
+        ("pelvis_sigma", meshes["joints_sigma"][:, 0]),
         ("score", meshes["scores"]),
     ):
         np.testing.assert_allclose([row[name] for row in rows], column, atol=1e-4, err_msg=name)
