@@ -98,8 +98,9 @@ def offline_table(report: dict[str, Any]) -> Table:
     if "camera_problem" in report:
         out.add_row("camera_info", escape(report["camera_problem"]))
     counts = [row["people"] for row in report["table"] if "people" in row]
-    people = f"{report['people']} in all frames, {min(counts)} to {max(counts)} in one"
-    ids = f", of {len(report['tracks'])} ids" if "tracks" in report else ""
+    each = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    people = f"{report['people']} in all frames, {each} per frame"
+    ids = f", {len(report['tracks'])} ids" if "tracks" in report else ""
     out.add_row("people", f"{people}{ids}", end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]
