@@ -26,7 +26,7 @@ test: .venv/development
 
 docs: .venv/documentation
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
-	@echo "Open site/index.html"
+	@echo "Open site/index.html; its search needs a server: python3 -m http.server --directory site, then http://localhost:8000"
 
 release: .venv/development
 	rm -rf dist

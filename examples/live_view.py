@@ -6,6 +6,7 @@ python live_view.py film.mp4 [my_bundle]
 
 import sys
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import cv2
 import trimesh
@@ -14,15 +15,21 @@ import viser
 from mega_ros import Recovery, Stream
 from mega_ros.draw import RED, sigma_colours
 
-recovery = Recovery.load(sys.argv[2] if len(sys.argv) > 2 else "default")
+parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+parser.add_argument("camera")
+parser.add_argument("bundle", nargs="?", default="default")
+given = parser.parse_args()
+camera = cv2.VideoCapture(int(given.camera) if given.camera.isdecimal() else given.camera)
+good, image = camera.read()
+if not good:
+    sys.exit(f"{given.camera}: no camera or film that OpenCV can read")
+recovery = Recovery.load(given.bundle)
 stream = Stream(recovery)
-camera = cv2.VideoCapture(int(sys.argv[1]) if sys.argv[1].isdecimal() else sys.argv[1])
 server = viser.ViserServer()  # prints its address
 server.scene.set_up_direction("-y")  # the camera frame: x right, y down, z ahead
 server.initial_camera.position = (-2.0, -1.3, -1.6)
 server.initial_camera.look_at = (0.2, 0.1, 3.0)
 shown: set[str] = set()
-good, image = camera.read()
 while good:
     people = stream.process(image, None, time.time_ns())
     before, shown = shown, {f"/people/{person}" for person in people.ids}

@@ -7,6 +7,7 @@ docs/robot/people.md.
 """
 
 import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
 import cv2
 import numpy as np
@@ -28,10 +29,15 @@ def find(image: np.ndarray) -> Detections:
     return Detections(np.array(large, np.float32).reshape(-1, 4), np.ones(len(large), np.float32), None)
 
 
-recovery = Recovery.load(sys.argv[2] if len(sys.argv) > 2 else "default")
-stream = Stream(recovery, StreamSettings(boxes="detections"))
-film = cv2.VideoCapture(sys.argv[1])
+parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+parser.add_argument("film")
+parser.add_argument("bundle", nargs="?", default="default")
+given = parser.parse_args()
+film = cv2.VideoCapture(given.film)
 good, image = film.read()
+if not good:
+    sys.exit(f"{given.film}: no film that OpenCV can read")
+stream = Stream(Recovery.load(given.bundle), StreamSettings(boxes="detections"))
 background.apply(image)  # for the first image, all is new
 while good:
     stamp = round(film.get(cv2.CAP_PROP_POS_MSEC) * 1e6)  # nanoseconds

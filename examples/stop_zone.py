@@ -7,6 +7,8 @@ sigma does not hold. The robot also stops if no mesh comes for SILENCE, or if th
 People whom the node leaves out are not in the mesh; its diagnostics say why.
 """
 
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 
 import numpy as np
@@ -15,6 +17,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.time import Time
+from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool
 
@@ -46,6 +49,8 @@ class StopZone(Node):
         self.stop.publish(Bool(data=not clear.all()))  # not clear where sigma is not known
 
 
+parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+parser.parse_args(remove_ros_args(sys.argv)[1:])
 rclpy.init()
 with suppress(KeyboardInterrupt, ExternalShutdownException):
     rclpy.spin(StopZone())

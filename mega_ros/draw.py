@@ -14,6 +14,7 @@ from mega_model.core.cameras import Camera
 
 FINER = 2  # supersampling factor, for smooth outlines
 OVER_IMAGE = 0.88  # opacity of a mesh over an image
+TEXT = 0.45  # of OpenCV's font
 WIDEST = 640  # pixels: larger images are shown this wide where time counts
 NEAREST = 0.1  # metres: triangles closer to the camera than this are left out
 
@@ -108,6 +109,24 @@ def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float
     return out
 
 
+def label(image: np.ndarray, words: str, at: tuple[int, int]) -> None:
+    """White text with a dark edge, readable on any image, in place; `at` is the left end of the base line."""
+    for colour, thickness in (((20, 20, 20), 3), ((255, 255, 255), 1)):
+        cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, TEXT, colour, thickness, cv2.LINE_AA)
+
+
+def label_people(image: np.ndarray, surface: Surface, ids: np.ndarray) -> None:
+    """Writes the ids [P] over the highest points of what is seen of each person of a painted `surface`, in place."""
+    owner = surface.corners[:, 0] // (len(surface.light) // len(ids))
+    for person, each in enumerate(ids):
+        mine = owner == person
+        if mine.any():
+            first = mine.argmax()  # pixels go from the top down
+            x, y = surface.pixels[1][first] // FINER, surface.pixels[0][first] // FINER
+            (width, height), _ = cv2.getTextSize(str(int(each)), cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
+            label(image, str(int(each)), (int(x) - width // 2, max(int(y) - 4, height + 2)))
+
+
 def shrunk(image: np.ndarray, camera: Camera) -> tuple[np.ndarray, Camera]:
     """An image, at most WIDEST wide, and its camera."""
     height, width = image.shape[:2]
@@ -140,11 +159,13 @@ def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
 def overlay(
     image: np.ndarray, vertices: np.ndarray, ids: np.ndarray, faces: np.ndarray, camera: Camera | np.ndarray
 ) -> np.ndarray:
-    """The surfaces [P, V, 3] over their image, one colour per person."""
+    """The surfaces [P, V, 3] over their image, one colour per person, with their ids [P]."""
     if not len(vertices):
         return image.copy()
     surface = trace(vertices, faces, finer(camera), (image.shape[1] * FINER, image.shape[0] * FINER))
-    return paint(image, surface, person_colours(ids, vertices.shape[1]), OVER_IMAGE)
+    out = paint(image, surface, person_colours(ids, vertices.shape[1]), OVER_IMAGE)
+    label_people(out, surface, ids)
+    return out
 
 
 def sigma_views(

@@ -255,7 +255,8 @@ gaps: person after person (`height`), and of each person vertex after vertex (`w
 
 <!-- not run: needs a message of ~/mesh -->
 ```python
-points = np.frombuffer(mesh.data, np.float32).reshape(mesh.height, mesh.width, {POINT.itemsize // 4})  # x, y, z, sigma
+points = np.frombuffer(mesh.data, np.float32)
+points = points.reshape(mesh.height, mesh.width, {POINT.itemsize // 4})  # x, y, z, sigma
 ids = points.view(np.uint32)[:, 0, 4]
 ```
 

@@ -439,7 +439,7 @@ def test_the_page_about_sigma_says_what_the_default_bundle_promises(root: Path) 
     quoted = re.findall(r"^> (.*)", section, re.MULTILINE)
     assert " ".join(quoted) == calibration.how
     shares, radii = (
-        re.findall(r"([\d.]+) (?:%|sigma) ", line)
+        re.findall(r"([\d.]+) (?:%|\|)", line)
         for line in section.splitlines()
         if line.startswith(("| share of the errors", "| within"))
     )

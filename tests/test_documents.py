@@ -211,7 +211,7 @@ def commands_of(block: CodeBlock) -> Iterator[list[str]]:
     """The words of each command of a shell block, or of the `run:` lines of a workflow."""
     text = block.text
     if block.language == "yaml":
-        text = "\n".join(re.findall(r"\brun: (.*)", text))
+        text = "\n".join(re.sub(r"\n *", " ", run) for run in re.findall(r"\brun: (.*(?:\n +--.*)*)", text))
     for line in re.sub(r"\\\n", " ", text).splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
         lexer.whitespace_split = True

@@ -11,6 +11,8 @@ CAMERA = Camera(intrinsics_from_fov(320, 240, 1.0))
 # an octahedron of 30 cm, counter-clockwise seen from outside
 BALL = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.3
 FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+ABOVE = 3
+"""Pixels from a surface to the id over it, at least."""
 
 
 @pytest.fixture
@@ -32,6 +34,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 def test_a_surface_is_drawn_where_its_points_project_to(image: np.ndarray, place: tuple[float, float, float]) -> None:
     drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, CAMERA))
     corners = CAMERA.project(people(place)[0])
+    drawn = drawn[drawn[:, 1] > corners[:, 1].min() - ABOVE]
     np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
     np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
 
@@ -42,10 +45,25 @@ def test_an_overlay_of_a_large_image_is_small_and_right() -> None:
     image, small = draw.shrunk(large, camera)
     drawn = changed(image, draw.overlay(image, people((0.8, -0.5, 3)), np.array([0]), FACES, small))
     corners = CAMERA.project(people((0.8, -0.5, 3))[0]) * 2
+    drawn = drawn[drawn[:, 1] > corners[:, 1].min() - ABOVE]
     assert image.shape == (480, 640, 3)
     np.testing.assert_allclose(drawn.min(axis=0), corners.min(axis=0), atol=1.5)
     np.testing.assert_allclose(drawn.max(axis=0), corners.max(axis=0), atol=1.5)
     assert draw.shrunk(image, small)[0] is image
+
+
+def test_ids_are_over_the_people_who_are_seen(image: np.ndarray) -> None:
+    near, hidden = (0, 0, 2), (0, 0, 4)
+    pictures = [
+        draw.overlay(image, people(near, hidden), np.array(ids), FACES, CAMERA)
+        for ids in ((3, 1), (8, 1), (3, 6))  # of the same colours
+    ]
+    _, top = CAMERA.project(people(near)[0]).min(axis=0)
+    written = changed(pictures[0], pictures[1])
+    assert len(written) > 5 and (np.abs(written - [160, top - 8]) < 8).all()
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    at_the_edge = draw.overlay(image, people((0, -0.8, 2)), np.array([3]), FACES, CAMERA)
+    assert (at_the_edge[:14] > 240).all(axis=2).any(), "an id over the image's edge is moved into it"
 
 
 def test_nobody_leaves_the_image_as_it_is(image: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool, Header
-from test_replay_offline import Recorder, bag
+from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.ros import messages
 from mega_ros.ros.dds import use_large_messages
@@ -43,12 +43,53 @@ def test_examples_are_short_and_each_has_a_test() -> None:
         assert f'"{example.name}"' in tests
 
 
+def ended(example: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / example), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
 def run(example: str, *arguments: object) -> str:
     """What it prints."""
-    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
-    end = subprocess.run(command, capture_output=True, text=True)
+    end = ended(example, *arguments)
     assert end.returncode == 0, end.stderr
     return end.stdout
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
+def test_examples_say_how_they_are_used(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"python {example}" in run(example, "--help")
+    if example != "stop_zone.py":  # which needs no argument
+        end = ended(example)
+        assert end.returncode == 2 and "the following arguments are required" in end.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("example", "arguments", "reason"),
+    [
+        (
+            "people_to_csv.py",
+            ("people.csv", "bag"),
+            "bag: no /mega/joints in it; of a camera's bag, mega replay writes",
+        ),
+        ("people_to_csv.py", ("people.csv", "gone"), "gone: there is no such file or folder"),
+        ("evaluate_bag.py", ("bag",), "bag: no ground truth on /mega/ground_truth"),
+        ("own_boxes.py", ("gone.mp4",), "gone.mp4: no film that OpenCV can read"),
+        ("live_view.py", ("gone.mp4",), "gone.mp4: no camera or film that OpenCV can read"),
+    ],
+)
+def test_a_wrong_input_is_one_line(
+    example: str, arguments: tuple[str, ...], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if example == "live_view.py":
+        pytest.importorskip("viser")
+    monkeypatch.chdir(tmp_path)
+    bag(Path("bag"), *clip(Recorder()))
+    end = ended(example, *arguments)
+    assert end.returncode == 1 and end.stderr.startswith(reason) and end.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"] and not end.stdout
 
 
 @contextmanager
@@ -127,8 +168,8 @@ def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
 POSITIONS = np.arange(2 * 24 * 3, dtype=np.float32).reshape(2, 24, 3)
 SIGMA, IDS, DISTANCE = np.array([[0.25], [0.5]]).repeat(24, axis=1), np.array([4, 8]), np.array([1.0, 2.5])
 ROWS = [
-    {"id": "4", "x": "0.0000", "y": "1.0000", "z": "2.0000", "sigma": "0.2500", "distance": "1.0000"},
-    {"id": "8", "x": "72.0000", "y": "73.0000", "z": "74.0000", "sigma": "0.5000", "distance": "2.5000"},
+    {"id": "4", "x": "0.0000", "y": "1.0000", "z": "2.0000", "pelvis_sigma": "0.2500", "distance": "1.0000"},
+    {"id": "8", "x": "72.0000", "y": "73.0000", "z": "74.0000", "pelvis_sigma": "0.5000", "distance": "2.5000"},
 ]
 
 
@@ -143,7 +184,7 @@ def test_people_of_a_bag_become_rows(tmp_path: Path) -> None:
     assert rows == ROWS * 2
 
 
-def test_people_of_a_node_become_rows_at_once(tmp_path: Path) -> None:
+def test_people_of_a_node_become_rows_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "people.csv"
     with running("people_to_csv.py", table) as (node, spin_until):
         joints = node.create_publisher(PointCloud2, "mega/joints", 1)
@@ -155,6 +196,7 @@ def test_people_of_a_node_become_rows_at_once(tmp_path: Path) -> None:
             return table.exists() and len(table.read_text().splitlines()) > 2
 
         spin_until(written)
+    assert "waiting for /mega/joints" in capfd.readouterr().err
     rows = list(csv.DictReader(table.open()))[:2]
     assert [row.pop("time") for row in rows] == ["5.250000"] * 2
     assert rows == ROWS

@@ -868,8 +868,11 @@ def filled(value: Any) -> Any:
     return [filled(element) for element in value] if isinstance(value, list) else value
 
 
-def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tmp_path: Path) -> None:
+def test_people_as_rows_and_on_the_page_where_nothing_is_scored(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert replay(bundle, tmp_path / "out", bag(tmp_path / "bag", *clip(Recorder()))) == 0
+    assert "4 in all frames, 1 per frame, 1 ids" in capsys.readouterr().out
     meshes, said = np.load(tmp_path / "out" / "meshes.npz"), report(tmp_path / "out")
     with (tmp_path / "out" / "people.csv").open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
@@ -881,6 +884,7 @@ def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tm
         *zip("xyz", pelvis.T),
         ("distance", meshes["distance"]),
         ("sigma", meshes["sigma"].mean(axis=1)),
+        ("pelvis_sigma", meshes["joints_sigma"][:, 0]),
         ("score", meshes["scores"]),
     ):
         np.testing.assert_allclose([row[name] for row in rows], column, atol=1e-4, err_msg=name)
@@ -892,6 +896,7 @@ def test_people_as_rows_and_on_the_page_where_nothing_is_scored(bundle: Path, tm
     assert {link.removeprefix("#") for link in page.links} <= page.ids
     assert "0.30 s" in page.text and f"{track['nearest']:.2f} m" in page.text
     assert not page.ids & {"pve", "interval"}, "definitions that nothing here uses"
+    assert "true one" not in " ".join(page.text)
 
 
 def test_a_row_per_frame_as_parquet(bundle: Path, scored: Path, tmp_path: Path) -> None:

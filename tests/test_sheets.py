@@ -39,6 +39,15 @@ def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) ->
     assert two.shape[1:] == one.shape[1:]
 
 
+def test_video_frames_have_ids_over_the_image(image: np.ndarray) -> None:
+    one, other = (
+        sheets.video_frame(sheets.PageFrame(image, CAMERA, BALL, np.full((1, 6), 0.1), np.array([person])), FACES, 0.1)
+        for person in (3, 8)  # of the same colour
+    )
+    differ = (one != other).any(axis=2)
+    assert differ[:, :640].any() and not differ[:, 640:].any()
+
+
 def test_video_frames_have_even_sides_and_one_size(image: np.ndarray) -> None:
     nobody = sheets.PageFrame(image[:239, :319], CAMERA, np.zeros((0, 6, 3)), np.zeros((0, 6)), np.zeros(0))
     somebody = sheets.PageFrame(image[:239, :319], CAMERA, BALL, np.full((1, 6), np.nan), np.array([0]))

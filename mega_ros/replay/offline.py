@@ -48,8 +48,9 @@ NAMES = (
 )
 """What a replay may write into its folder."""
 
-PERSON = ("stamp", "frame", "id", "x", "y", "z", "distance", "sigma", "score")
-"""Columns of people.csv: a person in a frame. x, y, z: the pelvis. distance: `People.distance`. sigma: its mean."""
+PERSON = ("stamp", "frame", "id", "x", "y", "z", "distance", "sigma", "pelvis_sigma", "score")
+"""Columns of people.csv: a person in a frame. x, y, z: the pelvis. distance: `People.distance`. sigma: the vertices'
+mean."""
 
 
 @dataclass
@@ -220,7 +221,8 @@ class Run:
 
 def _rows_of(people: People, row: Row) -> list[Row]:
     """The people of a frame whose row this is, to a tenth of a millimetre."""
-    columns = [*people.joints[:, PELVIS].T, people.distance, people.sigma.mean(axis=1), people.scores]
+    sigmas = people.sigma.mean(axis=1), people.joints_sigma[:, PELVIS]
+    columns = [*people.joints[:, PELVIS].T, people.distance, *sigmas, people.scores]
     rows = []
     for person, *numbers in zip(people.ids.tolist(), *(column.tolist() for column in columns)):
         known = {name: round(number, 4) for name, number in zip(PERSON[3:], numbers) if np.isfinite(number)}

@@ -97,8 +97,11 @@ def offline_table(report: dict[str, Any]) -> Table:
         out.add_row("note", escape(report["note"]))
     if "camera_problem" in report:
         out.add_row("camera_info", escape(report["camera_problem"]))
-    ids = f" in all frames, of {len(report['tracks'])} ids" if "tracks" in report else ""
-    out.add_row("people", f"{report['people']}{ids}", end_section="scores" in report)
+    counts = [row["people"] for row in report["table"] if "people" in row]
+    each = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    people = f"{report['people']} in all frames, {each} per frame"
+    ids = f", {len(report['tracks'])} ids" if "tracks" in report else ""
+    out.add_row("people", f"{people}{ids}", end_section="scores" in report)
     if scores := report.get("scores"):
         reference = report["reference"]
         out.add_row("ground truth", f"{escape(reference['name'])}, {reference['matching']}")

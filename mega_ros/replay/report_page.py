@@ -92,7 +92,17 @@ def write_page(path: Path, report: dict[str, Any], worst: Sequence[tuple[Row, st
         problems=problems[:LISTED],
         person_measures=[name for name in MEASURES if any(name in person for person in report.get("persons", []))],
         live=live_rows(report["live"]) if "live" in report else {},
-        used={name for row in (report.get("scores", {}), *report.get("persons", []), *report["table"]) for name in row},
+        used={
+            name
+            for rows in (
+                [report.get("scores", {})],
+                report.get("persons", []),
+                report.get("tracks", []),
+                report["table"],
+            )
+            for row in rows
+            for name in row
+        },
         provenance=json.dumps(report["provenance"], indent=1),
     )
     path.write_text(page, encoding="utf-8", errors="backslashreplace")

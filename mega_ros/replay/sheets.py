@@ -13,16 +13,29 @@ import numpy as np
 
 from mega_model.core.cameras import Camera
 
-from ..draw import FINER, OVER_IMAGE, PAPER, finer, overlay, paint, person_colours, sigma_colours, sigma_views, trace
+from ..draw import (
+    FINER,
+    OVER_IMAGE,
+    PAPER,
+    finer,
+    label,
+    label_people,
+    overlay,
+    paint,
+    person_colours,
+    sigma_colours,
+    sigma_views,
+    trace,
+)
 
 INK = (64, 52, 44)
 SMALLEST = (160, 64)
 """Width and height, pixels: in less, there is no room for the colour scale. Strips are drawn with a border."""
 
 
-def text(image: np.ndarray, words: str, at: tuple[int, int], size: float = 0.5, colour: Sequence[int] = INK) -> None:
+def text(image: np.ndarray, words: str, at: tuple[int, int], size: float) -> None:
     """Write text on `image`, in place; `at` is the left end of the base line."""
-    cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, size, tuple(colour), 1, cv2.LINE_AA)
+    cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, size, INK, 1, cv2.LINE_AA)
 
 
 def legend(width: int, limit: float) -> np.ndarray:
@@ -76,7 +89,7 @@ def panels(frame: PageFrame, faces: np.ndarray, size: tuple[int, int], limit: fl
     image, moved = fit(frame.image, size)
     camera = frame.camera.moved(moved)
     over = overlay(image, frame.vertices, frame.ids, faces, camera)
-    _caption(image, frame.caption)
+    label(image, frame.caption, (8, image.shape[0] - 10))
     return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, camera, size, limit)]
 
 
@@ -92,15 +105,10 @@ def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int 
         surface = trace(frame.vertices, faces, finer(frame.camera.moved(moved)), (size[0] * FINER, size[1] * FINER))
         image = paint(image, surface, person_colours(frame.ids, frame.vertices.shape[1]), OVER_IMAGE)
         paper = paint(paper, surface, sigma_colours(frame.sigma, limit))
+        label_people(image, surface, frame.ids)
     paper[-44:] = legend(size[0], limit)
-    _caption(image, frame.caption)
+    label(image, frame.caption, (8, image.shape[0] - 10))
     return np.concatenate([image, paper], axis=1)
-
-
-def _caption(image: np.ndarray, words: str) -> None:
-    """White text with a dark edge at the lower left, readable on any image."""
-    text(image, words, (9, image.shape[0] - 9), 0.45, (20, 20, 20))
-    text(image, words, (8, image.shape[0] - 10), 0.45, (255, 255, 255))
 
 
 def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray, width: int = 400) -> np.ndarray:
