@@ -41,7 +41,7 @@ NOBODY = 1.0
 
 
 @dataclass(frozen=True)
-class Seen:
+class HeadInputs:
     """What the head sees of n crops."""
 
     states: Tensor
@@ -60,11 +60,11 @@ class Seen:
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The head's."""
-        return tuple(getattr(self, f.name) for f in fields(Seen))
+        return tuple(getattr(self, f.name) for f in fields(HeadInputs))
 
 
 @dataclass(frozen=True)
-class Known(Seen):
+class Known(HeadInputs):
     """Training data of the head: n crops."""
 
     vertices: Tensor
@@ -86,7 +86,7 @@ class Known(Seen):
 
 
 @dataclass(frozen=True)
-class Predicted(Seen):
+class Predicted(HeadInputs):
     """The model's predictions for the n people of a set, and the ground truth."""
 
     vertices: Tensor
