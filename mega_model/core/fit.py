@@ -39,7 +39,7 @@ OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
 """The SMPL joints of these landmarks."""
 
 # Factors on OUTLIER, one per step, so that a body which starts far from its landmarks does not treat all as outliers.
-_WIDENING = (2.0, 1.0, 1.0)
+_WIDENING = (4.0, 2.0, 1.0, 1.0)
 
 _ONE = np.eye(3)
 _CROSS = np.cross(_ONE[:, None], _ONE).swapaxes(1, 2)  # cross(a, b)[j] = sum of a[i] * _CROSS[i, j, k] * b[k]
@@ -100,7 +100,7 @@ def fit_pose(
     Returns the rotation to apply to joints + shape @ modes before the translation. If all weights are zero, it is the
     identity, the translation is the predicted one, and the shape is zero.
 
-    Three Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
+    Four Gauss-Newton steps on a Geman-McClure loss, whose weights are the square of 1 / (1 + (distance / OUTLIER)^2).
     The first begins where the joints fit the landmarks in weak perspective.
     """
     joints, modes, landmarks, weights, learned, focal = (
