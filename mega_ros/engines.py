@@ -74,8 +74,11 @@ class OnnxEngine:
         self._free_memory = free_memory if name == "cpu" else free_gpu_memory
         self.why = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in refused.items())
         """Why "auto" did not take the providers before."""
-        _check(f"{self._path}: input", self._session.get_inputs(), self._specification.inputs)
-        _check(f"{self._path}: output", self._session.get_outputs(), self._specification.outputs)
+        try:
+            _check(f"{self._path}: input", self._session.get_inputs(), self._specification.inputs)
+            _check(f"{self._path}: output", self._session.get_outputs(), self._specification.outputs)
+        except UnicodeDecodeError:  # onnxruntime decodes names only when they are asked for
+            raise BundleError(f"{self._path}: a name in it is not UTF-8; export it again") from None
 
     def run(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """Inputs and outputs have the names, shapes and dtypes of the bundle's manifest."""
