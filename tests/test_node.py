@@ -100,7 +100,9 @@ class Peer(Node):  # type: ignore[misc]  # rclpy's types are skipped
         """Sends an image until the node answers one of its copies: mesh and joints."""
         first = self.stamp + 1
         mesh = self.wait(
-            lambda: next((m for m in self.meshes if m.header.stamp.sec >= first), None), lambda: self.send(image)
+            # a damaged image may have been answered, with any stamp
+            lambda: next((m for m in self.meshes if first <= m.header.stamp.sec <= self.stamp), None),
+            lambda: self.send(image),
         )
         joints = self.wait(lambda: next((m for m in self.joints if m.header == mesh.header), None))
         return mesh, joints
