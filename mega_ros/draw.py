@@ -118,13 +118,13 @@ def label(image: np.ndarray, words: str, at: tuple[int, int]) -> None:
 def label_people(image: np.ndarray, surface: Surface, ids: np.ndarray) -> None:
     """Writes the ids [P] over the highest points of what is seen of each person of a painted `surface`, in place."""
     owner = surface.corners[:, 0] // (len(surface.light) // len(ids))
-    for person, each in enumerate(ids):
+    for person, words in enumerate(map(str, ids.tolist())):
         mine = owner == person
         if mine.any():
             first = mine.argmax()  # pixels go from the top down
             x, y = surface.pixels[1][first] // FINER, surface.pixels[0][first] // FINER
-            (width, height), _ = cv2.getTextSize(str(int(each)), cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
-            label(image, str(int(each)), (int(x) - width // 2, max(int(y) - 4, height + 2)))
+            (width, height), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
+            label(image, words, (int(x) - width // 2, max(int(y) - 4, height + 2)))
 
 
 def shrunk(image: np.ndarray, camera: Camera) -> tuple[np.ndarray, Camera]:

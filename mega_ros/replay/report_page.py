@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,7 @@ def write_page(path: Path, report: dict[str, Any], worst: Sequence[tuple[Row, st
         live=live_rows(report["live"]) if "live" in report else {},
         used={
             name
-            for rows in (
-                [report.get("scores", {})],
-                report.get("persons", []),
-                report.get("tracks", []),
-                report["table"],
-            )
-            for row in rows
+            for row in chain([report.get("scores", {})], *(report.get(n, []) for n in ("persons", "tracks", "table")))
             for name in row
         },
         provenance=json.dumps(report["provenance"], indent=1),

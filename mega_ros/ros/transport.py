@@ -131,15 +131,11 @@ class MatchedSubscription:
         if self._subscription is not None and not offers:
             return
         topic = self._node.resolve_topic_name(topic)
-        reliable = {offer.reliability for offer in offers} == {ReliabilityPolicy.RELIABLE}
-        latched = {offer.durability for offer in offers} == {DurabilityPolicy.TRANSIENT_LOCAL}
         old = self._subscription
         try:
-            qos = (
-                self._policy(topic, "reliability", reliable)[0],
-                self._policy(topic, "durability", latched)[0],
-            )
-            self.unmatched = self._why_unmatched(topic, offers)
+            asked = {policy: self._policy(topic, policy, offers) for policy in POLICIES}
+            qos = asked["reliability"][0], asked["durability"][0]
+            self.unmatched = _why_unmatched(asked, offers)
             if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
             self._subscription = self._node.create_subscription(
@@ -173,9 +169,11 @@ class MatchedSubscription:
                 return (topic, kind), offers
         return self._sources[0], []
 
-    def _policy(self, topic: str, policy: str, stronger: bool) -> tuple[Any, str]:
+    def _policy(self, topic: str, policy: str, offers: Sequence[QoSProfile]) -> tuple[Any, str]:
         """What is asked for, and by which parameter: what `qos_overrides` says, under the name that rclpy would give
         it, or else `image_reliability`.
+
+        auto asks for the stronger one if all publishers offer it.
 
         rclpy's own parameter holds the first policy for good, so it cannot follow a publisher.
         """
@@ -188,20 +186,21 @@ class MatchedSubscription:
             name, choice = "image_reliability", self._reliability
         if choice == "auto":
             strong, weak = choices.values()
-            return strong if stronger else weak, name
+            return strong if {getattr(offer, policy) for offer in offers} == {strong} else weak, name
         if choice not in choices:
             raise InputError(f"{name} must be one of {allowed}, not '{choice}'")
         return choices[choice], name
 
-    def _why_unmatched(self, topic: str, offers: Sequence[QoSProfile]) -> str:
-        faults: list[set[str]] = [set() for _ in offers]
-        for policy, choices in POLICIES.items():
-            (strong, wanted), (weak, offered) = choices.items()
-            asked, name = self._policy(topic, policy, stronger=False)
-            for offer, fault in zip(offers, faults):
-                if asked == wanted and getattr(offer, policy) == offered:
-                    fault.add(f"who publishes offers {weak}, but {name} is {strong}: set it to auto")
-        return "; ".join(sorted(set().union(*faults))) if all(faults) else ""
+
+def _why_unmatched(asked: dict[str, tuple[Any, str]], offers: Sequence[QoSProfile]) -> str:
+    """Why no publisher fits what is asked for: policy -> what, and by which parameter. Empty if one fits."""
+    faults: list[set[str]] = [set() for _ in offers]
+    for policy, (wanted, name) in asked.items():
+        (strong, stronger), (weak, weaker) = POLICIES[policy].items()
+        for offer, fault in zip(offers, faults):
+            if wanted == stronger and getattr(offer, policy) == weaker:
+                fault.add(f"who publishes offers {weak}, but {name} is {strong}: set it to auto")
+    return "; ".join(sorted(set().union(*faults))) if all(faults) else ""
 
 
 class Losses:
