@@ -61,9 +61,11 @@ class UserDetector:
         """Of the outputs: the family of the detector."""
         try:
             self._session = self._started(provider)
+            # names are decoded here, and need not be UTF-8
+            inputs = {value.name: value for value in self._session.get_inputs()}
+            self._outputs = [value.name for value in self._session.get_outputs()]
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise self._fault(f"onnxruntime cannot load it ({first_line(error)})") from None
-        inputs = {value.name: value for value in self._session.get_inputs()}
         self._sizes = inputs.pop("orig_target_sizes", None)
         self._input, *others = inputs
         shape = inputs[self._input].shape
@@ -73,7 +75,6 @@ class UserDetector:
         self._height, self._width = (size if isinstance(size, int) else SIZE for size in shape[2:])
         if not (0 < self._height <= LARGEST and 0 < self._width <= LARGEST):
             raise self._fault(f"its input has {self._width} x {self._height} pixels; a side has 1 to {LARGEST}")
-        self._outputs = [value.name for value in self._session.get_outputs()]
         # a black image tells the shapes, which files often leave open
         self.layout = self._recognised(self._run(np.zeros((self._height, self._width, 3), np.uint8)))
 

@@ -219,6 +219,10 @@ def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(InputError, match=r"detector_model .*text\.onnx: onnxruntime cannot load it"):
         UserDetector(tmp_path / "text.onnx")
+    damaged = model(tmp_path / "damaged.onnx", rtmdet())
+    damaged.write_bytes(damaged.read_bytes().replace(b"images", b"image\xff"))  # a name that is not UTF-8
+    with pytest.raises(InputError, match=r"detector_model .*damaged\.onnx: onnxruntime cannot load it"):
+        UserDetector(damaged, "cpu")
     tokens = helper.make_tensor_value_info("tokens", TensorProto.FLOAT, [1, 5])
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 5])
     graph = helper.make_graph([helper.make_node("Identity", ["tokens"], ["out"])], "g", [tokens], [out])
