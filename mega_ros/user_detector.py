@@ -3,12 +3,13 @@
 | layout | outputs | input |
 | --- | --- | --- |
 | YOLOX | one, [1, N, 5 + C]: centre, size, objectness, classes; decoded or not | BGR, 0 to 255, letterbox |
-| YOLOv8, 11 | one, [1, 4 + C, N]: centre, size, classes | RGB, 0 to 1, letterbox |
+| YOLOv8, 11, 26 | one, [1, 4 + C, N]: centre, size, classes | RGB, 0 to 1, letterbox |
+| YOLOv10, 26 without suppression, others with it inside | one, [1, N, 6]: corners, score, class | the same |
 | RT-DETR | `labels`, `boxes`, `scores`; or `logits`, `pred_boxes`; or one, [1, N, 4 + C] | RGB, 0 to 1, stretched |
 | RTMDet | `dets` [1, N, 5], `labels` [1, N] | BGR, normalised, letterbox |
 
-N of YOLOX and YOLO is the number of cells of their grids, which tells them from RT-DETR. Images are float32
-[1, 3, H, W]. A person is class 0, as in COCO.
+N of YOLOX and YOLOv8 is the number of cells of their grids, which tells them from RT-DETR. YOLO's pose models give 51
+further numbers per person: COCO's keypoints. Images are float32 [1, 3, H, W]. A person is class 0, as in COCO.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from typing import Any, Literal, TypeAlias
 import cv2
 import numpy as np
 
-from mega_model.core.detection import Detections, detections, letterbox
+from mega_model.core.detection import KEYPOINTS, Detections, detections, letterbox
 from mega_model.core.errors import InputError
 from mega_model.core.files import check_file
 
 from .bundle import MOST_BYTES
 from .engines import Provider, first_line, start_session
 
-Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "RT-DETR", "RTMDet"]
+Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "YOLO26", "RT-DETR", "RTMDet"]
 
-KNOWN = "YOLOX, YOLOv8/11, RT-DETR and RTMDet"
+KNOWN = "YOLOX, YOLOv8/11/26, RT-DETR and RTMDet"
 LARGEST = 4096
 """Pixels: the longest side of an input, as for a bundle's detector."""
 OTHER_CLASSES = 91, 92
@@ -39,7 +40,8 @@ SIZE = 640
 STRIDES = (8, 16, 32), (8, 16, 32, 64)
 """Pixels per cell of the grids of YOLOX and YOLO."""
 MOST = 1000
-"""People that RT-DETR may look for; it has 300."""
+"""Rows of RT-DETR and YOLO26, whose graphs choose the best; they have 300."""
+POSE = len(KEYPOINTS), 3
 GREY = 114
 """What YOLO's and RTMDet's letterbox is filled with."""
 MEAN, DEVIATION = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
@@ -64,6 +66,8 @@ class UserDetector:
             # names are decoded here, and need not be UTF-8
             inputs = {value.name: value for value in self._session.get_inputs()}
             self._outputs = [value.name for value in self._session.get_outputs()]
+            # which Ultralytics writes
+            self._poses = self._session.get_modelmeta().custom_metadata_map.get("kpt_shape") == str([*POSE])
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
             raise self._fault(f"onnxruntime cannot load it ({first_line(error)})") from None
         self._sizes = inputs.pop("orig_target_sizes", None)
@@ -93,8 +97,7 @@ class UserDetector:
         else:
             rgb, factors = letterbox(image, self._height, self._width, GREY)
             boxed = rgb[0, ..., ::-1]
-        boxes, scores = self._people(self._run(boxed))
-        return detections({"boxes": boxes, "scores": scores}, factors, width, height, threshold)
+        return detections(self._people(self._run(boxed)), factors, width, height, threshold)
 
     def _started(self, provider: Provider) -> Any:
         if provider != "cpu":
@@ -144,9 +147,10 @@ class UserDetector:
                 return "YOLOX"
             if columns in cells and rows >= 5:
                 return "YOLOv8"
-            # 6 columns are corners, score and class, as YOLO's with suppression
-            if rows <= MOST and columns >= 5 and columns != 6:
-                return "RT-DETR"
+            if rows <= MOST and columns >= 5:
+                (only,) = out.values()
+                # numbers of classes are whole, their probabilities are not
+                return "YOLO26" if columns >= 6 and (only[..., 5] % 1 == 0).all() else "RT-DETR"
         found = ", ".join(f"{name} {list(array.shape)}" for name, array in out.items())
         raise self._fault(f"its outputs are {found}; known are those of {KNOWN}")
 
@@ -161,29 +165,38 @@ class UserDetector:
             grids.append(np.stack([x.ravel(), y.ravel(), np.full(x.size, stride)], axis=1))
         return np.concatenate(grids)
 
-    def _people(self, out: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes [N, 4], pixels of the input, and scores [N]."""
+    def _people(self, out: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Boxes [N, 4], scores [N] and, of pose models, keypoints [N, 17, 3]; places in pixels of the input."""
         size = np.array([self._width, self._height] * 2, np.float32)
         if self.layout == "RTMDet":
             people = out["labels"][0] == 0
-            return out["dets"][0][people, :4], out["dets"][0][people, 4]
+            return {"boxes": out["dets"][0][people, :4], "scores": out["dets"][0][people, 4]}
         if "boxes" in out:
             people = out["labels"][0] == 0
-            return out["boxes"][0][people], out["scores"][0][people]
+            return {"boxes": out["boxes"][0][people], "scores": out["scores"][0][people]}
         if "logits" in out:
-            return _corners(out["pred_boxes"][0]) * size, 1 / (1 + np.exp(-out["logits"][0, :, 0]))
-        (only,) = out.values()
+            return {"boxes": _corners(out["pred_boxes"][0]) * size, "scores": 1 / (1 + np.exp(-out["logits"][0, :, 0]))}
+        rows = next(iter(out.values()))[0]
         if self.layout == "RT-DETR":
-            return _corners(only[0, :, :4]) * size, only[0, :, 4]
+            return {"boxes": _corners(rows[:, :4]) * size, "scores": rows[:, 4]}
+        if self.layout == "YOLO26":
+            rows = rows[rows[:, 5] == 0]
+            return {"boxes": rows[:, :4], "scores": rows[:, 4], **self._keypoints(rows)}
         if self.layout == "YOLOv8":
-            return _corners(only[0, :4].T), only[0, 4]
-        boxes, scores = only[0, :, :4].copy(), only[0, :, 4] * only[0, :, 5]
+            rows = rows.T
+            return {"boxes": _corners(rows[:, :4]), "scores": rows[:, 4], **self._keypoints(rows)}
+        boxes, scores = rows[:, :4].copy(), rows[:, 4] * rows[:, 5]
         # sizes that are all below 16 are no pixels, but logarithms of the stride's multiples: not decoded yet
         if boxes[:, 2:].max() < 16:
             (grid,) = (g for g in map(self._grid, STRIDES) if len(g) == len(boxes))
             boxes[:, :2] = (boxes[:, :2] + grid[:, :2]) * grid[:, 2:]
             boxes[:, 2:] = np.exp(boxes[:, 2:]) * grid[:, 2:]
-        return _corners(boxes), scores
+        return {"boxes": _corners(boxes), "scores": scores}
+
+    def _keypoints(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Of a pose model, the last numbers of each row; else nothing."""
+        count = POSE[0] * POSE[1]
+        return {"keypoints": rows[:, -count:].reshape(-1, *POSE)} if self._poses else {}
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
