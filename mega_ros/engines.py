@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 
 from .accelerators import NO_CUDA, NO_PROVIDER, PROVIDERS, free_gpu_memory, has_gpu, missing
 from .bundle import Bundle, BundleError, GraphName, Tensor
@@ -191,7 +191,3 @@ def _check(what: str, actual: list[Any], expected: dict[str, Tensor]) -> None:
                 f"{what} {value.name} is {dtype} {value.shape}, the manifest says {tensor.dtype} {list(tensor.shape)}; "
                 "export it again"
             )
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

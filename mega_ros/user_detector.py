@@ -22,11 +22,11 @@ import cv2
 import numpy as np
 
 from mega_model.core.detection import KEYPOINTS, Detections, detections, letterbox
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import check_file
 
 from .bundle import MOST_BYTES
-from .engines import Provider, first_line, start_session
+from .engines import Provider, start_session
 
 Layout: TypeAlias = Literal["YOLOX", "YOLOv8", "YOLO26", "RT-DETR", "RTMDet"]
 

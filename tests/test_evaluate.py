@@ -48,7 +48,6 @@ from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
-from mega_model.train.published import load_imported
 from mega_ros import cli
 from mega_ros.bundle import Body
 
@@ -67,7 +66,7 @@ def folder(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.save_weights(checkpoint.begin_mega(out / "model", people / "tokenizer", tiny), out / "model")
     lifting = replace(tiny, backbone="blazepose", backbone_width=WIDTH, image_size=256)
     model = checkpoint.begin_mega(out / "lifting", people / "tokenizer", lifting)
-    load_imported(people / "blazepose", model.backbone)
+    checkpoint.load_weights(model.backbone, people / "blazepose")
     assert model.lifter is not None
     model.lifter.set_codebook(checkpoint.load_tokenizer(people / "tokenizer")[0].quantizer.codebook)
     checkpoint.save_weights(model, out / "lifting")

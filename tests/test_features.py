@@ -13,6 +13,7 @@ from test_image_sets import SPOT, write_rendered
 from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
+from mega_model.checkpoint import load_weights
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
@@ -22,7 +23,6 @@ from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import LabelledCrops
 from mega_model.options import Extract, Render
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
-from mega_model.train.published import load_imported
 
 NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))
 
@@ -237,7 +237,7 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
 @torch.no_grad()
 def test_compiled_features_are_those_of_torch(people: Path) -> None:
     network = BlazePose(WIDTH).eval()
-    load_imported(people / "blazepose", network)
+    load_weights(network, people / "blazepose")
     crops = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
     expected = network(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
     for found, part in zip(features.compiled(network)(crops), expected):

@@ -15,3 +15,8 @@ def numbers(name: str, value: object) -> np.ndarray:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError):
         raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What another library's exception says, in one line."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -5,6 +5,7 @@ Faults raise InputError with one line that names the file and the field.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import zipfile
@@ -64,6 +65,15 @@ def read_bytes(path: Path, most: int) -> bytes:
             return file.read(most)  # it may have grown
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_json(path: Path, most: int = MOST_JSON) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
+from mega_model.checkpoint import load_weights
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_text
@@ -30,7 +31,6 @@ from mega_model.core.topology import Topology
 from mega_model.data.rendered import ACROSS, SceneSet, open_fields
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.published import load_imported
 
 VIEW = 256
 """Pixels: side of the image in which the detector looks for a person."""
@@ -136,7 +136,7 @@ class FeatureExtractor:
         self.config = config
         self.scenes = SceneSet(config.scenes)
         backbone = BlazePose(config.width).eval()
-        load_imported(config.backbone, backbone)
+        load_weights(backbone, config.backbone)
         self.size = BlazePose.SIDE
         self.backbone = compiled(backbone)
         self.detector = open_graph(config.detector) if config.detector else None

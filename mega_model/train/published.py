@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mega_model.backbones import Backbone
 from mega_model.blazepose import BlazePose
 from mega_model.checkpoint import load_weights
 from mega_model.core.errors import InputError
@@ -31,7 +30,7 @@ def load_backbone(path: Path, model: Mega) -> None:
     and the keys that are missing, unexpected or of another shape.
     """
     if path.is_dir():
-        load_imported(path, model.backbone)
+        load_weights(model.backbone, path)
         if model.lifter is not None:
             assert isinstance(model.backbone, BlazePose)
             model.lifter.eyes.load_state_dict(model.backbone.later_layers().state_dict())
@@ -52,14 +51,6 @@ def load_backbone(path: Path, model: Mega) -> None:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
-
-
-def load_imported(folder: Path, backbone: Backbone) -> None:
-    """Load the weights that `mega import-backbone` wrote into `backbone`.
-
-    Raises InputError that names the file if they are those of another backbone.
-    """
-    load_weights(backbone, folder)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ A frame that cannot be read says why, and the rest goes on.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
+from mega_model.core.files import sha256
 from mega_model.core.images import without_stderr
 
 from ..ros.camera_info import camera_for, is_rectified
@@ -166,11 +166,7 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
         if path.is_dir():
             out += digests(files_of(path))
             continue
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()})
+        out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
     return out
 
 

@@ -20,9 +20,8 @@ from std_msgs.msg import Header
 
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import Detections
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 
-from ..engines import first_line
 from ..recovery import People, Recovery
 from ..smooth import HORIZON
 from ..stream import Stream

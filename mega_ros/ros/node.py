@@ -27,7 +27,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 
 from ..bundle import Bundle
 from ..engines import to_build
@@ -99,7 +99,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         try:
             step()
         except FAULTS as error:
-            self.get_logger().error(str(error).strip().splitlines()[0])
+            self.get_logger().error(first_line(error))
             self.get_logger().debug(traceback.format_exc())
         except Exception:
             self.get_logger().error(traceback.format_exc())
@@ -262,7 +262,7 @@ def main(args: Sequence[str]) -> int:
             node = MegaNode(loading=at_once)
             started = node.start()
     except FAULTS as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, rclpy_implementation.UnknownROSArgsError):
             reason = f"unknown ROS arguments: {shlex.join(literal_eval(reason))}"  # rclpy says the list and no more
         print(f"mega node: {reason}", file=sys.stderr)

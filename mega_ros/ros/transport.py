@@ -15,9 +15,8 @@ from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 
-from ..engines import first_line
 from .standard import MESSAGES
 
 OVERRIDABLE = QoSOverridingOptions(

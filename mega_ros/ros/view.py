@@ -15,9 +15,8 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, PointCloud2
 from shape_msgs.msg import Mesh
 
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 
-from ..engines import first_line
 from ..viewer import Meshes, Page, ViewOptions
 from .camera_info import camera_for
 from .dds import use_large_messages
