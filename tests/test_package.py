@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -194,6 +195,17 @@ def test_rviz_shows_the_topics() -> None:
     content = yaml.safe_load((ROOT / "rviz" / "mega.rviz").read_text())
     topics = [d["Topic"]["Value"] for d in content["Visualization Manager"]["Displays"] if "Topic" in d]
     assert "/mega/mesh" in topics
+
+
+def test_rviz_looks_along_the_camera_and_shows_people_upright() -> None:
+    """RViz' orbit: yaw and pitch say where the viewer is, z is up; `Invert Z Axis` negates all three."""
+    view = yaml.safe_load((ROOT / "rviz" / "mega.rviz").read_text())["Visualization Manager"]["Views"]["Current"]
+    assert view["Class"] == "rviz_default_plugins/Orbit"
+    sign = -1 if view["Invert Z Axis"] else 1
+    yaw, pitch = sign * view["Yaw"], sign * view["Pitch"]
+    towards = -np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+    right = np.cross(towards, [0, 0, sign])
+    assert towards[2] > 0.9 and right[0] > 0 and np.cross(right, towards)[1] < 0, "x right, y down, z ahead"
 
 
 def mega(*arguments: str) -> subprocess.CompletedProcess[str]:

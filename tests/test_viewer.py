@@ -309,3 +309,16 @@ def test_foxglove_shows_the_topics(root: Path) -> None:
     assert {"/mega/mesh", "/mega/markers", "/mega/joints"} <= set(scene["topics"])
     image = next(config for name, config in layout["configById"].items() if name.startswith("Image!"))
     assert image["imageMode"]["imageTopic"] == "/mega/overlay/compressed"
+    # a cloud without a field to colour by is coloured by its first one, whatever its mode is
+    assert all(scene["topics"][topic]["colorField"] == "sigma" for topic in ("/mega/mesh", "/mega/joints"))
+
+
+def test_foxglove_looks_along_the_camera_and_shows_people_upright(root: Path) -> None:
+    """Foxglove's viewer looks along -z, y is up; it is turned by phi around x, then by -thetaOffset around z."""
+    layout = json.loads((root / "foxglove" / "mega.json").read_text())
+    state = next(config for name, config in layout["configById"].items() if name.startswith("3D!"))["cameraState"]
+    phi, theta = np.radians([state["phi"], -state["thetaOffset"]])
+    around_x, _ = cv2.Rodrigues(np.array([phi, 0, 0]))
+    around_z, _ = cv2.Rodrigues(np.array([0, 0, theta]))
+    right, up, back = (around_z @ around_x).T
+    assert back[2] < -0.9 and right[0] > 0.9 and up[1] < -0.9, "x right, y down, z ahead"
