@@ -1,21 +1,16 @@
-"""Person boxes: from the bundle's detector, from the full frame, or fixed. `user_detector` has the user's own.
-
-All have one signature: `boxes, scores = find(image_bgr)`, boxes float32 [P, 4] (x0, y0, x1, y1, pixels), scores [P].
-"""
+"""Person boxes: those of the bundle's detector, or a given one. `user_detector` has the user's own detector."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from mega_model.core.detection import Detections, detections, letterbox
+from mega_model.core.detection import THRESHOLD, Detections, detections, letterbox
 
 from .bundle import Bundle
 from .engines import OnnxEngine, Provider
-
-FindPeople = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class PersonDetector(Protocol):
@@ -29,10 +24,10 @@ class PersonDetector(Protocol):
 class Detector:
     """The person detector of a bundle; raises what OnnxEngine raises."""
 
-    def __init__(self, bundle: Bundle, provider: Provider, threshold: float = 0.5) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider) -> None:
         self.engine = OnnxEngine(bundle, "detector", provider)
         _, self._height, self._width, _ = (int(size) for size in bundle.graphs["detector"].inputs["image"].shape)
-        self.threshold = threshold
+        self.threshold = THRESHOLD
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float32 [P, 4] and scores [P] of the people in an image uint8 [H, W, 3] BGR."""
@@ -61,12 +56,6 @@ def find_turned(detector: PersonDetector, image: np.ndarray, rotate: int, thresh
     return Detections(boxes, scores, keypoints)
 
 
-def full_frame(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One person who fills the image."""
-    return fixed_box([0, 0, image.shape[1], image.shape[0]])(image)
-
-
-def fixed_box(box: Sequence[float]) -> FindPeople:
-    """One person in a fixed box: x0, y0, x1, y1, pixels."""
-    boxes = np.asarray(box, np.float32).reshape(1, 4)
-    return lambda image: (boxes.copy(), np.ones(1, np.float32))
+def one_person(box: Sequence[float]) -> Detections:
+    """One person in a given box: x0, y0, x1, y1, pixels."""
+    return Detections(np.array([box], np.float32), np.ones(1, np.float32), None)

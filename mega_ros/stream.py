@@ -12,15 +12,17 @@ from typing import Literal
 import numpy as np
 
 from mega_model.core.cameras import Camera
-from mega_model.core.detection import SMALLEST, Detections, in_image
+from mega_model.core.detection import SMALLEST, THRESHOLD, Detections, in_image
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import PersonDetector, find_turned, fixed_box, full_frame
+from .detect import PersonDetector, find_turned, one_person
 from .recovery import FARTHEST, FOV_DEFAULT, PELVIS, Observation, People, Recovery, checked_image, in_view
 from .samples import allotted
 from .smooth import Smoother
 from .track import Tracker
+
+BoxSource = Literal["detector", "detections", "full_frame", "fixed"]
 
 RESTART = 10**9
 """Nanoseconds. If a stamp is earlier than the last one by more than this, a new recording has started."""
@@ -30,12 +32,12 @@ RESTART = 10**9
 class StreamSettings:
     """Settings that may change from image to image."""
 
-    boxes: Literal["detector", "detections", "full_frame", "fixed"] = "detector"
+    boxes: BoxSource = "detector"
     """Source of the boxes: the stream's detector, what `process` is given with each image, one box that fills the
     image, or `fixed_box`."""
     fixed_box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     """x0, y0, x1, y1 in pixels."""
-    score_threshold: float = 0.5
+    score_threshold: float = THRESHOLD
     """Detections with a lower score are left out, 0 to 1."""
     max_people: int = 0
     """If more people are found, those with the lowest scores are left out; 0: nobody is."""
@@ -240,9 +242,9 @@ class Stream:
                 raise InputError("found: boxes is detections, so those of the image must be given")
             return found
         if self._settings.boxes == "full_frame":
-            return Detections(*full_frame(image), None)
+            return one_person([0, 0, image.shape[1], image.shape[0]])
         if self._settings.boxes == "fixed":
-            return Detections(*fixed_box(self._settings.fixed_box)(image), None)
+            return one_person(self._settings.fixed_box)
         assert self._detector is not None  # the settings were checked
         return find_turned(self._detector, image, self._settings.rotate, self._settings.score_threshold)
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import cv2
 import numpy as np
 
-from mega_model.core.detection import KEYPOINTS, Detections, detections, letterbox
+from mega_model.core.detection import KEYPOINTS, THRESHOLD, Detections, detections, letterbox
 from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import check_file
 
@@ -51,12 +51,12 @@ MEAN, DEVIATION = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 class UserDetector:
     """A detector in an ONNX file, with the same `find` as the bundle's."""
 
-    def __init__(self, path: str | Path, provider: Provider = "auto", threshold: float = 0.5) -> None:
+    def __init__(self, path: str | Path, provider: Provider = "auto") -> None:
         """provider: "auto" takes CUDA if it works, tensorrt is CUDA. Raises InputError if the file cannot be used."""
         if not Path(path).is_file():
             raise InputError(f"detector_model: there is no file {path}")
         check_file(Path(path), MOST_BYTES["graph"])
-        self._path, self.threshold = Path(path), threshold
+        self._path, self.threshold = Path(path), THRESHOLD
         self.seconds = self.cpu_seconds = 0.0
         """What all runs so far took."""
         self.layout: Layout | None = None

@@ -56,19 +56,6 @@ def point(kind: np.dtype[Any]) -> str:
     return table(["field", "datatype", "offset"], rows)
 
 
-class Declared:
-    """Takes the place of a node while the parameters are declared."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, tuple[Any, Any]] = {}
-
-    def add_on_set_parameters_callback(self, check: Any) -> None:
-        pass
-
-    def declare_parameter(self, name: str, default: Any, descriptor: Any) -> None:
-        self.found[name] = default, descriptor
-
-
 def allowed(descriptor: Any) -> str:
     for limits in (*descriptor.integer_range, *descriptor.floating_point_range):
         step = f", in steps of {limits.step}" if limits.step > 1 else ""
@@ -77,14 +64,13 @@ def allowed(descriptor: Any) -> str:
 
 
 def parameter_rows() -> Iterable[Sequence[str]]:
-    declared: Any = Declared()
-    parameters.declare(declared)
+    declared = {name: rest for name, *rest in parameters.PARAMETERS}
     for name, text in documented().items():
-        default, descriptor = declared.found.pop(name)
+        default, descriptor = declared.pop(name)
         value = f"{default:.4g}" if isinstance(default, float) else json.dumps(default).strip('"')
         moment = "at the start" if descriptor.read_only else "any time"
         yield [f"`{name}`", value and f"`{value}`", allowed(descriptor), moment, text]
-    assert not declared.found, f"config/mega.yaml lacks {', '.join(declared.found)}"
+    assert not declared, f"config/mega.yaml lacks {', '.join(declared)}"
 
 
 def documented() -> dict[str, str]:

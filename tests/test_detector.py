@@ -22,7 +22,7 @@ from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import Topology
 from mega_ros import cli
 from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph
-from mega_ros.detect import Detector, FindPeople, find_turned, fixed_box, full_frame
+from mega_ros.detect import Detector, find_turned, one_person
 from mega_ros.engines import OnnxEngine
 
 
@@ -156,9 +156,9 @@ def test_people_in_a_turned_image_are_told_in_its_own_pixels(rotate: int, keypoi
         assert found.keypoints is None
 
 
-@pytest.mark.parametrize("find", [full_frame, fixed_box([0, 0, 8, 6])])
-def test_boxes_without_a_detector_have_a_detectors_types(find: FindPeople) -> None:
-    boxes, scores = find(np.zeros((6, 8, 3), np.uint8))
+def test_a_box_without_a_detector_has_a_detectors_types() -> None:
+    boxes, scores, keypoints = one_person((0, 0, 8, 6))
+    assert keypoints is None
     assert boxes.tolist() == [[0, 0, 8, 6]] and scores.tolist() == [1]
     assert boxes.dtype == scores.dtype == np.float32
 

@@ -14,6 +14,8 @@ import numpy as np
 from mega_model.core.boxes import intersection_over_union, non_maximum_suppression
 from mega_model.core.topology import SMPL_JOINTS
 
+THRESHOLD = 0.5
+"""The lowest score of a person, where nothing else is asked for."""
 OVERLAP = 0.5
 """Intersection over union above which the box with the lower score is dropped."""
 SMALLEST = 4.0

@@ -280,7 +280,3 @@ def main(args: Sequence[str]) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0 if started else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -12,21 +12,121 @@ from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from ..engines import Provider
 from ..recovery import FOV_DEFAULT
 from ..samples import MOST
-from ..stream import StreamSettings
+from ..stream import BoxSource, StreamSettings
 from .bodies import package
 
 CHOICES = {
-    "provider": ("auto", "tensorrt", "cuda", "cpu"),
+    "provider": get_args(Provider),
     "image_transport": ("auto", "raw", "compressed"),
     "image_reliability": ("auto", "reliable", "best_effort"),
     "rectified": ("auto", "true", "false"),
-    "boxes": ("detector", "detections", "full_frame", "fixed"),
+    "boxes": get_args(BoxSource),
 }
 FOV_LIMITS = 0.1, 3.0
 """Radians."""
 FOV_RANGE = "{:g} to {:g}".format(*FOV_LIMITS)
+
+
+def _described(what: str, read_only: bool = False) -> ParameterDescriptor:
+    return ParameterDescriptor(description=what, read_only=read_only)
+
+
+def _choice(name: str, what: str, **more: bool) -> ParameterDescriptor:
+    choices = f"one of {', '.join(CHOICES[name])}"
+    return ParameterDescriptor(description=f"{what}: {choices}", additional_constraints=choices, **more)
+
+
+def _integer(what: str, low: int, high: int, step: int = 1) -> ParameterDescriptor:
+    limits = IntegerRange(from_value=low, to_value=high, step=step)
+    return ParameterDescriptor(description=what, integer_range=[limits])
+
+
+def _real(what: str, low: float, high: float) -> ParameterDescriptor:
+    limits = FloatingPointRange(from_value=low, to_value=high, step=0.0)
+    return ParameterDescriptor(description=what, floating_point_range=[limits])
+
+
+PARAMETERS: tuple[tuple[str, Any, ParameterDescriptor], ...] = (
+    (
+        "autostart",
+        True,
+        _described("whether the node configures and activates itself at its start", read_only=True),
+    ),
+    ("bundle", "default", _described("the model: 'default', or the folder of a bundle", read_only=True)),
+    ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
+    (
+        "detector_model",
+        "",
+        _described("ONNX file of your own person detector; empty: the bundle's", read_only=True),
+    ),
+    ("tf", False, _described("whether a TF frame person_<id> is published for each person", read_only=True)),
+    (
+        "cameras",
+        [],
+        ParameterDescriptor(
+            description="names of several cameras: <name>/image, ~/<name>/mesh, ...; empty: one, without a name",
+            read_only=True,
+            dynamic_typing=True,  # rcl gives no type to an empty list
+        ),
+    ),
+    (
+        "image_transport",
+        "auto",
+        _choice(
+            "image_transport",
+            "type of `image`; compressed subscribes to <image>/compressed, auto to what is published",
+            read_only=True,
+        ),
+    ),
+    (
+        "image_reliability",
+        "auto",
+        _choice("image_reliability", "of the subscription to `image`; auto: as the publishers offer", read_only=True),
+    ),
+    (
+        "rectified",
+        "auto",
+        _choice("rectified", "whether the images are; auto: by the name of `image`", dynamic_typing=True),
+    ),
+    (
+        "rotate",
+        0,
+        _integer("degrees, clockwise, by which the image must be turned so that people are upright", 0, 270, 90),
+    ),
+    ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
+    (
+        "samples",
+        "auto",
+        ParameterDescriptor(
+            description="samples per person, for bundles without an error head; -1: the bundle's number; auto: as "
+            "many as fit the camera's period",
+            additional_constraints=f"one of auto, -1 to {MOST}",
+            dynamic_typing=True,
+        ),
+    ),
+    ("seed", 0, _integer("seed of the samples' noise, together with the person's id", 0, 2**31 - 1)),
+    ("fixed_box", [0.0, 0.0, 0.0, 0.0], _described("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
+    ("boxes", "detector", _choice("boxes", "source of the person boxes")),
+    ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
+    ("person_classes", ["person", "0"], _described("class_id of people in `detections`")),
+    ("max_people", 0, _integer("if more are found, the least likely are left out; 0: nobody is", 0, 1000)),
+    ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 1.0)),
+    ("predict", False, _described("whether people are published where they are expected at publication")),
+    (
+        "fov",
+        float(FOV_DEFAULT),
+        # its range is checked below, where the unit is said
+        ParameterDescriptor(
+            description="field of view over the larger image side, radians; used without camera_info",
+            additional_constraints=FOV_RANGE,
+        ),
+    ),
+)
+"""Name, default and descriptor of each, in the order in which they are declared: the check of `boxes` reads
+`fixed_box`."""
 
 
 def declare(node: Node) -> None:
@@ -35,81 +135,7 @@ def declare(node: Node) -> None:
     Parameters that are not read-only can be changed while the node runs; changes apply from the next frame on.
     """
     node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
-    # fixed_box first: the check of `boxes` reads it
-    for name, default, descriptor in (
-        ("autostart", True, _text("whether the node configures and activates itself at its start", read_only=True)),
-        ("bundle", "default", _text("the model: 'default', or the folder of a bundle", read_only=True)),
-        ("provider", "auto", _choice("provider", "what runs the model", read_only=True)),
-        (
-            "detector_model",
-            "",
-            _text("ONNX file of your own person detector; empty: the bundle's", read_only=True),
-        ),
-        ("tf", False, _text("whether a TF frame person_<id> is published for each person", read_only=True)),
-        (
-            "cameras",
-            [],
-            ParameterDescriptor(
-                description="names of several cameras: <name>/image, ~/<name>/mesh, ...; empty: one, without a name",
-                read_only=True,
-                dynamic_typing=True,  # rcl gives no type to an empty list
-            ),
-        ),
-        (
-            "image_transport",
-            "auto",
-            _choice(
-                "image_transport",
-                "type of `image`; compressed subscribes to <image>/compressed, auto to what is published",
-                read_only=True,
-            ),
-        ),
-        (
-            "image_reliability",
-            "auto",
-            _choice(
-                "image_reliability", "of the subscription to `image`; auto: as the publishers offer", read_only=True
-            ),
-        ),
-        (
-            "rectified",
-            "auto",
-            _choice("rectified", "whether the images are; auto: by the name of `image`", dynamic_typing=True),
-        ),
-        (
-            "rotate",
-            0,
-            _integer("degrees, clockwise, by which the image must be turned so that people are upright", 0, 270, 90),
-        ),
-        ("timeout", 3.0, _real("seconds without an image after which the camera counts as silent", 0.1, 3600.0)),
-        (
-            "samples",
-            "auto",
-            ParameterDescriptor(
-                description="samples per person, for bundles without an error head; -1: the bundle's number; auto: as "
-                "many as fit the camera's period",
-                additional_constraints=f"one of auto, -1 to {MOST}",
-                dynamic_typing=True,
-            ),
-        ),
-        ("seed", 0, _integer("seed of the samples' noise, together with the person's id", 0, 2**31 - 1)),
-        ("fixed_box", [0.0, 0.0, 0.0, 0.0], _text("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
-        ("boxes", "detector", _choice("boxes", "source of the person boxes")),
-        ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
-        ("person_classes", ["person", "0"], _text("class_id of people in `detections`")),
-        ("max_people", 0, _integer("if more are found, the least likely are left out; 0: nobody is", 0, 1000)),
-        ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 1.0)),
-        ("predict", False, _text("whether people are published where they are expected at publication")),
-        (
-            "fov",
-            float(FOV_DEFAULT),
-            # its range is checked below, where the unit is said
-            ParameterDescriptor(
-                description="field of view over the larger image side, radians; used without camera_info",
-                additional_constraints=FOV_RANGE,
-            ),
-        ),
-    ):
+    for name, default, descriptor in PARAMETERS:
         node.declare_parameter(name, default, descriptor)
 
 
@@ -186,22 +212,3 @@ def _are_names(names: Any) -> bool:
     if isinstance(names, str) or not isinstance(names, Sequence) or len({*names}) < len(names):
         return False
     return all(isinstance(name, str) and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) for name in names)
-
-
-def _text(what: str, read_only: bool = False) -> ParameterDescriptor:
-    return ParameterDescriptor(description=what, read_only=read_only)
-
-
-def _choice(name: str, what: str, **more: bool) -> ParameterDescriptor:
-    choices = f"one of {', '.join(CHOICES[name])}"
-    return ParameterDescriptor(description=f"{what}: {choices}", additional_constraints=choices, **more)
-
-
-def _integer(what: str, low: int, high: int, step: int = 1) -> ParameterDescriptor:
-    limits = IntegerRange(from_value=low, to_value=high, step=step)
-    return ParameterDescriptor(description=what, integer_range=[limits])
-
-
-def _real(what: str, low: float, high: float) -> ParameterDescriptor:
-    limits = FloatingPointRange(from_value=low, to_value=high, step=0.0)
-    return ParameterDescriptor(description=what, floating_point_range=[limits])
