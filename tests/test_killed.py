@@ -134,19 +134,20 @@ def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
     assert not psutil.wait_procs(nodes, timeout=PATIENCE)[1]
 
 
+@pytest.mark.parametrize("inputs", [1, 3])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_ended_replay_leaves_no_workers(number: int, tmp_path: Path) -> None:
-    """And, unless it is killed, nothing unfinished."""
+def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: Path) -> None:
+    """And, unless it is killed, no file. One input is divided between the workers, of three each is a job."""
     (tmp_path / "bundle").mkdir()
     little_bundle(tmp_path / "bundle")
-    words = [bag(tmp_path / "bag", *clip(Recorder(), 300)), "--workers", 2, "--bundle", tmp_path / "bundle"]
-    words += ["--boxes", "full_frame", "--out", tmp_path / "out"]
+    words = [bag(tmp_path / f"bag{k}", *clip(Recorder(), 3000 // inputs)) for k in range(inputs)]
+    words += ["--workers", 2, "--bundle", tmp_path / "bundle", "--boxes", "full_frame", "--out", tmp_path / "out"]
     replay = subprocess.Popen(
         [sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)], stderr=subprocess.PIPE, text=True
     )
     try:
         children: list[psutil.Process] = []
-        while len(children) < 3 or not [*tmp_path.glob("out/.unfinished*")]:  # two, and what multiprocessing starts
+        while len(children) < 3 or not [*tmp_path.glob("out/**/.unfinished*")]:  # two, and what multiprocessing starts
             assert replay.poll() is None
             children = psutil.Process(replay.pid).children()
     finally:
@@ -154,7 +155,8 @@ def test_an_ended_replay_leaves_no_workers(number: int, tmp_path: Path) -> None:
         said = replay.communicate(timeout=PATIENCE)[1]  # workers that are left would hold stderr
     assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
     if number == signal.SIGTERM:
-        assert (replay.returncode, said) == (130, "mega replay: interrupted\n") and not [*(tmp_path / "out").iterdir()]
+        assert (replay.returncode, said) == (130, "mega replay: interrupted\n")
+        assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(("parent", "code"), [(os.getpid, 0), (lambda: 1, 143)], ids=["lives", "is gone"])

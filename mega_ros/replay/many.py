@@ -20,6 +20,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from mega_model.core.errors import InputError
 
+from ..ros.signals import ended_as_by_ctrl_c
+
 Engine = Literal["local", "ray"]
 ATTEMPTS = 3
 """How often a job is begun whose worker dies."""
@@ -89,6 +91,9 @@ def open_pool(engine: Engine, workers: int) -> Iterator[Pool]:
         processes = _Processes(workers)
         try:
             yield processes
+        except BaseException:
+            processes.interrupt()
+            raise
         finally:
             processes.close()
 
@@ -100,6 +105,7 @@ class _Processes:
         self.size, self.prefetch = size, PREFETCH * size
         self._context = multiprocessing.get_context("spawn")
         self._threads = ThreadPoolExecutor(size)
+        self._interrupted = False
         self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
         for _ in range(size):
             self._idle.put(self._process())
@@ -111,8 +117,10 @@ class _Processes:
         process = self._idle.get()
         try:
             for _ in range(ATTEMPTS):
+                if self._interrupted:
+                    break
                 try:
-                    return process.submit(work, job).result()
+                    return process.submit(_interruptible, work, job).result()
                 except BrokenProcessPool:
                     process.shutdown()
                     process = self._process()
@@ -123,10 +131,22 @@ class _Processes:
     def _process(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, self._context, _end_with_parent)
 
+    def interrupt(self) -> None:
+        """End the jobs, after an error or a signal: a job may be a long input."""
+        self._interrupted = True
+        for child in multiprocessing.active_children():
+            child.terminate()
+
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)  # after an error, or Ctrl-C, which the workers get, too
+        self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().shutdown()
+
+
+def _interruptible(work: Callable[[Job], Result], job: Job) -> Result:
+    """In a worker: SIGTERM raises KeyboardInterrupt, so that a job leaves nothing unfinished."""
+    with ended_as_by_ctrl_c():
+        return work(job)
 
 
 def _end_with_parent() -> None:
