@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mega_model import checkpoint, generate
+from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import (
-    LoadedModel,
     Prediction,
     device_of,
     facts_of,
