@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import shutil
 import sys
@@ -32,6 +31,7 @@ from mega_model.checkpoint import LoadedModel
 from mega_model.core.commands import call
 from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 from mega_model.core.regions import BOX_MARGIN, PASSES
 from mega_model.core.settings import parse
 from mega_model.expected_error import ErrorHead
@@ -204,13 +204,13 @@ def export(config: ExportConfig) -> bundle.Bundle:
     body = config.body or BODIES.get(vertices)
     if body is None:
         raise InputError(f"{config.checkpoint}: no known body has {vertices} vertices; see ExportConfig.body")
-    scores = _notes(config.checkpoint / "scores.json", {})
+    scores = _notes(config.checkpoint / "scores.json")
     calibration = NOT_CALIBRATED
-    if sigma := _notes(config.checkpoint / "calibration.json", {}):
+    if sigma := _notes(config.checkpoint / "calibration.json"):
         # measured on people who took no part in the calibration
         shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
         calibration = bundle.Calibration(sigma["scale"], sigma["how"], **shares)
-    training = _notes(config.checkpoint / "training.json", {})
+    training = _notes(config.checkpoint / "training.json")
     config.out.mkdir(parents=True, exist_ok=True)
     # the export takes minutes, so the old bundle stays complete until the new one is
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
@@ -311,8 +311,8 @@ def save_graphs(folder: Path, model: LoadedModel, config: ExportConfig) -> bundl
     }
 
 
-def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else otherwise
+def _notes(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def save_graph(

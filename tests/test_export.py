@@ -1,6 +1,8 @@
 """A tiny random model through the whole export: what the graphs compute is what torch computes."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,14 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="128 vertices"):
         export(ExportConfig(checkpoints / "mega", tmp_path))
+
+
+def test_damaged_scores_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "mega", tmp_path / "mega")
+    file = tmp_path / "mega" / "scores.json"
+    file.write_text("{")
+    with pytest.raises(InputError, match=re.escape(f"{file}: not JSON")):
+        export(replace(CONFIG, checkpoint=tmp_path / "mega", out=tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="module")
