@@ -60,9 +60,7 @@ def outputs(model: LoadedModel, given: Given, temperature: float) -> GraphOutput
     images, keypoints, uniforms = given
     features = mega.backbone(images)
     parts = dict(zip(FEATURES, features)) if isinstance(features, PoseFeatures) else {FEATURES[0]: features}
-    seen = mega.encode_image(features)
-    states = generate.first_states(mega, seen.image)
-    logits = mega.read(states, seen.image)
+    seen, states, logits = generate.first_pass(mega, features)
     answers = {
         "tokens": logits.argmax(dim=-1),
         "vertices": generate.expected_vertices(tokenizer, logits),

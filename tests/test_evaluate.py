@@ -331,8 +331,7 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     modes = torch.zeros(2, len(topology.template), 3)
     modes[0, :200], modes[1, 800:] = 0.1, 0.2
     with torch.no_grad():
-        image = model.encode_image(features)
-        states = generate.first_states(model, image.image)
+        image, states, _ = generate.first_pass(model, features)
     assert image.maps is not None
     head = ErrorHead.begin(model.config.width, tokenizer, topology, image.maps, modes)
     checkpoint.save_errors(tmp_path / "model", head)

@@ -102,9 +102,7 @@ def predict(
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
         features = features_of(mega, batch, device_of(config))
-        seen = mega.encode_image(features)
-        states = generate.first_states(mega, seen.image)
-        logits = mega.read(states, seen.image)
+        seen, states, logits = generate.first_pass(mega, features)
         if config.decode == "argmax":
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:
