@@ -13,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mega_model.body.smpl import H36M_14, SmplBody
+from mega_model.body.smpl import H36M_14, SmplBody, of_genders
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data.crops import ACROSS, Square, affine_crop, columns, occlude, read, square_crop
@@ -139,7 +139,7 @@ class PeopleSet:
         joints2d[flip] = joints2d[flip][:, self.swap]
         joints2d[joints2d[..., 2] == 0] = 0
 
-        vertices = self._pose(pose.reshape(len(pose), -1), people.betas, people.gender)
+        vertices = of_genders(self.bodies, people.gender, SmplBody.canonical, pose.reshape(len(pose), -1), people.betas)
         missing = ((0, 0), (0, len(SMPL_JOINTS) - len(self.regressor)), (0, 0))
         joints2d = np.pad(joints2d, missing)
         batch = {
@@ -163,15 +163,6 @@ class PeopleSet:
         else:
             crop = affine_crop(image, square, height)
         return columns(crop, width)
-
-    def _pose(self, pose: np.ndarray, betas: np.ndarray, gender: np.ndarray) -> np.ndarray:
-        vertices = np.empty((len(pose), *self.topology.template.shape), np.float32)
-        for name in np.unique(gender):
-            if name not in self.bodies:
-                raise InputError(f"the data need a {name} SMPL body, but there are {', '.join(self.bodies)} ones")
-            rows = gender == name
-            vertices[rows] = self.bodies[name].canonical(pose[rows], betas[rows])
-        return vertices
 
 
 def mirrored(names: Sequence[str]) -> list[int]:
