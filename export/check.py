@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 
 from export import gates, in_torch
 from export.gates import LIMITS, Arrays, Chain, noise_crops, photographed_crops
-from export.in_torch import Given, GraphOutputs
+from export.in_torch import GraphInputs, GraphOutputs
 from export.options import CheckConfig
 from export.to_onnx import as_stored
 from mega_model import checkpoint
@@ -63,7 +63,7 @@ class Parity:
 
     def expected(self, given: Arrays) -> GraphOutputs:
         """Torch's outputs of the three graphs, from `gates.inputs`."""
-        return in_torch.outputs(self.model, Given.of(self.model, given), self.bundle.sampling.temperature)
+        return in_torch.outputs(self.model, GraphInputs.of(self.model, given), self.bundle.sampling.temperature)
 
     def _compare(self, expected: GraphOutputs, given: Arrays) -> Differences:
         differences: Differences = {}

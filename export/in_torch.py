@@ -19,7 +19,7 @@ from mega_ros.bundle import GraphName
 GraphOutputs = dict[GraphName, dict[str, Tensor]]
 
 
-class Given(NamedTuple):
+class GraphInputs(NamedTuple):
     """`gates.inputs` on the model's device."""
 
     images: Tensor
@@ -30,7 +30,7 @@ class Given(NamedTuple):
     """[P, Q, T, N, 2]"""
 
     @classmethod
-    def of(cls, model: LoadedModel, arrays: Arrays) -> Given:
+    def of(cls, model: LoadedModel, arrays: Arrays) -> GraphInputs:
         crops, keypoints, uniforms = (
             torch.from_numpy(arrays[name]).to(model.mega.cls.device) for name in ("crops", "keypoints", "uniforms")
         )
@@ -43,7 +43,7 @@ def people(found: GraphOutputs) -> BundleOutputs:
     return BundleOutputs.of(of["deterministic"], of.get("sampler"))
 
 
-def plain_people(model: LoadedModel, given: Given, temperature: float) -> BundleOutputs:
+def plain_people(model: LoadedModel, given: GraphInputs, temperature: float) -> BundleOutputs:
     """On the host, from the straightforward implementation of the paper. It neither turns people nor knows sigma."""
     mega, tokenizer, *_ = model
     tokens, vertices = (x.cpu().numpy() for x in plain.deterministic(mega, tokenizer, given.images))
@@ -54,7 +54,7 @@ def plain_people(model: LoadedModel, given: Given, temperature: float) -> Bundle
 
 
 @torch.no_grad()
-def outputs(model: LoadedModel, given: Given, temperature: float) -> GraphOutputs:
+def outputs(model: LoadedModel, given: GraphInputs, temperature: float) -> GraphOutputs:
     """The outputs of each graph. Without samples, there are none of the sampler."""
     mega, tokenizer, errors, _ = model
     images, keypoints, uniforms = given

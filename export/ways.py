@@ -140,7 +140,7 @@ def _in_torch(way: Way, bundle: Bundle, paths: ModelPaths) -> Callable[[Arrays],
     outputs = torch.compile(in_torch.outputs) if way == "compiled" else in_torch.outputs
 
     def run(arrays: Arrays) -> BundleOutputs:
-        given = in_torch.Given.of(model, arrays)
+        given = in_torch.GraphInputs.of(model, arrays)
         if way == "plain":
             return in_torch.plain_people(model, given, temperature)
         return in_torch.people(outputs(model, given, temperature))
