@@ -252,7 +252,3 @@ def extract(config: Extract) -> None:
     crops = 2 if config.train else 1
     count = crops * len(SceneSet(config.scenes))
     chunks.fill(config.out, functools.partial(FeatureExtractor, config), count, crops * CHUNK, config.workers)
-
-
-def main(config: Extract) -> None:
-    extract(config)

@@ -191,7 +191,3 @@ class _Worker:
         rng = np.random.default_rng([c.seed, ["train", "calibration", "test"].index(c.split), chunk])
         scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK, c.shares)
         return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
-
-
-def main(config: Render) -> None:
-    render(config)
