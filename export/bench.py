@@ -205,7 +205,7 @@ def measure(config: BenchConfig, console: Console) -> dict[str, Any]:
             "steps": bench.bundle.sampling.steps,
             "machine": machine(),
             "date": date.today().isoformat(),
-            "versions": ways.here(),
+            "versions": ways.versions(),
             "load_before": os.getloadavg()[0],
             "left_out": bench.left_out,
             "rows": rows,

@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is not installed works too
 
 from export import gates, in_torch
-from export.gates import LIMITS, BundleOutputs, Chain, noise_crops, photographed_crops
+from export.gates import LIMITS, Arrays, Chain, noise_crops, photographed_crops
+from export.in_torch import GraphInputs, GraphOutputs
 from export.options import CheckConfig
 from export.to_onnx import as_stored
 from mega_model import checkpoint
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.core.settings import parse
-from mega_ros.bundle import Bundle, GraphName
+from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import OnnxEngine, Provider
 
@@ -44,9 +44,8 @@ class Parity:
 
     def __init__(self, bundle: Bundle, folder: Path, provider: Provider = "cpu", precision: Precision = "fp32") -> None:
         self.bundle = bundle
-        self.model, self.tokenizer, self.topology = checkpoint.load_mega(folder)
-        self.errors = checkpoint.load_errors(folder, self.model)
-        as_stored(self.model, self.tokenizer, *([self.errors] if self.errors else []))
+        self.model = checkpoint.load(folder)
+        as_stored(self.model)
         self.engines = {graph: OnnxEngine(bundle, graph, provider, precision) for graph in gates.CHAIN}
 
     def people(self, crops: np.ndarray, samples: int) -> Differences:
@@ -59,15 +58,14 @@ class Parity:
     def gated(self, crops: np.ndarray, samples: int) -> dict[str, float]:
         """`gates.errors` of the whole bundle."""
         given = gates.inputs(self.bundle, crops, samples)
-        answers = {graph: {k: x.numpy() for k, x in parts.items()} for graph, parts in self.expected(given).items()}
         chain = Chain(self.bundle, lambda graph: self.engines[graph])
-        return gates.errors(BundleOutputs.of(answers["deterministic"], answers["sampler"]), chain(given), chain(given))
+        return gates.errors(in_torch.people(self.expected(given)), chain(given), chain(given))
 
-    def expected(self, given: dict[str, np.ndarray]) -> dict[GraphName, dict[str, Tensor]]:
+    def expected(self, given: Arrays) -> GraphOutputs:
         """Torch's outputs of the three graphs, from `gates.inputs`."""
-        return in_torch.outputs(self.model, self.tokenizer, self.errors, given, self.bundle.sampling.temperature)
+        return in_torch.outputs(self.model, GraphInputs.of(self.model, given), self.bundle.sampling.temperature)
 
-    def _compare(self, expected: dict[GraphName, dict[str, Tensor]], given: dict[str, np.ndarray]) -> Differences:
+    def _compare(self, expected: GraphOutputs, given: Arrays) -> Differences:
         differences: Differences = {}
         for graph, outputs in expected.items():
             got = self.engines[graph].run(**{name: given[name] for name in self.bundle.graphs[graph].inputs})
@@ -98,7 +96,7 @@ def rendered_crops(parity: Parity, count: int) -> np.ndarray:
     from mega_model.data.meshes import BodySampler  # needs Anny
     from mega_model.data.scenes import Renderer, draw_crops
 
-    renderer = Renderer(parity.topology, parity.bundle.crop.size, parity.bundle.crop.size)
+    renderer = Renderer(parity.model.topology, parity.bundle.crop.size, parity.bundle.crop.size)
     return draw_crops(np.random.default_rng(0), BodySampler("test"), renderer, count).images
 
 

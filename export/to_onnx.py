@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 import shutil
 import sys
@@ -28,9 +27,11 @@ from export import half
 from export.options import ExportConfig
 from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
+from mega_model.checkpoint import LoadedModel
 from mega_model.core.commands import call
 from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 from mega_model.core.regions import BOX_MARGIN, PASSES
 from mega_model.core.settings import parse
 from mega_model.expected_error import ErrorHead
@@ -181,59 +182,57 @@ class PoolConv(nn.Module):
         return (matrix @ y.reshape(self.coarse * bases, batch * outputs)).reshape(-1, batch, outputs) + self.conv.bias
 
 
-def as_stored(*models: nn.Module) -> None:
-    """Convert models to their form in a bundle: batch norms merged into convolutions, matrices rounded to float16."""
+def as_stored(model: LoadedModel) -> None:
+    """Convert a model to its form in a bundle: batch norms merged into convolutions, matrices rounded to float16."""
     with torch.no_grad():
-        for model in models:
-            for layers in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
+        for network in model.networks:
+            for layers in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
                 for i in range(len(layers) - 1):
                     convolution, norm = layers[i], layers[i + 1]
                     if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                         layers[i], layers[i + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-            for parameter in model.parameters():
+            for parameter in network.parameters():
                 if parameter.ndim >= 2:
                     parameter.copy_(parameter.half())
 
 
 def export(config: ExportConfig) -> bundle.Bundle:
-    model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
-    if not len(topology.joint_names):
+    model = checkpoint.load(config.checkpoint)
+    mega, vertices = model.mega, len(model.topology.template)
+    if not len(model.topology.joint_names):
         raise InputError(f"{config.checkpoint}: has no joints; import it again with --smpl-model")
-    body = config.body or BODIES.get(len(topology.template))
+    body = config.body or BODIES.get(vertices)
     if body is None:
-        raise InputError(
-            f"{config.checkpoint}: no known body has {len(topology.template)} vertices; see ExportConfig.body"
-        )
-    scores = _notes(config.checkpoint / "scores.json", {})
-    errors = checkpoint.load_errors(config.checkpoint, model)
+        raise InputError(f"{config.checkpoint}: no known body has {vertices} vertices; see ExportConfig.body")
+    scores = _notes(config.checkpoint / "scores.json")
     calibration = NOT_CALIBRATED
-    if sigma := _notes(config.checkpoint / "calibration.json", {}):
+    if sigma := _notes(config.checkpoint / "calibration.json"):
         # measured on people who took no part in the calibration
         shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
         calibration = bundle.Calibration(sigma["scale"], sigma["how"], **shares)
-    training = _notes(config.checkpoint / "training.json", {})
+    training = _notes(config.checkpoint / "training.json")
     config.out.mkdir(parents=True, exist_ok=True)
     # the export takes minutes, so the old bundle stays complete until the new one is
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
         detector = save_detector(new, config.detector) if config.detector else None  # first, as it may be refused
-        graphs = save_graphs(new, model, tokenizer, errors, config)
+        graphs = save_graphs(new, model, config)
         origins = backbone_origin(training)
         if detector:
             graphs["detector"], of_detector = detector
             origins |= of_detector
-        topology.save(new / bundle.TOPOLOGY)
+        model.topology.save(new / bundle.TOPOLOGY)
         write = functools.partial(
             bundle.write_bundle,
             new,
-            name=config.name or f"{body.name}-{model.config.backbone}",
+            name=config.name or f"{body.name}-{mega.config.backbone}",
             graphs=graphs,
             crop=bundle.Crop(
-                model.config.image_size,
+                mega.config.image_size,
                 BOX_MARGIN,
-                model.backbone.mean,
-                model.backbone.std,
-                passes=PASSES if model.lifter is not None else 1,
+                mega.backbone.mean,
+                mega.backbone.std,
+                passes=PASSES if mega.lifter is not None else 1,
             ),
             sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
             calibration=calibration,
@@ -241,7 +240,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             training={
                 **training,
                 "scores": scores,
-                "model": dataclasses.asdict(model.config),
+                "model": dataclasses.asdict(mega.config),
             },
             origins=origins,
         )
@@ -279,19 +278,18 @@ def save_detector(folder: Path, source: Path) -> tuple[bundle.Graph, dict[str, s
     return graph, {"detector": notes["origin"]} if "origin" in notes else {}
 
 
-def save_graphs(
-    folder: Path, model: Mega, tokenizer: MeshTokenizer, errors: ErrorHead | None, config: ExportConfig
-) -> bundle.Graphs:
+def save_graphs(folder: Path, model: LoadedModel, config: ExportConfig) -> bundle.Graphs:
     """The three graphs of a model, by name."""
-    as_stored(model, tokenizer, *([errors] if errors else []))
+    as_stored(model)
+    mega, tokenizer, errors, _ = model
     # example sizes P, Q that differ from all other dimensions
-    crops = torch.zeros(11, model.config.image_size, model.config.image_size, 3, dtype=torch.uint8)
-    backbone, deterministic = BackboneGraph(model).eval(), DeterministicGraph(model, tokenizer, errors).eval()
+    crops = torch.zeros(11, mega.config.image_size, mega.config.image_size, 3, dtype=torch.uint8)
+    backbone, deterministic = BackboneGraph(mega).eval(), DeterministicGraph(mega, tokenizer, errors).eval()
     with torch.no_grad():
         parts = backbone(crops)
         features = dict(zip(FEATURES, parts)) if isinstance(parts, tuple) else {FEATURES[0]: parts}
         outputs = [*features]
-        names = [name for name in DETERMINISTIC if name != "prior" or model.lifter is not None]
+        names = [name for name in DETERMINISTIC if name != "prior" or mega.lifter is not None]
         if errors is not None:
             features["keypoints"] = torch.zeros(len(crops), len(LIMB_JOINTS), 3)
         made = dict(zip(names, deterministic(*features.values())))
@@ -305,7 +303,7 @@ def save_graphs(
         ),
         "sampler": save_graph(
             folder / "sampler.onnx",
-            SamplerGraph(model, tokenizer, config.temperature),
+            SamplerGraph(mega, tokenizer, config.temperature),
             sampled,
             [{0: "P"}, {0: "P"}, {0: "P", 1: "Q"}, {0: "P"}][: len(sampled)],
             ["tokens", "vertices"],
@@ -313,8 +311,8 @@ def save_graphs(
     }
 
 
-def _notes(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else otherwise
+def _notes(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
 
 
 def save_graph(

@@ -130,32 +130,22 @@ def _in_torch(way: Way, bundle: Bundle, paths: ModelPaths) -> Callable[[Arrays],
     from export import in_torch
     from export.to_onnx import as_stored
     from mega_model import checkpoint
-    from mega_model.evaluate import plain
 
     assert paths.checkpoint is not None
     torch.backends.cudnn.allow_tf32 = False  # as in onnxruntime; of matrix products, it is torch's default
-    where, temperature = device(way), bundle.sampling.temperature
-    model, tokenizer, _ = checkpoint.load_mega(paths.checkpoint)
-    errors = checkpoint.load_errors(paths.checkpoint, model)
-    as_stored(model, tokenizer, *([errors] if errors else []))
-    for part in (model, tokenizer, *([errors] if errors else [])):
-        part.to(where)
+    temperature = bundle.sampling.temperature
+    model = checkpoint.load(paths.checkpoint)
+    as_stored(model)
+    model.to(device(way))
     outputs = torch.compile(in_torch.outputs) if way == "compiled" else in_torch.outputs
 
-    def ours(given: Arrays) -> BundleOutputs:
-        found = outputs(model, tokenizer, errors, given, temperature)
-        of = {graph: {name: x.cpu().numpy() for name, x in parts.items()} for graph, parts in found.items()}
-        return BundleOutputs.of(of["deterministic"], of.get("sampler"))
+    def run(arrays: Arrays) -> BundleOutputs:
+        given = in_torch.GraphInputs.of(model, arrays)
+        if way == "plain":
+            return in_torch.plain_people(model, given, temperature)
+        return in_torch.people(outputs(model, given, temperature))
 
-    def straightforward(given: Arrays) -> BundleOutputs:
-        images, uniforms = in_torch.pixels(model, given["crops"]), torch.from_numpy(given["uniforms"]).to(where)
-        tokens, vertices = (x.cpu().numpy() for x in plain.deterministic(model, tokenizer, images))
-        samples = tokens[:, None][:, :0]
-        if uniforms.shape[1]:
-            samples = plain.sample(model, tokenizer, images, uniforms, temperature)[0].cpu().numpy()
-        return BundleOutputs(tokens, vertices, vertices[:, :0, 0], samples)
-
-    return straightforward if way == "plain" else ours
+    return run
 
 
 def _counted(run: Callable[[Arrays], BundleOutputs], given: Arrays) -> tuple[BundleOutputs, int]:
@@ -188,7 +178,7 @@ def ask(method: str, *arguments: int) -> Any:
     return getattr(_here, method)(*arguments)
 
 
-def here() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions, for the report."""
     from importlib.metadata import PackageNotFoundError, version
 

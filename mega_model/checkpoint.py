@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,25 @@ from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 C = TypeVar("C")
 ERRORS = "errors.safetensors"
 """File of the error head in a MEGA checkpoint."""
+
+
+class LoadedModel(NamedTuple):
+    """What a MEGA checkpoint holds, on one device."""
+
+    mega: Mega
+    tokenizer: MeshTokenizer
+    errors: ErrorHead | None
+    topology: Topology
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.mega, self.tokenizer, *([self.errors] if self.errors else [])]
+
+    def to(self, device: str) -> LoadedModel:
+        """Moves the networks."""
+        for network in self.networks:
+            network.to(device)
+        return self
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
@@ -95,6 +114,12 @@ def load_mega(folder: Path) -> tuple[Mega, MeshTokenizer, Topology]:
         model = Mega(_read_config(MegaConfig, folder))
     load_weights(model.to_empty(device="cpu"), folder)
     return model.eval(), *load_tokenizer(folder / "tokenizer")
+
+
+def load(folder: Path) -> LoadedModel:
+    """All of a MEGA checkpoint, on the CPU."""
+    mega, tokenizer, topology = load_mega(folder)
+    return LoadedModel(mega, tokenizer, load_errors(folder, mega), topology)
 
 
 def save_calibration(folder: Path, calibration: Mapping[str, Any]) -> None:

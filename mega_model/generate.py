@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mega_model.image_encoding import ImageTokens
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.mega import Mega
 from mega_model.tokenizer import MeshTokenizer
 
@@ -99,6 +99,13 @@ def first_logits(model: Mega, image: ImageTokens | None) -> Tensor:
     return model.read(first_states(model, image), image)
 
 
+def first_pass(model: Mega, features: Any) -> tuple[ImageEncoding, Tensor, Tensor]:
+    """What the image gives, `first_states` [B, N, D] and their logits [B, N, S], from the backbone's output."""
+    seen = model.encode_image(features)
+    states = first_states(model, seen.image)
+    return seen, states, model.read(states, seen.image)
+
+
 def sample(model: Mega, image: ImageTokens, logits: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
     """Tokens [B, Q, N] from image tokens, `first_logits` [B, N, S] and uniforms [B, Q, T, N, 2]."""
     batch, samples, steps = uniforms.shape[:3]
@@ -147,10 +154,9 @@ def stochastic(
     model: Mega, features: Any, samples: int, steps: int = 5, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
     """Tokens [B, Q, N], sampled step by step from the backbone's output; equal seeds give equal tokens."""
-    image = model.encode_image(features).image
-    shape = (len(image.tokens), samples, steps, model.config.tokens, 2)
-    random = uniforms(shape, seed).to(image.tokens.device)
-    return sample(model, image, first_logits(model, image), random, temperature)
+    seen, _, logits = first_pass(model, features)
+    shape = (len(logits), samples, steps, model.config.tokens, 2)
+    return sample(model, seen.image, logits, uniforms(shape, seed).to(logits.device), temperature)
 
 
 @torch.no_grad()

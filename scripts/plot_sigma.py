@@ -22,9 +22,10 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import collect, device_of, open_model, predict
+from mega_model.evaluate.predict import collect, device_of, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import error_model, vertex_fields
 from mega_model.options import Conventions, Evaluate
@@ -75,7 +76,7 @@ class Measured:
 def on_renders(options: PlotOptions) -> dict[str, Measured]:
     assert options.checkpoint is not None
     config = Evaluate(checkpoint=options.checkpoint, test=options.test, samples=0)
-    model = open_model(options.checkpoint, device_of(config))
+    model = checkpoint.load(options.checkpoint).to(device_of(config))
     people = open_people(options.test, model.topology)
     protocol = Protocol.of(people, Conventions())
     predictions = predict(model, people, config, config)

@@ -39,7 +39,7 @@ from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Prediction, features_of, open_model, predict, uniforms
+from mega_model.evaluate.predict import Prediction, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
@@ -197,7 +197,7 @@ def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
 
 
 def test_samples_are_those_of_the_image(folder: Path, crops: ImageSet) -> None:
-    model = open_model(folder / "model", "cpu")
+    model = checkpoint.load(folder / "model")
 
     def samples(seed: int, batch: int) -> np.ndarray:
         config = ImageSelection(count=5, seed=seed, batch=batch, device="cpu")
@@ -331,8 +331,7 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     modes = torch.zeros(2, len(topology.template), 3)
     modes[0, :200], modes[1, 800:] = 0.1, 0.2
     with torch.no_grad():
-        image = model.encode_image(features)
-        states = generate.first_states(model, image.image)
+        image, states, _ = generate.first_pass(model, features)
     assert image.maps is not None
     head = ErrorHead.begin(model.config.width, tokenizer, topology, image.maps, modes)
     checkpoint.save_errors(tmp_path / "model", head)
@@ -345,11 +344,10 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
         expected = head(states, image.maps, *features[1:], batch["keypoints"]).sigma
     config = ImageSelection(batch=13, device="cpu", fit=False)
     # a device without memory stands in for a GPU: a part that stays behind cannot compute with the others
-    away = open_model(tmp_path / "model", "meta")
+    away = checkpoint.load(tmp_path / "model").to("meta")
     assert away.errors is not None
-    parts = (away.mega, away.tokenizer, away.errors)
-    assert {x.device.type for part in parts for x in part.state_dict().values()} == {"meta"}
-    whole = open_model(tmp_path / "model", "cpu")
+    assert {x.device.type for part in away.networks for x in part.state_dict().values()} == {"meta"}
+    whole = checkpoint.load(tmp_path / "model")
     found = [*predict(whole, seen, config)]
     np.testing.assert_allclose(np.concatenate([p.sigma for p in found]), expected, rtol=1e-4)
     fitted = [*predict(whole, seen, ImageSelection(batch=13, device="cpu"))]
@@ -384,7 +382,7 @@ def test_published_meshes_are_the_expected_ones(folder: Path, crops: ImageSet) -
         meshes = {"expected": tokenizer.reconstruct(codes), "argmax": tokenizer.decode(logits.argmax(dim=-1))}
     for decode, mesh in meshes.items():
         how = ImageSelection(count=len(crops), batch=3, device="cpu", decode=decode)  # type: ignore[arg-type]
-        p = next(predict(open_model(folder / "model", "cpu"), crops, how))
+        p = next(predict(checkpoint.load(folder / "model"), crops, how))
         np.testing.assert_allclose(p.single, np.einsum("bij,bvj->bvi", p.rotation, mesh), atol=1e-5)
         assert np.isnan(p.sigma).all(), "nobody says"
 

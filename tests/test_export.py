@@ -1,6 +1,8 @@
 """A tiny random model through the whole export: what the graphs compute is what torch computes."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,14 @@ def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
         export(ExportConfig(checkpoints / "mega", tmp_path))
 
 
+def test_damaged_scores_are_refused(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints / "mega", tmp_path / "mega")
+    file = tmp_path / "mega" / "scores.json"
+    file.write_text("{")
+    with pytest.raises(InputError, match=re.escape(f"{file}: not JSON")):
+        export(replace(CONFIG, checkpoint=tmp_path / "mega", out=tmp_path / "bundle"))
+
+
 @pytest.fixture(scope="module")
 def parity(bundle: Bundle, checkpoints: Path) -> Parity:
     return Parity(bundle, checkpoints / "mega")
@@ -131,7 +141,7 @@ def test_every_output_is_that_of_torch(request: pytest.FixtureRequest, model: st
 
 
 def test_a_model_with_landmarks_gives_them_and_sigma(lifting: Parity) -> None:
-    graphs, length = lifting.bundle.graphs, lifting.tokenizer.length
+    graphs, length = lifting.bundle.graphs, lifting.model.tokenizer.length
     assert {name: t.shape for name, t in graphs["backbone"].outputs.items()} == {
         "features": ("P", 10, 16, 16),
         "landmarks": ("P", 39, 5),
@@ -215,8 +225,8 @@ def test_all_ways_of_the_benchmark_make_the_same_people(bundle: Bundle, checkpoi
 def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoints: Path) -> None:
     other = Parity(bundle, checkpoints / "mega")
     with torch.no_grad():
-        other.tokenizer.quantizer.codebook.mul_(1.01)
-        other.model.camera_head.bias.add_(0.001)
+        other.model.tokenizer.quantizer.codebook.mul_(1.01)
+        other.model.mega.camera_head.bias.add_(0.001)
     differences = other.people(np.zeros((1, 64, 64, 3), np.uint8), 1)
     wrong = {key for key, value in differences.items() if not value <= LIMITS[key[1]]}
     assert wrong == {("deterministic", "vertices"), ("deterministic", "camera"), ("sampler", "vertices")}
@@ -225,7 +235,7 @@ def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoint
 def test_samples_differ_and_a_uniform_is_one_sample(parity: Parity) -> None:
     """Equal uniforms give equal samples whatever their place; different ones give different samples."""
     features = np.random.default_rng(0).normal(size=(2, 32, 2, 2)).astype(np.float32)
-    shape = (2, 3, STEPS, parity.tokenizer.length, 2)
+    shape = (2, 3, STEPS, parity.model.tokenizer.length, 2)
     uniforms = np.random.default_rng(1).uniform(0.001, 0.999, shape).astype(np.float32)
     uniforms[:, 2] = uniforms[:, 0]
     made = parity.engines["deterministic"].run(features=features)

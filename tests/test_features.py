@@ -220,7 +220,7 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(rendered, "draw_crops", random_crops)
     for name in ("BodySampler", "Renderer"):
         monkeypatch.setattr(rendered, name, lambda *_: None)
-    config = Render("train", 120, tmp_path / "whole", tmp_path / "scenes" / "topology.npz", workers=2)
+    config = Render("train", 120, tmp_path / "whole", tmp_path / "scenes" / "topology.npz")
     rendered.render(config)
     file = config.out / "images.npy"
     made = np.load(file)

@@ -14,9 +14,10 @@ from mega_model.core.geometry import project
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data import backgrounds, sensor
 from mega_model.data.appearance import FOOT, HAND, Appearance, Figure, Light
+from mega_model.data.chunks import CHUNK
 from mega_model.data.meshes import BodySampler
 from mega_model.data.raster import Rasteriser
-from mega_model.data.rendered import CHUNK, SceneSet, render
+from mega_model.data.rendered import SceneSet, render
 from mega_model.data.scenes import (
     HIDDEN,
     PARTS,
@@ -291,10 +292,10 @@ def test_parts_have_their_kinds_of_people(held_out: BodySampler, topology: Topol
 
 def test_sets_are_the_same_for_any_number_of_workers(bodies: BodySampler, topology: Topology, tmp_path: Path) -> None:
     topology.save(tmp_path / "topology.npz")
-    render(Render("train", 2 * CHUNK, tmp_path / "set", tmp_path / "topology.npz", size=32, seed=3, workers=2))
-    both = SceneSet(tmp_path / "set").fields
-    np.testing.assert_array_equal(np.bincount(both["kind"][:CHUNK]), np.round(CHUNK * np.array(MIXTURE)))
+    render(Render("train", 3 * CHUNK, tmp_path / "set", tmp_path / "topology.npz", size=32, seed=3, workers=2))
+    every = SceneSet(tmp_path / "set").fields
+    np.testing.assert_array_equal(np.bincount(every["kind"][:CHUNK]), np.round(CHUNK * np.array(MIXTURE)))
     second = draw_crops(np.random.default_rng([3, 0, 1]), bodies, Renderer(topology, 32, 32), CHUNK)
-    for name, array in both.items():
-        np.testing.assert_array_equal(array[CHUNK:], getattr(second, name))
-        assert (array[CHUNK:] != array[:CHUNK]).any(), "chunks differ"
+    for name, array in every.items():
+        np.testing.assert_array_equal(array[CHUNK : 2 * CHUNK], getattr(second, name))
+        assert (array[CHUNK : 2 * CHUNK] != array[:CHUNK]).any(), "chunks differ"

@@ -22,6 +22,7 @@ from mega_model.backbones import BACKBONES, ViT
 from mega_model.core.errors import InputError
 from mega_model.core.settings import parse
 from mega_model.data import features, rendered
+from mega_model.data.chunks import CHUNK
 from mega_model.evaluate import held_out
 from mega_model.geometry import matrix_to_rot6d, project_weak
 from mega_model.mega import PRESETS, Mega, MegaConfig
@@ -594,7 +595,7 @@ def test_the_default_model_is_made_stage_by_stage(
 
     def render(config: Render) -> None:
         needed(config.topology)
-        assert config.count % rendered.CHUNK == 0
+        assert config.count % CHUNK == 0
         write("render", config.out)
 
     def extract(config: Extract) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ HIERARCHY_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
 
 H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 """Rows of the H36M-17 regressor for the 14 joints of published tables, in LSP's order (spec section 5)."""
+
+TOGETHER = 256
+"""So many bodies are posed at once, so that those of a long file fit into memory."""
 
 _FIELDS = ("v_template", "f", "J_regressor", "kintree_table", "shapedirs", "posedirs", "weights")
 _BODY = 22  # joints before those of the hands, in SMPL and SMPL-H alike
@@ -154,6 +157,28 @@ def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
     if not files:
         raise InputError(f"{path}: no .npz or .pkl file in it whose name tells a gender. {WHERE}")
     return {gender: SmplBody(file) for gender, file in files.items()}
+
+
+def of_genders(
+    bodies: Mapping[str, SmplBody],
+    genders: np.ndarray,
+    how: Callable[[SmplBody, np.ndarray, np.ndarray], np.ndarray],
+    pose: np.ndarray,
+    betas: np.ndarray,
+) -> np.ndarray:
+    """Every row by the body of its gender: float32 [B, V, 3], metres. InputError for a gender without a body.
+
+    genders str [B]. how: `SmplBody.canonical` or `SmplBody.posed`, whose input pose and betas are.
+    """
+    missing = sorted({*genders.tolist()} - {*bodies})
+    if missing:
+        raise InputError(f"the data need a {missing[0]} SMPL body, but there are {', '.join(bodies)} ones")
+    vertices = np.empty((len(pose), *next(iter(bodies.values())).topology().template.shape), np.float32)
+    for gender in np.unique(genders):
+        of = np.flatnonzero(genders == gender)
+        for rows in np.array_split(of, -(-len(of) // TOGETHER)):
+            vertices[rows] = how(bodies[gender], pose[rows], betas[rows])
+    return vertices
 
 
 def gender_of(value: Any) -> str:

@@ -56,7 +56,7 @@ def main(args: list[str]) -> None:
 
 def smpl_vertices(path: Path, arrays: Mapping[str, np.ndarray], model: Path | None) -> np.ndarray:
     """float32 [N, V, 3], metres. `path` is named in errors."""
-    from .smpl import gender_of, load_bodies
+    from .smpl import SmplBody, gender_of, load_bodies, of_genders
 
     poses = floats(path, "poses", arrays["poses"], (None, None))
     if poses.shape[1] not in (66, 72):
@@ -76,10 +76,7 @@ def smpl_vertices(path: Path, arrays: Mapping[str, np.ndarray], model: Path | No
     missing = {*genders} - {*bodies}
     if missing:
         raise InputError(f"{path}: has {', '.join(sorted(missing))} people, for whom there is no SMPL model file")
-    out = []
-    for gender, pose, shape, shift in zip(genders, poses, betas, trans):
-        out.append(bodies[gender].posed(pose[None, :66], shape[None])[0] + shift)
-    return np.array(out, np.float32)
+    return of_genders(bodies, np.array(genders), SmplBody.posed, poses[:, :66], betas) + trans[:, None]
 
 
 def anny_vertices(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

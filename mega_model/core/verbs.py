@@ -35,12 +35,12 @@ VERBS = {
         f"{OPTIONS}:Default",
     ),
     "render": Verb(
-        "mega_model.data.rendered:main",
+        "mega_model.data.rendered:render",
         "training data: rendered people, with their meshes",
         f"{OPTIONS}:Render",
     ),
     "features": Verb(
-        "mega_model.data.features:main",
+        "mega_model.data.features:extract",
         "training data: a frozen BlazePose's features of rendered people",
         f"{OPTIONS}:Extract",
     ),
@@ -49,7 +49,7 @@ VERBS = {
         "parameters of SMPL or Anny to vertices, for replay --reference",
     ),
     "shards": Verb(
-        "mega_model.data.shards:main",
+        "mega_model.data.shards:write",
         "a data set to tar files, also for a server",
         f"{OPTIONS}:Write",
     ),

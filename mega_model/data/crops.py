@@ -18,6 +18,8 @@ from mega_model.core.errors import InputError
 
 PIXELS_PER_SCALE = 200
 """Data sets in SPIN's layout give the square's side as `scale`, in units of this many pixels."""
+ACROSS = np.array([-1, 1, 1], np.float32)
+"""Times this, a point is its mirror image."""
 
 
 @dataclass(frozen=True)

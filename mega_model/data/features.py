@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -28,7 +27,10 @@ from mega_model.core.geometry import box_squares, crop_images, in_crops, project
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import BOX_MARGIN, PASSES, Cameras, last_cameras
 from mega_model.core.topology import Topology
-from mega_model.data.rendered import ACROSS, SceneSet, open_fields
+from mega_model.data import chunks
+from mega_model.data.chunks import CHUNK, open_fields
+from mega_model.data.crops import ACROSS
+from mega_model.data.rendered import SceneSet, mirror
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 
@@ -38,8 +40,6 @@ WIDEST = 2.5
 """The side of this image is one to so many times the first crop's."""
 DETECTED = 0.5
 """The lowest score of a person, as at run time."""
-CHUNK = 40
-"""Scenes per random generator, so that a set does not depend on the number of workers."""
 
 
 class FeatureSet:
@@ -97,7 +97,7 @@ class FeatureSet:
 def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
     """The backbone as a function of crops uint8 [P, 256, 256, 3]. In onnxruntime it is 4 times as fast on a CPU.
 
-    Also beside a GPU, which forked processes cannot share.
+    Also beside a GPU, as there are several processes.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "backbone.onnx"
@@ -145,7 +145,7 @@ class FeatureExtractor:
         """What `extract` stores of the scenes of a chunk."""
         rng = np.random.default_rng([self.config.seed, chunk])
         index = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.scenes)))
-        f = {name: self.scenes.fields[name][index] for name in ("images", "box", "focal", "rotation", "translation")}
+        f = {name: self.scenes.fields[name][index] for name in ("images", "box", "rotation", "translation")}
         count, pixels = len(index), f["images"].shape[1]
         flip = np.zeros(count, bool)
         centre, side, roll = box_squares(f["box"], BOX_MARGIN)
@@ -157,13 +157,9 @@ class FeatureExtractor:
         if self.config.turned:
             roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
         images, rotation, translation = f["images"], f["rotation"], f["translation"]
-        images[flip] = images[flip][:, :, ::-1]
-        rotation[flip] *= ACROSS * ACROSS[:, None]
-        translation[flip] *= ACROSS
+        mirror(flip, images, rotation, translation)
         centre[flip, 0] = pixels - centre[flip, 0]
-        intrinsics = np.zeros((count, 3, 3))
-        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = f["focal"] * (pixels / 2)
-        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = pixels / 2, 1
+        intrinsics = self.scenes.intrinsics(index)
 
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
 
@@ -248,35 +244,11 @@ class FeatureExtractor:
 
 def extract(config: Extract) -> None:
     """Compute and store the features; an interrupted run continues."""
-    progress = config.out / "progress"
-    count = len(SceneSet(config.scenes)) * (2 if config.train else 1)
-    each = CHUNK * (2 if config.train else 1)
-    if not progress.exists():
+    if chunks.begun(config.out):
+        FeatureSet(config.out)  # refuses to go on with those of an older version
+    else:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "scenes.txt").write_text(str(config.scenes))
-        for name, array in FeatureExtractor(config).draw(0).items():  # created before the workers write into it
-            file = config.out / f"{name}.npy"
-            np.lib.format.open_memmap(file, "w+", array.dtype, (count, *array.shape[1:]))[: len(array)] = array
-        progress.mkdir()
-        (progress / "0").touch()
-    FeatureSet(config.out)  # refuses to go on with those of an older version
-    done = {int(file.name) for file in progress.iterdir()}
-    left = [chunk for chunk in range(-(-count // each)) if chunk not in done]
-    with ProcessPoolExecutor(config.workers) as pool:
-        list(pool.map(_run, [config] * config.workers, (left[w :: config.workers] for w in range(config.workers))))
-
-
-def _run(config: Extract, chunks: Sequence[int]) -> None:
-    if not chunks:
-        return
-    extractor = FeatureExtractor(config)
-    out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
-    each = CHUNK * (2 if config.train else 1)
-    for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
-        for name, array in extractor.draw(chunk).items():
-            out[name][chunk * each : chunk * each + len(array)] = array
-        (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
-
-
-def main(config: Extract) -> None:
-    extract(config)
+    crops = 2 if config.train else 1
+    count = crops * len(SceneSet(config.scenes))
+    chunks.fill(config.out, functools.partial(FeatureExtractor, config), count, crops * CHUNK, config.workers)

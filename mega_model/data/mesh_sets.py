@@ -132,11 +132,7 @@ class SmplMeshes:
         pose = np.stack([motion.pose[rng.integers(len(motion.pose))] for motion in motions])
         betas = np.stack([motion.betas[:10] for motion in motions])
         genders = np.array([motion.gender for motion in motions])
-        vertices = np.empty((count, len(self._topology.template), 3), np.float32)
-        for gender in np.unique(genders):
-            of = genders == gender
-            vertices[of] = self.bodies[gender].canonical(pose[of], betas[of])
-        return vertices
+        return smpl.of_genders(self.bodies, genders, smpl.SmplBody.canonical, pose, betas)
 
 
 def _gender(file: Path) -> str:

@@ -13,10 +13,10 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from mega_model.body.smpl import H36M_14, SmplBody
+from mega_model.body.smpl import H36M_14, SmplBody, of_genders
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
-from mega_model.data.crops import Square, affine_crop, columns, occlude, read, square_crop
+from mega_model.data.crops import ACROSS, Square, affine_crop, columns, occlude, read, square_crop
 
 SPIN_JOINTS = (
     "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow right_shoulder "
@@ -129,18 +129,17 @@ class PeopleSet:
             crops = list(pool.map(self._cut, readers, squares, seeds))
 
         flip = np.array([square.mirrored for square in squares])
-        across = np.array([-1, 1, 1], np.float32)
         pose = people.pose.reshape(-1, len(_MOVED), 3).copy()
         turn = Rotation.from_rotvec([[0, 0, square.turn] for square in squares])
         rotation = (turn * Rotation.from_rotvec(pose[:, 0])).as_matrix().astype(np.float32)
-        rotation[flip] *= across * across[:, None]
-        pose[flip] = pose[flip][:, mirrored(_MOVED)] * across * -1
+        rotation[flip] *= ACROSS * ACROSS[:, None]
+        pose[flip] = pose[flip][:, mirrored(_MOVED)] * ACROSS * -1
         points = np.stack([square.points(xy) for square, xy in zip(squares, people.joints2d[..., :2])])
         joints2d = np.concatenate([points, people.joints2d[..., 2:]], axis=2).astype(np.float32)
         joints2d[flip] = joints2d[flip][:, self.swap]
         joints2d[joints2d[..., 2] == 0] = 0
 
-        vertices = self._pose(pose.reshape(len(pose), -1), people.betas, people.gender)
+        vertices = of_genders(self.bodies, people.gender, SmplBody.canonical, pose.reshape(len(pose), -1), people.betas)
         missing = ((0, 0), (0, len(SMPL_JOINTS) - len(self.regressor)), (0, 0))
         joints2d = np.pad(joints2d, missing)
         batch = {
@@ -164,15 +163,6 @@ class PeopleSet:
         else:
             crop = affine_crop(image, square, height)
         return columns(crop, width)
-
-    def _pose(self, pose: np.ndarray, betas: np.ndarray, gender: np.ndarray) -> np.ndarray:
-        vertices = np.empty((len(pose), *self.topology.template.shape), np.float32)
-        for name in np.unique(gender):
-            if name not in self.bodies:
-                raise InputError(f"the data need a {name} SMPL body, but there are {', '.join(self.bodies)} ones")
-            rows = gender == name
-            vertices[rows] = self.bodies[name].canonical(pose[rows], betas[rows])
-        return vertices
 
 
 def mirrored(names: Sequence[str]) -> list[int]:

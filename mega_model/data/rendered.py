@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import crop_images, project, square_cameras
 from mega_model.core.regions import BOX_MARGIN, keypoint_region
 from mega_model.core.topology import Topology
-from mega_model.data.crops import columns
+from mega_model.data import chunks
+from mega_model.data.chunks import CHUNK, open_fields
+from mega_model.data.crops import ACROSS, columns
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.options import Render
@@ -28,10 +27,6 @@ PLACED = 0.7
 """Share of training crops that are placed by the person's keypoints, as most are at run time."""
 UNSURE = 0.025
 """Standard deviation of these keypoints over the side of a crop around the box."""
-ACROSS = np.array([-1, 1, 1], np.float32)
-"""Times this, a point is its mirror image."""
-CHUNK = 40
-"""Scenes per random generator, so that a set does not depend on the number of workers."""
 
 
 class SceneSet:
@@ -63,7 +58,7 @@ class SceneSet:
     def mirror_index(self) -> np.ndarray:
         """int [V]: the mirror vertex of each vertex. InputError if the topology is not symmetric."""
         template = self.topology.template
-        distance = np.linalg.norm(template[:, None] * np.array([-1, 1, 1]) - template, axis=-1)
+        distance = np.linalg.norm(template[:, None] * ACROSS - template, axis=-1)
         mirror = distance.argmin(axis=1)
         if distance.min(axis=1).max() > 0.001 or (mirror[mirror] != np.arange(len(mirror))).any():
             raise InputError("the body's left and right do not have the same vertices")
@@ -88,10 +83,7 @@ class SceneSet:
         box, roll = scenes.box, np.zeros(count)
         side = BOX_MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
         centre = (box[:, :2] + box[:, 2:]) / 2
-        middle = scenes.images.shape[1] / 2
-        intrinsics = np.zeros((count, 3, 3))
-        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = scenes.focal * middle
-        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
+        intrinsics = self.intrinsics(index)
         if rng:
             keypoints = self._keypoints(scenes, intrinsics)
             keypoints[..., :2] += rng.normal(0, UNSURE, keypoints[..., :2].shape) * side[:, None, None]
@@ -110,13 +102,19 @@ class SceneSet:
         flip = rng.random(count) < 0.5 if rng else np.zeros(count, bool)
         rotation = crop_from_camera @ scenes.rotation
         translation = np.einsum("bij,bj->bi", crop_from_camera, scenes.translation)
-        images[flip] = images[flip][:, :, ::-1]
-        rotation[flip] *= ACROSS * ACROSS[:, None]
-        translation[flip] *= ACROSS
+        mirror(flip, images, rotation, translation)
         focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
         images = columns(images, width).transpose(0, 3, 1, 2)
         batch = {"images": images, **self.labels(index, flip, rotation, translation, focal)}
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+
+    def intrinsics(self, index: np.ndarray) -> np.ndarray:
+        """[B, 3, 3]: those of the cameras of the scenes `index` int [B], pixels."""
+        middle = self.fields["images"].shape[1] / 2
+        intrinsics = np.zeros((len(index), 3, 3))
+        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = self.fields["focal"][index] * middle
+        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
+        return intrinsics
 
     def labels(
         self, index: np.ndarray, mirrored: np.ndarray, rotation: np.ndarray, translation: np.ndarray, focal: np.ndarray
@@ -160,41 +158,24 @@ class SceneSet:
         return keypoints
 
 
-def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
-    """The memory-mapped arrays of a folder, by name. InputError with the text `otherwise` if there are none."""
-    files = sorted(folder.glob("*.npy"))
-    if not files:
-        raise InputError(f"{folder}: {otherwise}")
-    arrays = {file.stem: _map(file) for file in files}
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"{folder}: its fields are of different lengths, {lengths}")
-    return arrays
+def mirror(flip: np.ndarray, images: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> None:
+    """Make those with flip bool [B] mirror images, in place.
 
-
-def _map(file: Path) -> np.ndarray:
-    try:
-        return np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file}: not a readable .npy file ({error})") from error
+    images [B, H, W, 3]. rotation [B, 3, 3] and translation [B, 3]: from the body to the camera.
+    """
+    images[flip] = images[flip][:, :, ::-1]
+    rotation[flip] *= ACROSS * ACROSS[:, None]
+    translation[flip] *= ACROSS
 
 
 def render(config: Render) -> None:
+    """Render and store the scenes; an interrupted run continues."""
     if config.count % CHUNK:
         raise InputError(f"count {config.count} is not a multiple of {CHUNK}")
-    progress = config.out / "progress"
-    if not progress.exists():
+    if not chunks.begun(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         Topology.load(config.topology).save(config.out / "topology.npz")
-        for name, array in _Worker(config).draw(0).items():  # created before the workers write into it
-            file = config.out / f"{name}.npy"
-            np.lib.format.open_memmap(file, "w+", array.dtype, (config.count, *array.shape[1:]))[:CHUNK] = array
-        progress.mkdir()
-        (progress / "0").touch()
-    done = {int(file.name) for file in progress.iterdir()}
-    left = [chunk for chunk in range(config.count // CHUNK) if chunk not in done]
-    with ProcessPoolExecutor(config.workers) as pool:
-        list(pool.map(_run, [config] * config.workers, (left[w :: config.workers] for w in range(config.workers))))
+    chunks.fill(config.out, partial(_Worker, config), config.count, CHUNK, config.workers)
 
 
 class _Worker:
@@ -210,18 +191,3 @@ class _Worker:
         rng = np.random.default_rng([c.seed, ["train", "calibration", "test"].index(c.split), chunk])
         scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK, c.shares)
         return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
-
-
-def _run(config: Render, chunks: Sequence[int]) -> None:
-    if not chunks:
-        return
-    worker = _Worker(config)
-    out = {f.stem: np.load(f, mmap_mode="r+") for f in config.out.glob("*.npy")}
-    for chunk in tqdm(chunks, desc=str(config.out), mininterval=10):
-        for name, array in worker.draw(chunk).items():
-            out[name][chunk * CHUNK : (chunk + 1) * CHUNK] = array
-        (config.out / "progress" / str(chunk)).touch()  # an interrupted run continues from here
-
-
-def main(config: Render) -> None:
-    render(config)

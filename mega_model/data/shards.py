@@ -138,7 +138,3 @@ def _read_label(name: str, data: bytes, joints: int) -> tuple[Any, ...]:
         str(gender),
         floats(path, "joints2d", joints2d, (joints, 3)),
     )
-
-
-def main(config: Write) -> None:
-    write(config)

@@ -10,7 +10,7 @@ import numpy as np
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
-from mega_model.evaluate.predict import collect, device_of, open_model, predict
+from mega_model.evaluate.predict import collect, device_of, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import vertex_fields
 from mega_model.options import Calibrate, Conventions
@@ -18,7 +18,7 @@ from mega_model.options import Calibrate, Conventions
 
 def calibration(config: Calibrate) -> dict[str, object]:
     """What calibration.json holds. Raises InputError for a model that has an error head."""
-    model = open_model(config.checkpoint, device_of(config))
+    model = checkpoint.load(config.checkpoint).to(device_of(config))
     if model.errors:
         raise InputError(f"{config.checkpoint}: has an error head, which mega train errors calibrates")
     people = open_people(config.set, model.topology)

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mega_model import checkpoint, generate
+from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import (
-    LoadedModel,
     Prediction,
     device_of,
     facts_of,
@@ -139,10 +139,9 @@ def steps_of_images(model: LoadedModel, shown: list[ShownPerson], faces: np.ndar
     """Figure 7, upper part: a row per image."""
     mega, tokenizer, _, _ = model
     images = torch.from_numpy(np.stack([p.image for p in shown])).to(device_of(config))
-    seen = mega.encode_image(mega.backbone(mega.normalise(images.float() / 255)))
+    seen, _, logits = generate.first_pass(mega, mega.backbone(mega.normalise(images.float() / 255)))
     uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(device_of(config))
     noise = generate.temperatures(config.steps, config.temperature)
-    logits = generate.first_logits(mega, seen.image)
     states = generate.unmask(mega, seen.image, logits, uniforms, noise)
     meshes = [known_bodies(tokenizer, *state) for state in states]
     headings = ["image", *(f"step {t + 1}" for t in range(config.steps))]

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mega_model import checkpoint
 from mega_model.core import metrics
 from mega_model.core.topology import Topology
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import Prediction, collect, device_of, open_model, predict
+from mega_model.evaluate.predict import Prediction, collect, device_of, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, saved_scale, vertex_fields
@@ -92,7 +93,7 @@ def error_scores(compared: Comparison, constant: np.ndarray) -> dict[str, float]
 
 def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
     """The report, and the contents of scores.json."""
-    model = open_model(config.checkpoint, device_of(config))
+    model = checkpoint.load(config.checkpoint).to(device_of(config))
     test = open_people(config.test, model.topology)
     protocol = Protocol.of(test, Conventions())
 

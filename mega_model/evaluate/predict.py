@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,39 +15,22 @@ from tqdm import tqdm
 
 from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
+from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, widened
-from mega_model.core.topology import Topology
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
-from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.options import ImageSelection, Random, SamplingOptions, Subject
-from mega_model.tokenizer import MeshTokenizer
 
 Name = TypeVar("Name")
 
 
-class LoadedModel(NamedTuple):
-    """What a checkpoint holds, on one device."""
-
-    mega: Mega
-    tokenizer: MeshTokenizer
-    errors: ErrorHead | None
-    topology: Topology
-
-
-def open_model(folder: Path, device: str) -> LoadedModel:
-    mega, tokenizer, topology = checkpoint.load_mega(folder)
-    errors = checkpoint.load_errors(folder, mega)
-    return LoadedModel(mega.to(device), tokenizer.to(device), errors and errors.to(device), topology)
-
-
 def open_subject(subject: Subject) -> tuple[LoadedModel, ImageSet]:
     """The model on its device, and the images. Raises InputError if they are of different bodies."""
-    model = open_model(subject.checkpoint, device_of(subject))
+    model = checkpoint.load(subject.checkpoint).to(device_of(subject))
     topology, size = model.topology, model.mega.config.image_size
     images = open_set(subject.images, size=(size, size), body=subject.body, topology=topology)
     here, there = len(topology.template), len(images.topology.template)
@@ -119,9 +102,7 @@ def predict(
         index = picked[start : start + config.batch]
         batch = images.batch(index, None)
         features = features_of(mega, batch, device_of(config))
-        seen = mega.encode_image(features)
-        states = generate.first_states(mega, seen.image)
-        logits = mega.read(states, seen.image)
+        seen, states, logits = generate.first_pass(mega, features)
         if config.decode == "argmax":
             single = tokenizer.decode(logits.argmax(dim=-1))
         else:

@@ -116,9 +116,8 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
     for start in tqdm(range(0, len(people), 50), desc="meshes", mininterval=5):
         batch = people.batch(np.arange(start, min(start + 50, len(people))), None)
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
-        seen = model.encode_image(features)
-        states = generate.first_states(model, seen.image)
-        mesh = generate.expected_vertices(tokenizer, model.read(states, seen.image))
+        seen, states, logits = generate.first_pass(model, features)
+        mesh = generate.expected_vertices(tokenizer, logits)
         truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
         assert seen.maps is not None
         posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
@@ -177,9 +176,8 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     parts = []
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
-        seen = model.encode_image(features)
+        seen, states, _ = generate.first_pass(model, features)
         assert seen.maps is not None
-        states = generate.first_states(model, seen.image)
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         known = {
             "keypoints": torch.zeros(len(part), len(OBSERVES), 3),

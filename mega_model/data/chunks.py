@@ -1,0 +1,86 @@
+"""Data sets as folders with one memory-mapped .npy file per field, which processes fill chunk by chunk."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from mega_model.core.errors import InputError
+
+CHUNK = 40
+"""Scenes per random generator, so that a set does not depend on the number of workers."""
+
+
+class Maker(Protocol):
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        """The fields of the rows of a chunk."""
+        ...
+
+
+def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
+    """The memory-mapped arrays of a folder, by name. InputError with the text `otherwise` if there are none."""
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise InputError(f"{folder}: {otherwise}")
+    arrays = {file.stem: _map(file) for file in files}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"{folder}: its fields are of different lengths, {lengths}")
+    return arrays
+
+
+def _map(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file}: not a readable .npy file ({error})") from error
+
+
+def begun(out: Path) -> bool:
+    """Whether `fill` has stored something in this folder."""
+    return _progress(out).exists()
+
+
+def fill(out: Path, begin: Callable[[], Maker], count: int, each: int, workers: int) -> None:
+    """Store `count` rows in the existing folder `out`, chunks of `each` rows; an interrupted run continues.
+
+    Every worker calls `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function
+    of a module, or a partial of one.
+    """
+    if not begun(out):
+        for name, array in begin().draw(0).items():  # created before the workers write into it
+            file, shape = out / f"{name}.npy", (count, *array.shape[1:])
+            np.lib.format.open_memmap(file, "w+", array.dtype, shape)[: len(array)] = array
+        _progress(out).mkdir()
+        (_progress(out) / "0").touch()
+    done = {int(file.name) for file in _progress(out).iterdir()}
+    left = [chunk for chunk in range(-(-count // each)) if chunk not in done]
+    shares = [left[w::workers] for w in range(min(workers, len(left)))]
+    work = functools.partial(_fill_chunks, out, begin, each)
+    if len(shares) > 1:
+        # forked processes may hang, as torch, OpenCV and onnxruntime have threads here
+        with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(work, shares))
+    else:
+        list(map(work, shares))
+
+
+def _fill_chunks(out: Path, begin: Callable[[], Maker], each: int, chunks: Sequence[int]) -> None:
+    maker = begin()
+    fields = {file.stem: np.load(file, mmap_mode="r+") for file in out.glob("*.npy")}
+    for chunk in tqdm(chunks, desc=str(out), mininterval=10):
+        for name, array in maker.draw(chunk).items():
+            fields[name][chunk * each : chunk * each + len(array)] = array
+        (_progress(out) / str(chunk)).touch()  # an interrupted run continues from here
+
+
+def _progress(out: Path) -> Path:
+    """A folder with one empty file per stored chunk."""
+    return out / "progress"

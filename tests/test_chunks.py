@@ -1,0 +1,51 @@
+"""Sets that processes fill chunk by chunk: equal for any number of them, and after an interruption."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mega_model.data.chunks import begun, fill, open_fields
+
+COUNT, EACH = 14, 4
+"""Four chunks, the last one of two rows."""
+
+
+class Numbers:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        rng, rows = np.random.default_rng([self.seed, chunk]), min(EACH, COUNT - chunk * EACH)
+        return {"places": rng.normal(size=(rows, 3)), "kind": rng.integers(9, size=rows)}
+
+
+def store(out: Path, workers: int) -> dict[str, np.ndarray]:
+    out.mkdir(exist_ok=True)
+    fill(out, partial(Numbers, 3), COUNT, EACH, workers)
+    return {name: np.array(rows) for name, rows in open_fields(out, "nothing").items()}
+
+
+def test_a_set_does_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    alone, together = store(tmp_path / "alone", 1), store(tmp_path / "together", 2)
+    parts = [Numbers(3).draw(chunk) for chunk in range(4)]
+    for name in ("places", "kind"):
+        np.testing.assert_array_equal(alone[name], np.concatenate([part[name] for part in parts]))
+        np.testing.assert_array_equal(alone[name], together[name])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_stopped_goes_on(tmp_path: Path, workers: int) -> None:
+    assert not begun(tmp_path)
+    made = store(tmp_path, 1)
+    assert begun(tmp_path)
+    np.save(tmp_path / "places.npy", 0 * made["places"])
+    for chunk in (1, 3):
+        (tmp_path / "progress" / str(chunk)).unlink()
+    found = store(tmp_path, workers)["places"]
+    for rows in (slice(4, 8), slice(12, 14)):
+        np.testing.assert_array_equal(found[rows], made["places"][rows])
+    assert not found[:4].any() and not found[8:12].any(), "what is done is left alone"
