@@ -140,7 +140,7 @@ def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: P
     """And, unless it is killed, no file. One input is divided between the workers, of three each is a job."""
     (tmp_path / "bundle").mkdir()
     little_bundle(tmp_path / "bundle")
-    words = [bag(tmp_path / f"bag{k}", *clip(Recorder(), 3000 // inputs)) for k in range(inputs)]
+    words: list[object] = [bag(tmp_path / f"bag{k}", *clip(Recorder(), 3000 // inputs)) for k in range(inputs)]
     words += ["--workers", 2, "--bundle", tmp_path / "bundle", "--boxes", "full_frame", "--out", tmp_path / "out"]
     replay = subprocess.Popen(
         [sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)], stderr=subprocess.PIPE, text=True

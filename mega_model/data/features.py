@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.checkpoint import load_weights
-from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, detections, keypoints_of, letterbox
+from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, THRESHOLD, detections, keypoints_of, letterbox
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_text
 from mega_model.core.geometry import box_squares, crop_images, in_crops, project, square_cameras
@@ -38,8 +38,6 @@ VIEW = 256
 """Pixels: side of the image in which the detector looks for a person."""
 WIDEST = 2.5
 """The side of this image is one to so many times the first crop's."""
-DETECTED = 0.5
-"""The lowest score of a person, as at run time."""
 
 
 class FeatureSet:
@@ -235,7 +233,7 @@ class FeatureExtractor:
             seen = crop_images(image, intrinsics[person], *view, VIEW)[0]
             boxed, factors = letterbox(seen[..., ::-1], height, width)
             out = dict(zip(names, self.detector.run(names, {"image": boxed})))
-            found = detections(out, factors, VIEW, VIEW, DETECTED)
+            found = detections(out, factors, VIEW, VIEW, THRESHOLD)
             keypoints[person] = keypoints_of(boxes[[person]], found)[0]
         in_scene = in_crops(keypoints, view_intrinsics, intrinsics, view_from_camera.swapaxes(1, 2))
         in_scene[..., :2] = (in_scene[..., :2] + 1) * (pixels / 2)
