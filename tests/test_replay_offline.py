@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -405,6 +406,60 @@ def test_a_video_with_fewer_frames_than_it_announces(
     assert 0 < said["frames"] < 5 and said["note"] == note
     printed = "".join(c if c.isascii() else " " for c in capsys.readouterr().out)
     assert note in " ".join(printed.split()) and note in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_video_whose_frames_are_not_evenly_spaced_lacks_none(tmp_path: Path) -> None:
+    """Ten to the second but for three: Matroska holds no count, so OpenCV takes it from the length."""
+    (tmp_path / "film.mkv").write_bytes(zlib.decompress(base64.b85decode(UNEVEN)))
+    film = frames.open_input([tmp_path / "film.mkv"])
+    assert [frame.stamp for frame in film.frames()] == [k * STEP for k in (0, 1, 2, 5, 6, 8, 9)]
+    assert film.note == ""
+
+
+UNEVEN = (
+    b"c-oV4y}x*|Q(GgW({~{L)X3uWxsk)EsUtVBq$s~QJJG2fDAd}>BoW+@&d2})OyPpQvr7)_Z&^`!@qzE|?%>reqMj?$g4Z-"
+    b"Igz&^d)@1{EXMA_}0C_?ohtq@CG%-"
+    b"3uxH7@Jfs##3)^8xDF$6PEAAsDmY=28sSBk0D^^MK^P7b~eEk225Y2l7w%B8czq2B?l6y(@X`&<6$RO_yTx+wX2BV+N=4yaj-"
+    b"a~c_xw$5oT%}eQMWN7OTi}ww1bvM!X4EEP|3=U{+WK@3K+`{_xA;W{t4UG!B8Wm<WG9@pX2h_O%XdvU(PGKMkGDv~pNN)#2C?gAth%+cuuI+Ex"
+    b"WHonVaq-#Y1Kr683)4?bcU|1>>gVk5;u_@A-"
+    b"UW1VvO;b_YPw1KiAAo9J6uA8978<){ao6o7#LWAkfELd3@|XrJ8vs>n7+Sdm&EnN=Zy@D7c??3Gysj=%pkxHq_znhSUm0ivD<YF42Rrx_xEo5y"
+    b"Ldt)Lkh^^ZGjKm>w&`gAdwSbk)Q)`5ymfIkx+yhrU<Y|7(xxR0$3yhp@z8yED{M-1B!m2+fr=#Q+M}oZe-Zr1x$7yn;7SPXygO{%rDJd"
+)
+"""An MPEG-4 video of 32 x 32 grey pixels."""
+INTERLACED = b"c-muNVBE~apdkGJ{{smI2F9%-O$>|-K)|?zfrG(;0mR||{{tk`|NnCXNP<y2)GO%c>ep{Iy<9*Fn9%sRjXOZHaR6z%E}Z"
+"""An MPEG-2 video of two frames of 32 x 32 pixels."""
+
+
+def test_interlaced_video_is_read_right_or_refused(tmp_path: Path) -> None:
+    """OpenCV with FFmpeg 8 gives what its memory held before."""
+    (tmp_path / "film.m2v").write_bytes(zlib.decompress(base64.b85decode(INTERLACED)))
+    seen = list(frames.open_input([tmp_path / "film.m2v"]).frames())
+    assert len(seen) == 2
+    for frame in seen:
+        if frame.image is None:
+            assert frame.problem.startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; convert")
+        else:
+            assert np.abs(frame.image - [50.0, 100.0, 200.0]).max() < 8
+
+
+@pytest.mark.parametrize("name", ["photograph", "photograph.jfif", "photograph.MPO"])
+def test_a_photograph_is_known_by_its_content(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(JPEG)
+    (frame,) = frames.open_input([tmp_path / name]).frames()
+    assert frame.image is not None and frame.name == name
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_a_photograph_in_heic_is_a_frame_that_says_so(brand: bytes, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    (tmp_path / "2.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(99))
+    first, second = frames.open_input([tmp_path]).frames()
+    assert first.image is not None and second.image is None
+    assert (
+        second.problem == f"{tmp_path / '2.heic'}: an image in HEIC or AVIF, which is not read; save it as JPEG or PNG"
+    )
+    (alone,) = frames.open_input([tmp_path / "2.heic"]).frames()
+    assert alone.problem == second.problem
 
 
 def test_a_folder_of_bags_is_as_many_inputs_and_a_broken_one_stops_no_other(
@@ -1239,6 +1294,7 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
     "nothing": lambda folder: folder / "gone.mcap",
     "an empty folder": empty_folder,
     "text": file("a.txt", b"hello"),
+    "a list of images": file("a.txt", b"images/1.jpg\n" * 200),
     "an empty bag": file("a.mcap", b""),
     "an empty ROS 1 bag": file("a.bag", b""),
     "noise for a bag": file("a.db3", np.random.default_rng(0).bytes(5000)),

@@ -19,17 +19,20 @@ import numpy as np
 from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
-from mega_model.core.images import without_stderr
+from mega_model.core.images import is_image
 
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
 from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag, with_stamp
-from .sources import FRAME, Source, open_video
+from .sources import FRAME, Source, SourceError, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-"""How the names of image files end."""
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".heic", ".heif", ".avif"),  # not read: each is a frame that says so
+)
+"""How the names of image files end, where a folder of inputs is searched."""
 VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
 RATE = 30.0
@@ -122,7 +125,7 @@ def open_input(
             raise InputError(f"{first}: field 'images' is empty")
         source = ImageFiles(first.name, [p.path for p in photographs], False, one_camera=False, beside=[first])
     elif first.is_file():
-        source = Video(first)
+        source = ImageFiles(first.name, [first], turn) if is_image(first) else Video(first)
     else:
         raise InputError(f"{first}: there is no such file or folder")
     if image_topic or info_topic not in (None, WITHOUT):
@@ -233,17 +236,21 @@ class Video:
         step = round(1e9 / (rate if 0.01 < rate < 1000 else RATE))
         try:
             for number in count():
-                with without_stderr():
-                    good, image = capture.read()
-                if not good:
-                    if self.count and number < self.count:
+                image, problem = None, ""
+                try:
+                    image = read_image(capture)
+                except SourceError as error:
+                    problem = f"{self.files[0]}: {error}"
+                if image is None and not problem:
+                    # in a container that holds no count, it is one that OpenCV took from length and mean rate
+                    if self.count and number < self.count and last + 1.5 * step < self.count * step:
                         self.note = f"{number} of the {self.count} frames that the file announces could be read"
                     return
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
                 if stamp <= last:  # a container without times
                     stamp = last + step if last >= 0 else 0
                 last = stamp
-                yield Frame(stamp, image)
+                yield Frame(stamp, image, problem)
         finally:
             capture.release()
 

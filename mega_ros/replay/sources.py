@@ -17,9 +17,8 @@ import numpy as np
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
-from mega_model.core.images import read, without_stderr
+from mega_model.core.images import is_image, read, without_stderr
 
 from ..ros.standard import header, serialised
 from .bags import FILES, Message
@@ -67,29 +66,40 @@ def photograph(path: Path, fov: float) -> Source:
 
 def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
-    must_exist(path)
-    # FFmpeg takes a bag for a text and draws that, and does not see the damage of an image
+    # FFmpeg does not see the damage of an image, and gives a tile of one in HEIC
+    if is_image(path):
+        raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     if path.name.endswith(FILES):
         raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")
-    with path.open("rb") as file:
-        if file.read(8).startswith((b"\xff\xd8", b"\x89PNG")):
-            raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     try:
         name = os.fsencode(path).decode()
     except UnicodeDecodeError:  # OpenCV would crash
         raise SourceError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
     with without_stderr():
         capture = cv2.VideoCapture(name)
-    if not capture.isOpened():
+    # FFmpeg draws a text
+    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi"):
         raise SourceError(f"{path}: not a video that OpenCV can read")
     return capture
+
+
+def read_image(capture: cv2.VideoCapture) -> np.ndarray | None:
+    """The next image, uint8 [H, W, 3] BGR; None after the last one. Raises SourceError, which does not name the video.
+
+    Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
+    """
+    with without_stderr() as said:
+        good, image = capture.read()
+    if any(b"Cannot convert interlaced" in line for line in said):
+        raise SourceError("OpenCV cannot read interlaced images; convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4")
+    return image if good else None
 
 
 def video(path: Path, fov: float) -> Source:
     """A video file at its frame rate."""
     capture = open_video(path)
     rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    images = _at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0)
+    images = _at_rate(_frames(capture, str(path)), rate if 1 <= rate <= 240 else 30.0)
     return Source(path.name, _stream(images, fov), count=int(count) if 0 < count < 1e9 else None)
 
 
@@ -99,17 +109,16 @@ def camera(name: str, fov: float) -> Source:
         capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
     if not capture.isOpened():
         raise SourceError(f"camera {name}: cannot be opened; give a number, a device such as /dev/video0 or a URL")
-    images = ((time.time_ns(), image) for image in _frames(capture))
+    images = ((time.time_ns(), image) for image in _frames(capture, f"camera {name}"))
     return Source(f"camera {name}", _stream(images, fov), live=True)
 
 
-def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:
     try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                return
+        while (image := read_image(capture)) is not None:
             yield image
+    except SourceError as error:
+        raise SourceError(f"{name}: {error}") from None
     finally:
         capture.release()
 
