@@ -318,9 +318,40 @@ def test_topics_are_named_where_there_are_several(
     assert "/left/camera_info carries sensor_msgs/msg/CameraInfo, not" in capsys.readouterr().err
 
 
+def test_depth_and_the_topics_of_image_transport_are_no_cameras(tmp_path: Path) -> None:
+    """As a depth camera has them where all topics are recorded."""
+    r = Recorder()
+    topic, stamp, png = r.compressed(0)
+    depth = replace(png, format="16UC1; compressedDepth png")
+    path = bag(
+        tmp_path / "bag",
+        r.raw(0, "/depth/image_raw", "16UC1"),
+        ("/depth/image_raw/compressedDepth", stamp, depth),
+        (f"{IMAGE}/zstd", stamp, replace(png, format="zstd", data=png.data[9:])),
+        (topic, stamp, png),
+        r.raw(0),
+    )
+    assert frames.open_input([path]).topics == {"image": IMAGE}
+    only_depth = bag(tmp_path / "depth", r.raw(0, "/a/image", "16UC1"), r.raw(0, "/b/image", "32FC1"))
+    with pytest.raises(InputError, match="choose by --image-topic: /a/image, /b/image"):
+        frames.open_input([only_depth])
+
+
+@pytest.mark.parametrize("named", [None, IMAGE])
+def test_a_topic_without_messages_is_no_camera(named: str | None, tmp_path: Path) -> None:
+    topic, stamp, message = Recorder().compressed(0)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection(IMAGE, "sensor_msgs/msg/Image", typestore=ROS2)
+        for other in (f"{IMAGE}/compressedDepth", "/rear/image_raw/compressed"):
+            writer.add_connection(other, message.__msgtype__, typestore=ROS2)
+        write_messages(writer, [(topic, stamp, message)], ROS2, ROS2.serialize_cdr)
+    assert frames.open_input([tmp_path / "bag"], named).topics == {"image": topic}
+
+
 @pytest.mark.parametrize(
     "frame, words, topic, reason",
     [
+        ("/camera", [], "/front/camera_info", ""),  # of ROS 1
         ("front", [], None, "/rear/camera_info: the bag has only /front/camera_info, of another frame_id"),
         ("camera", [], "/front/camera_info", ""),
         ("camera", ["--fov", "90"], None, "/rear/camera_info: left out, as asked for; a field of view of 90 degrees"),

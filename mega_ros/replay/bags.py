@@ -219,5 +219,7 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
         yield
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        where = f"{path}: {topic}" if topic else f"{path}"
-        raise InputError(f"{where}: damaged or cut off, rosbags says: {what}") from error
+        if topic:
+            raise InputError(f"{path}: {topic}: damaged or cut off, rosbags says: {what}") from error
+        mend = "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
+        raise InputError(f"{path}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error

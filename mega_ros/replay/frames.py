@@ -9,12 +9,13 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from rosbags.interfaces import Connection
 
 from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
@@ -328,12 +329,31 @@ def _image_topic(bag: Bag, named: str | None) -> str:
     if named is not None:
         # the name of the camera's topic, as the node takes it, also where only its compressed images were recorded
         compressed = f"{named}/compressed"
-        return _named(bag, compressed if named not in bag.topics and compressed in bag.topics else named, IMAGES)
+        alone = compressed in bag.topics and next(bag.messages([named]), None) is None
+        return _named(bag, compressed if alone else named, IMAGES)
     # the node's own drawings are no input
     found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
+    if len(found) > 1:
+        found = [t for t in found if _is_readable(bag, t)] or found
     # one camera, raw and compressed: the raw images
     found = [t for t in found if not (t.endswith("/compressed") and t.removesuffix("/compressed") in found)]
     return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
+
+
+def _is_readable(bag: Bag, topic: str) -> bool:
+    """Whether its images can be read, by the first few.
+
+    Those of depth cannot, and image_transport has topics of all its plugins recorded beside those of the camera.
+    """
+
+    def can_read(connection: Connection, data: bytes) -> bool:
+        try:
+            to_bgr(bag.read(connection, data))
+        except InputError:
+            return False
+        return True
+
+    return any(can_read(connection, data) for connection, _, data in islice(bag.messages([topic]), 3))
 
 
 def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, str]:
@@ -358,8 +378,9 @@ def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, st
 
 
 def _frame_id(bag: Bag, topic: str) -> str:
-    """Of the first message; empty without messages."""
-    return next((str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic])), "")
+    """Of the first message, without the slash that ROS 1 allows; empty without messages."""
+    found = (str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic]))
+    return next(found, "").removeprefix("/")
 
 
 def _named(bag: Bag, topic: str, kinds: Sequence[str]) -> str:
