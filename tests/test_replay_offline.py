@@ -629,10 +629,11 @@ def photographs(folder: Path, count: int = 3) -> list[str]:
     return [f"{k}.png" for k in range(count)]
 
 
-def coco_json(path: Path, names: Iterable[str], stamps: Iterable[int] = ()) -> Path:
-    """One person in each image, who fills it; all joints are in its middle."""
+def coco_json(path: Path, names: Iterable[str], stamps: Iterable[int] = (), tall: dict[str, int] | None = None) -> Path:
+    """One person in each image, who fills it; all joints are in its middle. tall: heights of others than squares."""
     images: list[dict[str, Any]] = [
-        {"id": k, "file_name": name, "width": LARGE, "height": LARGE} for k, name in enumerate(names)
+        {"id": k, "file_name": name, "width": LARGE, "height": (tall or {}).get(name, LARGE)}
+        for k, name in enumerate(names)
     ]
     for image, stamp in zip(images, stamps):
         image["stamp"] = stamp
@@ -664,12 +665,44 @@ def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: 
     assert "pve" not in scores and "idf1" not in scores
 
 
+def test_images_of_several_folders_may_have_one_name(bundle: Path, tmp_path: Path) -> None:
+    """As in sets of videos. Only in the first image a person is annotated: the others have none."""
+    photographs(tmp_path / "set/one")
+    photographs(tmp_path / "set/two", 1)
+    names = ["set/one/0.png", "set/one/1.png", "set/two/0.png"]
+    path = coco_json(tmp_path / "a.json", names)
+    data = json.loads(path.read_text())
+    del data["annotations"][1:]
+    path.write_text(json.dumps(data))
+    pattern = str(tmp_path / "set" / "*" / "[01].png")
+    for out, words in (("own", [path]), ("given", [pattern, "--reference", path])):
+        assert replay(bundle, tmp_path / out, *words) == 0
+        table = report(tmp_path / out)["table"]
+        assert [row["name"] for row in table] == ["one/0.png", "one/1.png", "two/0.png"]
+        assert [row["true_people"] for row in table] == [1, 0, 0]
+
+
+def test_an_image_that_is_listed_twice(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(tmp_path / "images", 1)
+    assert replay(bundle, tmp_path / "out", coco_json(tmp_path / "a.json", ["0.png", "0.png"])) == 1
+    assert "a.json: has the image 0.png twice; put all of its people under one" in capsys.readouterr().err
+
+
+def test_annotations_of_images_of_another_size(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = photographs(tmp_path / "images", 2)
+    path = coco_json(tmp_path / "a.json", names, tall={"1.png": 2 * LARGE})
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert "1.png: 96 x 96 pixels, but 'width' and 'height' say 96 x 192" in capsys.readouterr().err
+
+
 def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
     """People of different photographs are different people. Annotations refer to the stored pixels."""
     names = photographs(tmp_path / "images", 2)
     sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
     (tmp_path / "images" / "s.jpg").write_bytes(sideways)
-    path = coco_json(tmp_path / "a.json", [*names, "s.jpg"])
+    path = coco_json(tmp_path / "a.json", [*names, "s.jpg"], tall={"s.jpg": 12})
     shapes = [frame.image.shape[:2] for frame in frames.open_input([path]).frames() if frame.image is not None]
     assert shapes[2] == (12, LARGE)
     assert replay(bundle, tmp_path / "out", path) == 0
@@ -682,10 +715,17 @@ def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tm
     assert np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2].tolist() == [0, 0, 12, LARGE]
 
 
+def square(message: Any) -> Any:
+    """An image message with `LARGE` pixels on a side."""
+    pixels = cv2.resize(to_bgr(message), (LARGE, LARGE))
+    return replace(message, height=LARGE, width=LARGE, step=3 * LARGE, data=pixels.ravel())
+
+
 def test_keypoints_of_a_recording_are_matched_by_stamp(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = KINDS["mcap"](tmp_path)
+    film = [(topic, stamp, square(message)) for topic, stamp, message in map(Recorder().raw, range(4))]
+    path = bag(tmp_path / "bag", *film)
     # 0 and 2 have some; one is of no frame
     stamps = [START, START + 2 * STEP + 400_000, START + 7 * STEP]
     marked = coco_json(tmp_path / "a.json", ["a", "b", "c"], stamps)

@@ -6,6 +6,7 @@ A frame that cannot be read says why, and the rest goes on.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class Frame:
     frame_id: str = FRAME
     """name of the camera's coordinate frame."""
     name: str = ""
-    """of the file, where every frame has its own."""
+    """of the file, where every frame has its own; see `names_of`."""
 
 
 class Input(Protocol):
@@ -139,6 +140,15 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
 
 
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The names of files; where two have one name, in their folders, from the one on that all of them have."""
+    names = [path.name for path in paths]
+    if len({*names}) == len(names):
+        return names
+    common = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(common).as_posix() for path in paths]
+
+
 def is_image_file(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
 
@@ -211,12 +221,12 @@ class ImageFiles:
         return len(self.images)
 
     def frames(self) -> Iterator[Frame]:
-        for k, path in enumerate(self.images):
+        for k, (path, name) in enumerate(zip(self.images, names_of(self.images))):
             stamp = round(k * 1e9 / RATE)
             try:
-                yield Frame(stamp, image_files.read(path, turn=self.turn), name=path.name)
+                yield Frame(stamp, image_files.read(path, turn=self.turn), name=name)
             except InputError as error:
-                yield Frame(stamp, None, str(error), name=path.name)
+                yield Frame(stamp, None, str(error), name=name)
 
 
 class Video:
