@@ -1563,6 +1563,18 @@ def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(
         pass
 
 
+def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
+    """As macOS leaves them on other systems' disks."""
+    parts = without_metadata(tmp_path)
+    (parts / "._parts_0.mcap").write_bytes(b"Mac OS X")
+    assert frames.inputs_in(parts) == [parts] and len(list(frames.open_input([parts]).frames())) == 4
+    photographs(tmp_path / "photos", 1)
+    for name in ("._0.png", "._film.mp4"):
+        (tmp_path / "photos" / name).write_bytes(b"Mac OS X")
+    assert frames.inputs_in(tmp_path / "photos") == [tmp_path / "photos"]
+    assert [frame.problem for frame in frames.open_input([tmp_path / "photos"]).frames()] == [""]
+
+
 def test_an_error_of_ours_is_not_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged bag may raise anything within rosbags, and only there."""
 

@@ -60,7 +60,7 @@ def is_bag(path: Path) -> bool:
     if path.is_dir():
         if (path / "metadata.yaml").is_file():
             return True
-        if any((inner / "metadata.yaml").is_file() for inner in path.iterdir()):
+        if any((inner / "metadata.yaml").is_file() for inner in inside(path)):
             return False  # a folder of bags
     names = [re.fullmatch(r"(.*?)(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd)?", file.name) for file in files_of(path)]
     if len(names) < 2:
@@ -70,10 +70,15 @@ def is_bag(path: Path) -> bool:
     return len(parts) == len(names) and parts == {(min(parts)[0], number) for number in range(len(names))}
 
 
+def inside(folder: Path) -> list[Path]:
+    """What is in a folder, by name, but for what is hidden: macOS puts a ._NAME beside each NAME."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that hold a bag's messages, in the order of their names' numbers."""
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.endswith(FILES) and file.is_file()]
+        files = [file for file in inside(path) if file.name.endswith(FILES) and file.is_file()]
         return sorted(files, key=lambda file: (len(file.name), file.name))
     return [path] if path.is_file() and path.name.endswith(FILES) else []
 

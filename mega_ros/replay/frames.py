@@ -26,7 +26,7 @@ from mega_model.core.images import is_image
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag, with_stamp
+from .bags import CAMERA_INFO, Bag, files_of, inside, is_bag, open_bag, read_bag, with_stamp
 from .sources import FRAME, Source, SourceError, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -160,14 +160,14 @@ def inputs_in(path: Path) -> list[Path]:
     """
     if not path.is_dir() or (path / "metadata.yaml").is_file():
         return [path]
-    inner = sorted(path.iterdir())
+    inner = inside(path)
     images = [path] if any(is_image_file(p) for p in inner) else []
     others = [p for p in inner if p.is_file() and (p.suffix.lower() in VIDEOS or coco.is_file(p))]
     belong = {p.parent / "images" for p in others if p.suffix.lower() == ".json"}
     if is_bag(path) and not images and not others:  # the parts of one bag
         return [path]
     for p in inner:
-        folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in p.iterdir())
+        folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in inside(p))
         if is_bag(p) or (folder_of_images and not images):
             others.append(p)
     return [*images, *sorted(others)] or [path]
@@ -189,7 +189,7 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _image_files_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if is_image_file(path)]
+    found = [path for path in inside(folder) if is_image_file(path)]
     if not found:
         raise InputError(
             f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no "
