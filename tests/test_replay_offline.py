@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import errno
 import json
 import os
 import re
@@ -1573,6 +1574,30 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
         (tmp_path / "photos" / name).write_bytes(b"Mac OS X")
     assert frames.inputs_in(tmp_path / "photos") == [tmp_path / "photos"]
     assert [frame.problem for frame in frames.open_input([tmp_path / "photos"]).frames()] == [""]
+
+
+def test_a_folder_that_may_not_be_read(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As lost+found on a disk. Permissions do not keep root out, so the system call fails here."""
+    disk = tmp_path / "disk"
+    closed = disk / "lost+found"
+    closed.mkdir(parents=True)
+    bag(disk / "a", *clip(Recorder()))
+
+    def only_open(name: str, call: Callable[[Any], Any]) -> None:
+        def called(path: Any) -> Any:
+            if Path(path) == closed:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path)
+
+        monkeypatch.setattr(os, name, called)
+
+    only_open("listdir", os.listdir)
+    only_open("scandir", os.scandir)
+    assert frames.inputs_in(disk) == [disk / "a"]
+    assert replay(bundle, tmp_path / "out", closed) == 1
+    assert f"{closed}: cannot be read (Permission denied)" in capsys.readouterr().err
 
 
 def test_an_error_of_ours_is_not_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

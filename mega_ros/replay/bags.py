@@ -58,9 +58,9 @@ class Message(NamedTuple):
 def is_bag(path: Path) -> bool:
     """Whether it is a bag: a folder with metadata.yaml or with the files of one bag, or such a file."""
     if path.is_dir():
-        if (path / "metadata.yaml").is_file():
+        if has_metadata(path):
             return True
-        if any((inner / "metadata.yaml").is_file() for inner in inside(path)):
+        if any(inner.is_dir() and has_metadata(inner) for inner in inside(path)):
             return False  # a folder of bags
     names = [re.fullmatch(r"(.*?)(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd)?", file.name) for file in files_of(path)]
     if len(names) < 2:
@@ -71,8 +71,19 @@ def is_bag(path: Path) -> bool:
 
 
 def inside(folder: Path) -> list[Path]:
-    """What is in a folder, by name, but for what is hidden: macOS puts a ._NAME beside each NAME."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """What is in a folder, by name, but for what is hidden: macOS puts a ._NAME beside each NAME.
+
+    Nothing where it cannot be read, as lost+found on a disk.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether it says itself that it is a bag."""
+    return folder / "metadata.yaml" in inside(folder)
 
 
 def files_of(path: Path) -> list[Path]:

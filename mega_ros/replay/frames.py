@@ -26,7 +26,7 @@ from mega_model.core.images import is_image
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, inside, is_bag, open_bag, read_bag, with_stamp
+from .bags import CAMERA_INFO, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
 from .sources import FRAME, Source, SourceError, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -158,7 +158,7 @@ def inputs_in(path: Path) -> list[Path]:
 
     A bag, a folder of nothing but images, and a file are themselves.
     """
-    if not path.is_dir() or (path / "metadata.yaml").is_file():
+    if not path.is_dir() or has_metadata(path):
         return [path]
     inner = inside(path)
     images = [path] if any(is_image_file(p) for p in inner) else []
@@ -191,6 +191,10 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
 def _image_files_in(folder: Path) -> list[Path]:
     found = [path for path in inside(folder) if is_image_file(path)]
     if not found:
+        try:
+            os.listdir(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
         raise InputError(
             f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no "
             f"{', '.join(IMAGE_ENDINGS)}"
