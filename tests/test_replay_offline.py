@@ -474,6 +474,17 @@ def test_interlaced_video_is_read_right_or_refused(tmp_path: Path) -> None:
             assert np.abs(frame.image - [50.0, 100.0, 200.0]).max() < 8
 
 
+def test_a_video_of_wide_pixels_is_stretched(tmp_path: Path) -> None:
+    """As those of camcorders: 4 to 3."""
+    (tmp_path / "film.m2v").write_bytes(zlib.decompress(base64.b85decode(WIDE)))
+    for frame in frames.open_input([tmp_path / "film.m2v"]).frames():
+        assert frame.image is not None and frame.image.shape == (24, 43, 3)
+
+
+WIDE = b"c-muNVBE~aAYuIf{{smI2F9%-T?~v2K)|?zfrG(;0mR||{{tk`|NpaN1CYU}y=uzR&*9haEY%bQDP%(9<2LR9$;JTy2`4bi"
+"""An MPEG-2 video of two frames of 32 x 24 pixels, for a screen of 16 to 9."""
+
+
 @pytest.mark.parametrize("name", ["photograph", "photograph.jfif", "photograph.MPO"])
 def test_a_photograph_is_known_by_its_content(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(JPEG)

@@ -32,6 +32,8 @@ TOPICS = {COMPRESSED: "sensor_msgs/msg/CompressedImage", INFO: "sensor_msgs/msg/
 FRAME = "camera_optical_frame"
 LARGEST = 1280  # pixels: larger images of the user are shrunk to this size
 IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # pan and zoom over a photograph
+SQUARE = 0.02  # a pixel's width to its height may differ from 1 by this, as encoders round it
+WIDEST = 4.0  # more is no pixel's width to its height, but a damaged header
 CLOSEST = 0.75  # smallest visible share of the photograph
 
 
@@ -84,15 +86,21 @@ def open_video(path: Path) -> cv2.VideoCapture:
 
 
 def read_image(capture: cv2.VideoCapture) -> np.ndarray | None:
-    """The next image, uint8 [H, W, 3] BGR; None after the last one. Raises SourceError, which does not name the video.
+    """The next image, uint8 [H, W, 3] BGR, with square pixels; None after the last one.
 
+    Raises SourceError, which does not name the video.
     Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
     """
     with without_stderr() as said:
         good, image = capture.read()
     if any(b"Cannot convert interlaced" in line for line in said):
         raise SourceError("OpenCV cannot read interlaced images; convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4")
-    return image if good else None
+    if not good:
+        return None
+    ratio = capture.get(cv2.CAP_PROP_SAR_NUM) / (capture.get(cv2.CAP_PROP_SAR_DEN) or 1)
+    if abs(ratio - 1) < SQUARE or not 1 / WIDEST < ratio < WIDEST:
+        return image
+    return cv2.resize(image, (max(1, round(image.shape[1] * ratio)), image.shape[0]))
 
 
 def video(path: Path, fov: float) -> Source:
