@@ -191,6 +191,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "split": split,
     "no metadata, split": without_metadata,
     "ROS 1": lambda f: write_ros1(f / "bag.bag", clip(Recorder(ROS1))),
+    "a folder that is called .bag": lambda f: write_ros2(f / "run.bag", clip(Recorder()), StoragePlugin.MCAP),
     "compressed images": lambda f: bag(
         f / "bag", *(t for k in range(4) for t in (Recorder().info(k), Recorder().compressed(k)))
     ),
@@ -1573,6 +1574,32 @@ def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(
     assert [path.name for path in frames.inputs_in(folder)] == ["parts_1.mcap", "parts_2.mcap"]
     with pytest.raises(InputError, match="there is no bag here"), open_bag(folder):
         pass
+
+
+@pytest.mark.parametrize("definition", ["", "int32 x\n", "other_msgs/Gone x\n", "no definition {"])
+def test_definitions_of_other_topics_may_be_missing_or_wrong(definition: str, tmp_path: Path) -> None:
+    """As some drivers and recorders leave them; their hashes do not fit, then."""
+    odd = "/odd", "odd_msgs/msg/Odd"
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection(*odd, msgdef=definition, rihs01=f"RIHS01_{64 * '0'}")
+        write_messages(writer, clip(Recorder()), ROS2, ROS2.serialize_cdr)
+    with Writer1(tmp_path / "a.bag") as writer1:
+        connection = writer1.add_connection(*odd, msgdef=definition, md5sum="*")
+        writer1.write(connection, START, bytes(4))
+        write_messages(writer1, clip(Recorder(ROS1)), ROS1, ROS1.serialize_ros1)
+    for name in ("bag", "a.bag"):
+        seen = list(frames.open_input([tmp_path / name]).frames())
+        assert len(seen) == 4 and all(frame.camera and frame.image is not None for frame in seen)
+
+
+def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
+    """As of a clock that was not set. A bag's own times cannot be negative, those of headers can."""
+    topic, stamp, message = Recorder().raw(0)
+    message.header.stamp.sec = -5
+    path, out = bag(tmp_path / "bag", (topic, stamp, message)), tmp_path / "meshes"
+    assert replay(bundle, tmp_path / "out", path, "--write", out) == 0
+    with open_bag(out) as written:
+        assert [s for s, *_ in written.in_stamp_order("/mega/mesh")] == [-5 * 10**9]
 
 
 def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
