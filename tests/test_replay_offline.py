@@ -1592,6 +1592,15 @@ def test_definitions_of_other_topics_may_be_missing_or_wrong(definition: str, tm
         assert len(seen) == 4 and all(frame.camera and frame.image is not None for frame in seen)
 
 
+@pytest.mark.parametrize("kind", ["bare mcap", "bare db3"])
+def test_a_kind_of_definition_that_rosbags_does_not_know(kind: str, tmp_path: Path) -> None:
+    """As rosbag2 writes it where it does not find the definition."""
+    path = KINDS[kind](tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"ros2msg", b"unknown"))
+    with pytest.raises(InputError, match="rosbags says: 'unknown' is no kind of definition that it knows; leave such"):
+        frames.open_input([path])
+
+
 def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
     """As of a clock that was not set. A bag's own times cannot be negative, those of headers can."""
     topic, stamp, message = Recorder().raw(0)

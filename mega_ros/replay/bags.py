@@ -246,6 +246,8 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
         yield
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, KeyError):  # as of a definition that the recorder did not find, which is of kind 'unknown'
+            what = f"{what} is no kind of definition that it knows; leave such topics out, e.g. by mcap filter"
         if topic:
             raise InputError(f"{path}: {topic}: damaged or cut off, rosbags says: {what}") from error
         mend = "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
