@@ -1623,6 +1623,12 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
     assert [frame.problem for frame in frames.open_input([tmp_path / "photos"]).frames()] == [""]
 
 
+def test_camcorders_videos_in_a_folder_are_inputs(tmp_path: Path) -> None:
+    for name in ("00000.MTS", "film.mpg", "phone.3gp"):
+        (tmp_path / name).touch()
+    assert [path.name for path in frames.inputs_in(tmp_path)] == ["00000.MTS", "film.mpg", "phone.3gp"]
+
+
 def test_a_folder_that_may_not_be_read(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

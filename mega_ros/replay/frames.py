@@ -26,7 +26,7 @@ from mega_model.core.images import is_image
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
+from .bags import CAMERA_INFO, FILES, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
 from .sources import FRAME, Source, SourceError, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -35,7 +35,7 @@ IMAGE_ENDINGS = (
     *(".heic", ".heif", ".avif"),  # not read: each is a frame that says so
 )
 """How the names of image files end, where a folder of inputs is searched."""
-VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv", ".ogv")
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
@@ -196,8 +196,8 @@ def _image_files_in(folder: Path) -> list[Path]:
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
         raise InputError(
-            f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no "
-            f"{', '.join(IMAGE_ENDINGS)}"
+            f"{folder}: no bag, video or images in it: no metadata.yaml, "
+            f"{', '.join((*FILES, *VIDEOS, *IMAGE_ENDINGS))}; deeper folders are not searched"
         )
     return in_order(found)
 
