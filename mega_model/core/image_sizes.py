@@ -32,6 +32,8 @@ def format_and_size(data: bytes) -> tuple[str, int, int]:
         raise InputError(f"an image in {name}, which is not read; save it as JPEG or PNG")
     try:
         width, height = _SIZES[name](data)
+    except InputError:
+        raise
     except (struct.error, IndexError, ValueError, KeyError):
         raise InputError(f"the {name} data are cut off or damaged: no header in {len(data)} bytes") from None
     return name, width, height
@@ -72,8 +74,10 @@ def _tiff(data: bytes) -> tuple[int, int]:
     found = {}
     for at in range(entries, min(entries + count * step, len(data)), step):
         tag, kind = struct.unpack_from(f"{order}HH", data, at)
-        if tag in (256, 257):
+        if tag in (254, 256, 257):
             found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + (12 if big else 8))[0]
+    if found.get(254, 0) & 1:
+        raise InputError("its first image is a reduced one, as in a camera's raw file; develop it, and save it as JPEG")
     return found[256], found[257]
 
 
