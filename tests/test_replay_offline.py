@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import short_clip
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -466,13 +467,39 @@ INTERLACED = b"c-muNVBE~apdkGJ{{smI2F9%-O$>|-K)|?zfrG(;0mR||{{tk`|NnCXNP<y2)GO%c
 def test_interlaced_video_is_read_right_or_refused(tmp_path: Path) -> None:
     """OpenCV with FFmpeg 8 gives what its memory held before."""
     (tmp_path / "film.m2v").write_bytes(zlib.decompress(base64.b85decode(INTERLACED)))
-    seen = list(frames.open_input([tmp_path / "film.m2v"]).frames())
-    assert len(seen) == 2
-    for frame in seen:
-        if frame.image is None:
-            assert frame.problem.startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; convert")
-        else:
-            assert np.abs(frame.image - [50.0, 100.0, 200.0]).max() < 8
+    try:
+        film = frames.open_input([tmp_path / "film.m2v"])
+    except InputError as error:
+        assert str(error).startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; convert")
+    else:
+        seen = [frame.image for frame in film.frames() if frame.image is not None]
+        assert len(seen) == 2 and max(np.abs(image - [50.0, 100.0, 200.0]).max() for image in seen) < 8
+
+
+def test_an_interlaced_image_in_a_video_is_a_frame_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As broadcasts mix them: the others are read."""
+    film = frames.open_input([short_clip.film(tmp_path / "film.avi", 0.3)])
+    reads = iter(range(99))
+
+    class Mixed:
+        def __init__(self, name: str) -> None:
+            self._film = opened(name)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._film, name)
+
+        def read(self) -> Any:
+            if next(reads) == 1:
+                os.write(2, b"[swscaler @ 0x1] Cannot convert interlaced to progressive frames or vice versa.\n")
+            return self._film.read()
+
+    opened = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Mixed)
+    first, second, *others = film.frames()
+    assert first.image is not None and second.image is None and all(frame.image is not None for frame in others)
+    assert second.problem.startswith(f"{tmp_path / 'film.avi'}: OpenCV cannot read interlaced images")
 
 
 def test_a_video_of_wide_pixels_is_stretched(tmp_path: Path) -> None:

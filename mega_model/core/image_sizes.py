@@ -112,6 +112,6 @@ _STARTS = {
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "BMP": rb"BM",
     "PNM": rb"P[1-6][\s#]",
-    "HEIC or AVIF": rb"....ftyp(?:hei[cxms]|hev[cx]|mi[fa]1|msf1|avi[fs])",
+    "HEIC or AVIF": rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1|avi[fs])",
 }
 """Format -> how its files begin."""

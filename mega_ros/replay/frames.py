@@ -242,6 +242,7 @@ class Video:
         self.name, self.files, self.topics, self.note = path.name, [path], dict[str, str](), ""
         capture = open_video(path)
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        read_image(capture, str(path))  # where the first cannot be read, the others need no try
         capture.release()
         self.count = int(announced) if 0 < announced < 1e9 else None
 
@@ -253,9 +254,9 @@ class Video:
             for number in count():
                 image, problem = None, ""
                 try:
-                    image = read_image(capture)
+                    image = read_image(capture, str(self.files[0]))
                 except SourceError as error:
-                    problem = f"{self.files[0]}: {error}"
+                    problem = str(error)
                 if image is None and not problem:
                     # in a container that holds no count, it is one that OpenCV took from length and mean rate
                     if self.count and number < self.count and last + 1.5 * step < self.count * step:

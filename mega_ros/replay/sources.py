@@ -85,16 +85,17 @@ def open_video(path: Path) -> cv2.VideoCapture:
     return capture
 
 
-def read_image(capture: cv2.VideoCapture) -> np.ndarray | None:
+def read_image(capture: cv2.VideoCapture, name: str) -> np.ndarray | None:
     """The next image, uint8 [H, W, 3] BGR, with square pixels; None after the last one.
 
-    Raises SourceError, which does not name the video.
+    Raises SourceError with the name for one that cannot be read.
     Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
     """
     with without_stderr() as said:
         good, image = capture.read()
     if any(b"Cannot convert interlaced" in line for line in said):
-        raise SourceError("OpenCV cannot read interlaced images; convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4")
+        convert = "convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4"
+        raise SourceError(f"{name}: OpenCV cannot read interlaced images; {convert}")
     if not good:
         return None
     ratio = capture.get(cv2.CAP_PROP_SAR_NUM) / (capture.get(cv2.CAP_PROP_SAR_DEN) or 1)
@@ -123,10 +124,8 @@ def camera(name: str, fov: float) -> Source:
 
 def _frames(capture: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:
     try:
-        while (image := read_image(capture)) is not None:
+        while (image := read_image(capture, name)) is not None:
             yield image
-    except SourceError as error:
-        raise SourceError(f"{name}: {error}") from None
     finally:
         capture.release()
 
