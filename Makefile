@@ -15,9 +15,12 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 # where it is turned off, each of the hundreds of processes of the tests would compile all that it imports
 export PYTHONDONTWRITEBYTECODE :=
 
+# by the environment, so that the shell reads nothing into the names of files
+export IMAGE VIDEO CAMERA
+
 .PHONY: run test docs release coverage mutants soak
 run: .venv/runtime
-	.venv/bin/mega demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(VIDEO),--video "$(VIDEO)") $(if $(CAMERA),--camera "$(CAMERA)")
+	.venv/bin/mega demo $(if $(IMAGE),"--image=$$IMAGE") $(if $(VIDEO),"--video=$$VIDEO") $(if $(CAMERA),"--camera=$$CAMERA")
 
 test: .venv/development
 	.venv/bin/ruff check .

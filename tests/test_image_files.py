@@ -12,6 +12,7 @@ import pytest
 import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mega_model.core.errors import InputError
 from mega_model.core.image_sizes import format_and_size
@@ -57,6 +58,15 @@ def test_formats_and_their_sizes(ending: str) -> None:
     assert format_and_size(raw)[1:] == (7, 9)
     expected = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(decode(raw, turn=False), expected)
+
+
+def test_a_raw_photograph_is_not_taken_by_its_thumbnail(tmp_path: Path) -> None:
+    """Raw files are TIFF whose first image is small, and says so."""
+    path = tmp_path / "a.nef"
+    for reduced in (0, 1):
+        Image.fromarray(SMALL).save(path, format="TIFF", tiffinfo={254: reduced})
+        with pytest.raises(InputError, match=r"a\.nef: .* reduced") if reduced else contextlib.nullcontext():
+            read(path, turn=True)
 
 
 @settings(max_examples=80, deadline=None)

@@ -79,6 +79,16 @@ def test_agrees_with_rosbags_image(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_mosaics(pattern: str, padding: int) -> None:
+    """A row of the sensor has the first two colours, the next one the other two."""
+    colour = {"b": 30, "g": 120, "r": 220}
+    pixels = np.tile(np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2), (HEIGHT // 2, WIDTH // 2))
+    image = to_bgr(message(pixels, f"bayer_{pattern}8", padding))
+    np.testing.assert_array_equal(image, np.full((HEIGHT, WIDTH, 3), [*colour.values()], np.uint8))
+
+
+@pytest.mark.parametrize("padding", [0, 4])
 @pytest.mark.parametrize("encoding", ["uyvy", "yuv422", "yuyv", "yuv422_yuy2"])
 def test_yuv_422(encoding: str, padding: int) -> None:
     """Luma 81, colour 90 / 240 is pure red in the studio range; left and right neighbours share their colours."""
@@ -107,8 +117,8 @@ def test_yuv_420(encoding: str, padding: int) -> None:
         ("16UC1", "'16UC1' has more than 8 bits"),
         ("32FC1", "'32FC1' has more than 8 bits"),
         ("rgb16", "'rgb16' has more than 8 bits"),
-        ("bayer_rggb8", "'bayer_rggb8' is a raw sensor mosaic; subscribe to .*debayer"),
-        ("bayer_gbrg16", "'bayer_gbrg16' is a raw sensor mosaic"),
+        ("bayer_gbrg16", "'bayer_gbrg16' has more than 8 bits"),
+        ("nv24", "'nv24' is unknown"),
         ("hsv8", "'hsv8' is unknown; use one of bgr8"),
         ("", "'' is unknown"),
     ],
@@ -138,7 +148,8 @@ SIZES = st.one_of(st.integers(0, 9), st.sampled_from([2**16, 2**31 - 1, 2**31, 2
 
 
 ENCODINGS = st.one_of(
-    st.sampled_from(["bgr8", "rgba8", "mono8", "yuyv", "nv12", "nv21"]), st.text("bayer8_16' ", max_size=9)
+    st.sampled_from(["bgr8", "rgba8", "mono8", "yuyv", "nv12", "nv21", "bayer_rggb8"]),
+    st.text("bayer8_16' ", max_size=9),
 )
 
 
@@ -197,7 +208,12 @@ def test_grey_jpeg_has_three_channels(bgr: np.ndarray) -> None:
         (encoded(".jpg", np.zeros((64, 64, 3), np.uint8))[:-200], "jpeg", "JPEG data are cut off or damaged: "),
         (encoded(".png", np.zeros((64, 64, 3), np.uint8))[:60], "png", "PNG data are cut off or damaged: 60 bytes"),
         (encoded(".png", np.zeros((4, 4), np.uint16)), "16UC1; png compressed", "more than 8 bits"),
-        (encoded(".jpg", np.zeros((4, 4), np.uint8)), "bayer_rggb8; jpeg compressed", "raw sensor mosaic"),
+        (encoded(".jpg", np.zeros((4, 4), np.uint8)), "bayer_rggb8; jpeg compressed", "raw sensor mosaic; .*debayer"),
+        (
+            bytes(12) + encoded(".png", np.zeros((4, 4), np.uint16)),
+            "16UC1; compressedDepth png",
+            "subscribe to .* colour",
+        ),
     ],
 )
 def test_refused_files(data: bytes, kind: str, reason: str) -> None:

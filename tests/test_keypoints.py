@@ -87,6 +87,7 @@ def test_joints_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     triples[NAMES.index("left_knee"), 2] = 0
     data["annotations"][0]["keypoints"] = [*triples[order].ravel().tolist(), 1, 2, 0]
     data["annotations"].append({"image_id": 0, "category_id": 2})  # a dog
+    data["categories"] = [{"id": 0}, {"id": 2, "keypoints": ["nose", "tail"]}, *data["categories"]]
     path.write_text(json.dumps(data))
     (one,) = read(f"coco-keypoints:{path}")
     (somebody,) = one.people
@@ -125,9 +126,9 @@ def test_the_orientation_tag_is_ignored(tmp_path: Path) -> None:
 
 BROKEN = {
     "field 'categories' is missing": lambda d: d.pop("categories"),
-    "field 'categories' is empty": lambda d: d["categories"].clear(),
+    "field 'categories' has none with 'keypoints'": lambda d: d["categories"].clear(),
     "field 'categories[0].keypoints' lacks left_hip": lambda d: d["categories"][0]["keypoints"].remove("left_hip"),
-    "field 'categories[0].keypoints' is missing": lambda d: d["categories"].insert(0, {"id": 7}),
+    "field 'images[1].id' is 0, as that of another image": lambda d: d["images"].append(dict(d["images"][0])),
     "field 'images' is {} in place of a list": lambda d: d.update(images={}),
     "field 'images[0].width' is missing": lambda d: d["images"][0].pop("width"),
     "field 'images[0].file_name' is of no file": lambda d: d["images"][0].update(file_name="gone.png"),

@@ -169,6 +169,27 @@ def test_workflows_run_what_the_project_has() -> None:
     assert pythons == ["3.10", "3.11", "3.12", "3.13"]
 
 
+@pytest.mark.parametrize("name", ["a b.jpg", 'it\'s "one" `x`;.jpg', "-dash.jpg", "写真.jpg"])
+def test_make_run_takes_any_name_of_a_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    mega = tmp_path / ".venv" / "bin" / "mega"
+    mega.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    mega.chmod(0o755)
+    words = [
+        "make",
+        "--silent",
+        "--file",
+        str(ROOT / "Makefile"),
+        "--assume-old",
+        ".venv/runtime",
+        "run",
+        f"IMAGE={name}",
+    ]
+    (tmp_path / ".venv" / "runtime").touch()
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["demo", f"--image={name}"]
+
+
 def test_package_xml_is_one_that_colcon_takes() -> None:
     """colcon treats a package with a malformed maintainer as plain Python, without saying so."""
     package = ElementTree.parse(ROOT / "package.xml").getroot()

@@ -2,10 +2,12 @@
 
 import base64
 import csv
+import errno
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import short_clip
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -189,6 +192,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "split": split,
     "no metadata, split": without_metadata,
     "ROS 1": lambda f: write_ros1(f / "bag.bag", clip(Recorder(ROS1))),
+    "a folder that is called .bag": lambda f: write_ros2(f / "run.bag", clip(Recorder()), StoragePlugin.MCAP),
     "compressed images": lambda f: bag(
         f / "bag", *(t for k in range(4) for t in (Recorder().info(k), Recorder().compressed(k)))
     ),
@@ -317,9 +321,40 @@ def test_topics_are_named_where_there_are_several(
     assert "/left/camera_info carries sensor_msgs/msg/CameraInfo, not" in capsys.readouterr().err
 
 
+def test_depth_and_the_topics_of_image_transport_are_no_cameras(tmp_path: Path) -> None:
+    """As a depth camera has them where all topics are recorded."""
+    r = Recorder()
+    topic, stamp, png = r.compressed(0)
+    depth = replace(png, format="16UC1; compressedDepth png")
+    path = bag(
+        tmp_path / "bag",
+        r.raw(0, "/depth/image_raw", "16UC1"),
+        ("/depth/image_raw/compressedDepth", stamp, depth),
+        (f"{IMAGE}/zstd", stamp, replace(png, format="zstd", data=png.data[9:])),
+        (topic, stamp, png),
+        r.raw(0),
+    )
+    assert frames.open_input([path]).topics == {"image": IMAGE}
+    only_depth = bag(tmp_path / "depth", r.raw(0, "/a/image", "16UC1"), r.raw(0, "/b/image", "32FC1"))
+    with pytest.raises(InputError, match="choose by --image-topic: /a/image, /b/image"):
+        frames.open_input([only_depth])
+
+
+@pytest.mark.parametrize("named", [None, IMAGE])
+def test_a_topic_without_messages_is_no_camera(named: str | None, tmp_path: Path) -> None:
+    topic, stamp, message = Recorder().compressed(0)
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection(IMAGE, "sensor_msgs/msg/Image", typestore=ROS2)
+        for other in (f"{IMAGE}/compressedDepth", "/rear/image_raw/compressed"):
+            writer.add_connection(other, message.__msgtype__, typestore=ROS2)
+        write_messages(writer, [(topic, stamp, message)], ROS2, ROS2.serialize_cdr)
+    assert frames.open_input([tmp_path / "bag"], named).topics == {"image": topic}
+
+
 @pytest.mark.parametrize(
     "frame, words, topic, reason",
     [
+        ("/camera", [], "/front/camera_info", ""),  # of ROS 1
         ("front", [], None, "/rear/camera_info: the bag has only /front/camera_info, of another frame_id"),
         ("camera", [], "/front/camera_info", ""),
         ("camera", ["--fov", "90"], None, "/rear/camera_info: left out, as asked for; a field of view of 90 degrees"),
@@ -405,6 +440,97 @@ def test_a_video_with_fewer_frames_than_it_announces(
     assert 0 < said["frames"] < 5 and said["note"] == note
     printed = "".join(c if c.isascii() else " " for c in capsys.readouterr().out)
     assert note in " ".join(printed.split()) and note in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_video_whose_frames_are_not_evenly_spaced_lacks_none(tmp_path: Path) -> None:
+    """Ten to the second but for three: Matroska holds no count, so OpenCV takes it from the length."""
+    (tmp_path / "film.mkv").write_bytes(zlib.decompress(base64.b85decode(UNEVEN)))
+    film = frames.open_input([tmp_path / "film.mkv"])
+    assert [frame.stamp for frame in film.frames()] == [k * STEP for k in (0, 1, 2, 5, 6, 8, 9)]
+    assert film.note == ""
+
+
+UNEVEN = (
+    b"c-oV4y}x*|Q(GgW({~{L)X3uWxsk)EsUtVBq$s~QJJG2fDAd}>BoW+@&d2})OyPpQvr7)_Z&^`!@qzE|?%>reqMj?$g4Z-"
+    b"Igz&^d)@1{EXMA_}0C_?ohtq@CG%-"
+    b"3uxH7@Jfs##3)^8xDF$6PEAAsDmY=28sSBk0D^^MK^P7b~eEk225Y2l7w%B8czq2B?l6y(@X`&<6$RO_yTx+wX2BV+N=4yaj-"
+    b"a~c_xw$5oT%}eQMWN7OTi}ww1bvM!X4EEP|3=U{+WK@3K+`{_xA;W{t4UG!B8Wm<WG9@pX2h_O%XdvU(PGKMkGDv~pNN)#2C?gAth%+cuuI+Ex"
+    b"WHonVaq-#Y1Kr683)4?bcU|1>>gVk5;u_@A-"
+    b"UW1VvO;b_YPw1KiAAo9J6uA8978<){ao6o7#LWAkfELd3@|XrJ8vs>n7+Sdm&EnN=Zy@D7c??3Gysj=%pkxHq_znhSUm0ivD<YF42Rrx_xEo5y"
+    b"Ldt)Lkh^^ZGjKm>w&`gAdwSbk)Q)`5ymfIkx+yhrU<Y|7(xxR0$3yhp@z8yED{M-1B!m2+fr=#Q+M}oZe-Zr1x$7yn;7SPXygO{%rDJd"
+)
+"""An MPEG-4 video of 32 x 32 grey pixels."""
+INTERLACED = b"c-muNVBE~apdkGJ{{smI2F9%-O$>|-K)|?zfrG(;0mR||{{tk`|NnCXNP<y2)GO%c>ep{Iy<9*Fn9%sRjXOZHaR6z%E}Z"
+"""An MPEG-2 video of two frames of 32 x 32 pixels."""
+
+
+def test_interlaced_video_is_read_right_or_refused(tmp_path: Path) -> None:
+    """OpenCV with FFmpeg 8 gives what its memory held before."""
+    (tmp_path / "film.m2v").write_bytes(zlib.decompress(base64.b85decode(INTERLACED)))
+    try:
+        film = frames.open_input([tmp_path / "film.m2v"])
+    except InputError as error:
+        assert str(error).startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; convert")
+    else:
+        seen = [frame.image for frame in film.frames() if frame.image is not None]
+        assert len(seen) == 2 and max(np.abs(image - [50.0, 100.0, 200.0]).max() for image in seen) < 8
+
+
+def test_an_interlaced_image_in_a_video_is_a_frame_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As broadcasts mix them: the others are read."""
+    film = frames.open_input([short_clip.film(tmp_path / "film.avi", 0.3)])
+    reads = iter(range(99))
+
+    class Mixed:
+        def __init__(self, name: str) -> None:
+            self._film = opened(name)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._film, name)
+
+        def read(self) -> Any:
+            if next(reads) == 1:
+                os.write(2, b"[swscaler @ 0x1] Cannot convert interlaced to progressive frames or vice versa.\n")
+            return self._film.read()
+
+    opened = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", Mixed)
+    first, second, *others = film.frames()
+    assert first.image is not None and second.image is None and all(frame.image is not None for frame in others)
+    assert second.problem.startswith(f"{tmp_path / 'film.avi'}: OpenCV cannot read interlaced images")
+
+
+def test_a_video_of_wide_pixels_is_stretched(tmp_path: Path) -> None:
+    """As those of camcorders: 4 to 3."""
+    (tmp_path / "film.m2v").write_bytes(zlib.decompress(base64.b85decode(WIDE)))
+    for frame in frames.open_input([tmp_path / "film.m2v"]).frames():
+        assert frame.image is not None and frame.image.shape == (24, 43, 3)
+
+
+WIDE = b"c-muNVBE~aAYuIf{{smI2F9%-T?~v2K)|?zfrG(;0mR||{{tk`|NpaN1CYU}y=uzR&*9haEY%bQDP%(9<2LR9$;JTy2`4bi"
+"""An MPEG-2 video of two frames of 32 x 24 pixels, for a screen of 16 to 9."""
+
+
+@pytest.mark.parametrize("name", ["photograph", "photograph.jfif", "photograph.MPO"])
+def test_a_photograph_is_known_by_its_content(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(JPEG)
+    (frame,) = frames.open_input([tmp_path / name]).frames()
+    assert frame.image is not None and frame.name == name
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1", b"avif"])
+def test_a_photograph_in_heic_is_a_frame_that_says_so(brand: bytes, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(JPEG)
+    (tmp_path / "2.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(99))
+    first, second = frames.open_input([tmp_path]).frames()
+    assert first.image is not None and second.image is None
+    assert (
+        second.problem == f"{tmp_path / '2.heic'}: an image in HEIC or AVIF, which is not read; save it as JPEG or PNG"
+    )
+    (alone,) = frames.open_input([tmp_path / "2.heic"]).frames()
+    assert alone.problem == second.problem
 
 
 def test_a_folder_of_bags_is_as_many_inputs_and_a_broken_one_stops_no_other(
@@ -543,10 +669,11 @@ def photographs(folder: Path, count: int = 3) -> list[str]:
     return [f"{k}.png" for k in range(count)]
 
 
-def coco_json(path: Path, names: Iterable[str], stamps: Iterable[int] = ()) -> Path:
-    """One person in each image, who fills it; all joints are in its middle."""
+def coco_json(path: Path, names: Iterable[str], stamps: Iterable[int] = (), tall: dict[str, int] | None = None) -> Path:
+    """One person in each image, who fills it; all joints are in its middle. tall: heights of others than squares."""
     images: list[dict[str, Any]] = [
-        {"id": k, "file_name": name, "width": LARGE, "height": LARGE} for k, name in enumerate(names)
+        {"id": k, "file_name": name, "width": LARGE, "height": (tall or {}).get(name, LARGE)}
+        for k, name in enumerate(names)
     ]
     for image, stamp in zip(images, stamps):
         image["stamp"] = stamp
@@ -578,12 +705,44 @@ def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: 
     assert "pve" not in scores and "idf1" not in scores
 
 
+def test_images_of_several_folders_may_have_one_name(bundle: Path, tmp_path: Path) -> None:
+    """As in sets of videos. Only in the first image a person is annotated: the others have none."""
+    photographs(tmp_path / "set/one")
+    photographs(tmp_path / "set/two", 1)
+    names = ["set/one/0.png", "set/one/1.png", "set/two/0.png"]
+    path = coco_json(tmp_path / "a.json", names)
+    data = json.loads(path.read_text())
+    del data["annotations"][1:]
+    path.write_text(json.dumps(data))
+    pattern = str(tmp_path / "set" / "*" / "[01].png")
+    for out, words in (("own", [path]), ("given", [pattern, "--reference", path])):
+        assert replay(bundle, tmp_path / out, *words) == 0
+        table = report(tmp_path / out)["table"]
+        assert [row["name"] for row in table] == ["one/0.png", "one/1.png", "two/0.png"]
+        assert [row["true_people"] for row in table] == [1, 0, 0]
+
+
+def test_an_image_that_is_listed_twice(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photographs(tmp_path / "images", 1)
+    assert replay(bundle, tmp_path / "out", coco_json(tmp_path / "a.json", ["0.png", "0.png"])) == 1
+    assert "a.json: has the image 0.png twice; put all of its people under one" in capsys.readouterr().err
+
+
+def test_annotations_of_images_of_another_size(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = photographs(tmp_path / "images", 2)
+    path = coco_json(tmp_path / "a.json", names, tall={"1.png": 2 * LARGE})
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert "1.png: 96 x 96 pixels, but 'width' and 'height' say 96 x 192" in capsys.readouterr().err
+
+
 def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
     """People of different photographs are different people. Annotations refer to the stored pixels."""
     names = photographs(tmp_path / "images", 2)
     sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
     (tmp_path / "images" / "s.jpg").write_bytes(sideways)
-    path = coco_json(tmp_path / "a.json", [*names, "s.jpg"])
+    path = coco_json(tmp_path / "a.json", [*names, "s.jpg"], tall={"s.jpg": 12})
     shapes = [frame.image.shape[:2] for frame in frames.open_input([path]).frames() if frame.image is not None]
     assert shapes[2] == (12, LARGE)
     assert replay(bundle, tmp_path / "out", path) == 0
@@ -596,10 +755,17 @@ def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tm
     assert np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2].tolist() == [0, 0, 12, LARGE]
 
 
+def square(message: Any) -> Any:
+    """An image message with `LARGE` pixels on a side."""
+    pixels = cv2.resize(to_bgr(message), (LARGE, LARGE))
+    return replace(message, height=LARGE, width=LARGE, step=3 * LARGE, data=pixels.ravel())
+
+
 def test_keypoints_of_a_recording_are_matched_by_stamp(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = KINDS["mcap"](tmp_path)
+    film = [(topic, stamp, square(message)) for topic, stamp, message in map(Recorder().raw, range(4))]
+    path = bag(tmp_path / "bag", *film)
     # 0 and 2 have some; one is of no frame
     stamps = [START, START + 2 * STEP + 400_000, START + 7 * STEP]
     marked = coco_json(tmp_path / "a.json", ["a", "b", "c"], stamps)
@@ -1239,6 +1405,7 @@ BROKEN: dict[str, Callable[[Path], Path]] = {
     "nothing": lambda folder: folder / "gone.mcap",
     "an empty folder": empty_folder,
     "text": file("a.txt", b"hello"),
+    "a list of images": file("a.txt", b"images/1.jpg\n" * 200),
     "an empty bag": file("a.mcap", b""),
     "an empty ROS 1 bag": file("a.bag", b""),
     "noise for a bag": file("a.db3", np.random.default_rng(0).bytes(5000)),
@@ -1434,6 +1601,83 @@ def test_files_without_metadata_are_one_bag_only_if_they_are_its_parts(
     assert [path.name for path in frames.inputs_in(folder)] == ["parts_1.mcap", "parts_2.mcap"]
     with pytest.raises(InputError, match="there is no bag here"), open_bag(folder):
         pass
+
+
+@pytest.mark.parametrize("definition", ["", "int32 x\n", "other_msgs/Gone x\n", "no definition {"])
+def test_definitions_of_other_topics_may_be_missing_or_wrong(definition: str, tmp_path: Path) -> None:
+    """As some drivers and recorders leave them; their hashes do not fit, then."""
+    odd = "/odd", "odd_msgs/msg/Odd"
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection(*odd, msgdef=definition, rihs01=f"RIHS01_{64 * '0'}")
+        write_messages(writer, clip(Recorder()), ROS2, ROS2.serialize_cdr)
+    with Writer1(tmp_path / "a.bag") as writer1:
+        connection = writer1.add_connection(*odd, msgdef=definition, md5sum="*")
+        writer1.write(connection, START, bytes(4))
+        write_messages(writer1, clip(Recorder(ROS1)), ROS1, ROS1.serialize_ros1)
+    for name in ("bag", "a.bag"):
+        seen = list(frames.open_input([tmp_path / name]).frames())
+        assert len(seen) == 4 and all(frame.camera and frame.image is not None for frame in seen)
+
+
+@pytest.mark.parametrize("kind", ["bare mcap", "bare db3"])
+def test_a_kind_of_definition_that_rosbags_does_not_know(kind: str, tmp_path: Path) -> None:
+    """As rosbag2 writes it where it does not find the definition."""
+    path = KINDS[kind](tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"ros2msg", b"unknown"))
+    with pytest.raises(InputError, match="rosbags says: 'unknown' is no kind of definition that it knows; leave such"):
+        frames.open_input([path])
+
+
+def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
+    """As of a clock that was not set. A bag's own times cannot be negative, those of headers can."""
+    topic, stamp, message = Recorder().raw(0)
+    message.header.stamp.sec = -5
+    path, out = bag(tmp_path / "bag", (topic, stamp, message)), tmp_path / "meshes"
+    assert replay(bundle, tmp_path / "out", path, "--write", out) == 0
+    with open_bag(out) as written:
+        assert [s for s, *_ in written.in_stamp_order("/mega/mesh")] == [-5 * 10**9]
+
+
+def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
+    """As macOS leaves them on other systems' disks."""
+    parts = without_metadata(tmp_path)
+    (parts / "._parts_0.mcap").write_bytes(b"Mac OS X")
+    assert frames.inputs_in(parts) == [parts] and len(list(frames.open_input([parts]).frames())) == 4
+    photographs(tmp_path / "photos", 1)
+    for name in ("._0.png", "._film.mp4"):
+        (tmp_path / "photos" / name).write_bytes(b"Mac OS X")
+    assert frames.inputs_in(tmp_path / "photos") == [tmp_path / "photos"]
+    assert [frame.problem for frame in frames.open_input([tmp_path / "photos"]).frames()] == [""]
+
+
+def test_camcorders_videos_in_a_folder_are_inputs(tmp_path: Path) -> None:
+    for name in ("00000.MTS", "film.mpg", "phone.3gp"):
+        (tmp_path / name).touch()
+    assert [path.name for path in frames.inputs_in(tmp_path)] == ["00000.MTS", "film.mpg", "phone.3gp"]
+
+
+def test_a_folder_that_may_not_be_read(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As lost+found on a disk. Permissions do not keep root out, so the system call fails here."""
+    disk = tmp_path / "disk"
+    closed = disk / "lost+found"
+    closed.mkdir(parents=True)
+    bag(disk / "a", *clip(Recorder()))
+
+    def only_open(name: str, call: Callable[[Any], Any]) -> None:
+        def called(path: Any) -> Any:
+            if Path(path) == closed:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path)
+
+        monkeypatch.setattr(os, name, called)
+
+    only_open("listdir", os.listdir)
+    only_open("scandir", os.scandir)
+    assert frames.inputs_in(disk) == [disk / "a"]
+    assert replay(bundle, tmp_path / "out", closed) == 1
+    assert f"{closed}: cannot be read (Permission denied)" in capsys.readouterr().err
 
 
 def test_an_error_of_ours_is_not_the_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

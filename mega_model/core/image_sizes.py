@@ -1,6 +1,7 @@
 """The size of an image from the header of its file, before anything is decoded.
 
-JPEG, PNG, WebP, TIFF, BMP and PNM: the formats that this project reads. Sources: the formats' specifications.
+JPEG, PNG, WebP, TIFF, BMP and PNM: the formats that this project reads. HEIC and AVIF are known, to be refused by
+name. Sources: the formats' specifications.
 """
 
 from __future__ import annotations
@@ -17,16 +18,25 @@ _TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
 """Types of a TIFF's whole numbers."""
 
 
+def format_of(data: bytes) -> str | None:
+    """Name of the format, by the first bytes; None if they are no image's."""
+    return next((name for name, start in _STARTS.items() if re.match(start, data, re.DOTALL)), None)
+
+
 def format_and_size(data: bytes) -> tuple[str, int, int]:
     """Name of the format, width and height in pixels. Raises InputError, which does not name the file."""
-    for name, (starts, size) in _READERS.items():
-        if data.startswith(starts):
-            try:
-                width, height = size(data)
-            except (struct.error, IndexError, ValueError, KeyError):
-                raise InputError(f"the {name} data are cut off or damaged: no header in {len(data)} bytes") from None
-            return name, width, height
-    raise InputError(f"not an image: its {len(data)} bytes are none of {', '.join(_READERS)}")
+    name = format_of(data)
+    if name is None:
+        raise InputError(f"not an image: its {len(data)} bytes are none of {', '.join(_SIZES)}")
+    if name not in _SIZES:
+        raise InputError(f"an image in {name}, which is not read; save it as JPEG or PNG")
+    try:
+        width, height = _SIZES[name](data)
+    except InputError:
+        raise
+    except (struct.error, IndexError, ValueError, KeyError):
+        raise InputError(f"the {name} data are cut off or damaged: no header in {len(data)} bytes") from None
+    return name, width, height
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
@@ -64,8 +74,10 @@ def _tiff(data: bytes) -> tuple[int, int]:
     found = {}
     for at in range(entries, min(entries + count * step, len(data)), step):
         tag, kind = struct.unpack_from(f"{order}HH", data, at)
-        if tag in (256, 257):
+        if tag in (254, 256, 257):
             found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + (12 if big else 8))[0]
+    if found.get(254, 0) & 1:
+        raise InputError("its first image is a reduced one, as in a camera's raw file; develop it, and save it as JPEG")
     return found[256], found[257]
 
 
@@ -84,12 +96,22 @@ def _pnm(data: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-_READERS: dict[str, tuple[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]]] = {
-    "JPEG": (b"\xff\xd8", _jpeg),
-    "PNG": (b"\x89PNG\r\n\x1a\n", _png),
-    "WebP": (b"RIFF", _webp),
-    "TIFF": ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
-    "BMP": (b"BM", _bmp),
-    "PNM": (tuple(b"P%d" % k for k in range(1, 7)), _pnm),
+_SIZES: dict[str, Callable[[bytes], tuple[int, int]]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WebP": _webp,
+    "TIFF": _tiff,
+    "BMP": _bmp,
+    "PNM": _pnm,
 }
-"""Format -> how its files begin, and what reads the size."""
+"""Format -> what reads the size."""
+_STARTS = {
+    "JPEG": rb"\xff\xd8",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WebP": rb"RIFF....WEBP",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "BMP": rb"BM",
+    "PNM": rb"P[1-6][\s#]",
+    "HEIC or AVIF": rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1|avi[fs])",
+}
+"""Format -> how its files begin."""

@@ -14,8 +14,8 @@ import numpy as np
 import simplejpeg
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_bytes
-from mega_model.core.image_sizes import format_and_size
+from mega_model.core.files import must_exist, read_bytes
+from mega_model.core.image_sizes import format_and_size, format_of
 
 LONGEST_SIDE = 32766
 """Pixels: OpenCV warps no larger images."""
@@ -28,16 +28,17 @@ _lock, _inside, _stderr, _caught = threading.Lock(), 0, -1, -1
 
 _OF_CODECS = re.compile(
     rb"Corrupt JPEG|Premature end|Invalid SOS|Inconsistent progression|Unknown Adobe|Warning: unknown JFIF|libpng "
-    rb"|\[ ?[A-Z]+:\d+@|\[[\w,]+ @ 0x|OpenCV: FFMPEG:|\s*$"
+    rb"|\[ ?[A-Z]+:\d+@|\[[\w,]+ @ 0x|OpenCV: FFMPEG:|\s*$| \([\w ]+\): fmt:"
 )
 """How lines of libjpeg, libpng, OpenCV and FFmpeg begin."""
 
 
 @contextmanager
-def without_stderr() -> Iterator[None]:
+def without_stderr() -> Iterator[list[bytes]]:
     """Keeps quiet what OpenCV, libjpeg and libpng print beside our own message. Several threads may be inside.
 
     They write to the process' standard error. What others write there meanwhile follows at the end.
+    The list holds, at the end, all lines that were written meanwhile.
     """
     global _inside, _stderr, _caught
     with _lock:
@@ -45,11 +46,14 @@ def without_stderr() -> Iterator[None]:
             _stderr, _caught = os.dup(2), os.memfd_create("stderr")
             os.dup2(_caught, 2)
         _inside += 1
+        start = os.fstat(_caught).st_size
+    said: list[bytes] = []
     try:
-        yield
+        yield said
     finally:
         with _lock:
             _inside -= 1
+            said += os.pread(_caught, os.fstat(_caught).st_size - start, start).splitlines()
             if not _inside:
                 os.dup2(_stderr, 2)
                 os.lseek(_caught, 0, os.SEEK_SET)
@@ -89,6 +93,13 @@ def decode(data: np.ndarray | bytes, *, turn: bool) -> np.ndarray:
     if image.dtype != np.uint8:
         raise InputError(f"the image has more than 8 bits per channel ({image.dtype}); save it with 8")
     return image
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file begins as one of an image. Raises InputError if it cannot be read."""
+    must_exist(path)
+    with path.open("rb") as file:
+        return format_of(file.read(16)) is not None
 
 
 def read(path: Path, *, turn: bool) -> np.ndarray:

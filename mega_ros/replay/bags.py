@@ -1,6 +1,7 @@
 """ROS 1 and ROS 2 bags, read without ROS: their topics, and their messages with times.
 
-rosbags reads them. Its errors about a damaged bag become an InputError that names the bag.
+rosbags reads them. Its errors about a damaged bag become an InputError that names the bag. Messages are read as what
+their types are in ROS: the definitions in the bag are not used, as those of other topics may be missing or wrong.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
+from rosbags.rosbag1 import Reader as Reader1
+from rosbags.rosbag2 import Reader as Reader2
+from rosbags.typesys import Stores, get_typestore
 
 from mega_model.core.errors import InputError
 
@@ -32,6 +35,7 @@ else:
 FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 """Endings of bag files' names."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+ROS1_MESSAGES = get_typestore(Stores.ROS1_NOETIC)
 
 
 class Message(NamedTuple):
@@ -58,9 +62,9 @@ class Message(NamedTuple):
 def is_bag(path: Path) -> bool:
     """Whether it is a bag: a folder with metadata.yaml or with the files of one bag, or such a file."""
     if path.is_dir():
-        if (path / "metadata.yaml").is_file():
+        if has_metadata(path):
             return True
-        if any((inner / "metadata.yaml").is_file() for inner in path.iterdir()):
+        if any(inner.is_dir() and has_metadata(inner) for inner in inside(path)):
             return False  # a folder of bags
     names = [re.fullmatch(r"(.*?)(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd)?", file.name) for file in files_of(path)]
     if len(names) < 2:
@@ -70,10 +74,26 @@ def is_bag(path: Path) -> bool:
     return len(parts) == len(names) and parts == {(min(parts)[0], number) for number in range(len(names))}
 
 
+def inside(folder: Path) -> list[Path]:
+    """What is in a folder, by name, but for what is hidden: macOS puts a ._NAME beside each NAME.
+
+    Nothing where it cannot be read, as lost+found on a disk.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def has_metadata(folder: Path) -> bool:
+    """Whether it says itself that it is a bag."""
+    return folder / "metadata.yaml" in inside(folder)
+
+
 def files_of(path: Path) -> list[Path]:
     """The files that hold a bag's messages, in the order of their names' numbers."""
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.name.endswith(FILES) and file.is_file()]
+        files = [file for file in inside(path) if file.name.endswith(FILES) and file.is_file()]
         return sorted(files, key=lambda file: (len(file.name), file.name))
     return [path] if path.is_file() and path.name.endswith(FILES) else []
 
@@ -81,25 +101,28 @@ def files_of(path: Path) -> list[Path]:
 class Bag:
     """An open bag. Raises InputError, here and later, for one that is damaged."""
 
-    def __init__(self, path: Path, reader: AnyReader) -> None:
+    def __init__(self, path: Path, parts: Sequence[Reader1 | Reader2]) -> None:
+        """parts: of the bag, open, of one ROS version."""
         self.path = path
-        self._reader = reader
-        self.topics: dict[str, str] = {c.topic: c.msgtype for c in reader.connections}
+        self._parts = parts
+        self.topics: dict[str, str] = {c.topic: c.msgtype for part in parts for c in part.connections}
         """name -> type, e.g. "sensor_msgs/msg/Image", also in a bag of ROS 1."""
-        self.is_ros2: bool = reader.is2
+        self.is_ros2 = isinstance(parts[0], Reader2)
 
     def messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
         """Connection, time (ns) and bytes of the messages on some topics, in time order. No topics, no messages."""
         wanted = set(topics)
-        connections = [c for c in self._reader.connections if c.topic in wanted]
-        if connections:  # rosbags reads an empty list as all of them
-            with _naming(self.path):
-                yield from self._reader.messages(connections)
+        chosen = [(part, [c for c in part.connections if c.topic in wanted]) for part in self._parts]
+        with _naming(self.path):
+            # rosbags reads an empty list as all of them
+            found = [part.messages(connections) for part, connections in chosen if connections]
+            yield from merge(*found, key=lambda message: message[1])
 
     def read(self, connection: Connection, data: bytes) -> Any:
         """The message as rosbags has it. A camera_info of ROS 1 has the field names of ROS 2."""
         with _naming(self.path, connection.topic):
-            message = self._reader.deserialize(data, connection.msgtype)
+            read = MESSAGES.deserialize_cdr if self.is_ros2 else ROS1_MESSAGES.deserialize_ros1
+            message: Any = read(data, connection.msgtype)
         if connection.msgtype == CAMERA_INFO and hasattr(message, "K"):
             for name in "DKRP":
                 object.__setattr__(message, name.lower(), getattr(message, name))
@@ -179,8 +202,12 @@ def open_bag(path: Path) -> Iterator[Bag]:
         paths = [path] if (path / "metadata.yaml").is_file() else files_of(path)
         paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
         with _naming(path):
-            reader = stack.enter_context(AnyReader(paths, default_typestore=MESSAGES))
-        yield Bag(path, reader)
+            # a folder of ROS 2 may be called name.bag
+            readers: list[Reader1 | Reader2]
+            readers = [Reader1(p) if p.suffix == ".bag" and p.is_file() else Reader2(p) for p in paths]
+            for reader in readers:
+                stack.enter_context(reader)
+        yield Bag(path, readers)
 
 
 def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
@@ -219,5 +246,9 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
         yield
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        where = f"{path}: {topic}" if topic else f"{path}"
-        raise InputError(f"{where}: damaged or cut off, rosbags says: {what}") from error
+        if isinstance(error, KeyError):  # as of a definition that the recorder did not find, which is of kind 'unknown'
+            what = f"{what} is no kind of definition that it knows; leave such topics out, e.g. by mcap filter"
+        if topic:
+            raise InputError(f"{path}: {topic}: damaged or cut off, rosbags says: {what}") from error
+        mend = "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
+        raise InputError(f"{path}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error

@@ -70,17 +70,21 @@ class Photograph:
     def load(self) -> np.ndarray:
         """uint8 [H, W, 3] BGR: the stored pixels, as annotations refer to, not rotated by EXIF. Raises InputError."""
         image = image_files.read(self.path, turn=False)
-        if image.shape[:2] != (self.height, self.width):
-            size = f"{image.shape[1]} x {image.shape[0]}"
-            raise InputError(f"{self.path}: {size} pixels, but 'width' and 'height' say {self.width} x {self.height}")
+        self.must_fit(image.shape[1], image.shape[0])
         return image
+
+    def must_fit(self, width: int, height: int) -> None:
+        """Raises InputError unless its annotations are of an image of this size, pixels."""
+        if (width, height) != (self.width, self.height):
+            said = f"'width' and 'height' say {self.width} x {self.height}"
+            raise InputError(f"{self.path}: {width} x {height} pixels, but {said}")
 
 
 def read(name: str, folder: Path | None = None) -> list[Photograph]:
     """The photographs of the set "coco-keypoints:FILE.json", in `folder`, by default `images` beside the file, else
     beside the file.
 
-    People are the annotations of the first category. Its `keypoints` name the joints: any number, in any order.
+    People are the annotations of the category whose `keypoints` name their joints: any number, in any order.
     """
     kind, _, place = name.partition(":")
     if kind != KIND or not place:
@@ -102,16 +106,22 @@ def is_file(path: Path) -> bool:
 def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True) -> list[Photograph]:
     """`read` of a file. must_exist: whether the images must be there. Raises InputError."""
     root = _Record(path, "", read_json(path))
-    category = next(iter(root.records("categories")), None)
-    if category is None:
-        raise root.error("categories", "is empty")
+    # others may stand beside it: animals, or an empty one above all
+    categories = [category for category in root.records("categories") if category.has("keypoints")]
+    if not categories:
+        raise root.error("categories", "has none with 'keypoints', the names of the joints")
+    category = min(categories, key=lambda category: len(_missing(category)))
+    if missing := _missing(category):
+        raise category.error("keypoints", f"lacks {', '.join(missing)}")
     names = category.get("keypoints", list)
-    missing = [limb for limb in LIMBS if limb not in names]
-    if missing:
-        raise category.error("keypoints", f"lacks {', '.join(missing)}; people are the first category")
 
     images = root.records("images")
-    people: dict[Any, list[Person]] = {image.get("id", int): [] for image in images}
+    people: dict[Any, list[Person]] = {}
+    for image in images:
+        image_id = image.get("id", int)
+        if image_id in people:
+            raise image.error("id", f"is {image_id}, as that of another image")
+        people[image_id] = []
     for annotation in root.records("annotations"):
         if annotation.get("category_id", int) != category.get("id", int):
             continue
@@ -122,6 +132,12 @@ def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True
     if folder is None:
         folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
     return [_photograph(image, folder, people[image.get("id", int)], must_exist) for image in images]
+
+
+def _missing(category: _Record) -> list[str]:
+    """The limbs that a category lacks."""
+    names = category.get("keypoints", list)
+    return [limb for limb in LIMBS if limb not in names]
 
 
 def _person(annotation: _Record, names: list[str]) -> Person:

@@ -5,32 +5,37 @@ A frame that cannot be read says why, and the rest goes on.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
+from rosbags.interfaces import Connection
 
 from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.files import sha256
-from mega_model.core.images import without_stderr
+from mega_model.core.images import is_image
 
 from ..ros.camera_info import camera_for, is_rectified
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, Bag, files_of, is_bag, open_bag, read_bag, with_stamp
-from .sources import FRAME, Source, open_video
+from .bags import CAMERA_INFO, FILES, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
+from .sources import FRAME, Source, SourceError, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-"""How the names of image files end."""
-VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".heic", ".heif", ".avif"),  # not read: each is a frame that says so
+)
+"""How the names of image files end, where a folder of inputs is searched."""
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv", ".ogv")
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
@@ -53,7 +58,7 @@ class Frame:
     frame_id: str = FRAME
     """name of the camera's coordinate frame."""
     name: str = ""
-    """of the file, where every frame has its own."""
+    """of the file, where every frame has its own; see `names_of`."""
 
 
 class Input(Protocol):
@@ -122,7 +127,7 @@ def open_input(
             raise InputError(f"{first}: field 'images' is empty")
         source = ImageFiles(first.name, [p.path for p in photographs], False, one_camera=False, beside=[first])
     elif first.is_file():
-        source = Video(first)
+        source = ImageFiles(first.name, [first], turn) if is_image(first) else Video(first)
     else:
         raise InputError(f"{first}: there is no such file or folder")
     if image_topic or info_topic not in (None, WITHOUT):
@@ -135,6 +140,15 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
 
 
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The names of files; where two have one name, in their folders, from the one on that all of them have."""
+    names = [path.name for path in paths]
+    if len({*names}) == len(names):
+        return names
+    common = os.path.commonpath([path.absolute().parent for path in paths])
+    return [path.absolute().relative_to(common).as_posix() for path in paths]
+
+
 def is_image_file(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
 
@@ -144,16 +158,16 @@ def inputs_in(path: Path) -> list[Path]:
 
     A bag, a folder of nothing but images, and a file are themselves.
     """
-    if not path.is_dir() or (path / "metadata.yaml").is_file():
+    if not path.is_dir() or has_metadata(path):
         return [path]
-    inner = sorted(path.iterdir())
+    inner = inside(path)
     images = [path] if any(is_image_file(p) for p in inner) else []
     others = [p for p in inner if p.is_file() and (p.suffix.lower() in VIDEOS or coco.is_file(p))]
     belong = {p.parent / "images" for p in others if p.suffix.lower() == ".json"}
     if is_bag(path) and not images and not others:  # the parts of one bag
         return [path]
     for p in inner:
-        folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in p.iterdir())
+        folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in inside(p))
         if is_bag(p) or (folder_of_images and not images):
             others.append(p)
     return [*images, *sorted(others)] or [path]
@@ -171,11 +185,15 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _image_files_in(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if is_image_file(path)]
+    found = [path for path in inside(folder) if is_image_file(path)]
     if not found:
+        try:
+            os.listdir(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
         raise InputError(
-            f"{folder}: neither a bag nor images in it: no metadata.yaml, .mcap, .db3 or .bag, no "
-            f"{', '.join(IMAGE_ENDINGS)}"
+            f"{folder}: no bag, video or images in it: no metadata.yaml, "
+            f"{', '.join((*FILES, *VIDEOS, *IMAGE_ENDINGS))}; deeper folders are not searched"
         )
     return in_order(found)
 
@@ -203,12 +221,12 @@ class ImageFiles:
         return len(self.images)
 
     def frames(self) -> Iterator[Frame]:
-        for k, path in enumerate(self.images):
+        for k, (path, name) in enumerate(zip(self.images, names_of(self.images))):
             stamp = round(k * 1e9 / RATE)
             try:
-                yield Frame(stamp, image_files.read(path, turn=self.turn), name=path.name)
+                yield Frame(stamp, image_files.read(path, turn=self.turn), name=name)
             except InputError as error:
-                yield Frame(stamp, None, str(error), name=path.name)
+                yield Frame(stamp, None, str(error), name=name)
 
 
 class Video:
@@ -220,6 +238,7 @@ class Video:
         self.name, self.files, self.topics, self.note = path.name, [path], dict[str, str](), ""
         capture = open_video(path)
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        read_image(capture, str(path))  # where the first cannot be read, the others need no try
         capture.release()
         self.count = int(announced) if 0 < announced < 1e9 else None
 
@@ -229,17 +248,21 @@ class Video:
         step = round(1e9 / (rate if 0.01 < rate < 1000 else RATE))
         try:
             for number in count():
-                with without_stderr():
-                    good, image = capture.read()
-                if not good:
-                    if self.count and number < self.count:
+                image, problem = None, ""
+                try:
+                    image = read_image(capture, str(self.files[0]))
+                except SourceError as error:
+                    problem = str(error)
+                if image is None and not problem:
+                    # in a container that holds no count, it is one that OpenCV took from length and mean rate
+                    if self.count and number < self.count and last + 1.5 * step < self.count * step:
                         self.note = f"{number} of the {self.count} frames that the file announces could be read"
                     return
                 stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
                 if stamp <= last:  # a container without times
                     stamp = last + step if last >= 0 else 0
                 last = stamp
-                yield Frame(stamp, image)
+                yield Frame(stamp, image, problem)
         finally:
             capture.release()
 
@@ -317,12 +340,31 @@ def _image_topic(bag: Bag, named: str | None) -> str:
     if named is not None:
         # the name of the camera's topic, as the node takes it, also where only its compressed images were recorded
         compressed = f"{named}/compressed"
-        return _named(bag, compressed if named not in bag.topics and compressed in bag.topics else named, IMAGES)
+        alone = compressed in bag.topics and next(bag.messages([named]), None) is None
+        return _named(bag, compressed if alone else named, IMAGES)
     # the node's own drawings are no input
     found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
+    if len(found) > 1:
+        found = [t for t in found if _is_readable(bag, t)] or found
     # one camera, raw and compressed: the raw images
     found = [t for t in found if not (t.endswith("/compressed") and t.removesuffix("/compressed") in found)]
     return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
+
+
+def _is_readable(bag: Bag, topic: str) -> bool:
+    """Whether its images can be read, by the first few.
+
+    Those of depth cannot, and image_transport has topics of all its plugins recorded beside those of the camera.
+    """
+
+    def can_read(connection: Connection, data: bytes) -> bool:
+        try:
+            to_bgr(bag.read(connection, data))
+        except InputError:
+            return False
+        return True
+
+    return any(can_read(connection, data) for connection, _, data in islice(bag.messages([topic]), 3))
 
 
 def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, str]:
@@ -347,8 +389,9 @@ def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, st
 
 
 def _frame_id(bag: Bag, topic: str) -> str:
-    """Of the first message; empty without messages."""
-    return next((str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic])), "")
+    """Of the first message, without the slash that ROS 1 allows; empty without messages."""
+    found = (str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic]))
+    return next(found, "").removeprefix("/")
 
 
 def _named(bag: Bag, topic: str, kinds: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +26,7 @@ from ..stream import RESTART
 from . import coco
 from .bags import is_bag, open_bag
 from .coco import Photograph
-from .frames import Frame
+from .frames import Frame, names_of
 from .sources import GROUND_TRUTH
 
 WITHIN = 0.001
@@ -133,10 +133,14 @@ class ByName:
 
     matching = "by the name of the image file"
 
-    def __init__(self, name: str, files: list[Path], truths: Mapping[str, Truth | Photograph]) -> None:
+    def __init__(self, name: str, files: list[Path], truths: Sequence[tuple[str, Truth | Photograph]]) -> None:
         self.name, self.files = name, files
         self.unused: list[int | str] = []
-        self._left = dict(truths)
+        self._left: dict[str, Truth | Photograph] = {}
+        for image, truth in truths:
+            if image in self._left:
+                raise InputError(f"{name}: has the image {image} twice; put all of its people under one")
+            self._left[image] = truth
         if not truths:
             raise InputError(f"{name}: no ground truth in it")
 
@@ -234,7 +238,7 @@ def _of_coco(path: Path, files: list[Path], within: float, images: Path | None) 
     if photographs and all(photograph.stamp is not None for photograph in photographs):
         stamped = sorted(((p.stamp or 0, p) for p in photographs), key=lambda pair: pair[0])
         return ByStamp(str(path), files, iter(stamped), within)
-    return ByName(str(path), files, {photograph.path.name: photograph for photograph in photographs})
+    return ByName(str(path), files, list(zip(names_of([p.path for p in photographs]), photographs)))
 
 
 def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
@@ -278,7 +282,7 @@ def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
     if key == "stamps":
         order = np.argsort(keys, kind="stable")
         return ByStamp(str(path), [path], ((int(keys[k]), _some(people, frame == k)) for k in order), within)
-    return ByName(str(path), [path], {str(name): _some(people, frame == k) for k, name in enumerate(keys)})
+    return ByName(str(path), [path], [(str(name), _some(people, frame == k)) for k, name in enumerate(keys)])
 
 
 def _vertices_of(path: Path) -> dict[str, np.ndarray]:

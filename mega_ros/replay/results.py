@@ -188,7 +188,7 @@ class MeshBag:
             ),
         )
         for connection, data in zip(self._connections, messages):
-            self._writer.write(connection, frame.stamp, data)
+            self._writer.write(connection, max(0, frame.stamp), data)  # a bag's times cannot be negative
 
     def close(self) -> None:
         self._writer.close()

@@ -65,6 +65,7 @@ class Score:
         People who are occluded or outside the image are not counted, whether they are found or not.
         """
         if isinstance(truth, Photograph):
+            truth.must_fit(*size)
             pool = self._add_photograph(row, people, truth, camera)
         else:
             pool = self._add_bodies(row, people, truth, camera, size)

@@ -17,9 +17,8 @@ import numpy as np
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist
 from mega_model.core.geometry import intrinsics_from_fov
-from mega_model.core.images import read, without_stderr
+from mega_model.core.images import is_image, read, without_stderr
 
 from ..ros.standard import header, serialised
 from .bags import FILES, Message
@@ -33,6 +32,8 @@ TOPICS = {COMPRESSED: "sensor_msgs/msg/CompressedImage", INFO: "sensor_msgs/msg/
 FRAME = "camera_optical_frame"
 LARGEST = 1280  # pixels: larger images of the user are shrunk to this size
 IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # pan and zoom over a photograph
+SQUARE = 0.02  # a pixel's width to its height may differ from 1 by this, as encoders round it
+WIDEST = 4.0  # more is no pixel's width to its height, but a damaged header
 CLOSEST = 0.75  # smallest visible share of the photograph
 
 
@@ -67,29 +68,47 @@ def photograph(path: Path, fov: float) -> Source:
 
 def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
-    must_exist(path)
-    # FFmpeg takes a bag for a text and draws that, and does not see the damage of an image
+    # FFmpeg does not see the damage of an image, and gives a tile of one in HEIC
+    if is_image(path):
+        raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     if path.name.endswith(FILES):
         raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")
-    with path.open("rb") as file:
-        if file.read(8).startswith((b"\xff\xd8", b"\x89PNG")):
-            raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     try:
         name = os.fsencode(path).decode()
     except UnicodeDecodeError:  # OpenCV would crash
         raise SourceError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
     with without_stderr():
         capture = cv2.VideoCapture(name)
-    if not capture.isOpened():
+    # FFmpeg draws a text
+    if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi"):
         raise SourceError(f"{path}: not a video that OpenCV can read")
     return capture
+
+
+def read_image(capture: cv2.VideoCapture, name: str) -> np.ndarray | None:
+    """The next image, uint8 [H, W, 3] BGR, with square pixels; None after the last one.
+
+    Raises SourceError with the name for one that cannot be read.
+    Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
+    """
+    with without_stderr() as said:
+        good, image = capture.read()
+    if any(b"Cannot convert interlaced" in line for line in said):
+        convert = "convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4"
+        raise SourceError(f"{name}: OpenCV cannot read interlaced images; {convert}")
+    if not good:
+        return None
+    ratio = capture.get(cv2.CAP_PROP_SAR_NUM) / (capture.get(cv2.CAP_PROP_SAR_DEN) or 1)
+    if abs(ratio - 1) < SQUARE or not 1 / WIDEST < ratio < WIDEST:
+        return image
+    return cv2.resize(image, (max(1, round(image.shape[1] * ratio)), image.shape[0]))
 
 
 def video(path: Path, fov: float) -> Source:
     """A video file at its frame rate."""
     capture = open_video(path)
     rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    images = _at_rate(_frames(capture), rate if 1 <= rate <= 240 else 30.0)
+    images = _at_rate(_frames(capture, str(path)), rate if 1 <= rate <= 240 else 30.0)
     return Source(path.name, _stream(images, fov), count=int(count) if 0 < count < 1e9 else None)
 
 
@@ -99,16 +118,13 @@ def camera(name: str, fov: float) -> Source:
         capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
     if not capture.isOpened():
         raise SourceError(f"camera {name}: cannot be opened; give a number, a device such as /dev/video0 or a URL")
-    images = ((time.time_ns(), image) for image in _frames(capture))
+    images = ((time.time_ns(), image) for image in _frames(capture, f"camera {name}"))
     return Source(f"camera {name}", _stream(images, fov), live=True)
 
 
-def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+def _frames(capture: cv2.VideoCapture, name: str) -> Iterator[np.ndarray]:
     try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                return
+        while (image := read_image(capture, name)) is not None:
             yield image
     finally:
         capture.release()

@@ -34,6 +34,11 @@ _PACKED: dict[str, tuple[int, int | None]] = {
     "yuv422": (2, cv2.COLOR_YUV2BGR_UYVY),
     "yuyv": (2, cv2.COLOR_YUV2BGR_YUYV),
     "yuv422_yuy2": (2, cv2.COLOR_YUV2BGR_YUYV),
+    # a colour per pixel; OpenCV names a mosaic by the second row, from its second pixel on
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2BGR),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2BGR),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2BGR),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2BGR),
 }
 # one byte per pixel, then the two colours at half the resolution in both directions
 _PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
@@ -70,7 +75,7 @@ def _decode(message: Any) -> np.ndarray:
     """JPEG, PNG, and any other format that OpenCV reads."""
     if not len(message.data):
         raise ImageError("the compressed image has no data")
-    if "bayer" in message.format and "bgr8" not in message.format:
+    if "compressedDepth" in message.format or ("bayer" in message.format and "bgr8" not in message.format):
         raise ImageError(_refusal(message.format))
     try:
         # rotation by EXIF would make the image inconsistent with its camera_info
@@ -82,7 +87,7 @@ def _decode(message: Any) -> np.ndarray:
 
 def _refusal(encoding: str) -> str:
     name = "'" + encoding.replace("'", "")[:40] + "'"  # between quotes, by which diagnostics know one kind of problem
-    if "bayer" in encoding:
+    if "bayer" in encoding and "compressed" in encoding:
         return f"encoding {name} is a raw sensor mosaic; subscribe to the colour image of image_proc's debayer node"
     if any(bits in encoding for bits in ("16", "32", "64")):
         return f"encoding {name} has more than 8 bits per channel; subscribe to the camera's 8-bit colour image"
