@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.stores import ros2_jazzy as ros
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation, Slerp
 from tqdm import tqdm
@@ -25,6 +23,8 @@ from mega_model.data import backgrounds, sensor
 from mega_model.data.appearance import Appearance, Light
 from mega_model.data.meshes import POSES, BodySampler
 from mega_model.data.scenes import VIEW_AXES, Renderer, Scene, Thing, View
+from mega_ros.ros.read import POINT
+from mega_ros.ros.standard import MESSAGES, camera_info, header, point_cloud, serialised
 
 RATE, SECONDS = 15, 6
 CROWD_SECONDS = 20
@@ -167,71 +167,36 @@ def write_bag(
     path: Path, images: np.ndarray, intrinsics: np.ndarray, vertices: np.ndarray, visible: np.ndarray
 ) -> None:
     """JPEG images, camera_info and ground truth as a compressed MCAP bag, in the format of the demo."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = store.types
-
     writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
     writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
     with writer:
-        connections: dict[str, Connection] = {}
-
-        def write(topic: str, frame: int, kind: str, **content: Any) -> None:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            stamp = START * 10**9 + round(frame * 1e9 / RATE)
-            time = types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9))
-            message = types[kind](header=types["std_msgs/msg/Header"](time, FRAME), **content)
-            writer.write(connections[topic], stamp, store.serialize_cdr(message, kind))
-
-        for frame, image in enumerate(images):
-            write("/camera/camera_info", frame, "sensor_msgs/msg/CameraInfo", **_camera_info(types, intrinsics))
-            jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-            write(
-                "/camera/image_raw/compressed",
-                frame,
-                "sensor_msgs/msg/CompressedImage",
-                format="jpeg",
-                data=jpeg.ravel(),
+        info, compressed, truth = (
+            writer.add_connection(topic, f"sensor_msgs/msg/{kind}", typestore=MESSAGES)
+            for topic, kind in (
+                ("/camera/camera_info", "CameraInfo"),
+                ("/camera/image_raw/compressed", "CompressedImage"),
+                ("/mega/ground_truth", "PointCloud2"),
             )
+        )
+        for frame, image in enumerate(images):
+            stamp = START * 10**9 + round(frame * 1e9 / RATE)
+            head = header(stamp, FRAME)
+            jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].ravel()
+            writer.write(info, stamp, serialised(camera_info(head, WIDTH, HEIGHT, intrinsics)))
+            writer.write(compressed, stamp, serialised(ros.sensor_msgs__msg__CompressedImage(head, "jpeg", jpeg)))
             if frame % TRUTH_EVERY == 0:
-                cloud = _cloud(types, vertices[frame], visible[frame])
-                write("/mega/ground_truth", frame, "sensor_msgs/msg/PointCloud2", **cloud)
+                points = _points(vertices[frame], visible[frame])
+                writer.write(truth, stamp, serialised(point_cloud(head, points)))
 
 
-def _camera_info(types: Any, intrinsics: np.ndarray) -> dict[str, Any]:
-    return {
-        "height": HEIGHT,
-        "width": WIDTH,
-        "distortion_model": "plumb_bob",
-        "d": np.zeros(5),
-        "k": intrinsics.ravel(),
-        "r": np.eye(3).ravel(),
-        "p": np.column_stack([intrinsics, np.zeros(3)]).ravel(),
-        "binning_x": 0,
-        "binning_y": 0,
-        "roi": types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
-    }
-
-
-def _cloud(types: Any, vertices: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
+def _points(vertices: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """People [P, V, 3] with the fields of the node's mesh, and `visible` (1: the camera sees the vertex)."""
-    names = ["x", "y", "z", "sigma", "id", "visible"]  # four bytes each
-    points = np.zeros(visible.shape, [(name, "<u4" if name == "id" else "<f4") for name in names])
+    points = np.zeros(visible.shape, [*POINT.descr, ("visible", "<f4")])
     for axis, name in enumerate("xyz"):
         points[name] = vertices[..., axis].round(3)  # millimetres, for compression
     points["id"] = np.arange(len(points))[:, None]
     points["visible"] = visible
-    field = types["sensor_msgs/msg/PointField"]
-    return {
-        "height": len(vertices),
-        "width": vertices.shape[1],
-        "fields": [field(n, 4 * k, field.UINT32 if n == "id" else field.FLOAT32, 1) for k, n in enumerate(names)],
-        "is_bigendian": False,
-        "point_step": points.itemsize,
-        "row_step": points.itemsize * vertices.shape[1],
-        "data": points.reshape(-1).view(np.uint8),
-        "is_dense": True,
-    }
+    return points
 
 
 def make(out: Path, crowded: bool = False) -> None:

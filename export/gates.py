@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from rich.table import Table
 
-from mega_model.core.detection import LIMB_JOINTS
+from mega_model.core.topology import LIMBS
 from mega_ros.bundle import Bundle, GraphName
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import OnnxEngine
@@ -107,7 +107,7 @@ def inputs(bundle: Bundle, crops: np.ndarray, samples: int) -> Arrays:
     """The inputs of a chain: crops uint8 [P, H, W, 3], with random keypoints and uniforms."""
     people, rng = len(crops), np.random.default_rng(len(crops))
     uniforms = rng.uniform(1e-6, 1 - 1e-6, bundle.graphs["sampler"].inputs["uniforms"].sized(people, samples))
-    keypoints = rng.uniform(0, 1, (people, len(LIMB_JOINTS), 3))
+    keypoints = rng.uniform(0, 1, (people, len(LIMBS), 3))
     return {"crops": crops, "uniforms": uniforms.astype(np.float32), "keypoints": keypoints.astype(np.float32)}
 
 

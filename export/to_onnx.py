@@ -29,11 +29,11 @@ from mega_model import checkpoint, generate, onnx_files
 from mega_model.blazepose import PoseFeatures
 from mega_model.checkpoint import LoadedModel
 from mega_model.core.commands import call
-from mega_model.core.detection import LIMB_JOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
 from mega_model.core.regions import BOX_MARGIN, PASSES
 from mega_model.core.settings import parse
+from mega_model.core.topology import LIMBS
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.image_encoding import ImageTokens
@@ -291,7 +291,7 @@ def save_graphs(folder: Path, model: LoadedModel, config: ExportConfig) -> bundl
         outputs = [*features]
         names = [name for name in DETERMINISTIC if name != "prior" or mega.lifter is not None]
         if errors is not None:
-            features["keypoints"] = torch.zeros(len(crops), len(LIMB_JOINTS), 3)
+            features["keypoints"] = torch.zeros(len(crops), len(LIMBS), 3)
         made = dict(zip(names, deterministic(*features.values())))
     uniforms = torch.rand(11, 13, config.steps, tokenizer.length, 2)
     sampled = {"image": made["image"], "logits": made["logits"], "uniforms": uniforms}

@@ -16,9 +16,9 @@ import numpy as np
 
 from mega_model.core import metrics
 from mega_model.core.cameras import Camera
-from mega_model.core.detection import LIMB_JOINTS, SMALLEST, in_image, keypoints_of
+from mega_model.core.detection import SMALLEST, in_image, keypoints_of
 from mega_model.core.errors import InputError, numbers
-from mega_model.core.fit import OBSERVES, Bends, FittedPeople, fit_people, limb_shares, widened
+from mega_model.core.fit import Bends, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
     Pyramid,
     box_squares,
@@ -29,7 +29,7 @@ from mega_model.core.geometry import (
     place,
 )
 from mega_model.core.regions import Cameras, last_cameras
-from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import LIMBS, SMPL_JOINTS, Topology
 
 from .bundle import TOPOLOGY, Bundle, BundleError
 from .detect import Detector, find_turned
@@ -342,9 +342,9 @@ class Recovery:
             squares, keypoints, camera, crop.size, crop.passes, lambda _, cameras: run_backbone(cameras)["landmarks"]
         )
         features = run_backbone(cameras)
-        limbs = np.zeros((len(boxes), len(LIMB_JOINTS), 3), np.float32)
+        limbs = np.zeros((len(boxes), len(LIMBS), 3), np.float32)
         if keypoints is not None:
-            limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], camera, *cameras).astype(np.float32)
+            limbs = in_crops(keypoints[:, -len(LIMBS) :], camera, *cameras).astype(np.float32)
         given = {**features, "keypoints": limbs}
         out = self._deterministic.run(**{name: given[name] for name in self.bundle.graphs["deterministic"].inputs})
         return CropOutputs(*cameras, features, limbs, out)
@@ -362,7 +362,7 @@ class Recovery:
             self._bends = self._bends or Bends.of(self.topology.joint_regressor, out["modes"])
             fitted = fit_people(meshes, rotation, camera, focal, landmarks, limbs, self._bends)
         else:
-            nothing = np.zeros((*meshes.shape[:2], len(OBSERVES)))
+            nothing = np.zeros((*meshes.shape[:2], len(LIMBS)))
             fitted = FittedPeople(meshes, rotation, crop_translation(camera, focal), nothing)
         placed = place(fitted.vertices, fitted.body_to_crop, fitted.translation, outputs.crop_from_camera[:, None])
         return placed.astype(np.float32), fitted.residuals

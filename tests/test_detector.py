@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model import import_detector
-from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, Detections
+from mega_model.core.detection import KEYPOINTS, Detections
 from mega_model.core.geometry import project
 from mega_model.core.onnx_runtime import ort
-from mega_model.core.topology import Topology
+from mega_model.core.topology import LIMB_JOINTS, Topology
 from mega_ros import cli
 from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph
 from mega_ros.detect import Detector, find_turned, one_person

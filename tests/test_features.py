@@ -14,9 +14,9 @@ from tiny_people import WIDTH, blazepose
 
 from mega_model.blazepose import LANDMARKS, BlazePose, PoseFeatures
 from mega_model.checkpoint import load_weights
-from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
+from mega_model.core.detection import KEYPOINTS
 from mega_model.core.errors import InputError
-from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS, Topology
 from mega_model.data import features, rendered
 from mega_model.data.features import FeatureSet, extract
 from mega_model.data.images import Mixture, open_set

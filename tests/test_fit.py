@@ -16,7 +16,6 @@ from mega_model.core.fit import (
     LANDMARK_SIGMA,
     LATERAL_PRIOR,
     OBSERVED,
-    OBSERVES,
     OUTLIER,
     REACH,
     UNSEEN,
@@ -28,11 +27,10 @@ from mega_model.core.fit import (
     principal_modes,
     widened,
 )
-from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS, Topology
 
 SIDES = ("left", "right")
-LIMBS = [SMPL_JOINTS.index(f"{s}_{j}") for j in "shoulder elbow wrist hip knee ankle".split() for s in SIDES]
-BOTH = np.array(LIMBS * 2)
+BOTH = np.array(LIMB_JOINTS * 2)
 """What is observed: the twelve joints of the limbs, by two networks."""
 CHAINS = [
     [SMPL_JOINTS.index(f"{s}_{j}") for j in chain.split()]
@@ -178,7 +176,7 @@ def test_a_start_that_is_far_off_is_no_fault(
 
 def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
     """Off by a radian, with every seventh landmark wrong: a step must not take all that is far for wrong."""
-    true, index = people(rest, 500), np.array(LIMBS)
+    true, index = people(rest, 500), np.array(LIMB_JOINTS)
     rng = np.random.default_rng(1)
     learned, rotation = true.learned(rng, turn=0.7, shift=0.2, depth=0.2)
     landmarks = true.landmarks(index) + 0.03 * rng.normal(size=(500, len(index), 2))
@@ -192,11 +190,11 @@ def test_people_who_are_far_turned_are_mostly_found(rest: np.ndarray) -> None:
 def test_wrists_that_are_swapped_or_wrong_hardly_matter(rest: np.ndarray) -> None:
     true = people(rest, 200)
     learned, _ = true.learned(np.random.default_rng(1), turn=0.1, shift=0.1, depth=0.1)
-    index, weights = np.array(LIMBS), np.ones((200, len(LIMBS)))
+    index, weights = np.array(LIMB_JOINTS), np.ones((200, len(LIMB_JOINTS)))
     good = true.landmarks(index)
     wrong, swapped = good.copy(), good.copy()
-    wrong[:, LIMBS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
-    left, right = (LIMBS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
+    wrong[:, LIMB_JOINTS.index(SMPL_JOINTS.index("left_wrist"))] += [0.5, 0.5]
+    left, right = (LIMB_JOINTS.index(SMPL_JOINTS.index(f"{side}_wrist")) for side in SIDES)
     swapped[:, [left, right]] = good[:, [right, left]]
     found_rotation, found_translation, *_ = fitted(*learned, good, weights, index)
     for outlier in (wrong, swapped):
@@ -344,7 +342,7 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
     translation = np.column_stack([np.zeros((50, 2)), focal / scale])
     truth = PlacedBodies((rest + modes[0]) @ rotation.as_matrix().swapaxes(1, 2), translation, focal)
     landmarks = np.zeros((50, 39, 5))
-    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = truth.landmarks(np.array(OBSERVES)), 1
+    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = truth.landmarks(np.array(LIMB_JOINTS)), 1
     vertices = np.repeat(rest[None], 50, axis=0)
     keypoints = np.concatenate([landmarks[:, OBSERVED, :2], np.ones((50, 12, 1))], axis=-1)
     for also in (0 * keypoints, keypoints):
@@ -361,11 +359,11 @@ def test_meshes_are_turned_placed_and_bent_in_their_own_frame(rest: np.ndarray) 
 def test_residuals_are_distances_at_the_depth_of_the_body(rest: np.ndarray) -> None:
     """One knee's keypoint is 0.2 m beside the knee, an elbow's below, hardly seen; the unseen has none."""
     count = 20
-    knee, elbow = (OBSERVES.index(SMPL_JOINTS.index(name)) for name in ("left_knee", "right_elbow"))
+    knee, elbow = (LIMB_JOINTS.index(SMPL_JOINTS.index(name)) for name in ("left_knee", "right_elbow"))
     true = people(rest, count)
     camera = np.column_stack([true.focal / true.translation[:, 2], true.translation[:, :2]])
     landmarks, keypoints = np.zeros((count, 39, 5)), np.zeros((count, 12, 3))
-    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = true.landmarks(np.array(OBSERVES)), 1
+    landmarks[:, OBSERVED, :2], landmarks[:, OBSERVED, 3:] = true.landmarks(np.array(LIMB_JOINTS)), 1
     keypoints[..., :2] = landmarks[:, OBSERVED, :2]
     keypoints[:, knee, 0] += 0.2 * true.focal / true.translation[:, 2]
     keypoints[:, elbow, 1] += 0.2 * true.focal / true.translation[:, 2]
@@ -399,11 +397,11 @@ def test_samples_of_people_are_fitted_like_each_alone(rest: np.ndarray) -> None:
 
 def test_what_a_limb_misses_widens_sigma_around_it(rest: np.ndarray) -> None:
     shares = limb_shares(rest, rest)
-    expected = np.exp(-((rest[:, None] - rest[list(OBSERVES)]) ** 2).sum(axis=-1) / (2 * REACH**2))
+    expected = np.exp(-((rest[:, None] - rest[LIMB_JOINTS]) ** 2).sum(axis=-1) / (2 * REACH**2))
     np.testing.assert_allclose(shares, expected / expected.sum(axis=1, keepdims=True), atol=1e-9)
     np.testing.assert_allclose(limb_shares(np.array([[0, 9.0, 0], rest[0]]), rest).sum(axis=1), 1)
     np.testing.assert_allclose(widened(np.array([0.3]), np.array([0.4]), np.eye(1)), (0.3**2 + 1.5 * 0.4**2) ** 0.5)
-    for number, joint in enumerate(OBSERVES):
+    for number, joint in enumerate(LIMB_JOINTS):
         residuals = np.zeros((1, 12))
         residuals[0, number] = 0.4
         sigma = widened(np.full((1, len(rest)), 0.3), residuals, shares)[0]

@@ -16,10 +16,11 @@ from PIL import Image
 from mega_model.core import metrics
 from mega_model.core.detection import Detections
 from mega_model.core.geometry import intrinsics_from_fov, project
+from mega_model.core.topology import LIMB_JOINTS, LIMBS
 from mega_ros import Recovery, cli
 from mega_ros.detect import Detector
 from mega_ros.recovery import FOV_DEFAULT
-from mega_ros.replay.coco import LIMBS, Person, Photograph, read
+from mega_ros.replay.coco import Person, Photograph, read
 from mega_ros.replay.keypoints import (
     NOBODY,
     PARTS,
@@ -339,7 +340,7 @@ def test_the_products_own_answer_is_perfect(
     tmp_path: Path, frames: list[Any], recovery: Recovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Annotated with what the bundle finds, every number says so. The detector runs once per image."""
-    columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
+    columns = LIMB_JOINTS
     annotations = []
     assert recovery.detector is not None
     for n, image in enumerate(frame.image for frame in frames):
@@ -370,7 +371,7 @@ def test_the_products_own_answer_is_perfect(
 def test_the_truth_of_the_clip(
     tmp_path: Path, frames: list[Any], recovery: Recovery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = [recovery.topology.joint_names.index(limb) for limb in LIMBS]
+    columns = LIMB_JOINTS
     annotations = []
     for n, frame in enumerate(frames):
         joints = recovery.topology.joints(frame.vertices)[:, columns]

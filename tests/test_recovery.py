@@ -19,9 +19,8 @@ from mega_model.core.boxes import intersection_over_union
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import KEYPOINTS, Detections, in_image
 from mega_model.core.errors import InputError
-from mega_model.core.fit import OBSERVES
 from mega_model.core.geometry import intrinsics_from_fov, look_at, project
-from mega_model.core.topology import SMPL_JOINTS
+from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS
 from mega_ros import People, Recovery
 from mega_ros.bundle import TOPOLOGY, BundleError
 
@@ -155,8 +154,8 @@ def test_samples_are_kept_where_asked_and_fitted_as_the_published_mesh_is(
     np.testing.assert_allclose(fewer.samples, kept.samples[:, :2], atol=1e-5)
     assert np.abs(np.diff(kept.samples, axis=1)).max(axis=(2, 3)).min() > 0.01
     # in the image, joints of arms and legs lie where those of the published mesh do
-    joints = recovery.topology.joints(kept.samples)[:, :, list(OBSERVES)]
-    published = project(people.joints[:, None, list(OBSERVES)], frame.K)
+    joints = recovery.topology.joints(kept.samples)[:, :, LIMB_JOINTS]
+    published = project(people.joints[:, None, LIMB_JOINTS], frame.K)
     height = np.ptp(project(people.vertices, frame.K)[..., 1], axis=-1)
     apart = np.linalg.norm(project(joints, frame.K) - published, axis=-1).mean(axis=(1, 2)) / height
     assert (apart < 0.03).all(), apart

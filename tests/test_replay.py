@@ -28,12 +28,12 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
-from mega_model.core.topology import SMPL_JOINTS, Topology
+from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS, Topology
 from mega_ros.recovery import People
 from mega_ros.replay import sources
 from mega_ros.replay.bags import open_bag, read_bag
 from mega_ros.replay.bootstrap import interval, ratios, resamples
-from mega_ros.replay.coco import LIMBS, Person
+from mega_ros.replay.coco import Person
 from mega_ros.replay.frames import Recorded
 from mega_ros.replay.keypoints import torso
 from mega_ros.replay.recording import Recording
@@ -146,7 +146,7 @@ def test_keypoints_in_the_image_are_scored_by_the_torso(topology: Topology) -> N
     people, true = found((0, 0, 4)), truth((0.1, 0, 4))
     score = scored(topology, (people, true), (found(), true))
     first, second = score.rows
-    limbs = [SMPL_JOINTS.index(limb) for limb in LIMBS]
+    limbs = LIMB_JOINTS
     pixels = project(true.joints[0, limbs], K)
     error = np.linalg.norm(pixels - project(people.joints[0, limbs], K), axis=1)
     box = np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])

@@ -32,22 +32,22 @@ from smpl_files import write_smpl
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
-from mega_model.core.topology import SMPL_JOINTS
+from mega_model.core.topology import LIMB_JOINTS, LIMBS, SMPL_JOINTS
 from mega_ros import Recovery
 from mega_ros.cli import main
 from mega_ros.replay import bags, frames
 from mega_ros.replay.bags import Bag, open_bag, read_bag
-from mega_ros.replay.coco import LIMBS
 from mega_ros.replay.compare import Difference, compare
 from mega_ros.replay.measures import MEASURES
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth, open_reference
 from mega_ros.replay.report_page import Worst, write_page
-from mega_ros.replay.results import point_cloud, put_in_place
+from mega_ros.replay.results import put_in_place
 from mega_ros.replay.score import in_view
 from mega_ros.replay.sheets import PageFrame
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import points_of, positions, read_cloud, read_stamp
+from mega_ros.ros.standard import point_cloud
 
 ROS2, ROS1 = get_typestore(Stores.ROS2_JAZZY), get_typestore(Stores.ROS1_NOETIC)
 WIDTH, HEIGHT = 64, 48
@@ -697,7 +697,7 @@ def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: 
     assert (scores["frames"], scores["recall"], scores["precision"]) == (3, 1, 1)
     # by hand: the torso is 0.2 of the box, and a joint is right within 0.2 of that
     meshes = np.load(tmp_path / "out" / "meshes.npz")
-    columns = [SMPL_JOINTS.index(limb) for limb in LIMBS]
+    columns = LIMB_JOINTS
     pixels = project(meshes["joints"][:, columns], intrinsics_from_fov(LARGE, LARGE, np.radians(60)))
     error = np.linalg.norm(pixels - LARGE / 2, axis=-1) / (0.2 * LARGE)
     assert scores["pck"] == pytest.approx((error <= 0.2).mean())

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from mega_model.core.boxes import intersection_over_union, non_maximum_suppression
-from mega_model.core.topology import SMPL_JOINTS
+from mega_model.core.topology import LIMBS
 
 THRESHOLD = 0.5
 """The lowest score of a person, where nothing else is asked for."""
@@ -23,13 +23,8 @@ SMALLEST = 4.0
 SAME_PERSON = 0.5
 """Intersection over union from which on a given box and a detected one are the same person's."""
 
-KEYPOINTS = (
-    "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow "
-    "left_wrist right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle"
-).split()
+KEYPOINTS = [*"nose left_eye right_eye left_ear right_ear".split(), *LIMBS]
 """COCO's 17, in the order of `Detections.keypoints`. Left is the person's own."""
-LIMB_JOINTS = [SMPL_JOINTS.index(name) for name in KEYPOINTS[5:]]
-"""The SMPL joints of the 12 keypoints of arms and legs. SMPL's hips lie a few cm inside and below COCO's."""
 
 
 class Detections(NamedTuple):

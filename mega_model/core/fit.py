@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mega_model.core.geometry import crop_translation
+from mega_model.core.topology import LIMB_JOINTS
 
 LANDMARK_SIGMA = 0.07
 """Crop units: deviation, along x and along y, of a landmark of weight 1 that is on the right joint."""
@@ -34,9 +35,7 @@ REACH = 0.15
 """Metres on the template: standard deviation of a limb's share of the surface around its joint."""
 
 OBSERVED = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-"""BlazePose's landmarks of shoulders, elbows, wrists, hips, knees and ankles, left and right in turn."""
-OBSERVES = (16, 17, 18, 19, 20, 21, 1, 2, 4, 5, 7, 8)
-"""The SMPL joints of these landmarks."""
+"""BlazePose's landmarks of `topology.LIMBS`."""
 
 # Factors on OUTLIER, one per step, so that a body which starts far from its landmarks does not treat all as outliers.
 _WIDENING = (4.0, 2.0, 1.0, 1.0)
@@ -65,7 +64,7 @@ class FittedPeople(NamedTuple):
     translation: np.ndarray
     """[..., 3], metres, in the crop's camera"""
     residuals: np.ndarray
-    """[..., 12], metres: root mean square distance in the image between each of OBSERVES and its landmark and keypoint,
+    """[..., 12], metres: root mean square distance in the image between each of LIMBS and its landmark and keypoint,
     at the depth of the body; 0 where nothing was seen"""
 
 
@@ -130,7 +129,7 @@ class Bends(NamedTuple):
     """How bodies of a topology can change, computed once."""
 
     regressor: np.ndarray
-    """[12, V]: of the joints of OBSERVES."""
+    """[12, V]: of the joints of LIMBS."""
     modes: np.ndarray
     """[M, V, 3], metres: see `principal_modes`."""
     of_joints: np.ndarray
@@ -139,7 +138,7 @@ class Bends(NamedTuple):
     @classmethod
     def of(cls, regressor: np.ndarray, modes: np.ndarray) -> Bends:
         """regressor [24, V]: of SMPL's joints."""
-        regressor = regressor[list(OBSERVES)]
+        regressor = regressor[LIMB_JOINTS]
         return cls(regressor, modes, regressor @ modes)
 
 
@@ -177,11 +176,11 @@ def fit_people(
 
 
 def limb_shares(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """How much each point of a body belongs to each joint of OBSERVES: [N, 12], rows sum to one.
+    """How much each point of a body belongs to each joint of LIMBS: [N, 12], rows sum to one.
 
     points [N, 3] and joints [24, 3]: of the template, metres.
     """
-    near = -((points[:, None] - joints[list(OBSERVES)]) ** 2).sum(-1) / (2 * REACH**2)
+    near = -((points[:, None] - joints[LIMB_JOINTS]) ** 2).sum(-1) / (2 * REACH**2)
     shares = np.exp(near - near.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 

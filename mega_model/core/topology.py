@@ -19,6 +19,14 @@ SMPL_JOINTS = (
     "left_hand right_hand"
 ).split()
 """SMPL's 24 joints, in its order. Every topology's regressor gives these joints."""
+LIMBS = (
+    "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
+    "left_hip right_hip left_knee right_knee left_ankle right_ankle"
+).split()
+"""The 12 joints of arms and legs, which have the same names in COCO and SMPL, in COCO's order. SMPL's hips lie a few cm
+inside and below COCO's."""
+LIMB_JOINTS = [SMPL_JOINTS.index(limb) for limb in LIMBS]
+"""Their numbers in SMPL."""
 
 
 @dataclass(frozen=True)

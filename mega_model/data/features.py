@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.checkpoint import load_weights
-from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS, THRESHOLD, detections, keypoints_of, letterbox
+from mega_model.core.detection import KEYPOINTS, THRESHOLD, detections, keypoints_of, letterbox
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_text
 from mega_model.core.geometry import box_squares, crop_images, in_crops, project, square_cameras
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import BOX_MARGIN, PASSES, Cameras, last_cameras
-from mega_model.core.topology import Topology
+from mega_model.core.topology import LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
 from mega_model.data.crops import ACROSS
@@ -84,7 +84,7 @@ class FeatureSet:
         arrays = {
             **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
             **self.scenes.labels(f["scene"], f["mirrored"], f["rotation"], f["translation"], f["focal"]),
-            "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMB_JOINTS), 3), np.float32)),
+            "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMBS), 3), np.float32)),
         }
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         if self.tokens is not None:
@@ -182,7 +182,7 @@ class FeatureExtractor:
                 "focal": (2 / self.size * crop_intrinsics[:, 0, 0]).astype(np.float32),
             }
             if keypoints is not None:
-                limbs = in_crops(keypoints[:, -len(LIMB_JOINTS) :], intrinsics, *cameras)
+                limbs = in_crops(keypoints[:, -len(LIMBS) :], intrinsics, *cameras)
                 fields["keypoints"] = limbs.astype(np.float32)
             return fields
 

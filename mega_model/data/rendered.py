@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mega_model.core.detection import KEYPOINTS, LIMB_JOINTS
+from mega_model.core.detection import KEYPOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import crop_images, project, square_cameras
 from mega_model.core.regions import BOX_MARGIN, keypoint_region
-from mega_model.core.topology import Topology
+from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
 from mega_model.data.crops import ACROSS, columns
@@ -153,8 +153,8 @@ class SceneSet:
         at = project(joints, intrinsics)
         inside = ((at > 0) & (at < scenes.images.shape[1])).all(axis=-1)
         keypoints = np.zeros((len(joints), len(KEYPOINTS), 3))
-        keypoints[:, -len(LIMB_JOINTS) :, :2] = at
-        keypoints[:, -len(LIMB_JOINTS) :, 2] = inside & (joints[..., 2] > 0)
+        keypoints[:, -len(LIMBS) :, :2] = at
+        keypoints[:, -len(LIMBS) :, 2] = inside & (joints[..., 2] > 0)
         return keypoints
 
 

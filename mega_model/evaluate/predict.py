@@ -18,7 +18,8 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, widened
+from mega_model.core.fit import Bends, fit_people, limb_shares, widened
+from mega_model.core.topology import LIMBS
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
 from mega_model.geometry import rot6d_to_matrix
@@ -108,7 +109,7 @@ def predict(
         else:
             single = generate.expected_vertices(tokenizer, logits)
         rotation = rot6d_to_matrix(seen.rot6d)
-        keypoints = batch.get("keypoints", torch.zeros(len(index), len(OBSERVES), 3)).to(device_of(config))
+        keypoints = batch.get("keypoints", torch.zeros(len(index), len(LIMBS), 3)).to(device_of(config))
         samples = single[:, None][:, :0]
         if sampling and sampling.samples:
             random = uniforms(index, sampling, tokenizer.length, config.seed).to(device_of(config))

@@ -23,8 +23,8 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
-from mega_model.core.fit import OBSERVES, Bends, fit_people, limb_shares, principal_modes, widened
-from mega_model.core.topology import Topology
+from mega_model.core.fit import Bends, fit_people, limb_shares, principal_modes, widened
+from mega_model.core.topology import LIMBS, Topology
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
@@ -180,7 +180,7 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
         assert seen.maps is not None
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         known = {
-            "keypoints": torch.zeros(len(part), len(OBSERVES), 3),
+            "keypoints": torch.zeros(len(part), len(LIMBS), 3),
             "vertices": off,
             "joints": joints_off,
             "missed": torch.zeros_like(off),

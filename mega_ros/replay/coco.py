@@ -19,13 +19,9 @@ import numpy as np
 from mega_model.core import images as image_files
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
+from mega_model.core.topology import LIMBS
 
 KIND = "coco-keypoints"
-LIMBS = (
-    "left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist "
-    "left_hip right_hip left_knee right_knee left_ankle right_ankle"
-).split()
-"""The 12 joints of arms and legs, which have the same names in COCO and SMPL, in COCO's order; L in shapes."""
 SMALLEST = 60
 """Pixels: smaller heights of a box are not evaluated."""
 

@@ -287,8 +287,9 @@ class Recorded:
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            infos = [(stamp, bag.read(c, data)) for stamp, c, data in bag.in_stamp_order(info)] if info else []
-            self._infos = sorted(infos, key=lambda found: found[0])
+            infos = bag.messages([info] if info else [])
+            self._infos = [(bag.stamp(data) or time, bag.read(c, data)) for c, time, data in infos]
+            self._infos.sort(key=lambda found: found[0])
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
         self.count, unstamped = len(stamps), stamps.count(0)
         repeated = self.count - unstamped - len({*stamps} - {0})

@@ -25,10 +25,10 @@ from mega_model.core.boxes import intersection_over_union
 from mega_model.core.detection import Detections, keypoints_of
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
-from mega_model.core.topology import Topology
+from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
 
 from ..recovery import FOV_DEFAULT, Recovery
-from .coco import LIMBS, SMALLEST, Person, Photograph, read
+from .coco import SMALLEST, Person, Photograph, read
 from .results import make_folder, put_in_place
 
 REPORT = "keypoints_report.json"
@@ -137,7 +137,7 @@ def rest_pose(topology: Topology, box: np.ndarray) -> np.ndarray:
     """
     low, high = topology.template.min(axis=0)[:2], topology.template.max(axis=0)[:2]
     scale = (box[3] - box[1]) / (high[1] - low[1])
-    joints = topology.joints(topology.template)[_columns(topology), :2]
+    joints = topology.joints(topology.template)[LIMB_JOINTS, :2]
     return (box[:2] + box[2:]) / 2 + scale * np.array([1, -1]) * (joints - (low + high) / 2)
 
 
@@ -203,9 +203,11 @@ def recover(
     places = np.stack(list(boxes.values()))
     keypoints = None if found is None or found.keypoints is None else keypoints_of(places, found)
     people = recovery.run(image, boxes=places, keypoints=keypoints)
-    columns = _columns(recovery.topology)
     keys = list(boxes)
-    limbs = (Limbs(joints, sigma) for joints, sigma in zip(people.joints[:, columns], people.joints_sigma[:, columns]))
+    limbs = (
+        Limbs(joints, sigma)
+        for joints, sigma in zip(people.joints[:, LIMB_JOINTS], people.joints_sigma[:, LIMB_JOINTS])
+    )
     return {keys[k]: person for k, person in zip(people.ids, limbs)}
 
 
@@ -233,12 +235,8 @@ def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Lim
         sigma=answer.sigma,
         pa_mpjpe=in_space(answer.joints),
         pa_mpjpe_end_to_end=in_space(end_to_end.joints),
-        pa_mpjpe_constant=in_space(topology.joints(topology.template)[_columns(topology)]),
+        pa_mpjpe_constant=in_space(topology.joints(topology.template)[LIMB_JOINTS]),
     )
-
-
-def _columns(topology: Topology) -> list[int]:
-    return [topology.joint_names.index(limb) for limb in LIMBS]
 
 
 def summary(detections: Sequence[DetectionCounts], scored: Sequence[Scored]) -> Row:

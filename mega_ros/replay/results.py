@@ -26,7 +26,7 @@ from .. import draw
 from ..recovery import People
 from ..ros.markers import Markers
 from ..ros.read import points_of
-from ..ros.standard import MESSAGES, header, serialised
+from ..ros.standard import BGR_AS_JPEG, MESSAGES, header, point_cloud, serialised
 from .bags import is_bag, open_bag
 from .frames import Frame
 from .measures import Row
@@ -179,35 +179,15 @@ class MeshBag:
         assert frame.image is not None
         head = header(frame.stamp, frame.frame_id)
         drawn = draw.overlay(frame.image, people.vertices, people.ids, self._faces, camera)
+        jpeg = cv2.imencode(".jpg", drawn)[1].ravel()
         messages = (
             serialised(point_cloud(head, points_of(people.vertices, people.sigma, people.ids))),
             serialised(point_cloud(head, points_of(people.joints, people.joints_sigma, people.ids, people.distance))),
             self._markers.message(head, people),
-            serialised(
-                ros.sensor_msgs__msg__CompressedImage(head, format="jpeg", data=cv2.imencode(".jpg", drawn)[1].ravel())
-            ),
+            serialised(ros.sensor_msgs__msg__CompressedImage(head, BGR_AS_JPEG, jpeg)),
         )
         for connection, data in zip(self._connections, messages):
             self._writer.write(connection, max(0, frame.stamp), data)  # a bag's times cannot be negative
 
     def close(self) -> None:
         self._writer.close()
-
-
-def point_cloud(head: Any, points: np.ndarray) -> Any:
-    """`POINT` or `JOINT` [P, V] as the message that the node publishes, as rosbags has it."""
-    field = ros.sensor_msgs__msg__PointField
-    return ros.sensor_msgs__msg__PointCloud2(
-        head,
-        height=points.shape[0],
-        width=points.shape[1],
-        fields=[
-            field(name, 4 * k, field.UINT32 if name == "id" else field.FLOAT32, 1)
-            for k, name in enumerate(points.dtype.names or ())
-        ],
-        is_bigendian=False,
-        point_step=points.dtype.itemsize,
-        row_step=points.dtype.itemsize * points.shape[1],
-        data=np.frombuffer(points.tobytes(), np.uint8),
-        is_dense=True,
-    )

@@ -11,11 +11,11 @@ import numpy as np
 from mega_model.core import metrics
 from mega_model.core.boxes import intersection_over_union
 from mega_model.core.cameras import Camera
-from mega_model.core.topology import Topology
+from mega_model.core.topology import LIMB_JOINTS, Topology
 
 from ..recovery import People
 from .bootstrap import interval, ratios, resamples
-from .coco import LIMBS, Person, Photograph
+from .coco import Person, Photograph
 from .identities import Identities
 from .keypoints import FEWEST, find, torso
 from .measures import MEASURES, Row, parts
@@ -55,9 +55,6 @@ class Score:
     _pool: list[list[_Points]] = field(default_factory=list)
     """the compared people of each of these frames."""
     _identities: Identities = field(default_factory=Identities)
-
-    def __post_init__(self) -> None:
-        self._limbs = [self.topology.joint_names.index(limb) for limb in LIMBS]
 
     def add(self, row: Row, people: People, truth: Truth | Photograph, camera: Camera, size: tuple[int, int]) -> None:
         """One frame, whose numbers are added to `row`, which has its stamp. size: width, height of its image.
@@ -102,14 +99,14 @@ class Score:
         bodies, pool = [], []
         for t in map(int, np.flatnonzero(counted)):
             body: Row = {} if truth.ids is None else {"truth": int(truth.ids[t])}
-            pixels, seen = _projected(truth.joints[t, self._limbs], camera, size)
+            pixels, seen = _projected(truth.joints[t, LIMB_JOINTS], camera, size)
             error = np.where(seen, np.inf, np.nan)
             if t in found:
                 p = found[t]
                 numbers, points = self._compare(people, p, truth, t, visible[t])
                 body |= {"id": int(people.ids[p]), **numbers}
                 pool.append(points)
-                limbs = camera.project(people.joints[p, self._limbs])
+                limbs = camera.project(people.joints[p, LIMB_JOINTS])
                 error = np.where(seen, np.linalg.norm(limbs - pixels, axis=1), np.nan)
             if seen.any():
                 box = np.concatenate([pixels[seen].min(axis=0), pixels[seen].max(axis=0)])
@@ -168,7 +165,7 @@ class Score:
             body: Row = {}
             error = np.where(person.seen, np.inf, np.nan)
             if n in found:
-                joints = people.joints[found[n], self._limbs]
+                joints = people.joints[found[n], LIMB_JOINTS]
                 body["id"] = int(people.ids[found[n]])
                 error = np.where(person.seen, np.linalg.norm(camera.project(joints) - person.keypoints, axis=1), np.nan)
                 if person.joints3d is not None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +19,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_model.core.images import is_image, read, without_stderr
 
-from ..ros.standard import header, serialised
+from ..ros.standard import camera_info, header, serialised
 from .bags import FILES, Message
 
 IMAGE = "/camera/image_raw"
@@ -166,25 +165,8 @@ def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Me
         head = header(stamp, FRAME)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()
         messages = {
-            INFO: _camera_info(head, width, height, intrinsics_from_fov(width, height, fov)),
+            INFO: camera_info(head, width, height, intrinsics_from_fov(width, height, fov)),
             COMPRESSED: ros.sensor_msgs__msg__CompressedImage(head, format="jpeg", data=jpeg),
         }
         for topic, message in messages.items():
             yield Message(stamp, topic, TOPICS[topic], serialised(message))
-
-
-def _camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
-    """The message of a camera without distortion. intrinsics: [3, 3], pixels."""
-    return ros.sensor_msgs__msg__CameraInfo(
-        header,
-        height=height,
-        width=width,
-        distortion_model="plumb_bob",
-        d=np.zeros(5),
-        k=intrinsics.ravel(),
-        r=np.zeros(9),
-        p=np.zeros(12),
-        binning_x=0,
-        binning_y=0,
-        roi=ros.sensor_msgs__msg__RegionOfInterest(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
-    )

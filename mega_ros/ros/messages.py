@@ -19,6 +19,7 @@ from std_msgs.msg import Header
 from mega_model.core.topology import Topology
 
 from .read import points_of
+from .standard import BGR_AS_JPEG
 
 
 def header_of(message: Any) -> Header:
@@ -71,4 +72,4 @@ def image(header: Any, bgr: np.ndarray) -> Image:
 def compressed_image(header: Any, bgr: np.ndarray) -> CompressedImage:
     """The same as a JPEG."""
     jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
-    return CompressedImage(header=header, format="bgr8; jpeg compressed bgr8", data=array.array("B", jpeg))
+    return CompressedImage(header=header, format=BGR_AS_JPEG, data=array.array("B", jpeg))

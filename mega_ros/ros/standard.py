@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 MESSAGES = get_typestore(Stores.ROS2_JAZZY)
 """Serialises and reads messages. It also takes messages of rclpy, as their fields have the same names."""
+
+
+BGR_AS_JPEG = "bgr8; jpeg compressed bgr8"
+"""The format of a CompressedImage, as compressed_image_transport writes it."""
 
 
 def header(stamp: int, frame_id: str) -> Any:
@@ -19,3 +24,39 @@ def header(stamp: int, frame_id: str) -> Any:
 def serialised(message: Any) -> bytes:
     """A message of rosbags' types, as CDR."""
     return bytes(MESSAGES.serialize_cdr(message, message.__msgtype__))
+
+
+def camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
+    """Of a camera without distortion. intrinsics: [3, 3], pixels."""
+    return ros.sensor_msgs__msg__CameraInfo(
+        header,
+        height=height,
+        width=width,
+        distortion_model="plumb_bob",
+        d=np.zeros(5),
+        k=intrinsics.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.column_stack([intrinsics, np.zeros(3)]).ravel(),
+        binning_x=0,
+        binning_y=0,
+        roi=ros.sensor_msgs__msg__RegionOfInterest(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )
+
+
+def point_cloud(header: Any, points: np.ndarray) -> Any:
+    """Points [P, V] with fields of 4 bytes, such as `read.POINT`, as a PointCloud2 of P rows."""
+    field = ros.sensor_msgs__msg__PointField
+    return ros.sensor_msgs__msg__PointCloud2(
+        header,
+        height=points.shape[0],
+        width=points.shape[1],
+        fields=[
+            field(name, 4 * k, field.UINT32 if name == "id" else field.FLOAT32, 1)
+            for k, name in enumerate(points.dtype.names or ())
+        ],
+        is_bigendian=False,
+        point_step=points.dtype.itemsize,
+        row_step=points.dtype.itemsize * points.shape[1],
+        data=np.frombuffer(points.tobytes(), np.uint8),
+        is_dense=True,
+    )
