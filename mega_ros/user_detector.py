@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | YOLOX | one, [1, N, 5 + C]: centre, size, objectness, classes; decoded or not | BGR, 0 to 255, letterbox |
 | YOLOv8, 11, 26 | one, [1, 4 + C, N]: centre, size, classes | RGB, 0 to 1, letterbox |
-| YOLOv10, 26 without suppression, others with it inside | one, [1, N, 6]: corners, score, class | the same |
+| YOLOv10, 26 (no suppression); others exported with it | one, [1, N, 6]: corners, score, class | the same |
 | RT-DETR | `labels`, `boxes`, `scores`; or `logits`, `pred_boxes`; or one, [1, N, 4 + C] | RGB, 0 to 1, stretched |
 | RTMDet | `dets` [1, N, 5], `labels` [1, N] | BGR, normalised, letterbox |
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mega_model.core.errors import InputError
 from mega_model.data.chunks import begun, fill, open_fields
 
 COUNT, EACH = 14, 4
@@ -49,3 +50,9 @@ def test_what_was_stopped_goes_on(tmp_path: Path, workers: int) -> None:
     for rows in (slice(4, 8), slice(12, 14)):
         np.testing.assert_array_equal(found[rows], made["places"][rows])
     assert not found[:4].any() and not found[8:12].any(), "what is done is left alone"
+
+
+def test_without_a_worker_nothing_is_begun(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="workers: 0, at least one is needed"):
+        store(tmp_path, 0)
+    assert not begun(tmp_path)

@@ -78,6 +78,20 @@ def points(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(10, 200, (12, 2))
 
 
+def test_people_of_several_categories_are_people(tmp_path: Path) -> None:
+    """As men and women, whose joints have another order."""
+    labels = points()
+    both = [annotation((10, 20, 110, 220), labels)] * 2
+    path = write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], both)
+    data = json.loads(path.read_text())
+    data["categories"].append({"id": 7, "name": "rider", "keypoints": NAMES[::-1]})
+    triples = np.reshape(both[1]["keypoints"], (-1, 3))
+    data["annotations"][1] |= {"category_id": 7, "keypoints": triples[::-1].ravel().tolist()}
+    path.write_text(json.dumps(data))
+    (one,) = read(f"coco-keypoints:{path}")
+    assert [person.keypoints.tolist() for person in one.people] == [labels.tolist()] * 2
+
+
 def test_joints_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     labels = points()
     path = write_set(tmp_path, [np.zeros((HEIGHT, WIDTH, 3), np.uint8)], [annotation((10, 20, 110, 220), labels)])
@@ -340,15 +354,16 @@ def test_the_products_own_answer_is_perfect(
     tmp_path: Path, frames: list[Any], recovery: Recovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Annotated with what the bundle finds, every number says so. The detector runs once per image."""
-    columns = LIMB_JOINTS
     annotations = []
     assert recovery.detector is not None
     for n, image in enumerate(frame.image for frame in frames):
         people = recovery.run(image, boxes=recovery.detector(image)[0])  # as the verb does, without keypoints
-        pixels = project(people.joints[:, columns], intrinsics_from_fov(image.shape[1], image.shape[0], FOV_DEFAULT))
+        pixels = project(
+            people.joints[:, LIMB_JOINTS], intrinsics_from_fov(image.shape[1], image.shape[0], FOV_DEFAULT)
+        )
         annotations += [
             annotation(box, labels, n, joints3d=joints.astype(float).tolist())
-            for box, labels, joints in zip(people.boxes, pixels, people.joints[:, columns])
+            for box, labels, joints in zip(people.boxes, pixels, people.joints[:, LIMB_JOINTS])
         ]
     path = write_set(tmp_path, [frame.image for frame in frames], annotations)
     find, runs = Detector.find, []
@@ -371,10 +386,9 @@ def test_the_products_own_answer_is_perfect(
 def test_the_truth_of_the_clip(
     tmp_path: Path, frames: list[Any], recovery: Recovery, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    columns = LIMB_JOINTS
     annotations = []
     for n, frame in enumerate(frames):
-        joints = recovery.topology.joints(frame.vertices)[:, columns]
+        joints = recovery.topology.joints(frame.vertices)[:, LIMB_JOINTS]
         for box, labels, in_space in zip(frame.boxes, project(joints, frame.K), joints):
             annotations.append(annotation(box, labels, n, joints3d=in_space.astype(float).tolist()))
     path = write_set(tmp_path, [frame.image for frame in frames], annotations, group="clip", all_people_marked=False)

@@ -135,7 +135,7 @@ def test_a_killed_player_leaves_no_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: Path) -> None:
     """And, unless it is killed, no file. One input is divided between the workers, of three each is a job."""
     (tmp_path / "bundle").mkdir()
@@ -143,7 +143,10 @@ def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: P
     words: list[object] = [bag(tmp_path / f"bag{k}", *clip(Recorder(), 3000 // inputs)) for k in range(inputs)]
     words += ["--workers", 2, "--bundle", tmp_path / "bundle", "--boxes", "full_frame", "--out", tmp_path / "out"]
     replay = subprocess.Popen(
-        [sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "mega_ros.cli", "replay", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         children: list[psutil.Process] = []
@@ -151,10 +154,13 @@ def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: P
             assert replay.poll() is None
             children = psutil.Process(replay.pid).children()
     finally:
-        replay.send_signal(number)
+        if number == signal.SIGINT:  # as by Ctrl-C in a terminal
+            os.killpg(replay.pid, number)
+        else:
+            replay.send_signal(number)
         said = replay.communicate(timeout=PATIENCE)[1]  # workers that are left would hold stderr
     assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
-    if number == signal.SIGTERM:
+    if number != signal.SIGKILL:
         assert (replay.returncode, said) == (130, "mega replay: interrupted\n")
         assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 

@@ -146,9 +146,8 @@ def test_keypoints_in_the_image_are_scored_by_the_torso(topology: Topology) -> N
     people, true = found((0, 0, 4)), truth((0.1, 0, 4))
     score = scored(topology, (people, true), (found(), true))
     first, second = score.rows
-    limbs = LIMB_JOINTS
-    pixels = project(true.joints[0, limbs], K)
-    error = np.linalg.norm(pixels - project(people.joints[0, limbs], K), axis=1)
+    pixels = project(true.joints[0, LIMB_JOINTS], K)
+    error = np.linalg.norm(pixels - project(people.joints[0, LIMB_JOINTS], K), axis=1)
     box = np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
     length = torso(Person(box, pixels, np.ones(12, bool), False, None))
     assert first["normalised_error"] == pytest.approx(error.mean() / length, rel=1e-5)

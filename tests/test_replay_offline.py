@@ -470,7 +470,7 @@ def test_interlaced_video_is_read_right_or_refused(tmp_path: Path) -> None:
     try:
         film = frames.open_input([tmp_path / "film.m2v"])
     except InputError as error:
-        assert str(error).startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; convert")
+        assert str(error).startswith(f"{tmp_path / 'film.m2v'}: OpenCV cannot read interlaced images; of a file")
     else:
         seen = [frame.image for frame in film.frames() if frame.image is not None]
         assert len(seen) == 2 and max(np.abs(image - [50.0, 100.0, 200.0]).max() for image in seen) < 8
@@ -697,8 +697,7 @@ def test_a_coco_json_is_an_input_with_its_own_keypoints(bundle: Path, tmp_path: 
     assert (scores["frames"], scores["recall"], scores["precision"]) == (3, 1, 1)
     # by hand: the torso is 0.2 of the box, and a joint is right within 0.2 of that
     meshes = np.load(tmp_path / "out" / "meshes.npz")
-    columns = LIMB_JOINTS
-    pixels = project(meshes["joints"][:, columns], intrinsics_from_fov(LARGE, LARGE, np.radians(60)))
+    pixels = project(meshes["joints"][:, LIMB_JOINTS], intrinsics_from_fov(LARGE, LARGE, np.radians(60)))
     error = np.linalg.norm(pixels - LARGE / 2, axis=-1) / (0.2 * LARGE)
     assert scores["pck"] == pytest.approx((error <= 0.2).mean())
     assert scores["normalised_error"] == pytest.approx(error.mean(), rel=1e-4)
@@ -1624,7 +1623,7 @@ def test_a_kind_of_definition_that_rosbags_does_not_know(kind: str, tmp_path: Pa
     """As rosbag2 writes it where it does not find the definition."""
     path = KINDS[kind](tmp_path)
     path.write_bytes(path.read_bytes().replace(b"ros2msg", b"unknown"))
-    with pytest.raises(InputError, match="rosbags says: 'unknown' is no kind of definition that it knows; leave such"):
+    with pytest.raises(InputError, match="has topics with a definition of the kind 'unknown', which rosbags"):
         frames.open_input([path])
 
 

@@ -36,6 +36,7 @@ ARRAYS = {
         ("joint_regressor", np.full((24, VERTICES), np.inf), "'joint_regressor' holds something other"),
         ("parts", np.full(VERTICES, 24), "field 'parts' holds something other"),
         ("joint_names", np.array(["pelvis"]), "'joint_regressor' has the shape"),
+        ("joint_names", np.array(SMPL_JOINTS[::-1]), "'joint_names' is neither SMPL's 24 joints nor"),
         ("template", np.array([{}]), "field 'template' cannot be read"),
     ],
 )

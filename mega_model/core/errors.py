@@ -17,6 +17,6 @@ def numbers(name: str, value: object) -> np.ndarray:
         raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library's exception says, in one line."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mega_model.core.errors import InputError
 from mega_model.core.files import floats, indices, read_npz
 
 MOST_BYTES = 2**26
@@ -62,4 +63,6 @@ class Topology:
         faces = indices(path, "faces", arrays["faces"], (None, 3), count)
         regressor = floats(path, "joint_regressor", arrays["joint_regressor"], (len(names), count))
         parts = indices(path, "parts", arrays["parts"], (count,), max(1, len(names)))
+        if names not in ((), tuple(SMPL_JOINTS)):
+            raise InputError(f"{path}: field 'joint_names' is neither SMPL's 24 joints nor empty")
         return cls(template, faces, regressor, parts, names)

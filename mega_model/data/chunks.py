@@ -52,8 +52,10 @@ def fill(out: Path, begin: Callable[[], Maker], count: int, each: int, workers: 
     """Store `count` rows in the existing folder `out`, chunks of `each` rows; an interrupted run continues.
 
     Every worker calls `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function
-    of a module, or a partial of one.
+    of a module, or a partial of one. Raises InputError without a worker.
     """
+    if workers < 1:
+        raise InputError(f"workers: {workers}, at least one is needed")
     if not begun(out):
         for name, array in begin().draw(0).items():  # created before the workers write into it
             file, shape = out / f"{name}.npy", (count, *array.shape[1:])

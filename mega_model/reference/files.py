@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import must_exist
 from mega_model.reference.keys import UNUSED, released_shape
 
@@ -23,9 +23,8 @@ def read_torch(path: Path | str) -> Any:
         # memory-mapped, because the unused optimizer state is twice as large
         return torch.load(str(path), map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except Exception as error:  # damaged files raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{path}: not a checkpoint that torch can read without running code in it ({reason})"
+            f"{path}: not a checkpoint that torch can read without running code in it ({first_line(error)})"
         ) from error
 
 

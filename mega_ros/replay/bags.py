@@ -6,6 +6,7 @@ their types are in ROS: the definitions in the bag are not used, as those of oth
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import struct
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +23,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from mega_model.core.errors import InputError
 
@@ -35,7 +38,11 @@ else:
 FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
 """Endings of bag files' names."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-ROS1_MESSAGES = get_typestore(Stores.ROS1_NOETIC)
+
+
+@cache
+def _ros1_messages() -> Typestore:
+    return get_typestore(Stores.ROS1_NOETIC)
 
 
 class Message(NamedTuple):
@@ -86,8 +93,8 @@ def inside(folder: Path) -> list[Path]:
 
 
 def has_metadata(folder: Path) -> bool:
-    """Whether it says itself that it is a bag."""
-    return folder / "metadata.yaml" in inside(folder)
+    """Whether it says itself that it is a bag. False for a folder that may not be read."""
+    return os.path.isfile(folder / "metadata.yaml")
 
 
 def files_of(path: Path) -> list[Path]:
@@ -121,7 +128,7 @@ class Bag:
     def read(self, connection: Connection, data: bytes) -> Any:
         """The message as rosbags has it. A camera_info of ROS 1 has the field names of ROS 2."""
         with _naming(self.path, connection.topic):
-            read = MESSAGES.deserialize_cdr if self.is_ros2 else ROS1_MESSAGES.deserialize_ros1
+            read = MESSAGES.deserialize_cdr if self.is_ros2 else _ros1_messages().deserialize_ros1
             message: Any = read(data, connection.msgtype)
         if connection.msgtype == CAMERA_INFO and hasattr(message, "K"):
             for name in "DKRP":
@@ -199,7 +206,7 @@ def open_bag(path: Path) -> Iterator[Bag]:
             f"{', '.join(FILES)}"
         )
     with ExitStack() as stack:
-        paths = [path] if (path / "metadata.yaml").is_file() else files_of(path)
+        paths = [path] if has_metadata(path) else files_of(path)
         paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
         with _naming(path):
             # a folder of ROS 2 may be called name.bag
@@ -207,6 +214,8 @@ def open_bag(path: Path) -> Iterator[Bag]:
             readers = [Reader1(p) if p.suffix == ".bag" and p.is_file() else Reader2(p) for p in paths]
             for reader in readers:
                 stack.enter_context(reader)
+        if len({*map(type, readers)}) > 1:
+            raise InputError(f"{path}: has parts of ROS 1 and of ROS 2; name one of them")
         yield Bag(path, readers)
 
 
@@ -246,9 +255,12 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
         yield
     except Exception as error:
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, KeyError):  # as of a definition that the recorder did not find, which is of kind 'unknown'
-            what = f"{what} is no kind of definition that it knows; leave such topics out, e.g. by mcap filter"
-        if topic:
-            raise InputError(f"{path}: {topic}: damaged or cut off, rosbags says: {what}") from error
-        mend = "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
-        raise InputError(f"{path}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error
+        where = f"{path}: {topic}" if topic else f"{path}"
+        for cause in (error, error.__cause__):
+            if isinstance(cause, OSError):
+                raise InputError(f"{where}: cannot be read ({cause.strerror})") from error
+        if isinstance(error, KeyError) and not topic:  # of a definition that the recorder did not find: 'unknown'
+            why = "which rosbags does not know; record without them, or leave them out by mcap filter"
+            raise InputError(f"{where}: has topics with a definition of the kind {what}, {why}") from error
+        mend = "" if topic else "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
+        raise InputError(f"{where}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error

@@ -106,10 +106,10 @@ def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True
     categories = [category for category in root.records("categories") if category.has("keypoints")]
     if not categories:
         raise root.error("categories", "has none with 'keypoints', the names of the joints")
-    category = min(categories, key=lambda category: len(_missing(category)))
-    if missing := _missing(category):
-        raise category.error("keypoints", f"lacks {', '.join(missing)}")
-    names = category.get("keypoints", list)
+    nearest = min(categories, key=lambda category: len(_missing(category)))
+    if missing := _missing(nearest):
+        raise nearest.error("keypoints", f"lacks {', '.join(missing)}")
+    names = {c.get("id", int): c.get("keypoints", list) for c in categories if not _missing(c)}
 
     images = root.records("images")
     people: dict[Any, list[Person]] = {}
@@ -119,12 +119,13 @@ def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True
             raise image.error("id", f"is {image_id}, as that of another image")
         people[image_id] = []
     for annotation in root.records("annotations"):
-        if annotation.get("category_id", int) != category.get("id", int):
+        category = annotation.get("category_id", int)
+        if category not in names:
             continue
         image_id = annotation.get("image_id", int)
         if image_id not in people:
             raise annotation.error("image_id", f"is {image_id}, which no image has")
-        people[image_id].append(_person(annotation, names))
+        people[image_id].append(_person(annotation, names[category]))
     if folder is None:
         folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
     return [_photograph(image, folder, people[image.get("id", int)], must_exist) for image in images]

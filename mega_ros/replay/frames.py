@@ -238,8 +238,10 @@ class Video:
         self.name, self.files, self.topics, self.note = path.name, [path], dict[str, str](), ""
         capture = open_video(path)
         announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        read_image(capture, str(path))  # where the first cannot be read, the others need no try
-        capture.release()
+        try:
+            read_image(capture, str(path))  # where the first cannot be read, the others need no try
+        finally:
+            capture.release()
         self.count = int(announced) if 0 < announced < 1e9 else None
 
     def frames(self) -> Iterator[Frame]:

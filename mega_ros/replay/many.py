@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -129,7 +130,7 @@ class _Processes:
             self._idle.put(process)
 
     def _process(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self._context, _end_with_parent)
+        return ProcessPoolExecutor(1, self._context, _begin_worker)
 
     def interrupt(self) -> None:
         """End the jobs, after an error or a signal: a job may be a long input."""
@@ -149,8 +150,12 @@ def _interruptible(work: Callable[[Job], Result], job: Job) -> Result:
         return work(job)
 
 
-def _end_with_parent() -> None:
-    """In a worker: it would wait for jobs for ever if the process that gives them was killed."""
+def _begin_worker() -> None:
+    """It ends with its parent: it would wait for jobs for ever if the process that gives them was killed.
+
+    Ctrl-C, which a terminal sends to it, too, is left to the parent: two signals would interrupt the cleaning up.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

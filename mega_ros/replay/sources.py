@@ -89,11 +89,12 @@ def read_image(capture: cv2.VideoCapture, name: str) -> np.ndarray | None:
 
     Raises SourceError with the name for one that cannot be read.
     Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
+    What another thread's video prints meanwhile would count as this one's.
     """
     with without_stderr() as said:
         good, image = capture.read()
     if any(b"Cannot convert interlaced" in line for line in said):
-        convert = "convert the video: ffmpeg -i VIDEO -vf yadif OUT.mp4"
+        convert = "of a file, others are made by ffmpeg -i FILE -vf yadif OUT.mp4"
         raise SourceError(f"{name}: OpenCV cannot read interlaced images; {convert}")
     if not good:
         return None

@@ -72,7 +72,7 @@ def _convert(message: Any) -> np.ndarray:
 
 
 def _decode(message: Any) -> np.ndarray:
-    """JPEG, PNG, and any other format that OpenCV reads."""
+    """JPEG, PNG, and the other formats of `core.images`."""
     if not len(message.data):
         raise ImageError("the compressed image has no data")
     if "compressedDepth" in message.format or ("bayer" in message.format and "bgr8" not in message.format):

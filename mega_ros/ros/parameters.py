@@ -12,6 +12,8 @@ from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from mega_model.core.detection import THRESHOLD
+
 from ..engines import Provider
 from ..recovery import FOV_DEFAULT
 from ..samples import MOST
@@ -110,7 +112,7 @@ PARAMETERS: tuple[tuple[str, Any, ParameterDescriptor], ...] = (
     ("seed", 0, _integer("seed of the samples' noise, together with the person's id", 0, 2**31 - 1)),
     ("fixed_box", [0.0, 0.0, 0.0, 0.0], _described("x0, y0, x1, y1 in pixels: the person's box if boxes is fixed")),
     ("boxes", "detector", _choice("boxes", "source of the person boxes")),
-    ("score_threshold", 0.5, _real("detections with a lower score are ignored", 0.0, 1.0)),
+    ("score_threshold", THRESHOLD, _real("detections with a lower score are ignored", 0.0, 1.0)),
     ("person_classes", ["person", "0"], _described("class_id of people in `detections`")),
     ("max_people", 0, _integer("if more are found, the least likely are left out; 0: nobody is", 0, 1000)),
     ("smoothing", 0.0, _real("of people over time: 0 is off, 1 takes sigma as measurement noise", 0.0, 1.0)),

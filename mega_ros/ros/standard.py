@@ -26,10 +26,10 @@ def serialised(message: Any) -> bytes:
     return bytes(MESSAGES.serialize_cdr(message, message.__msgtype__))
 
 
-def camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
+def camera_info(head: Any, width: int, height: int, intrinsics: np.ndarray) -> Any:
     """Of a camera without distortion. intrinsics: [3, 3], pixels."""
     return ros.sensor_msgs__msg__CameraInfo(
-        header,
+        head,
         height=height,
         width=width,
         distortion_model="plumb_bob",
@@ -43,11 +43,11 @@ def camera_info(header: Any, width: int, height: int, intrinsics: np.ndarray) ->
     )
 
 
-def point_cloud(header: Any, points: np.ndarray) -> Any:
+def point_cloud(head: Any, points: np.ndarray) -> Any:
     """Points [P, V] with fields of 4 bytes, such as `read.POINT`, as a PointCloud2 of P rows."""
     field = ros.sensor_msgs__msg__PointField
     return ros.sensor_msgs__msg__PointCloud2(
-        header,
+        head,
         height=points.shape[0],
         width=points.shape[1],
         fields=[
