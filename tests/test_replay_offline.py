@@ -1627,6 +1627,14 @@ def test_a_kind_of_definition_that_rosbags_does_not_know(kind: str, tmp_path: Pa
         frames.open_input([path])
 
 
+def test_parts_of_two_ros_are_no_bag(tmp_path: Path) -> None:
+    write_ros1(tmp_path / "run_0.bag", clip(Recorder(ROS1)))
+    shutil.copy(KINDS["bare mcap"](tmp_path / "other"), tmp_path / "run_1.mcap")
+    shutil.rmtree(tmp_path / "other")
+    with pytest.raises(InputError, match="has parts of ROS 1 and of ROS 2; name one of them"), open_bag(tmp_path):
+        pass
+
+
 def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
     """As of a clock that was not set. A bag's own times cannot be negative, those of headers can."""
     topic, stamp, message = Recorder().raw(0)
