@@ -303,7 +303,7 @@ def test_newest_frame_wins_and_drops_are_counted(peer: Peer) -> None:
 
 BAD_IMAGES = {
     "16 bit": (image(np.zeros((HEIGHT, WIDTH), np.uint16), "mono16"), "'mono16' has more than 8 bits"),
-    "Bayer": (image(np.zeros((HEIGHT, WIDTH), np.uint8), "bayer_rggb8"), "'bayer_rggb8' is a raw sensor mosaic"),
+    "Bayer": (image(np.zeros((HEIGHT, WIDTH), np.uint16), "bayer_rggb16"), "'bayer_rggb16' has more than 8 bits"),
     "cut off": (image(GREY, height=HEIGHT + 1), "the data are cut off"),
     "empty": (image(GREY[:0]), "320 x 0 pixels"),
     "no size": (Image(encoding="bgr8"), "0 x 0 pixels"),
