@@ -262,5 +262,7 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
         if isinstance(error, KeyError) and not topic:  # of a definition that the recorder did not find: 'unknown'
             why = "which rosbags does not know; record without them, or leave them out by mcap filter"
             raise InputError(f"{where}: has topics with a definition of the kind {what}, {why}") from error
-        mend = "" if topic else "; what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
-        raise InputError(f"{where}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error
+        if topic:
+            raise InputError(f"{where}: damaged or cut off, rosbags says: {what}") from error
+        mend = "what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
+        raise InputError(f"{where}: damaged, cut off or not of ROS, rosbags says: {what}; {mend}") from error
