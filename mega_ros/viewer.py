@@ -87,10 +87,11 @@ class Page:
         except OSError as error:
             raise InputError(f"host: {host} cannot be served ({error})") from None
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
-        # the camera frame has y down and z forward: look from behind the camera, a little from above
+        # the camera frame has y down and z forward: look from the left of the camera, a little from above
         self.server.scene.set_up_direction("-y")
-        self.server.initial_camera.position = (-2.0, -1.3, -1.6)
-        self.server.initial_camera.look_at = (0.2, 0.1, 3.0)
+        self.server.initial_camera.position = (-2.6, -1.0, -0.2)
+        self.server.initial_camera.look_at = (0.35, 0.2, 2.9)
+        self.server.initial_camera.fov = 0.75
         self._text = self.server.gui.add_markdown("no mesh has come")
         self.server.gui.add_html(_legend())
         self.growth = self.server.gui.add_slider(
