@@ -158,9 +158,11 @@ class Page:
     def _add_person(self, vertices: np.ndarray, sigma: np.ndarray, person: int) -> None:
         import trimesh
 
-        grown = vertices + self.growth.value * np.nan_to_num(sigma)[:, None] * vertex_normals(vertices, self.faces)
+        normals = vertex_normals(vertices, self.faces)
+        grown = vertices + self.growth.value * np.nan_to_num(sigma)[:, None] * normals
         colours = sigma_colours(sigma, RED)[:, ::-1].astype(np.uint8)
-        surface = trimesh.Trimesh(grown, self.faces, process=False, vertex_colors=colours)
+        # without normals, the browser shows each triangle as flat
+        surface = trimesh.Trimesh(grown, self.faces, vertex_normals=normals, process=False, vertex_colors=colours)
         scene, name = self.server.scene, f"/people/{person}"
         self._shown[name] = scene.add_mesh_trimesh(name, surface)
         top = vertices[vertices[:, 1].argmin()] - [0, 0.12, 0]
