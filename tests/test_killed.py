@@ -161,7 +161,8 @@ def test_an_ended_replay_leaves_no_workers(number: int, inputs: int, tmp_path: P
         said = replay.communicate(timeout=PATIENCE)[1]  # workers that are left would hold stderr
     assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
     if number != signal.SIGKILL:
-        assert (replay.returncode, said) == (130, "mega replay: interrupted\n")
+        # where Ctrl-C comes while Python runs the text of a program, as dataclasses do, it ends by the signal itself
+        assert replay.returncode in (130, -signal.SIGINT) and said == "mega replay: interrupted\n"
         assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 

@@ -105,7 +105,10 @@ class _Processes:
     def __init__(self, size: int) -> None:
         self.size, self.prefetch = size, PREFETCH * size
         self._context = multiprocessing.get_context("spawn")
-        self._threads = ThreadPoolExecutor(size)
+        # A terminal sends Ctrl-C to the workers, too, but only this process interrupts them: two signals would
+        # interrupt their cleaning up. These threads start them, and a process begins with the signal mask of its thread.
+        without_ctrl_c = signal.SIG_BLOCK, {signal.SIGINT}
+        self._threads = ThreadPoolExecutor(size, initializer=signal.pthread_sigmask, initargs=without_ctrl_c)
         self._interrupted = False
         self._idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
         for _ in range(size):
@@ -130,7 +133,7 @@ class _Processes:
             self._idle.put(process)
 
     def _process(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self._context, _begin_worker)
+        return ProcessPoolExecutor(1, self._context, _end_with_parent)
 
     def interrupt(self) -> None:
         """End the jobs, after an error or a signal: a job may be a long input."""
@@ -150,12 +153,8 @@ def _interruptible(work: Callable[[Job], Result], job: Job) -> Result:
         return work(job)
 
 
-def _begin_worker() -> None:
-    """It ends with its parent: it would wait for jobs for ever if the process that gives them was killed.
-
-    Ctrl-C, which a terminal sends to it, too, is left to the parent: two signals would interrupt the cleaning up.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    """In a worker: it would wait for jobs for ever if the process that gives them was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
