@@ -106,7 +106,7 @@ class _Processes:
         self.size, self.prefetch = size, PREFETCH * size
         self._context = multiprocessing.get_context("spawn")
         # A terminal sends Ctrl-C to the workers, too, but only this process interrupts them: two signals would
-        # interrupt their cleaning up. These threads start them, and a process begins with the signal mask of its thread.
+        # interrupt their cleaning up. These threads start them, and a process begins with its thread's signal mask.
         without_ctrl_c = signal.SIG_BLOCK, {signal.SIGINT}
         self._threads = ThreadPoolExecutor(size, initializer=signal.pthread_sigmask, initargs=without_ctrl_c)
         self._interrupted = False
