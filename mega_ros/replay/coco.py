@@ -80,7 +80,7 @@ def read(name: str, folder: Path | None = None) -> list[Photograph]:
     """The photographs of the set "coco-keypoints:FILE.json", in `folder`, by default `images` beside the file, else
     beside the file.
 
-    People are the annotations of the category whose `keypoints` name their joints: any number, in any order.
+    People are the annotations of all categories whose `keypoints` name the limbs, in any order, perhaps among others.
     """
     kind, _, place = name.partition(":")
     if kind != KIND or not place:

@@ -58,7 +58,7 @@ class Frame:
     frame_id: str = FRAME
     """name of the camera's coordinate frame."""
     name: str = ""
-    """of the file, where every frame has its own; see `names_of`."""
+    """of the file, where every frame has its own: one of `names_of`."""
 
 
 class Input(Protocol):
@@ -141,7 +141,7 @@ def in_order(paths: Sequence[Path]) -> list[Path]:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """The names of files; where two have one name, in their folders, from the one on that all of them have."""
+    """The names of files. If two are equal, all are paths, from the deepest folder that holds all of the files."""
     names = [path.name for path in paths]
     if len({*names}) == len(names):
         return names
@@ -279,7 +279,7 @@ class Recorded:
     ) -> None:
         self.name, self.path = path.name, path
         parts, metadata = files_of(path), path / "metadata.yaml"
-        self.files = [*parts, *([metadata] if metadata.is_file() else [])]
+        self.files = [*parts, *([metadata] if has_metadata(path) else [])]
         notes = []
         if len(self.files) == len(parts) > 1:
             notes.append(f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag")
