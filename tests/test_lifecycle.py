@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -117,11 +118,16 @@ def test_cleanup_frees_the_model(node: MegaNode) -> None:
     assert node.trigger_configure() == SUCCESS
     (model,) = (model for model in models() if all(model is not other for other in others))
     assert model.seconds()["infer"] > 0, "the first image would wait"
+    freed = weakref.ref(model)
     del model, others
     assert node.trigger_activate() == SUCCESS
     assert len(models()) == before + 1
-    assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
-    assert len(models()) == before
+    gc.disable()  # else it may happen to be freed later
+    try:
+        assert node.trigger_deactivate() == node.trigger_cleanup() == SUCCESS
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("node", [["-p", "bundle:=nowhere"]], indirect=True)
@@ -130,6 +136,16 @@ def test_a_bad_bundle_fails_to_configure_and_the_node_lives(node: MegaNode, capf
     assert node.trigger_configure() == FAILURE
     lines = [line for line in capfd.readouterr().err.splitlines() if "ERROR" in line]
     assert len(lines) == 2 and all("nowhere/bundle.json: " in line for line in lines)
+
+
+def test_a_failed_transition_is_an_error_in_the_diagnostics_until_one_succeeds() -> None:
+    with running(*UNMANAGED, "-p", "bundle:=nowhere", starts=False) as (peer, _):
+        configure = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
+        assert not peer.call(ChangeState, "change_state", configure).success
+        values = peer.status(lambda s, v: s.level == DiagnosticStatus.ERROR)
+        assert values["message"].startswith("unconfigured: nowhere/bundle.json: there is no such file")
+        assert change(peer, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN) == "finalized"
+        peer.status(lambda s, v: s.message == "finalized" and s.level == DiagnosticStatus.OK)
 
 
 @pytest.mark.parametrize(

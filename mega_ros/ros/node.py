@@ -6,6 +6,7 @@ it, cleanup frees the model. With the parameter `autostart` it becomes active by
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 import threading
@@ -62,6 +63,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         self._next_ids: dict[str, int] = {}  # by the name of the camera: no two people of a node's life have one id
         self._worker: Worker | None = None
         self._state = "unconfigured"
+        self._fault = ""  # why the last transition failed; empty if it did not
         self._carrier, self._advice = transport()
         if self._advice:
             self.get_logger().warning(self._advice)
@@ -95,16 +97,18 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         return self._change(self.close, "finalized")
 
     def _change(self, step: Callable[[], None], goal: str) -> TransitionCallbackReturn:
-        """Go to the state `goal`. If `step` fails, the state stays, and the reason is logged: rclpy would hide it."""
+        """Go to the state `goal`. If `step` fails, the state stays, and the reason is told: rclpy would hide it."""
         try:
             step()
         except FAULTS as error:
-            self.get_logger().error(first_line(error))
+            self._fault = first_line(error)
+            self.get_logger().error(self._fault)
             self.get_logger().debug(traceback.format_exc())
-        except Exception:
+        except Exception as error:
+            self._fault = first_line(error)
             self.get_logger().error(traceback.format_exc())
         else:
-            self._state = goal
+            self._state, self._fault = goal, ""
             return TransitionCallbackReturn.SUCCESS
         return TransitionCallbackReturn.FAILURE
 
@@ -164,6 +168,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             self._humans.close()
         self._humans = None
         self._recovery = self._detector = None
+        gc.collect()  # closed cameras and their subscriptions refer to each other, and hold the model
 
     def close(self) -> None:
         """End the work and free the model, in any state. Call it before the node is destroyed."""
@@ -188,9 +193,9 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
                 for camera, warning in zip(self._cameras, warnings)
             )
         else:
-            self._publish(
-                [DiagnosticStatus(level=DiagnosticStatus.OK, name=name, hardware_id=name, message=self._state)]
-            )
+            level = DiagnosticStatus.ERROR if self._fault else DiagnosticStatus.OK
+            message = f"{self._state}: {self._fault}" if self._fault else self._state
+            self._publish([DiagnosticStatus(level=level, name=name, hardware_id=name, message=message)])
 
     @contextmanager
     def _announced(self, work: str) -> Iterator[None]:

@@ -137,6 +137,10 @@ class MatchedSubscription:
             self.unmatched = _why_unmatched(asked, offers)
             if old is not None and (topic, kind, qos) == (self.topic, self.kind, self._qos):
                 return
+            if old is not None and topic == self.topic and kind != self.kind:
+                # Fast DDS refuses a second type on a topic that this process already reads
+                self._node.destroy_subscription(old)
+                self._subscription = old = None
             self._subscription = self._node.create_subscription(
                 kind,
                 topic,
