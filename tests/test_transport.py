@@ -339,13 +339,16 @@ def test_auto_takes_what_is_there_and_a_latched_camera_info() -> None:
 def test_a_topic_may_change_its_type(peer: Peer) -> None:
     """CompressedImage on `image` itself, from a camera that starts later than the node; then a raw one again."""
     jpeg = CompressedImage(format="jpeg", data=array.array("B", cv2.imencode(".jpg", GREY)[1].tobytes()))
-    for kind, message in ((CompressedImage, jpeg), (Image, image(GREY))):
+
+    def arrives(kind: type, message: Image | CompressedImage) -> None:
         peer.destroy_publisher(peer.images)
         peer.images = peer.create_publisher(kind, "image", RELIABLE)
-        wanted = f"sensor_msgs/msg/{kind.__name__}"
-        values = peer.status(lambda s, v, wanted=wanted: v["image_type"] == wanted)
+        values = peer.status(lambda s, v: v["image_type"] == f"sensor_msgs/msg/{kind.__name__}")
         assert "image_transport" not in values["message"] and "qos_overrides" not in values["message"]
         assert peer.ask(message)[0].height == 1
+
+    arrives(CompressedImage, jpeg)
+    arrives(Image, image(GREY))
 
 
 @pytest.mark.parametrize(
