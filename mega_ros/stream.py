@@ -68,13 +68,10 @@ class Seen:
     """Given or assumed."""
     assumed: str
     """Why the intrinsics are assumed; empty if they were given."""
-    boxes: np.ndarray
-    """float32 [N, 4], pixels."""
-    left_out: np.ndarray
-    """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
-    of `max_people`."""
+    boxes: int
+    """Their number, with those that are left out."""
     notes: list[str]
-    """Why they are."""
+    """Why some are left out."""
 
 
 class Stream:
@@ -105,11 +102,6 @@ class Stream:
         """Of the last image, given or assumed."""
         self.assumed = ""
         """Why the intrinsics of the last image are assumed; empty if they were given."""
-        self.boxes = np.zeros((0, 4), np.float32)
-        """float32 [N, 4], pixels: the boxes in the last image."""
-        self.left_out = np.zeros(0, bool)
-        """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
-        of `max_people`."""
         self.samples = np.zeros(0, int)
         """int [P]: how many samples each person in the last image got for sigma; 0 for bundles with an error head."""
         self.notes: list[str] = []
@@ -203,7 +195,7 @@ class Stream:
             f"max_people is {self._settings.max_people}, and the others are likelier": (inside & ~kept).sum(),
         }
         notes = [_note(n, len(boxes), why) for why, n in reasons.items() if n]
-        return Seen(replace(observation, people=people), camera, assumed, boxes, ~kept, notes)
+        return Seen(replace(observation, people=people), camera, assumed, len(boxes), notes)
 
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
@@ -215,11 +207,10 @@ class Stream:
 
     def finish(self, seen: Seen, people: People, stamp: int) -> People:
         """`people`, those of the next image with their ids, smoothed; also sets what this stream says about it."""
-        self.camera, self.assumed, self.boxes, self.left_out = seen.camera, seen.assumed, seen.boxes, seen.left_out
-        self.notes = [*seen.notes]
+        self.camera, self.assumed, self.notes = seen.camera, seen.assumed, [*seen.notes]
         if lost := len(seen.observation.people) - len(people):
             why = f"their meshes are not finite, or not in front of the camera and nearer than {FARTHEST:g} m"
-            self.notes.append(_note(lost, len(seen.boxes), f"{why}; check camera_info"))
+            self.notes.append(_note(lost, seen.boxes, f"{why}; check camera_info"))
         return self._smoother.update(people, stamp, self._settings.smoothing)
 
     def predict(self, people: People, stamp: int) -> People:
