@@ -152,10 +152,9 @@ def test_a_bundle_without_detector_needs_other_boxes(recovery: Callable[..., Rec
 
 
 def test_samples_that_cannot_be_kept_are_refused(recovery: Callable[..., Recovery]) -> None:
-    stream = Stream(recovery(), FULL)
-    with pytest.raises(ValueError, match=r"samples: auto .*keep_samples"):
-        stream.settings = replace(FULL, samples="auto", keep_samples=True)
-    assert stream.settings == FULL
+    stream = Stream(recovery(), replace(FULL, samples="auto", keep_samples=True))
+    with pytest.raises(ValueError, match=r"samples: .*keep_samples"):
+        stream.process(GREEN, K, 0)
 
 
 @pytest.mark.parametrize(
