@@ -4,9 +4,8 @@ python people_to_csv.py people.csv                # what a running node publishe
 python people_to_csv.py people.csv people_bag     # a bag of ros2 bag record, or of mega replay --write
 """
 
-import csv
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +19,13 @@ TOPIC, PELVIS, SHOWN = "/mega/joints", 0, ["x", "y", "z", "sigma", "distance"]
 
 
 def table(path: Path) -> Callable[[Any], None]:
-    rows = csv.writer(path.open("w", newline="", buffering=1))  # a line at a time, so that nothing is lost
-    rows.writerow(["time", "id", "x", "y", "z", "pelvis_sigma", "distance"])
+    rows = path.open("w", buffering=1)  # a line at a time, so that nothing is lost
+    print("time,id,x,y,z,pelvis_sigma,distance", file=rows)
 
     def write(joints: Any) -> None:
         time = joints.header.stamp.sec + joints.header.stamp.nanosec / 1e9
         for person in np.frombuffer(joints.data, JOINT).reshape(joints.height, joints.width)[:, PELVIS]:
-            rows.writerow([f"{time:.6f}", person["id"], *(f"{person[name]:.4f}" for name in SHOWN)])
+            print(f"{time:.6f}", person["id"], *(f"{person[name]:.4f}" for name in SHOWN), sep=",", file=rows)
 
     return write
 
@@ -34,6 +33,7 @@ def table(path: Path) -> Callable[[Any], None]:
 parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
 parser.add_argument("csv", type=Path)
 parser.add_argument("bag", type=Path, nargs="?")
+parser.add_argument("--ros-args", nargs=REMAINDER, help="as other ROS nodes: -r __ns:=/robot")
 given = parser.parse_args()
 if given.bag:
     from mega_model.core.errors import InputError
@@ -54,7 +54,7 @@ else:
 
     rclpy.init()
     node = rclpy.create_node("people_to_csv")
-    node.create_subscription(PointCloud2, TOPIC, table(given.csv), 10)
-    print(f"waiting for {TOPIC}", file=sys.stderr)
+    joints = node.create_subscription(PointCloud2, TOPIC.lstrip("/"), table(given.csv), 10)
+    print(f"waiting for {joints.topic_name}", file=sys.stderr)
     with suppress(KeyboardInterrupt, rclpy.executors.ExternalShutdownException):
         rclpy.spin(node)

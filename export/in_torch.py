@@ -13,6 +13,7 @@ from mega_model import generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.checkpoint import LoadedModel
 from mega_model.evaluate import plain
+from mega_model.expected_error import head_inputs
 from mega_model.geometry import rot6d_to_matrix
 from mega_ros.bundle import GraphName
 
@@ -72,7 +73,7 @@ def outputs(model: LoadedModel, given: GraphInputs, temperature: float) -> Graph
     if seen.image.prior is not None:
         answers["prior"] = seen.image.prior
     if errors is not None:
-        answers |= errors(states, seen.maps, *features[1:], keypoints)._asdict()
+        answers |= errors(**head_inputs(states, seen, features, keypoints))._asdict()
     found: GraphOutputs = {"backbone": parts, "deterministic": answers}
     if uniforms.shape[1]:
         tokens = generate.sample(mega, seen.image, logits, uniforms, temperature)

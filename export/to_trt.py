@@ -21,7 +21,7 @@ from export.options import TrtConfig
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.core.settings import parse
-from mega_ros.accelerators import missing
+from mega_ros.accelerators import prepare
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import Precision, Profile, Range, folder_of, lock, vouch
 from mega_ros.engines import OnnxEngine
@@ -63,7 +63,7 @@ def main(config: TrtConfig) -> int:
     if min(config.people + config.samples, default=0) < 1:
         raise InputError("--people and --samples: numbers from 1 on are needed")
     bundle = Bundle.load(config.bundle)
-    lacks = missing("tensorrt")
+    lacks = prepare("tensorrt")
     if lacks:
         for line in lacks:
             print(f"mega export trt: {line}", file=sys.stderr)

@@ -18,7 +18,7 @@ import numpy as np
 from export import gates
 from export.gates import Arrays, BundleOutputs
 from export.options import Way
-from mega_ros.accelerators import missing
+from mega_ros.accelerators import prepare
 from mega_ros.bundle import Bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import OnnxEngine, Provider, start_session
@@ -50,7 +50,7 @@ def lacks(way: Way, paths: ModelPaths) -> str:
     """In one line, why a way does not run here; empty if it may."""
     if way in OF_TORCH:
         return "" if paths.checkpoint else "torch's weights are not in the bundle: give --checkpoint or --preset"
-    return "" if way == "cpu" else "; ".join(missing(way.split()[0]))
+    return "" if way == "cpu" else "; ".join(prepare(way.split()[0]))
 
 
 def device(way: Way) -> str:

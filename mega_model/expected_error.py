@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mega_model.blazepose import PoseFeatures
 from mega_model.core.fit import OBSERVED, limb_shares
 from mega_model.core.topology import Topology
+from mega_model.image_encoding import ImageEncoding
 from mega_model.tokenizer import MeshTokenizer
 
 SMALLEST, LARGEST = 0.01, 3.0
@@ -123,6 +125,13 @@ class ErrorHead(nn.Module):
         states = torch.cat([states, self.limb_shares @ agreement], dim=-1)
         tokens = self.token(states)[..., 0] + self.person(person) - 2  # initially about a decimetre
         return tokens @ self.shares.T + self.vertex, tokens @ self.joint_shares.T + self.joint, distance
+
+
+def head_inputs(states: Tensor, seen: ImageEncoding, features: PoseFeatures, keypoints: Tensor) -> dict[str, Tensor]:
+    """The inputs of `ErrorHead`, by name."""
+    assert seen.maps is not None  # models with BlazePose have them
+    pose = {"landmarks": features.landmarks, "world": features.world, "presence": features.presence}
+    return {"states": states, "maps": seen.maps, **pose, "keypoints": keypoints}
 
 
 def interpolated(x: Tensor, at: Tensor, values: Tensor) -> Tensor:

@@ -110,10 +110,10 @@ def tensorrt_version() -> str:
     return f"{number // base}.{number % base // 100}.{number % 100}"
 
 
-def missing(provider: str) -> list[str]:
-    """What onnxruntime's provider "tensorrt" or "cuda" lacks here: one line each, with the command that installs it.
+def prepare(provider: str) -> list[str]:
+    """Load what onnxruntime's provider "tensorrt" or "cuda" needs; where TensorRT may run, TF32 is turned off before.
 
-    Where TensorRT may run, this turns TF32 off, before it loads the first library of CUDA.
+    Returns what is missing here: one line each, with the command that installs it.
     """
     from mega_model.core.onnx_runtime import ort  # slow to load
 

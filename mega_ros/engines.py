@@ -15,7 +15,7 @@ import numpy as np
 
 from mega_model.core.errors import InputError, first_line
 
-from .accelerators import NO_CUDA, NO_PROVIDER, PROVIDERS, free_gpu_memory, has_gpu, missing
+from .accelerators import NO_CUDA, NO_PROVIDER, PROVIDERS, free_gpu_memory, has_gpu, prepare
 from .bundle import Bundle, BundleError, GraphName, Tensor
 from .engine_cache import EngineCache, Precision, Profile, best_precision, is_built, lock
 from .parts import free_memory, most_at_once, run_in_parts
@@ -151,7 +151,7 @@ def start_session(model: Path | bytes, provider: str, of_tensorrt: dict[str, str
 
 def to_build(bundle: Bundle, provider: Provider) -> str:
     """In one line, what a start with this provider builds first; empty if nothing."""
-    if provider not in ("auto", "tensorrt") or missing("tensorrt") or is_built(bundle, best_precision(bundle)):
+    if provider not in ("auto", "tensorrt") or prepare("tensorrt") or is_built(bundle, best_precision(bundle)):
         return ""
     return (
         f"TensorRT engines of bundle {bundle.name} are being built for this GPU, which takes minutes; "
@@ -172,7 +172,7 @@ def session_options() -> Any:
 
 def _check_available(provider: str) -> None:
     """Raises Unavailable if something that the provider needs is missing."""
-    if lacks := missing(provider):
+    if lacks := prepare(provider):
         raise Unavailable(lacks[0])
 
 

@@ -68,13 +68,10 @@ class Seen:
     """Given or assumed."""
     assumed: str
     """Why the intrinsics are assumed; empty if they were given."""
-    boxes: np.ndarray
-    """float32 [N, 4], pixels."""
-    left_out: np.ndarray
-    """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
-    of `max_people`."""
+    boxes: int
+    """Their number, with those that are left out."""
     notes: list[str]
-    """Why they are."""
+    """Why some are left out."""
 
 
 class Stream:
@@ -89,7 +86,7 @@ class Stream:
     ) -> None:
         """detector: by default the bundle's. next_id: of the first new person.
 
-        Raises InputError where the settings ask for a detector and there is none, or for samples that cannot be kept.
+        Raises InputError where the settings ask for a detector and there is none.
         """
         self._recovery = recovery
         self._detector = recovery.detector if detector is None else detector
@@ -105,11 +102,6 @@ class Stream:
         """Of the last image, given or assumed."""
         self.assumed = ""
         """Why the intrinsics of the last image are assumed; empty if they were given."""
-        self.boxes = np.zeros((0, 4), np.float32)
-        """float32 [N, 4], pixels: the boxes in the last image."""
-        self.left_out = np.zeros(0, bool)
-        """bool [N]: boxes that are left out, because the image shows too little of them or the lens nothing, or because
-        of `max_people`."""
         self.samples = np.zeros(0, int)
         """int [P]: how many samples each person in the last image got for sigma; 0 for bundles with an error head."""
         self.notes: list[str] = []
@@ -130,10 +122,6 @@ class Stream:
         if settings.boxes == "detector" and self._detector is None:
             name = self._recovery.bundle.name
             raise InputError(f"boxes: the bundle {name} has no detector; set boxes to full_frame or fixed")
-        if settings.samples == "auto" and settings.keep_samples:
-            raise InputError(
-                "samples: auto gives each person a number, which keep_samples cannot; give one number for all"
-            )
         self._settings = settings
 
     def process(
@@ -154,23 +142,20 @@ class Stream:
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
         """
-        start, sampled = time.perf_counter(), self._recovery.seconds()["sampling"]
+        settings, start, sampled = self._settings, time.perf_counter(), self._recovery.seconds()["sampling"]
         seen = self.observe(image, camera, unknown, found)
         first_new = self.next_id
         ids = self.identify(seen, stamp)
         new = ids >= first_new
-        samples = self._affordable(seen.observation.people, new) if self._settings.samples == "auto" else None
-        if samples is None:
-            people = identified(self._recovery, self._settings, seen.observation, ids)
-        else:
-            people = self._recovery.identified(seen.observation, ids, samples, self._settings.seed)
+        samples = self._affordable(seen.observation.people, new) if settings.samples == "auto" else settings.samples
+        people = self._recovery.identified(seen.observation, ids, samples, settings.seed, settings.keep_samples)
         sampling = self._recovery.seconds()["sampling"] - sampled
-        if samples is not None and sampling:
-            self._sample_seconds = sampling / samples.sum()
-        if samples is None:
-            given = self._settings.samples
-            samples = np.full(len(ids), self._recovery.bundle.sampling.samples if given is None else given)
-        self.samples = 0 * samples if "sigma" in self._recovery.bundle.graphs["deterministic"].outputs else samples
+        bundle = self._recovery.bundle
+        predicted = "sigma" in bundle.graphs["deterministic"].outputs
+        for_sigma = 0 if predicted else bundle.sampling.samples if samples is None else samples
+        self.samples = np.broadcast_to(for_sigma, len(ids))
+        if settings.samples == "auto" and sampling:
+            self._sample_seconds = sampling / self.samples.sum()
         people = self.finish(seen, people, stamp)
         self._busy = time.perf_counter() - start - sampling
         return people
@@ -203,7 +188,7 @@ class Stream:
             f"max_people is {self._settings.max_people}, and the others are likelier": (inside & ~kept).sum(),
         }
         notes = [_note(n, len(boxes), why) for why, n in reasons.items() if n]
-        return Seen(replace(observation, people=people), camera, assumed, boxes, ~kept, notes)
+        return Seen(replace(observation, people=people), camera, assumed, len(boxes), notes)
 
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
@@ -215,11 +200,10 @@ class Stream:
 
     def finish(self, seen: Seen, people: People, stamp: int) -> People:
         """`people`, those of the next image with their ids, smoothed; also sets what this stream says about it."""
-        self.camera, self.assumed, self.boxes, self.left_out = seen.camera, seen.assumed, seen.boxes, seen.left_out
-        self.notes = [*seen.notes]
+        self.camera, self.assumed, self.notes = seen.camera, seen.assumed, [*seen.notes]
         if lost := len(seen.observation.people) - len(people):
             why = f"their meshes are not finite, or not in front of the camera and nearer than {FARTHEST:g} m"
-            self.notes.append(_note(lost, len(seen.boxes), f"{why}; check camera_info"))
+            self.notes.append(_note(lost, seen.boxes, f"{why}; check camera_info"))
         return self._smoother.update(people, stamp, self._settings.smoothing)
 
     def predict(self, people: People, stamp: int) -> People:
@@ -255,12 +239,6 @@ def warm_up(recovery: Recovery, detector: PersonDetector | None = None) -> None:
     if finder := detector or recovery.detector:
         finder.find(image)
     Stream(recovery, StreamSettings(boxes="full_frame")).process(image, None, 0)
-
-
-def identified(recovery: Recovery, settings: StreamSettings, observation: Observation, ids: np.ndarray) -> People:
-    """The people of an observation, see `Recovery.identified`. `settings.samples` must not be "auto"."""
-    assert settings.samples != "auto"  # it depends on the stream
-    return recovery.identified(observation, ids, settings.samples, settings.seed, settings.keep_samples)
 
 
 def _note(count: int, boxes: int, why: str) -> str:

@@ -30,7 +30,7 @@ from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.uncertainty import error_model, vertex_fields
 from mega_model.options import Conventions, Evaluate
 from mega_ros.recovery import Recovery
-from mega_ros.replay import coco, keypoints
+from mega_ros.replay import coco, photographs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -93,9 +93,9 @@ def on_photographs(options: PlotOptions) -> dict[str, Measured]:
     """In the image, which shows two of the three directions of an error: so sigma is sqrt(2/3) as large there."""
     assert options.set is not None
     recovery = Recovery.load(options.bundle)
-    people = [p for photograph in coco.read(options.set) for p in keypoints.evaluate(recovery, photograph)[1]]
+    people = [p for photograph in coco.read(options.set) for p in photographs.evaluate(recovery, photograph)[1]]
     error = np.array([person.error_metres for person in people])
-    sigma = keypoints.IN_IMAGE * np.array([person.sigma for person in people])
+    sigma = photographs.IN_IMAGE * np.array([person.sigma for person in people])
     known = np.isfinite(error * sigma)
     radii = np.array([*recovery.bundle.calibration.quantiles.values()])
     return {f"{known.sum()} joints of {len(people)} people": Measured(error[known], sigma[known], radii)}

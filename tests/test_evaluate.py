@@ -44,7 +44,7 @@ from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility
-from mega_model.expected_error import ErrorHead
+from mega_model.expected_error import ErrorHead, head_inputs
 from mega_model.mega import MegaConfig
 from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
@@ -341,7 +341,7 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert ways["as published"]["PVE"] != ways["not tied to the landmarks"]["PVE"]
     assert ways["as published"]["PA-MPJPE"] != ways["not tied to the landmarks"]["PA-MPJPE"], "meshes bend"
     with torch.no_grad():
-        expected = head(states, image.maps, *features[1:], batch["keypoints"]).sigma
+        expected = head(**head_inputs(states, image, features, batch["keypoints"])).sigma
     config = ImageSelection(batch=13, device="cpu", fit=False)
     # a device without memory stands in for a GPU: a part that stays behind cannot compute with the others
     away = checkpoint.load(tmp_path / "model").to("meta")

@@ -186,8 +186,8 @@ def test_people_of_a_bag_become_rows(tmp_path: Path) -> None:
 
 def test_people_of_a_node_become_rows_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "people.csv"
-    with running("people_to_csv.py", table) as (node, spin_until):
-        joints = node.create_publisher(PointCloud2, "mega/joints", 1)
+    with running("people_to_csv.py", table, "--ros-args", "-r", "__ns:=/robot") as (node, spin_until):
+        joints = node.create_publisher(PointCloud2, "robot/mega/joints", 1)
         header = Header()
         header.stamp.sec, header.stamp.nanosec = 5, 250_000_000
 
@@ -196,7 +196,7 @@ def test_people_of_a_node_become_rows_at_once(tmp_path: Path, capfd: pytest.Capt
             return table.exists() and len(table.read_text().splitlines()) > 2
 
         spin_until(written)
-    assert "waiting for /mega/joints" in capfd.readouterr().err
+    assert "waiting for /robot/mega/joints" in capfd.readouterr().err
     rows = list(csv.DictReader(table.open()))[:2]
     assert [row.pop("time") for row in rows] == ["5.250000"] * 2
     assert rows == ROWS

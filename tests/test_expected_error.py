@@ -69,7 +69,7 @@ def rms(x: Tensor) -> float:
 
 @torch.no_grad()
 def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -> None:
-    sigma = head(*known.inputs).sigma
+    sigma = head(**known.inputs).sigma
     large = known.states[..., 0] @ head.shares.T > 0.5
     assert sigma.shape == known.vertices.shape
     assert sigma[large].mean() > 2 * sigma[~large].mean()
@@ -77,7 +77,7 @@ def test_sigma_is_large_where_the_states_say_so(head: ErrorHead, known: Known) -
 
 @torch.no_grad()
 def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: Known) -> None:
-    found = head(*known.inputs)
+    found = head(**known.inputs)
     assert rms(known.vertices / found.sigma) == pytest.approx(1, abs=0.1)
     assert rms(known.joints / found.joints_sigma) == pytest.approx(1, abs=0.1)
     small = found.sigma < found.sigma.median()
@@ -87,9 +87,9 @@ def test_calibrated_sigma_is_the_root_mean_square_error(head: ErrorHead, known: 
 
 @torch.no_grad()
 def test_distance_is_one_for_maps_of_the_training_set_and_grows_away_from_it(head: ErrorHead, known: Known) -> None:
-    distance = head(*known.inputs).distance
+    distance = head(**known.inputs).distance
     assert distance.square().mean() == pytest.approx(1, abs=0.05)
-    far = head(*replace(known, maps=known.maps + 3).inputs).distance
+    far = head(**replace(known, maps=known.maps + 3).inputs).distance
     assert (far > 3 * distance.mean()).all()
 
 
@@ -101,7 +101,7 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
     states = known.states.clone()
     token = head.shares.amax(dim=0).argmax()
     states[:, token, 0] = 1 - states[:, token, 0]
-    before, after = (head(*x.inputs).sigma for x in (known, replace(known, states=states)))
+    before, after = (head(**x.inputs).sigma for x in (known, replace(known, states=states)))
     change = (after / before).log().abs()
     share = head.shares[:, token]
     assert change[0, share > 0.4].min() > 5 * change[0, share < 0.01].max()
@@ -110,7 +110,7 @@ def test_a_vertex_takes_its_error_from_the_tokens_around_it(head: ErrorHead, kno
 @torch.no_grad()
 def test_sigma_stays_within_limits(head: ErrorHead, known: Known) -> None:
     wild = {"states": 1e3 * known.states, "maps": 1e4 * known.maps, "world": 1e4 * known.world}
-    found = head(*replace(known, **wild, keypoints=1e3 * known.keypoints).inputs)
+    found = head(**replace(known, **wild, keypoints=1e3 * known.keypoints).inputs)
     assert found.sigma.isfinite().all() and found.sigma.max() <= LARGEST and found.joints_sigma.max() <= LARGEST
 
 
@@ -120,7 +120,7 @@ def test_a_head_comes_back_from_disk(head: ErrorHead, known: Known, tmp_path: Pa
     sizes = MegaConfig(head.shares.shape[1], 16, WIDTH, 1, 1, 2, backbone_width=16)
     again = checkpoint.load_errors(tmp_path, Mega(sizes))
     assert again is not None
-    for a, b in zip(again(*known.inputs), head(*known.inputs)):
+    for a, b in zip(again(**known.inputs), head(**known.inputs)):
         assert torch.equal(a, b)
     message = r"errors\.safetensors: .*of another model: .* of 16 channels\); train it again with mega train errors"
     for other in (replace(sizes, width=16), replace(sizes, backbone_width=96), replace(sizes, backbone="resnet18")):

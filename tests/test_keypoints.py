@@ -21,7 +21,7 @@ from mega_ros import Recovery, cli
 from mega_ros.detect import Detector
 from mega_ros.recovery import FOV_DEFAULT
 from mega_ros.replay.coco import Person, Photograph, read
-from mega_ros.replay.keypoints import (
+from mega_ros.replay.photographs import (
     NOBODY,
     PARTS,
     DetectionCounts,

@@ -35,7 +35,7 @@ from mega_ros.replay.bags import open_bag, read_bag
 from mega_ros.replay.bootstrap import interval, ratios, resamples
 from mega_ros.replay.coco import Person
 from mega_ros.replay.frames import Recorded
-from mega_ros.replay.keypoints import torso
+from mega_ros.replay.photographs import torso
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth
 from mega_ros.replay.report import what_is_normal

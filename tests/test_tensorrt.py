@@ -96,7 +96,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(engine_cache, "gpu", lambda: CARD)
     monkeypatch.setattr(engines, "free_gpu_memory", lambda: 2**34)
     for module in (engines, to_trt):
-        monkeypatch.setattr(module, "missing", lambda provider: [])
+        monkeypatch.setattr(module, "prepare", lambda provider: [])
     monkeypatch.setattr(engine_cache, "tensorrt_version", lambda: "10.15.1")
     return graphs
 
@@ -127,7 +127,7 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(capsys: pyte
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
 def test_libraries_are_asked(tmp_path: Path) -> None:
-    asked = "gpu(), free_gpu_memory(), tensorrt_version(), missing('tensorrt')"
+    asked = "gpu(), free_gpu_memory(), tensorrt_version(), prepare('tensorrt')"
     code = f"from mega_ros.accelerators import *; print({asked})"
 
     def ask(libraries: dict[str, str]) -> str:
@@ -148,14 +148,14 @@ def test_libraries_are_asked(tmp_path: Path) -> None:
 def test_tf32_is_off_where_tensorrt_may_run(bundle: Bundle, built: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "")
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
-    accelerators.missing("cuda")
+    accelerators.prepare("cuda")
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    accelerators.missing("tensorrt")
+    accelerators.prepare("tensorrt")
     assert "NVIDIA_TF32_OVERRIDE" not in os.environ
     seen: list[str | None] = []
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["TensorrtExecutionProvider"])
     monkeypatch.setattr(accelerators, "gpu", lambda: seen.append(os.environ.get("NVIDIA_TF32_OVERRIDE")))
-    accelerators.missing("tensorrt")
+    accelerators.prepare("tensorrt")
     assert seen == ["0"]
     OnnxEngine(bundle, "backbone", "tensorrt")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")

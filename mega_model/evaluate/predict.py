@@ -22,6 +22,7 @@ from mega_model.core.fit import Bends, fit_people, limb_shares, widened
 from mega_model.core.topology import LIMBS
 from mega_model.data.images import ImageSet, open_set
 from mega_model.evaluate.report import Report, publish
+from mega_model.expected_error import head_inputs
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.options import ImageSelection, Random, SamplingOptions, Subject
@@ -117,7 +118,7 @@ def predict(
             meshes = [tokenizer.decode(part) for part in tokens.flatten(0, 1).split(100)]  # all together take gigabytes
             samples = torch.cat(meshes).unflatten(0, tokens.shape[:2])
         spread = metrics.spread(samples) if samples.shape[1] else torch.full(single.shape[:2], torch.nan)
-        sigma = spread if errors is None else errors(states, seen.maps, *features[1:], keypoints).sigma
+        sigma = spread if errors is None else errors(**head_inputs(states, seen, features, keypoints)).sigma
         camera, sigma = seen.camera.cpu().numpy(), sigma.cpu().numpy()
         together = torch.cat([single[:, None], samples], dim=1).cpu().numpy()  # [B, 1 + Q, V, 3]
         turned, beside, places = rotation.cpu().numpy()[:, None], np.zeros((len(index), 3)), None

@@ -7,9 +7,9 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
+import jinja2
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,11 +18,28 @@ from rich.table import Table as ScreenTable
 Rows = Mapping[str, Mapping[str, float | None]]
 """Row -> column -> value, or None."""
 
-_STYLE = """
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{{ report.title }}</title>
+<style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #2c3440; max-width: 70em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 } caption { text-align: left; font-weight: 600; padding-bottom: .4em }
 th, td { padding: .25em .9em; border-bottom: 1px solid #dde; text-align: right }
 th:first-child { text-align: left } dt { font-weight: 600 } dd { margin: 0 0 .4em } img { max-width: 100% }
+</style>
+<h1>{{ report.title }}</h1>
+<dl>{% for name, fact in report.facts.items() %}<dt>{{ name }}</dt><dd>{{ fact }}</dd>{% endfor %}</dl>
+{% for caption, rows in report.tables.items() %}
+<table><caption>{{ caption }}</caption>
+<tr><th></th>{% for column in columns(rows) %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for row, values in rows.items() %}
+<tr><th>{{ row }}</th>{% for column in columns(rows) %}<td>{{ number(values.get(column)) }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endfor %}
+{% for caption, figure in report.figures.items() %}
+<figure><img alt="{{ caption }}" src="{{ image(figure) }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+</html>
 """
 
 
@@ -59,13 +76,8 @@ def publish(report: Report, folder: Path, name: str) -> None:
 
 def page(report: Report) -> str:
     """The HTML page."""
-    facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.facts.items())
-    tables = "".join(_table(caption, rows) for caption, rows in report.tables.items())
-    figures = "".join(_figure(caption, figure) for caption, figure in report.figures.items())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(report.title)}</title>'
-        f"<style>{_STYLE}</style><h1>{escape(report.title)}</h1><dl>{facts}</dl>{tables}{figures}</html>\n"
-    )
+    template = jinja2.Template(_PAGE, autoescape=True)
+    return template.render(report=report, columns=columns, number=number, image=_image)
 
 
 def columns(rows: Rows) -> list[str]:
@@ -77,20 +89,8 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _table(caption: str, rows: Rows) -> str:
-    head = "".join(f"<th>{escape(c)}</th>" for c in ["", *columns(rows)])
-    body = "".join(
-        f"<tr><th>{escape(row)}</th>{''.join(f'<td>{number(values.get(c))}</td>' for c in columns(rows))}</tr>"
-        for row, values in rows.items()
-    )
-    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>"
-
-
-def _figure(caption: str, figure: Figure) -> str:
+def _image(figure: Figure) -> str:
+    """A PNG in the form of an address."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
-    data = base64.b64encode(png.getvalue()).decode()
-    return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

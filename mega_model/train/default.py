@@ -34,7 +34,7 @@ from mega_model.options import (
 )
 from mega_model.train import errors, lift, pretrain, recover, tokenizer
 
-Training = TypeVar("Training")
+T = TypeVar("T")
 Shares = tuple[float, float, float, float, float]
 """Shares of `scenes.PARTS`."""
 SETTINGS = Path(__file__).parents[2] / "config" / "train"
@@ -52,105 +52,68 @@ class Stage:
 
 def stages(c: Default) -> list[Stage]:
     """All stages, in the order in which they run."""
-    runs = c.out
-
-    def render(part: str, split: Split, count: int, shares: Shares = MIXTURE) -> Callable[[], None]:
-        config = Render(
-            split, count, runs / "scenes" / part, runs / "tokenizer" / "topology.npz", shares=shares, workers=c.workers
-        )
-        return lambda: finish(rendered.render, config)
-
-    def extract(part: str, scenes: str, train: bool = False, turned: bool = False) -> Callable[[], None]:
-        config = Extract(
-            runs / "scenes" / scenes, runs / "features" / part, runs / "blazepose",
-            train=train, turned=turned, detector=c.detector, workers=c.workers,
-        )  # fmt: skip
-        return lambda: finish(features.extract, config)
-
-    def finish(make: Callable[..., None], config: Render | Extract) -> None:
-        make(config)
-        (config.out / "done").touch()
-
-    def train(
-        stage: str, main: Callable[[Training], None], kind: type[Training], *more: str | Path
-    ) -> Callable[[], None]:
-        def run() -> None:
-            main(parse(kind, [str(SETTINGS / f"{stage}.yaml"), "--out", str(runs / stage), *map(str, more)]))
-            (runs / stage / "done").touch()
-
-        return run
-
-    backbone, seen = ("--backbone", runs / "blazepose"), ("--sets", f"features:{runs / 'features' / 'train'}")
+    runs, bundle = c.out, c.bundle or c.out / "bundle"
+    blazepose, recovered = runs / "blazepose", runs / "recover"
+    seen = "--sets", f"features:{runs / 'features' / 'train'}"
     held = tuple(str(runs / "features" / part) for part in ("calibration", "calibration_turned"))
     drawn = c.scenes // (1200 * c.workers) + 1
-    scenes, features_ = runs / "scenes", runs / "features"
 
-    def done(folder: Path) -> Path:
-        return folder / "done"
+    def render(what: str, minutes: int, split: Split, count: int, shares: Shares = MIXTURE) -> Stage:
+        place, topology = runs / "scenes" / split, runs / "tokenizer" / "topology.npz"
+        config = Render(split, count, place, topology, shares=shares, workers=c.workers)
+        return _marked(what, minutes, place, lambda: rendered.render(config))
 
-    table: tuple[tuple[str, int, Path, Callable[[], object]], ...] = (
-        (
-            "meshes to tokens and back",
-            30,
-            done(runs / "tokenizer"),
-            train("tokenizer", tokenizer.main, TokenizerTraining),
+    def extract(what: str, minutes: int, split: Split, train: bool = False, turned: bool = False) -> Stage:
+        place = runs / "features" / (f"{split}_turned" if turned else split)
+        config = Extract(
+            runs / "scenes" / split, place, blazepose,
+            train=train, turned=turned, detector=c.detector, workers=c.workers,
+        )  # fmt: skip
+        return _marked(what, minutes, place, lambda: features.extract(config))
+
+    def train(what: str, minutes: int, name: str, main: Callable[[T], None], kind: type[T], *more: str | Path) -> Stage:
+        words = [SETTINGS / f"{name}.yaml", "--out", runs / name, *more]
+        return _marked(what, minutes, runs / name, lambda: main(parse(kind, [*map(str, words)])))
+
+    return [
+        train("meshes to tokens and back", 30, "tokenizer", tokenizer.main, TokenizerTraining),
+        Stage(
+            "BlazePose's published weights", 1, blazepose / "origin.json",
+            lambda: import_backbone.main(ImportBackbone(blazepose)),
         ),
-        (
-            "BlazePose's published weights",
-            1,
-            runs / "blazepose" / "origin.json",
-            lambda: import_backbone.main(ImportBackbone(runs / "blazepose")),
+        render("people to train on", drawn, "train", c.scenes),
+        render("people to calibrate on", 2, "calibration", 2000),
+        render("people to test on", 1, "test", 1000, (1, 1, 1, 1, 1)),
+        extract("features to train on", drawn, "train", train=True),
+        extract("features to calibrate on", 2, "calibration"),
+        extract("features of people upside down", 2, "calibration", turned=True),
+        extract("features to test on", 1, "test"),
+        train(
+            "masked meshes, without images", 10,
+            "pretrain", pretrain.main, PretrainTraining, "--tokenizer", runs / "tokenizer",
         ),
-        ("people to train on", drawn, done(scenes / "train"), render("train", "train", c.scenes)),
-        ("people to calibrate on", 2, done(scenes / "calibration"), render("calibration", "calibration", 2000)),
-        ("people to test on", 1, done(scenes / "test"), render("test", "test", 1000, (1, 1, 1, 1, 1))),
-        ("features to train on", drawn, done(features_ / "train"), extract("train", "train", train=True)),
-        ("features to calibrate on", 2, done(features_ / "calibration"), extract("calibration", "calibration")),
-        (
-            "features of people upside down",
-            2,
-            done(features_ / "calibration_turned"),
-            extract("calibration_turned", "calibration", turned=True),
+        train(
+            "the lifter alone", 135,
+            "lift", lift.main, ImageTraining, "--pretrained", runs / "pretrain", "--backbone", blazepose, *seen,
         ),
-        ("features to test on", 1, done(features_ / "test"), extract("test", "test")),
-        (
-            "masked meshes, without images",
-            10,
-            done(runs / "pretrain"),
-            train("pretrain", pretrain.main, PretrainTraining, "--tokenizer", runs / "tokenizer"),
+        train("images to meshes", 100, "recover", recover.main, RecoverTraining, "--pretrained", runs / "lift", *seen),
+        Stage("how wrong a mesh is", 5, recovered / ERRORS, lambda: errors.main(ErrorTraining(recovered, held))),
+        Stage(
+            "scores", 5, recovered / "scores.json",
+            lambda: held_out.main(Evaluate(checkpoint=recovered, test=runs / "features" / "test")),
         ),
-        (
-            "the lifter alone",
-            135,
-            done(runs / "lift"),
-            train("lift", lift.main, ImageTraining, "--pretrained", runs / "pretrain", *backbone, *seen),
-        ),
-        (
-            "images to meshes",
-            100,
-            done(runs / "recover"),
-            train("recover", recover.main, RecoverTraining, "--pretrained", runs / "lift", *seen),
-        ),
-        (
-            "how wrong a mesh is",
-            5,
-            runs / "recover" / ERRORS,
-            lambda: errors.main(ErrorTraining(runs / "recover", held)),
-        ),
-        (
-            "scores",
-            5,
-            runs / "recover" / "scores.json",
-            lambda: held_out.main(Evaluate(checkpoint=runs / "recover", test=features_ / "test")),
-        ),
-        (
-            "the bundle",
-            1,
-            (c.bundle or runs / "bundle") / "bundle.json",
-            lambda: export(runs / "recover", c.bundle or runs / "bundle", c.detector),
-        ),
-    )
-    return [Stage(*row) for row in table]
+        Stage("the bundle", 1, bundle / "bundle.json", lambda: export(recovered, bundle, c.detector)),
+    ]  # fmt: skip
+
+
+def _marked(what: str, minutes: int, folder: Path, make: Callable[[], object]) -> Stage:
+    """A stage that marks its folder when it is complete."""
+
+    def run() -> None:
+        make()
+        (folder / "done").touch()
+
+    return Stage(what, minutes, folder / "done", run)
 
 
 def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:

@@ -28,7 +28,7 @@ from mega_model.core.topology import LIMBS, Topology
 from mega_model.data.backgrounds import FOLDER
 from mega_model.data.crops import read
 from mega_model.data.features import FeatureSet
-from mega_model.expected_error import KNOTS, ErrorHead
+from mega_model.expected_error import KNOTS, ErrorHead, head_inputs
 from mega_model.geometry import rot6d_to_matrix
 from mega_model.mega import Mega
 from mega_model.options import ErrorTraining
@@ -58,9 +58,9 @@ class HeadInputs:
     """[n, 12, 3]: the detector's"""
 
     @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        """The head's."""
-        return tuple(getattr(self, f.name) for f in fields(HeadInputs))
+    def inputs(self) -> dict[str, Tensor]:
+        """The head's, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(HeadInputs)}
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def predict(model: Mega, tokenizer: MeshTokenizer, people: FeatureSet) -> Predic
         features = PoseFeatures(*(batch[name] for name in PoseFeatures._fields))
         seen, states, logits = generate.first_pass(model, features)
         mesh = generate.expected_vertices(tokenizer, logits)
-        truth = (batch[name] for name in ("vertices", "rotation", "translation", "focal"))
-        assert seen.maps is not None
-        posed = mesh, rot6d_to_matrix(seen.rot6d), seen.camera
-        parts.append(Predicted(states, seen.maps, *features[1:], batch["keypoints"], *posed, *truth))
+        given = head_inputs(states, seen, features, batch["keypoints"])
+        posed = {"vertices": mesh, "rotation": rot6d_to_matrix(seen.rot6d), "camera": seen.camera}
+        truth = {f"true_{name}": batch[name] for name in ("vertices", "rotation", "translation")}
+        parts.append(Predicted(**given, **posed, **truth, focal=batch["focal"]))
     return join(parts)
 
 
@@ -152,7 +152,7 @@ def of_people(found: Predicted, topology: Topology, modes: np.ndarray) -> Known:
         "depth": depth,
     }
     errors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
-    return Known(*found.inputs, **errors)
+    return Known(**found.inputs, **errors)
 
 
 @torch.no_grad()
@@ -177,23 +177,22 @@ def of_nobody(model: Mega, count: int, vertices: int, seed: int) -> Known:
     for part in np.array_split(crops, max(1, count // 20)):
         features = model.backbone(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255)
         seen, states, _ = generate.first_pass(model, features)
-        assert seen.maps is not None
         off, joints_off = (torch.full((len(part), n), NOBODY) for n in (vertices, 24))
         known = {
-            "keypoints": torch.zeros(len(part), len(LIMBS), 3),
+            **head_inputs(states, seen, features, torch.zeros(len(part), len(LIMBS), 3)),
             "vertices": off,
             "joints": joints_off,
             "missed": torch.zeros_like(off),
             "joints_missed": torch.zeros_like(joints_off),
             "depth": torch.full((len(part),), torch.nan),
         }
-        parts.append(Known(states, seen.maps, *features[1:], **known))
+        parts.append(Known(**known))
     return join(parts)
 
 
 def loss(head: ErrorHead, known: Known) -> Tensor:
     """Negative log-likelihood of exponentially distributed errors: less sensitive to outliers than a Gaussian one."""
-    vertices, joints, _ = head.log_errors(*known.inputs)
+    vertices, joints, _ = head.log_errors(**known.inputs)
     both = (vertices, known.missed, known.vertices), (joints, known.joints_missed, known.joints)
     sigmas = [((2 * log).exp() + missed.square()).sqrt() for log, missed, _ in both]
     return torch.stack([(sigma.log() + error / sigma).mean() for sigma, (_, _, error) in zip(sigmas, both)]).sum()
@@ -206,7 +205,7 @@ def calibrate(head: ErrorHead, known: Known) -> None:
     Points are sorted into equal groups by expected error: each gives a point of the curve. The mean square of the
     residuals, which are added later, is taken off.
     """
-    logs = head.log_errors(*known.inputs)
+    logs = head.log_errors(**known.inputs)
     both = (known.vertices, known.missed), (known.joints, known.joints_missed)
     for curve, (log, (error, missed)) in zip(head.calibration, zip(logs, both)):
         groups = log.flatten().argsort().tensor_split(KNOTS)
@@ -227,7 +226,7 @@ def root_mean_squares(head: ErrorHead, known: Known) -> dict[str, float]:
 @torch.no_grad()
 def sigmas(head: ErrorHead, known: Known) -> tuple[Tensor, Tensor]:
     """Calibrated, of vertices [n, V] and joints [n, J]."""
-    found = head(*known.inputs)
+    found = head(**known.inputs)
     return found.sigma.hypot(known.missed), found.joints_sigma.hypot(known.joints_missed)
 
 

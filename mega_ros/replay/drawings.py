@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -29,11 +27,13 @@ def write_drawings(recording: Recording, topology: Topology, out: Path, console:
     stamps = sorted(recording.sent)
     limit = sheets.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
     seconds = (stamps[-1] - stamps[0]) / 1e9
-    shown = None
-    with _video(out / OVERLAY, (len(stamps) - 1) / seconds if seconds else 1.0) as write:
-        for stamp in track(stamps, "drawing", console=console, transient=True):
-            shown = stamp if stamp in recording.clouds else shown
-            write(sheets.video_frame(_frame(recording, stamp, shown), topology.faces, limit))
+    rate = (len(stamps) - 1) / seconds if seconds else 1.0
+    writer, shown = cv2.VideoWriter(), None
+    for stamp in track(stamps, "drawing", console=console, transient=True):
+        shown = stamp if stamp in recording.clouds else shown
+        drawn = sheets.video_frame(_frame(recording, stamp, shown), topology.faces, limit)
+        _write(writer, out / OVERLAY, rate, drawn)
+    writer.release()
     populated = [s for s in stamps if len(recording.clouds.get(s, ()))]
     if populated:
         chosen = [populated[round(k)] for k in np.linspace(0, len(populated) - 1, SHEET_ROWS + 2)[1:-1]]
@@ -70,33 +70,19 @@ class Film:
         if not self._limit and len(frame.sigma):
             self._limit = sheets.nice_limit([frame.sigma])
         drawn = sheets.video_frame(frame, self._topology.faces, self._limit or 0.1)
-        if not self._writer.isOpened():
+        if not self._rate:
             self._rate = float(np.clip(1 / seconds, 1, 60)) if seconds else 1.0
-            _open(self._writer, self._path, self._rate, drawn)
         for _ in range(max(1, round(min(seconds, LONGEST) * self._rate))):
-            self._writer.write(drawn)
+            _write(self._writer, self._path, self._rate, drawn)
 
 
-def _open(writer: cv2.VideoWriter, path: Path, rate: float, image: np.ndarray) -> None:
-    """For images of this size: a VP8 file, which browsers can play and every build of OpenCV can write."""
-    with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
-        writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
-
-
-@contextmanager
-def _video(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that adds an image."""
-    writer = cv2.VideoWriter()
-
-    def write(image: np.ndarray) -> None:
-        if not writer.isOpened():
-            _open(writer, path, rate, image)
-        writer.write(image)
-
-    try:
-        yield write
-    finally:
-        writer.release()
+def _write(writer: cv2.VideoWriter, path: Path, rate: float, image: np.ndarray) -> None:
+    """Add an image to a video. The first one makes it: a VP8 file, which browsers can play and every build of OpenCV
+    can write."""
+    if not writer.isOpened():
+        with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
+            writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
+    writer.write(image)
 
 
 def _frame(recording: Recording, stamp: int, shown: int | None) -> sheets.PageFrame:

@@ -23,7 +23,7 @@ from mega_model.core.errors import InputError
 
 from ..recovery import PELVIS, Observation, People, Recovery
 from ..ros.read import positions
-from ..stream import Seen, Stream, StreamSettings, identified
+from ..stream import Seen, Stream, StreamSettings
 from . import many
 from .drawings import Film
 from .frames import Frame, Input, open_input
@@ -94,7 +94,9 @@ def _identify(job: tuple[Recovery, StreamSettings, Observation, np.ndarray] | No
     """Those of an observation with their ids and samples; None where there is none."""
     if job is None:
         return None
-    return identified(*job)
+    recovery, settings, observation, ids = job
+    assert settings.samples != "auto"  # that depends on the images before
+    return recovery.identified(observation, ids, settings.samples, settings.seed, settings.keep_samples)
 
 
 @dataclass

@@ -17,8 +17,8 @@ from ..recovery import People
 from .bootstrap import interval, ratios, resamples
 from .coco import Person, Photograph
 from .identities import Identities
-from .keypoints import FEWEST, find, torso
 from .measures import MEASURES, Row, parts
+from .photographs import FEWEST, find, torso
 from .reference import Truth
 
 MINIMUM_OVERLAP = 0.3
