@@ -72,7 +72,12 @@ def smpl_vertices(path: Path, arrays: Mapping[str, np.ndarray], model: Path | No
         raise InputError(f"{path}: field 'gender': {error}") from None
     if len(genders) != count:
         raise InputError(f"{path}: field 'gender' is of {len(genders)} people, 'poses' of {count}")
-    return of_genders(load_bodies(model), np.array(genders), SmplBody.posed, poses[:, :66], betas) + trans[:, None]
+    bodies = load_bodies(model)
+    try:
+        vertices = of_genders(bodies, np.array(genders), SmplBody.posed, poses[:, :66], betas)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return vertices + trans[:, None]
 
 
 def anny_vertices(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

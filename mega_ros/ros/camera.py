@@ -40,6 +40,9 @@ from .worker import Worker
 
 FOLLOW = 0.5
 """Seconds between two checks of what publishers offer."""
+INFO_WAIT = 1.0
+"""Seconds from the first image on in which images are dropped while a camera_info is published, but has not come yet:
+people in them would be seen through an assumed lens."""
 
 AnyImage: TypeAlias = Any
 """Image or CompressedImage, of rosbags."""
@@ -74,7 +77,8 @@ class LiveCamera:
         self._info: Any = None  # CameraInfo
         self._dropped = 0
         self._unstamped = False  # whether the last image had the stamp 0
-        self._unframed = False  # whether its frame_id was empty
+        self._frame: str | None = None  # its frame_id
+        self._first = 0.0  # when the first wanted one came, time.monotonic
         self._refused: list[str] = []  # why publishers that are there cannot be followed
         topic = node.resolve_topic_name(within(name, "image"))
         sources = image_sources(topic, parameters.get(node, "image_transport"))
@@ -106,12 +110,14 @@ class LiveCamera:
 
     def _on_image(self, image: AnyImage) -> None:
         self._health.received(read_stamp(image))
-        self._unstamped, self._unframed = not read_stamp(image), not image.header.frame_id
+        self._unstamped, self._frame = not read_stamp(image), image.header.frame_id
         if self._unstamped:  # from here on all that follows time works; replay/bags.py does the same
             arrived = header(self._node.get_clock().now().nanoseconds, image.header.frame_id)
             image = replace(image, header=arrived)
         if not self._outputs.are_wanted():
             self._health.idle()
+        elif self._waits_for_info():
+            self._dropped += 1
         elif not self._waits_for_detections():
             self._put(image)
         elif pair := self._pairs.add_image(read_stamp(image), image):
@@ -133,6 +139,13 @@ class LiveCamera:
 
     def _waits_for_detections(self) -> bool:
         return bool(parameters.get(self._node, "boxes") == "detections")
+
+    def _waits_for_info(self) -> bool:
+        if self._info is not None:
+            return False
+        self._first = self._first or time.monotonic()
+        recent = time.monotonic() - self._first < INFO_WAIT
+        return recent and self._node.count_publishers(self._infos.topic) > 0
 
     def _on_camera_info(self, info: Any) -> None:
         self._info = info
@@ -158,6 +171,7 @@ class LiveCamera:
             "detections": self._why_unmatched(),
             "stamp": self._why_unstamped(),
             "frame_id": self._why_unframed(),
+            "camera_info's frame_id": self._why_of_another(),
         }
         silence = self._why_silent()
         facts = facts | {
@@ -190,9 +204,15 @@ class LiveCamera:
         return f"{self._images.topic}: the stamp is 0, so the time of arrival is used instead; set it in the driver"
 
     def _why_unframed(self) -> str:
-        if not self._unframed:
+        if self._frame != "":
             return ""
         return f"{self._images.topic}: the frame_id is empty, so tf2 cannot place the people; set it in the driver"
+
+    def _why_of_another(self) -> str:
+        frame = self._info.header.frame_id if self._info else ""
+        if not frame or not self._frame or frame == self._frame:
+            return ""
+        return f"{self._infos.topic}: the frame_id is {frame}, that of the images {self._frame}: it is another camera's"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
