@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import cv2
@@ -132,6 +133,16 @@ def test_a_lens_without_distortion_is_a_pinhole() -> None:
 def test_what_is_no_camera_is_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Camera(*arguments)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1000, 500), (500, 1000)])
+@pytest.mark.parametrize("across", [True, False])
+def test_focal_lengths_must_fit_the_larger_side(width: int, height: int, across: bool) -> None:
+    """Each of the two: from 1/50 to 1000 times the side."""
+    for focal, fits in ((19, False), (21, True), (999_000, True), (1_001_000, False)):
+        camera = Camera(np.diag([focal, 800.0, 1] if across else [800.0, focal, 1]))
+        with contextlib.nullcontext() if fits else pytest.raises(InputError, match="pixels do not fit"):
+            camera.must_fit(width, height)
 
 
 # -------------------------------------------------------------------------------------------------------------- crops

@@ -32,18 +32,21 @@ def bgr() -> np.ndarray:
 
 
 @pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "mono8"])
+@pytest.mark.parametrize("encoding", ["bgr8", "8UC3", "rgb8", "bgra8", "8UC4", "rgba8", "mono8", "8UC1"])
 def test_packed_colours(bgr: np.ndarray, encoding: str, padding: int) -> None:
     codes = {
         "bgr8": None,
+        "8UC3": None,
         "rgb8": cv2.COLOR_BGR2RGB,
         "bgra8": cv2.COLOR_BGR2BGRA,
+        "8UC4": cv2.COLOR_BGR2BGRA,
         "rgba8": cv2.COLOR_BGR2RGBA,
         "mono8": cv2.COLOR_BGR2GRAY,
+        "8UC1": cv2.COLOR_BGR2GRAY,
     }
     pixels = bgr if (code := codes[encoding]) is None else cv2.cvtColor(bgr, code)
     image = to_bgr(message(pixels, encoding, padding))
-    expected = np.repeat(pixels[..., None], 3, axis=2) if encoding == "mono8" else bgr
+    expected = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else bgr
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, expected)
 
