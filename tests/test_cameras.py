@@ -24,6 +24,8 @@ LENSES = {
     # so strong that Newton's method needs a right derivative
     "thin prism": ("rational_polynomial", [0.1, -0.05, 0.02, 0.03, 0.01, 0.15, 0, 0, 0.03, -0.008, 0.012, 0.006]),
     "tilt": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0.01, 0, 0.004, 0, 0.02, -0.03]),
+    "tilt about x": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0, 0, 0, 0, 0.02, 0]),
+    "tilt about y": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0, 0, 0, 0, 0, -0.03]),
     "equidistant": ("equidistant", [0.02, -0.003, 0.001, -0.0005]),
 }
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model import import_detector
-from mega_model.core.detection import KEYPOINTS, THRESHOLD, Detections, detections, keypoints_of, letterbox
+from mega_model.core.detection import KEYPOINTS, THRESHOLD, Detections, detections, in_image, keypoints_of, letterbox
 from mega_model.core.geometry import project
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import LIMB_JOINTS, Topology
@@ -183,9 +183,17 @@ def test_a_letterbox_holds_the_whole_image(width: int, height: int, wide: int, h
 
 
 def test_a_letterbox_leaves_no_pixel_out() -> None:
-    stripes = np.zeros((80, 80, 3), np.uint8)
-    stripes[::2] = 200
-    assert (letterbox(stripes, 40, 40)[0] == 100).all()
+    stripes = np.zeros((160, 160, 3), np.uint8)
+    stripes[::4] = 200
+    assert (letterbox(stripes, 40, 40)[0] == 50).all()
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(4.0, True), (3.9, False), (np.nan, False)])
+def test_a_box_shows_four_pixels_of_the_image_or_is_none(shown: float, expected: bool) -> None:
+    """From every side of an image of 100 x 60."""
+    boxes = [[-50, 10, shown, 50], [10, -50, 50, shown], [100 - shown, 10, 150, 50], [10, 60 - shown, 50, 150]]
+    boxes += [[10, 10, 10 + shown, 50], [10, 10, 50, 10 + shown], [-5, -5, 105, shown], [-5, -5, shown, 65]]
+    assert in_image(np.array(boxes), 100, 60).tolist() == [expected] * 8
 
 
 def test_a_detectors_answer_in_the_image() -> None:
