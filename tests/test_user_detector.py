@@ -46,6 +46,7 @@ def model(
     path: Path,
     outputs: dict[str, np.ndarray],
     height: Any = HEIGHT,
+    width: Any = WIDTH,
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """A graph with the input `images` that gives `outputs` for every image."""
@@ -59,7 +60,7 @@ def model(
         nodes.append(helper.make_node("Cast", ["zero"], [f"{name}_zero"], to=kind))
         nodes.append(helper.make_node("Add", [f"{name}_value", f"{name}_zero"], [name]))
         infos.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, height, WIDTH])]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, height, width])]
     if {"labels", "boxes"} <= outputs.keys():
         inputs.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2]))
     graph = helper.make_graph(nodes, "detector", inputs, infos, weights)
@@ -74,12 +75,13 @@ def centred(boxes: np.ndarray) -> np.ndarray:
 
 
 def grid_answers(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [N, 4] of the letterbox (centre, size) and scores [N, 3]: two people, a weak one, and a dog."""
+    """Boxes [N, 4] of the letterbox (centre, size) and scores [N, 3]: two people, in
+    the first and the last grid, the first one again, and a dog."""
     boxes = np.full((len(grid), 4), 4.0, np.float32)
     scores = np.zeros((len(grid), 3), np.float32)
     people = np.stack([BOX, OTHER, BOX + 1, OTHER - 90])
-    boxes[[5, 40, 6, 60]] = centred(people * LETTERBOX)
-    scores[[5, 40, 6], 0] = 0.9, 0.7, 0.6
+    boxes[[5, -1, 6, 60]] = centred(people * LETTERBOX)
+    scores[[5, -1, 6], 0] = 0.9, 0.7, 0.6
     scores[60, 2] = 0.95
     return boxes, scores
 
@@ -121,7 +123,7 @@ def rtdetr(kind: str) -> dict[str, np.ndarray]:
     by_class[np.arange(20), labels] = scores
     if kind == "logits":
         return {"logits": np.log(by_class / (1 - by_class))[None], "pred_boxes": shares[None]}
-    return {"output0": np.concatenate([shares, by_class], axis=1)[None]}
+    return {"output0": np.concatenate([shares, by_class[:, :1] if kind == "people" else by_class], axis=1)[None]}
 
 
 def rtmdet() -> dict[str, np.ndarray]:
@@ -162,6 +164,7 @@ ANSWERS = {
     "RT-DETR": ("RT-DETR", rtdetr("labels")),
     "RT-DETR, transformers": ("RT-DETR", rtdetr("logits")),
     "RT-DETR, ultralytics": ("RT-DETR", rtdetr("one")),
+    "RT-DETR, people alone": ("RT-DETR", rtdetr("people")),
     "RTMDet": ("RTMDet", rtmdet()),
 }
 
@@ -215,7 +218,7 @@ def test_keypoints_of_pose_models_are_those_of_their_people(tmp_path: Path, name
     (only,) = ANSWERS[name][1].values()
     rows = only[0].T if name == "YOLOv8" else only[0]
     more = np.zeros((len(rows), 17, 3), np.float32)
-    more[[5, 40] if name == "YOLOv8" else [0, 1]] = KEYPOINTS * [1 / 3, 1 / 3, 1]
+    more[[5, -1] if name == "YOLOv8" else [0, 1]] = KEYPOINTS * [1 / 3, 1 / 3, 1]
     rows = np.concatenate([rows, more.reshape(len(rows), 51)], axis=1)
     outputs = {"output0": (rows.T if name == "YOLOv8" else rows)[None]}
     pose = UserDetector(model(tmp_path / "pose.onnx", outputs, metadata={"kpt_shape": "[17, 3]"}), "cpu")
@@ -231,12 +234,25 @@ def test_an_open_size_is_640(tmp_path: Path, given: list[dict[str, np.ndarray]])
     detector = UserDetector(model(tmp_path / "d.onnx", rtmdet(), height="height"), "cpu")
     assert detector.find(IMAGE).boxes.shape == (2, 4)
     assert given[-1]["images"].shape == (1, 3, 640, WIDTH)
+    UserDetector(model(tmp_path / "d.onnx", rtmdet(), width="width"), "cpu")
+    assert given[-1]["images"].shape == (1, 3, HEIGHT, 640)
+
+
+def test_a_stretched_image_leaves_no_pixel_out(tmp_path: Path, given: list[dict[str, np.ndarray]]) -> None:
+    stripes = IMAGE.copy()
+    stripes[::3] = 90  # the input has a third of the height
+    UserDetector(model(tmp_path / "d.onnx", rtdetr("labels")), "cpu").find(stripes)
+    np.testing.assert_allclose(given[-1]["images"], 30 / 255, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("outputs", "reason"),
     [
         ({"heatmap": np.zeros((1, 17, 64, 48), np.float32)}, r"its outputs are heatmap \[1, 17, 64, 48\]; known are"),
+        (
+            {"logits": np.zeros((1, 100, 91), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
+            r"its logits have 91 classes, as those of DETR and YOLOS",
+        ),
         (
             {"logits": np.zeros((1, 100, 92), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
             r"its logits have 92 classes, as those of DETR and YOLOS",
@@ -251,10 +267,10 @@ def test_unknown_outputs_are_one_line(tmp_path: Path, outputs: dict[str, np.ndar
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("height", [2**40, 4097])
-def test_a_huge_input_is_refused_before_memory_is_taken(tmp_path: Path, height: int) -> None:
-    with pytest.raises(InputError, match=rf"its input has 128 x {height} pixels; a side has 1 to 4096"):
-        UserDetector(model(tmp_path / "d.onnx", rtmdet(), height=height), "cpu")
+@pytest.mark.parametrize("size", [(2**40, WIDTH), (4097, WIDTH), (HEIGHT, 4097)])
+def test_a_huge_input_is_refused_before_memory_is_taken(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=rf"its input has {size[1]} x {size[0]} pixels; a side has 1 to 4096"):
+        UserDetector(model(tmp_path / "d.onnx", rtmdet(), height=size[0], width=size[1]), "cpu")
 
 
 def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
