@@ -123,6 +123,7 @@ def rtdetr(kind: str) -> dict[str, np.ndarray]:
     by_class[np.arange(20), labels] = scores
     if kind == "logits":
         return {"logits": np.log(by_class / (1 - by_class))[None], "pred_boxes": shares[None]}
+    by_class[-1] = 0  # a whole number, as a class has
     return {"output0": np.concatenate([shares, by_class[:, :1] if kind == "people" else by_class], axis=1)[None]}
 
 
