@@ -104,6 +104,7 @@ def test_only_people_count() -> None:
 @pytest.mark.parametrize("box", [(np.nan, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, -5), (0, np.inf, 5, 5)])
 def test_boxes_that_are_none_are_left_out(box: tuple[float, float, float, float]) -> None:
     assert len(read(detection(box, ("person", 0.9))).boxes) == 0
+    assert len(read(detection((50, 60, 20, 40), ("person", np.nan))).boxes) == 0
     assert read().boxes.shape == (0, 4)
 
 

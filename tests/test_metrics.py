@@ -163,6 +163,14 @@ def test_measured_quantiles_hold_their_share_of_any_errors() -> None:
     assert metrics.calibration_error(error[1], sigma[1], radii) < 0.01 < metrics.calibration_error(error, sigma, CHI)
 
 
+def test_what_a_calibration_says_of_errors() -> None:
+    error, sigma = np.arange(1, 101) * 0.01, np.full(100, 0.5)
+    said = metrics.coverages(error, sigma)
+    assert said["coverage"] == {"1 sigma": 0.5, "2 sigma": 1.0}
+    assert [float(level) for level in said["quantiles"]] == pytest.approx(metrics.LEVELS)
+    np.testing.assert_allclose([*said["quantiles"].values()], 0.02 + 1.98 * metrics.LEVELS, atol=1e-4)
+
+
 def test_a_sigma_of_no_use_has_the_largest_calibration_error() -> None:
     error = np.ones(10)
     assert metrics.calibration_error(error, np.zeros(10), CHI) == pytest.approx(0.5)  # nothing is ever covered
