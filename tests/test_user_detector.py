@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_ros import Recovery, Stream, user_detector
+from mega_ros.bundle import MOST_BYTES
 from mega_ros.engines import start_session
 from mega_ros.user_detector import UserDetector
 
@@ -280,6 +281,10 @@ def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(InputError, match=r"detector_model .*text\.onnx: onnxruntime cannot load it"):
         UserDetector(tmp_path / "text.onnx")
+    with (tmp_path / "sparse.onnx").open("wb") as file:
+        file.truncate(MOST_BYTES["graph"] + 1)
+    with pytest.raises(InputError, match=r"sparse\.onnx: has \d+ bytes; at most \d+ are read"):
+        UserDetector(tmp_path / "sparse.onnx", "cpu")
     damaged = model(tmp_path / "damaged.onnx", rtmdet())
     damaged.write_bytes(damaged.read_bytes().replace(b"images", b"image\xff"))  # a name that is not UTF-8
     with pytest.raises(InputError, match=r"detector_model .*damaged\.onnx: onnxruntime cannot load it"):
