@@ -57,7 +57,7 @@ def test_procrustes_undoes_every_similarity(seed: int, shape: tuple[int, ...]) -
     rng = np.random.default_rng(seed)
     truth = points(seed, shape)
     rotation = Rotation.random(random_state=seed).as_matrix()
-    predicted = rng.uniform(0.2, 3) * truth @ rotation.T + rng.normal(size=3)
+    predicted = 10 ** rng.uniform(-3, 1) * truth @ rotation.T + rng.normal(size=3)
     np.testing.assert_allclose(metrics.procrustes(predicted, truth), truth, atol=1e-9)
     np.testing.assert_allclose(metrics.pa_mpjpe(predicted, truth), np.zeros(shape), atol=1e-9)
 
@@ -125,7 +125,7 @@ def test_spread_is_the_root_mean_square_distance_from_the_mean() -> None:
     samples[1, :, 2] = [[3, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]]
     expected = np.zeros((2, 5))
     expected[1, 2] = np.sqrt((9 + 9 + 16 + 16) / 4)
-    np.testing.assert_allclose(metrics.spread(samples + 7), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.spread(samples + points(0, (2, 1), 5)), expected, atol=1e-12)
 
 
 def test_spread_is_one_formula_for_arrays_and_tensors() -> None:
