@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
+from scipy.linalg import sqrtm
 from scipy.spatial.transform import Rotation
 
 from mega_model.core import metrics
@@ -222,6 +223,16 @@ def test_fid_of_two_gaussians(seed: int) -> None:
     first, second, shift = rng.uniform(0.1, 3, 4), rng.uniform(0.1, 3, 4), rng.normal(size=4)
     expected = shift @ shift + ((first - second) ** 2).sum()
     assert metrics.fid(x * first @ turn, x * second @ turn + shift) == pytest.approx(expected, rel=1e-6)
+
+
+@given(seeds)
+def test_fid_is_its_definition(seed: int) -> None:
+    """Of covariances that do not commute."""
+    rng = np.random.default_rng(seed)
+    x, y = (rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + rng.normal(size=4) for _ in range(2))
+    a, b, shift = np.cov(x, rowvar=False), np.cov(y, rowvar=False), x.mean(0) - y.mean(0)
+    expected = shift @ shift + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert metrics.fid(x, y) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_fid_of_a_set_and_itself_is_zero() -> None:
