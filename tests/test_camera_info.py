@@ -67,8 +67,9 @@ def focal_and_centre(found: Camera) -> list[float]:
         (window(300, 200, do_rectify=True), False, [1800, 1820, 600, 400]),
         (window(300, 200, 1200, 800) | {"binning_x": 2, "binning_y": 2}, False, [1350, 1365, 450, 300]),
         (window(300, 200, 450, 300), False, [3600, 3640, 1200, 800]),
+        (window(300, 200, 1440, 480) | {"binning_x": 2}, False, [1125, 2275, 375, 500]),
         ({"width": 0, "height": 0}, False, [900, 910, 450, 300]),
-        (window(300, 200) | {"width": 0, "height": 0}, False, [1800, 1820, 600, 400]),
+        (window(800, 200) | {"width": 0, "height": 0}, False, [1800, 1820, 100, 400]),
     ],
 )
 def test_where_the_pixels_lie(changes: dict[str, Any], rectified: bool, expected: list[float]) -> None:
@@ -93,6 +94,7 @@ def test_lenses_are_those_of_raw_images_only(model: str, coefficients: int) -> N
 @pytest.mark.parametrize("model", ["", "plumb_bob", "rational_polynomial"])
 def test_no_coefficients_are_no_distortion(model: str) -> None:
     assert camera(info(distortion_model=model, d=[])).lens == ""
+    assert camera(info(distortion_model=model, d=[0.0] * 8 if model.startswith("r") else [0.0] * 5)).lens == ""
     assert camera(info(distortion_model="equidistant", d=[0.0] * 4)).lens == "equidistant"
 
 
@@ -137,20 +139,35 @@ def test_a_stand_in_is_said(changes: dict[str, Any], rectified: bool, expected: 
     assert wrong.startswith(warning)
 
 
+def test_the_matrix_that_is_not_used_may_be_missing() -> None:
+    assert focal_and_centre(camera(info(k=[0.0] * 9), True)) == [450, 450, 440, 310]
+    assert focal_and_centre(camera(info(p=[0.0] * 12))) == [900, 910, 450, 300]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "near"),
+    [(0.3, 0.3, True), (0.7, 0.7, True), (0.2, 0.5, False), (0.8, 0.5, False), (0.5, 0.2, False), (0.5, 0.8, False)],
+)
+def test_without_a_size_the_principal_point_is_near_the_middle(x: float, y: float, near: bool) -> None:
+    message = info(width=0, height=0, k=[900.0, 0, x * WIDTH, 0, 910, y * HEIGHT, 0, 0, 1])
+    assert (camera_for(message, WIDTH, HEIGHT)[0] is not None) == near
+
+
 NAN = float("nan")
 REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "all zero": ({"k": [0.0] * 9, "p": [0.0] * 12}, False, "K is all zero, and P, too: .*; calibrate it, or set fov"),
     "K not finite": ({"k": [NAN, *K[1:]]}, False, "K is not finite: .*calibrate"),
     "K infinite": ({"k": [*K[:2], float("inf"), *K[3:]]}, False, "K is not finite"),
     "P not finite": ({"p": [NAN, *P[1:]]}, True, "P is not finite"),
-    "D not finite": ({"d": [NAN] * 5}, False, "D is not finite: .*calibrate"),
+    "D not finite": ({"d": [0.1, NAN, 0, 0, 0]}, False, "D is not finite: .*calibrate"),
     "K negative": ({"k": [-900.0, *K[1:]]}, False, "K is no camera matrix in pixels"),
     "K in metres": ({"k": [0.0035, *K[1:]]}, False, "K is no camera matrix in pixels"),
-    "K too short": ({"k": [5.0, 0, 450, 0, 5, 300, 0, 0, 1]}, False, "K: focal lengths 5, 5 pixels do not fit"),
+    "K too short": ({"k": [15.0, 0, 450, 0, 15, 300, 0, 0, 1]}, False, "K: focal lengths 15, 15 pixels do not fit"),
     "K by columns": ({"k": [900.0, 0, 0, 0, 900, 0, 450, 300, 1]}, False, "K is no camera matrix in pixels"),
     "P no matrix": ({"p": [0.0, *P[1:]]}, True, "P is no camera matrix"),
     "unknown lens": ({"distortion_model": "fov", "d": [0.9]}, False, "distortion_model 'fov' is unknown; known are"),
     "unknown, zero": ({"distortion_model": "none", "d": [0.0]}, False, "distortion_model 'none' is unknown"),
+    "unknown, none": ({"distortion_model": "none", "d": []}, False, "distortion_model 'none' is unknown"),
     "unnamed lens": ({"distortion_model": "", "d": [0.1] * 5}, False, "distortion_model is empty, but D has 5"),
     "few": ({"d": [0.1] * 3}, False, "D has 3 coefficients, plumb_bob has 4 or 5; .*rectified image"),
     "many": ({"d": [0.1] * 8}, False, "D has 8 coefficients, plumb_bob has 4 or 5"),
@@ -165,6 +182,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "binning": (SENSOR | {"binning_x": 2}, False, "it is for 900 x 1200 pixels, the image has 900 x 600"),
     "much binning": ({"binning_x": 2**31, "binning_y": 2**31}, False, "it is for 0 x 0 pixels"),
     "roi outside": (window(1000, 200), False, "roi is 900 x 600 at 1000, 200, beyond width x height, 1800 x 1200"),
+    "roi below": (window(200, 1000), False, "roi is 900 x 600 at 200, 1000, beyond width x height, 1800 x 1200"),
     "roi empty": (window(10, 0, 0, 0), False, "roi is 0 x 0 at 10, 0, which is empty; fill in"),
     "roi half": (window(0, 0, 900, 0), False, "roi is 900 x 0 at 0, 0, which is empty"),
     "do_rectify": (window(300, 200, do_rectify=True), True, "roi.do_rectify: .*; subscribe to the raw image"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import cv2
@@ -20,8 +21,11 @@ LENSES = {
     "plumb_bob 4": ("plumb_bob", [-0.3, 0.1, 0.001, -0.002]),
     "plumb_bob 5": ("plumb_bob", [-0.3, 0.1, 0.001, -0.002, -0.01]),
     "rational_polynomial 8": ("rational_polynomial", [0.5, 0.05, 0.001, 0.002, 0.002, 0.6, 0.1, 0.005]),
-    "thin prism": ("rational_polynomial", [0.1, -0.05, 0.001, 0.002, 0.01, 0.15, 0, 0, 0.01, -0.003, 0.004, 0.002]),
+    # so strong that Newton's method needs a right derivative
+    "thin prism": ("rational_polynomial", [0.1, -0.05, 0.02, 0.03, 0.01, 0.15, 0, 0, 0.03, -0.008, 0.012, 0.006]),
     "tilt": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0.01, 0, 0.004, 0, 0.02, -0.03]),
+    "tilt about x": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0, 0, 0, 0, 0.02, 0]),
+    "tilt about y": ("rational_polynomial", [0.1, 0, 0.001, 0.002, 0, 0.15, 0, 0, 0, 0, 0, 0, 0, -0.03]),
     "equidistant": ("equidistant", [0.02, -0.003, 0.001, -0.0005]),
 }
 
@@ -134,6 +138,16 @@ def test_what_is_no_camera_is_named(arguments: tuple[Any, ...], message: str) ->
         Camera(*arguments)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1000, 500), (500, 1000)])
+@pytest.mark.parametrize("across", [True, False])
+def test_focal_lengths_must_fit_the_larger_side(width: int, height: int, across: bool) -> None:
+    """Each of the two: from 1/50 to 1000 times the side."""
+    for focal, fits in ((19, False), (21, True), (999_000, True), (1_001_000, False)):
+        camera = Camera(np.diag([focal, 800.0, 1] if across else [800.0, focal, 1]))
+        with contextlib.nullcontext() if fits else pytest.raises(InputError, match="pixels do not fit"):
+            camera.must_fit(width, height)
+
+
 # -------------------------------------------------------------------------------------------------------------- crops
 
 
@@ -187,6 +201,20 @@ def test_a_crop_looks_at_its_square_and_shows_all_of_it() -> None:
     crop = crop_images(image, camera, crop_intrinsics[2:], crop_from_camera[2:], 64)[0, ..., 0]
     assert crop[32, 2:-2].min() > 200 and crop[32, 32] == 255  # the radial side fills it
     assert 0.6 < (crop[:, 32] > 128).mean() < 0.8  # the other one is 80 / 180 pi / sin 80 times shorter
+
+
+@pytest.mark.parametrize("name", ["plumb_bob 5", "equidistant"])
+@pytest.mark.parametrize("roll", [0.0, 0.2, -2.0])
+def test_a_crop_spans_the_larger_angle_of_its_square(name: str, roll: float) -> None:
+    """Between the middles of opposite sides, of which a lens shows one farther from the centre than the other."""
+    camera, centre, side = Camera(K, *LENSES[name]), np.array([780.0, 240]), 160.0
+    right, down = np.array([np.cos(roll), np.sin(roll)]), np.array([-np.sin(roll), np.cos(roll)])
+    rays = camera.rays(centre + side / 2 * np.array([np.zeros(2), right, -right, down, -down]))
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    across, along = np.arccos(rays[1:] @ rays[0]).reshape(2, 2).sum(axis=1)
+    assert abs(across - along) > 0.01
+    crop_intrinsics, _ = square_cameras(centre[None], np.array([side]), np.array([roll]), camera, 64)
+    assert 2 * np.arctan(32 / crop_intrinsics[0, 0, 0]) == pytest.approx(max(across, along))
 
 
 def test_a_weak_lens_gives_the_crops_of_a_pinhole() -> None:

@@ -68,7 +68,8 @@ def test_the_bytes_are_those_of_vision_msgs_4() -> None:
 
 def test_boxes_are_corners_and_the_best_comes_first() -> None:
     found = read(detection((50, 60, 20, 40), ("person", 0.6)), detection((10, 20, 10, 20), ("person", 0.9)))
-    assert found.boxes.tolist() == [[5, 10, 15, 30], [40, 40, 60, 80]] and found.boxes.dtype == np.float32
+    assert found.boxes.tolist() == [[5, 10, 15, 30], [40, 40, 60, 80]]
+    assert found.boxes.dtype == found.scores.dtype == np.float32
     assert found.scores.tolist() == pytest.approx([0.9, 0.6])
     assert found.keypoints is None
 
@@ -95,6 +96,7 @@ def test_only_people_count() -> None:
     assert len(read(detection(box, ("0", 0.9))).boxes) == 1
     assert len(read(detection(box, ("human", 0.9)), classes=("human",)).boxes) == 1
     assert len(read(detection(box, ("person", 0.4))).boxes) == 0
+    assert len(read(detection(box, ("person", 0.5))).boxes) == 1
     assert len(read(detection(box, ("person", 0.4)), threshold=0.3).boxes) == 1
     assert read(detection(box)).scores.tolist() == [1]
 
@@ -102,6 +104,7 @@ def test_only_people_count() -> None:
 @pytest.mark.parametrize("box", [(np.nan, 0, 5, 5), (0, 0, 0, 5), (0, 0, 5, -5), (0, np.inf, 5, 5)])
 def test_boxes_that_are_none_are_left_out(box: tuple[float, float, float, float]) -> None:
     assert len(read(detection(box, ("person", 0.9))).boxes) == 0
+    assert len(read(detection((50, 60, 20, 40), ("person", np.nan))).boxes) == 0
     assert read().boxes.shape == (0, 4)
 
 

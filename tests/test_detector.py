@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_model import import_detector
-from mega_model.core.detection import KEYPOINTS, Detections
+from mega_model.core.detection import KEYPOINTS, THRESHOLD, Detections, detections, in_image, keypoints_of, letterbox
 from mega_model.core.geometry import project
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import LIMB_JOINTS, Topology
@@ -161,6 +163,65 @@ def test_a_box_without_a_detector_has_a_detectors_types() -> None:
     assert keypoints is None
     assert boxes.tolist() == [[0, 0, 8, 6]] and scores.tolist() == [1]
     assert boxes.dtype == scores.dtype == np.float32
+
+
+# --------------------------------------------------------------------------------------------------- of every detector
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 200), st.integers(8, 200))
+def test_a_letterbox_holds_the_whole_image(width: int, height: int, wide: int, high: int) -> None:
+    """In the upper left corner, as large as it fits, with the same ratio, red first."""
+    boxed, factors = letterbox(np.full((height, width, 3), (10, 20, 30), np.uint8), high, wide, 114)
+    assert boxed.shape == (1, high, wide, 3)
+    shown = (boxed[0] == (30, 20, 10)).all(axis=2)
+    across, down = int(shown.any(axis=0).sum()), int(shown.any(axis=1).sum())
+    assert shown[:down, :across].all() and (boxed[0][~shown] == 114).all()
+    assert factors == pytest.approx([width / across, height / down, 1])
+    assert across == wide or down == high
+    assert abs(across * height - down * width) <= max(width, height), "sides are rounded, and at least a pixel"
+
+
+def test_a_letterbox_leaves_no_pixel_out() -> None:
+    stripes = np.zeros((160, 160, 3), np.uint8)
+    stripes[::4] = 200
+    assert (letterbox(stripes, 40, 40)[0] == 50).all()
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(4.0, True), (3.9, False), (np.nan, False)])
+def test_a_box_shows_four_pixels_of_the_image_or_is_none(shown: float, expected: bool) -> None:
+    """From every side of an image of 100 x 60."""
+    boxes = [[-50, 10, shown, 50], [10, -50, 50, shown], [100 - shown, 10, 150, 50], [10, 60 - shown, 50, 150]]
+    boxes += [[10, 10, 10 + shown, 50], [10, 10, 50, 10 + shown], [-5, -5, 105, shown], [-5, -5, shown, 65]]
+    assert in_image(np.array(boxes), 100, 60).tolist() == [expected] * 8
+
+
+def test_a_detectors_answer_in_the_image() -> None:
+    """Clipped to it, best first, one box for one person, nobody whom the image hardly shows; keypoints stay."""
+    weak, lowest, clipped, beside, best, again = 0.49, 0.5, 0.9, 0.95, 0.6, 0.55
+    boxes = [[20, 0, 30, 5], [0, 0, 2, 1], [40, 10, 60, 20], [48.5, 1, 70, 10], [10, 2, 20, 10], [11, 2, 21, 10]]
+    keypoints = np.random.default_rng(0).uniform(-9, 70, (6, 17, 3)).astype(np.float32)
+    out = {
+        "boxes": np.array(boxes, np.float32),
+        "scores": np.array([weak, lowest, clipped, beside, best, again], np.float32),
+        "keypoints": keypoints,
+    }
+    found = detections(out, np.array([2, 4, 1], np.float32), 100, 60, THRESHOLD)
+    assert found.boxes.tolist() == [[80, 40, 100, 60], [20, 8, 40, 40], [0, 0, 4, 4]]
+    assert found.scores.tolist() == pytest.approx([clipped, best, lowest])
+    np.testing.assert_array_equal(found.keypoints, keypoints[[2, 4, 1]] * [2, 4, 1])
+
+
+def test_keypoints_are_those_of_the_person_in_the_box() -> None:
+    boxes, keypoints = np.array([[0.0, 0, 10, 20], [30, 0, 40, 20], [2, 0, 12, 20]]), np.zeros((3, 17, 3), np.float32)
+    keypoints[:] = np.arange(1, 4)[:, None, None]
+    found = Detections(boxes, np.array([0.9, 0.8, 0.7]), keypoints)
+    asked = np.array([[31.0, 0, 41, 20], [60, 0, 70, 20], [0, 0, 10, 10], [2, 0, 12, 20], [30, 0, 40, 9]])
+    assert keypoints_of(asked, found)[:, 0, 0].tolist() == [2, 0, 1, 3, 0], "half of a box is enough, less is not"
+    assert (
+        keypoints_of(asked, Detections(boxes[:0], np.zeros(0), keypoints[:0])).tolist() == np.zeros((5, 17, 3)).tolist()
+    )
+    assert keypoints_of(asked[:0], found).shape == (0, 17, 3)
 
 
 # --------------------------------------------------------------------------------------------------------------- import

@@ -109,6 +109,15 @@ def test_size_is_limited_before_decoding(ending: str, monkeypatch: pytest.Monkey
         decode(large(ending), turn=False)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_side_is_limited(turned: bool) -> None:
+    """OpenCV cannot warp longer images."""
+    longest, longer = (np.zeros((1, side, 3) if not turned else (side, 1, 3), np.uint8) for side in (32766, 32767))
+    assert decode(encoded(".png", longest), turn=False).shape == longest.shape
+    with pytest.raises(InputError, match="a side may have 32766"):
+        decode(encoded(".png", longer), turn=False)
+
+
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", Path("/dev/zero"), tmp_path):

@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import io
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Photograph
 from sensor_msgs.msg import CompressedImage, Image
 
 from mega_model.core.images import without_stderr
@@ -32,18 +34,21 @@ def bgr() -> np.ndarray:
 
 
 @pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize("encoding", ["bgr8", "rgb8", "bgra8", "rgba8", "mono8"])
+@pytest.mark.parametrize("encoding", ["bgr8", "8UC3", "rgb8", "bgra8", "8UC4", "rgba8", "mono8", "8UC1"])
 def test_packed_colours(bgr: np.ndarray, encoding: str, padding: int) -> None:
     codes = {
         "bgr8": None,
+        "8UC3": None,
         "rgb8": cv2.COLOR_BGR2RGB,
         "bgra8": cv2.COLOR_BGR2BGRA,
+        "8UC4": cv2.COLOR_BGR2BGRA,
         "rgba8": cv2.COLOR_BGR2RGBA,
         "mono8": cv2.COLOR_BGR2GRAY,
+        "8UC1": cv2.COLOR_BGR2GRAY,
     }
     pixels = bgr if (code := codes[encoding]) is None else cv2.cvtColor(bgr, code)
     image = to_bgr(message(pixels, encoding, padding))
-    expected = np.repeat(pixels[..., None], 3, axis=2) if encoding == "mono8" else bgr
+    expected = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else bgr
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, expected)
 
@@ -198,6 +203,15 @@ def test_jpeg_is_close() -> None:
 
 def test_grey_jpeg_has_three_channels(bgr: np.ndarray) -> None:
     assert to_bgr(compressed(encoded(".jpg", bgr[..., 0]), "mono8; jpeg compressed")).shape == bgr.shape
+
+
+def test_pixels_stay_where_the_camera_info_has_them() -> None:
+    """A camera's note of how it was held turns nothing; a mosaic that was made a colour image is one."""
+    file, note = io.BytesIO(), Photograph.Exif()
+    note[274] = 6  # turn by 90 degrees to see it upright
+    Photograph.new("RGB", (32, 24), (220, 120, 30)).save(file, "JPEG", exif=note)
+    turned = to_bgr(compressed(file.getvalue(), "bayer_rggb8; jpeg compressed bgr8"))
+    assert turned.shape == (24, 32, 3) and np.abs(turned.astype(int) - [30, 120, 220]).max() <= 3
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_ros.ros import messages
+from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_optical_frame")
@@ -30,7 +31,7 @@ def test_round_trip(people: int, columns: int) -> None:
     points, sigma, ids = some_people(people, columns)
     sent = serialize_message(messages.point_cloud(HEADER, points, sigma, ids))
     message = deserialize_message(sent, PointCloud2)
-    assert message.header == HEADER
+    assert message.header == HEADER and message.is_dense
     assert (message.height, message.width, message.point_step) == (people, columns, 20)
     assert [(f.name, f.offset, f.datatype) for f in message.fields] == [
         ("x", 0, PointField.FLOAT32),
@@ -98,6 +99,25 @@ def test_topology_message() -> None:
     message = messages.mesh(topology)
     np.testing.assert_array_equal([t.vertex_indices for t in message.triangles], topology.faces)
     np.testing.assert_array_equal([[p.x, p.y, p.z] for p in message.vertices], topology.template)
+
+
+def test_images_are_read_as_they_were_sent() -> None:
+    """Wider than high, as a message and as a JPEG."""
+    ramp = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 32, axis=0)
+    bgr = np.stack([ramp, 255 - ramp, ramp // 2], axis=-1)
+    raw = deserialize_message(serialize_message(messages.image(HEADER, bgr)), Image)
+    assert (raw.header, raw.height, raw.width, raw.step, raw.encoding) == (HEADER, 32, 64, 192, "bgr8")
+    np.testing.assert_array_equal(to_bgr(raw), bgr)
+    jpeg = deserialize_message(serialize_message(messages.compressed_image(HEADER, bgr)), CompressedImage)
+    assert (jpeg.header, jpeg.format) == (HEADER, "bgr8; jpeg compressed bgr8")
+    assert np.abs(to_bgr(jpeg).astype(int) - bgr).mean() < 3
+
+
+def test_a_header_of_a_bag_is_copied() -> None:
+    recorded = get_typestore(Stores.ROS2_JAZZY).deserialize_cdr(
+        serialize_message(Image(header=HEADER)), "sensor_msgs/msg/Image"
+    )
+    assert messages.header_of(recorded) == HEADER
 
 
 def test_stamp_is_in_nanoseconds() -> None:

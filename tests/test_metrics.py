@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
+from scipy.linalg import sqrtm
 from scipy.spatial.transform import Rotation
 
 from mega_model.core import metrics
@@ -57,7 +58,7 @@ def test_procrustes_undoes_every_similarity(seed: int, shape: tuple[int, ...]) -
     rng = np.random.default_rng(seed)
     truth = points(seed, shape)
     rotation = Rotation.random(random_state=seed).as_matrix()
-    predicted = rng.uniform(0.2, 3) * truth @ rotation.T + rng.normal(size=3)
+    predicted = 10 ** rng.uniform(-3, 1) * truth @ rotation.T + rng.normal(size=3)
     np.testing.assert_allclose(metrics.procrustes(predicted, truth), truth, atol=1e-9)
     np.testing.assert_allclose(metrics.pa_mpjpe(predicted, truth), np.zeros(shape), atol=1e-9)
 
@@ -125,7 +126,7 @@ def test_spread_is_the_root_mean_square_distance_from_the_mean() -> None:
     samples[1, :, 2] = [[3, 0, 0], [-3, 0, 0], [0, 4, 0], [0, -4, 0]]
     expected = np.zeros((2, 5))
     expected[1, 2] = np.sqrt((9 + 9 + 16 + 16) / 4)
-    np.testing.assert_allclose(metrics.spread(samples + 7), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.spread(samples + points(0, (2, 1), 5)), expected, atol=1e-12)
 
 
 def test_spread_is_one_formula_for_arrays_and_tensors() -> None:
@@ -161,6 +162,14 @@ def test_measured_quantiles_hold_their_share_of_any_errors() -> None:
     radii = metrics.quantiles(error[0], sigma[0])
     np.testing.assert_allclose(metrics.reliability(error[1], sigma[1], radii), metrics.LEVELS, atol=0.02)
     assert metrics.calibration_error(error[1], sigma[1], radii) < 0.01 < metrics.calibration_error(error, sigma, CHI)
+
+
+def test_what_a_calibration_says_of_errors() -> None:
+    error, sigma = np.arange(1, 101) * 0.01, np.full(100, 0.5)
+    said = metrics.coverages(error, sigma)
+    assert said["coverage"] == {"1 sigma": 0.5, "2 sigma": 1.0}
+    assert [float(level) for level in said["quantiles"]] == pytest.approx(metrics.LEVELS)
+    np.testing.assert_allclose([*said["quantiles"].values()], 0.02 + 1.98 * metrics.LEVELS, atol=1e-4)
 
 
 def test_a_sigma_of_no_use_has_the_largest_calibration_error() -> None:
@@ -214,6 +223,16 @@ def test_fid_of_two_gaussians(seed: int) -> None:
     first, second, shift = rng.uniform(0.1, 3, 4), rng.uniform(0.1, 3, 4), rng.normal(size=4)
     expected = shift @ shift + ((first - second) ** 2).sum()
     assert metrics.fid(x * first @ turn, x * second @ turn + shift) == pytest.approx(expected, rel=1e-6)
+
+
+@given(seeds)
+def test_fid_is_its_definition(seed: int) -> None:
+    """Of covariances that do not commute."""
+    rng = np.random.default_rng(seed)
+    x, y = (rng.normal(size=(60, 4)) @ rng.normal(size=(4, 4)) + rng.normal(size=4) for _ in range(2))
+    a, b, shift = np.cov(x, rowvar=False), np.cov(y, rowvar=False), x.mean(0) - y.mean(0)
+    expected = shift @ shift + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert metrics.fid(x, y) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_fid_of_a_set_and_itself_is_zero() -> None:

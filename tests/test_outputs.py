@@ -13,6 +13,7 @@ import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from domains import free_domain
+from geometry_msgs.msg import Pose, Quaternion, Vector3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rclpy.executors import SingleThreadedExecutor
@@ -84,6 +85,9 @@ def test_markers_are_surfaces_coloured_by_sigma(now: list[int], frame_id: str) -
     found = deserialize_message(markers.message(header, people), MarkerArray).markers
     assert all(marker.header == header for marker in found)
     assert all((marker.lifetime.sec, marker.lifetime.nanosec) == (3, 0) for marker in found)
+    for marker in found:  # points are metres in the frame of the header, at its stamp
+        assert (marker.type, marker.ns, marker.frame_locked) == (Marker.TRIANGLE_LIST, "people", False)
+        assert (marker.pose, marker.scale) == (Pose(orientation=Quaternion(w=1.0)), Vector3(x=1.0, y=1.0, z=1.0))
     surfaces = [marker for marker in found if marker.action == Marker.ADD]
     assert [marker.id % 2**32 for marker in surfaces] == now
     for marker, vertices in zip(surfaces, people.vertices):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from mega_model.core.regions import keypoint_region, region_of_interest
+from mega_model.core.regions import keypoint_region, next_cameras, region_of_interest
 
 STANDING = np.array(
     # nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; metres, y down, seen from the front
@@ -80,6 +81,7 @@ def test_hidden_hips_and_shoulders_give_no_region() -> None:
     assert keypoint_region(some)[3].tolist() == [True, False, False, True]
     assert keypoint_region(some, threshold=0.05)[3].all()
     assert not keypoint_region(np.zeros((17, 3)))[3]
+    assert not keypoint_region(np.ones((17, 3)))[3], "all in one place"
 
 
 def test_any_batch() -> None:
@@ -88,3 +90,22 @@ def test_any_batch() -> None:
     assert centre.shape == (2, 3, 2) and side.shape == roll.shape == found.shape == (2, 3)
     np.testing.assert_allclose(roll.ravel(), [0, 0.5, 1, 1.5, 2, 2.5], atol=1e-9)
     assert [part.shape for part in region_of_interest(np.zeros((0, 39, 5)))] == [(0, 2), (0,), (0,)]
+
+
+def test_the_next_crop_looks_at_the_region_but_stays_near_the_last_one() -> None:
+    size, focal, roll = 64, 80.0, 0.4
+    crop_intrinsics = np.tile(np.array([[focal, 0, 32], [0, focal, 32], [0, 0, 1]]), (4, 1, 1))
+    crop_from_camera = Rotation.random(4, random_state=np.random.default_rng(0)).as_matrix()
+    # all in sides of the last crop, from its upper left corner
+    centre, side = np.array([[0.6, 0.3], [0.5, 0.5], [-1.0, 0.5], [0.5, 3.0]]), np.array([1.0, 0.1, 9.0, 1.0])
+    near, some = np.array([[0.6, 0.3], [0.5, 0.5], [-0.25, 0.5], [0.5, 1.25]]), np.array([1.0, 0.5, 1.6, 1.0])
+    points = np.random.default_rng(0).normal(size=(4, 39, 5))
+    points[:, 33, :2] = 2 * centre - 1
+    points[:, 34, :2] = points[:, 33, :2] + 2 * side[:, None] / 2.5 * [np.sin(roll), -np.cos(roll)]
+    intrinsics, from_camera = next_cameras(points, crop_intrinsics, crop_from_camera, size)
+    from_crop = from_camera @ crop_from_camera.transpose(0, 2, 1)
+    looked_at = from_crop[:, 2] / from_crop[:, 2, 2:]
+    np.testing.assert_allclose((focal * looked_at[:, :2] + 32) / size, near)
+    # off the axis, a side spans a smaller angle
+    np.testing.assert_allclose(focal * np.linalg.norm(looked_at, axis=1) / intrinsics[:, 0, 0], some)
+    np.testing.assert_allclose(Rotation.from_matrix(from_crop[1]).as_rotvec(), [0, 0, -roll], atol=1e-9)

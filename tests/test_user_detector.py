@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from mega_ros import Recovery, Stream, user_detector
+from mega_ros.bundle import MOST_BYTES
 from mega_ros.engines import start_session
 from mega_ros.user_detector import UserDetector
 
@@ -29,7 +30,15 @@ IMAGE = np.zeros((3 * HEIGHT, 3 * HEIGHT, 3), np.uint8)
 BOX = np.array([30.0, 60.0, 90.0, 180.0], np.float32)
 """Of the first person, pixels of the image."""
 OTHER = np.array([120.0, 30.0, 180.0, 150.0], np.float32)
-CELLS = [(y, x, stride) for stride in (8, 16, 32) for y in range(HEIGHT // stride) for x in range(WIDTH // stride)]
+
+
+def cells(*strides: int) -> np.ndarray:
+    """[N, 3]: row, column and stride of the cells of grids of these strides."""
+    return np.array([(y, x, s) for s in strides for y in range(HEIGHT // s) for x in range(WIDTH // s)], np.float32)
+
+
+CELLS = cells(8, 16, 32)
+LARGER = cells(8, 16, 32, 64)
 LETTERBOX = np.full(4, 1 / 3, np.float32)
 STRETCHED = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 3], np.float32)
 
@@ -37,8 +46,8 @@ STRETCHED = np.array([2 / 3, 1 / 3, 2 / 3, 1 / 3], np.float32)
 def model(
     path: Path,
     outputs: dict[str, np.ndarray],
-    sizes: bool = False,
     height: Any = HEIGHT,
+    width: Any = WIDTH,
     metadata: dict[str, str] | None = None,
 ) -> Path:
     """A graph with the input `images` that gives `outputs` for every image."""
@@ -52,8 +61,8 @@ def model(
         nodes.append(helper.make_node("Cast", ["zero"], [f"{name}_zero"], to=kind))
         nodes.append(helper.make_node("Add", [f"{name}_value", f"{name}_zero"], [name]))
         infos.append(helper.make_tensor_value_info(name, kind, [None] * value.ndim))
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, height, WIDTH])]
-    if sizes:
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, height, width])]
+    if {"labels", "boxes"} <= outputs.keys():
         inputs.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2]))
     graph = helper.make_graph(nodes, "detector", inputs, infos, weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -66,30 +75,30 @@ def centred(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def grid_answers(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [N, 4] of the letterbox (centre, size) and scores [N, classes]: two people, a weak one, and a dog."""
-    boxes = np.full((len(CELLS), 4), 4.0, np.float32)
-    scores = np.zeros((len(CELLS), classes), np.float32)
+def grid_answers(grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [N, 4] of the letterbox (centre, size) and scores [N, 3]: two people, in
+    the first and the last grid, the first one again, and a dog."""
+    boxes = np.full((len(grid), 4), 4.0, np.float32)
+    scores = np.zeros((len(grid), 3), np.float32)
     people = np.stack([BOX, OTHER, BOX + 1, OTHER - 90])
-    boxes[[5, 40, 6, 60]] = centred(people * LETTERBOX)
-    scores[[5, 40, 6], 0] = 0.9, 0.7, 0.6
+    boxes[[5, -1, 6, 60]] = centred(people * LETTERBOX)
+    scores[[5, -1, 6], 0] = 0.9, 0.7, 0.6
     scores[60, 2] = 0.95
     return boxes, scores
 
 
-def yolox(decoded: bool) -> dict[str, np.ndarray]:
-    boxes, scores = grid_answers(3)
+def yolox(decoded: bool, grid: np.ndarray = CELLS) -> dict[str, np.ndarray]:
+    boxes, scores = grid_answers(grid)
     if not decoded:
-        grid = np.array(CELLS, np.float32)
         boxes = np.concatenate(
             [boxes[:, :2] / grid[:, 2:] - grid[:, 1::-1], np.log(boxes[:, 2:] / grid[:, 2:])], axis=1
         )
-    objectness = np.full((len(CELLS), 1), 1.0, np.float32)
-    return {"output": np.concatenate([boxes, objectness, scores], axis=1)[None]}
+    objectness = np.full((len(grid), 1), 0.9, np.float32)
+    return {"output": np.concatenate([boxes, objectness, scores / objectness], axis=1)[None]}
 
 
-def yolov8() -> dict[str, np.ndarray]:
-    boxes, scores = grid_answers(3)
+def yolov8(grid: np.ndarray = CELLS) -> dict[str, np.ndarray]:
+    boxes, scores = grid_answers(grid)
     return {"output0": np.concatenate([boxes, scores], axis=1).T[None]}
 
 
@@ -115,7 +124,8 @@ def rtdetr(kind: str) -> dict[str, np.ndarray]:
     by_class[np.arange(20), labels] = scores
     if kind == "logits":
         return {"logits": np.log(by_class / (1 - by_class))[None], "pred_boxes": shares[None]}
-    return {"output0": np.concatenate([shares, by_class], axis=1)[None]}
+    by_class[-1] = 0  # a whole number, as a class has
+    return {"output0": np.concatenate([shares, by_class[:, :1] if kind == "people" else by_class], axis=1)[None]}
 
 
 def rtmdet() -> dict[str, np.ndarray]:
@@ -139,22 +149,24 @@ class WatchedSession:
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The images that detectors are given."""
-    images: list[np.ndarray] = []
-    watched = partial(WatchedSession, lambda inputs: images.append(inputs["images"]))
-    monkeypatch.setattr(user_detector, "start_session", watched)
-    return images
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    """The inputs that detectors are given."""
+    inputs: list[dict[str, np.ndarray]] = []
+    monkeypatch.setattr(user_detector, "start_session", partial(WatchedSession, inputs.append))
+    return inputs
 
 
 ANSWERS = {
     "YOLOX": ("YOLOX", yolox(decoded=False)),
     "YOLOX, decoded": ("YOLOX", yolox(decoded=True)),
+    "YOLOX, four grids": ("YOLOX", yolox(decoded=False, grid=LARGER)),
     "YOLOv8": ("YOLOv8", yolov8()),
+    "YOLOv8, four grids": ("YOLOv8", yolov8(LARGER)),
     "YOLO26": ("YOLO26", yolo26()),
     "RT-DETR": ("RT-DETR", rtdetr("labels")),
     "RT-DETR, transformers": ("RT-DETR", rtdetr("logits")),
     "RT-DETR, ultralytics": ("RT-DETR", rtdetr("one")),
+    "RT-DETR, people alone": ("RT-DETR", rtdetr("people")),
     "RTMDet": ("RTMDet", rtmdet()),
 }
 
@@ -162,7 +174,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
     layout, outputs = ANSWERS[name]
-    path = model(tmp_path / "d.onnx", outputs, sizes={"labels", "boxes"} <= outputs.keys())
+    path = model(tmp_path / "d.onnx", outputs)
     detector = UserDetector(path, "cpu")
     assert detector.layout == layout
     found = detector.find(IMAGE)
@@ -184,17 +196,19 @@ def test_layouts_are_recognised_and_read(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_images_go_in_as_each_family_expects(
-    tmp_path: Path, given: list[np.ndarray], name: str, expected: list[float]
+    tmp_path: Path, given: list[dict[str, np.ndarray]], name: str, expected: list[float]
 ) -> None:
     layout, outputs = ANSWERS[name]
     detector = UserDetector(model(tmp_path / "d.onnx", outputs), "cpu")
     detector.find(np.full_like(IMAGE, (20, 40, 60)))
-    pixels = given[-1]
+    pixels = given[-1]["images"]
     assert pixels.shape == (1, 3, HEIGHT, WIDTH) and pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[0, :, 5, 5], expected[:3], rtol=1e-5)
     # beside the image; RT-DETR's fills the input
     corner = pixels[0, 0, -1, -1]
     assert corner == pytest.approx(expected[3] if layout != "RT-DETR" else expected[0], rel=1e-5)
+    if layout == "RT-DETR":
+        assert given[-1]["orig_target_sizes"].tolist() == [[WIDTH, HEIGHT]]
 
 
 KEYPOINTS = np.arange(2 * 17 * 3, dtype=np.float32).reshape(2, 17, 3)
@@ -206,7 +220,7 @@ def test_keypoints_of_pose_models_are_those_of_their_people(tmp_path: Path, name
     (only,) = ANSWERS[name][1].values()
     rows = only[0].T if name == "YOLOv8" else only[0]
     more = np.zeros((len(rows), 17, 3), np.float32)
-    more[[5, 40] if name == "YOLOv8" else [0, 1]] = KEYPOINTS * [1 / 3, 1 / 3, 1]
+    more[[5, -1] if name == "YOLOv8" else [0, 1]] = KEYPOINTS * [1 / 3, 1 / 3, 1]
     rows = np.concatenate([rows, more.reshape(len(rows), 51)], axis=1)
     outputs = {"output0": (rows.T if name == "YOLOv8" else rows)[None]}
     pose = UserDetector(model(tmp_path / "pose.onnx", outputs, metadata={"kpt_shape": "[17, 3]"}), "cpu")
@@ -218,16 +232,29 @@ def test_keypoints_of_pose_models_are_those_of_their_people(tmp_path: Path, name
     assert hands.find(IMAGE).keypoints is None
 
 
-def test_an_open_size_is_640(tmp_path: Path, given: list[np.ndarray]) -> None:
+def test_an_open_size_is_640(tmp_path: Path, given: list[dict[str, np.ndarray]]) -> None:
     detector = UserDetector(model(tmp_path / "d.onnx", rtmdet(), height="height"), "cpu")
     assert detector.find(IMAGE).boxes.shape == (2, 4)
-    assert given[-1].shape == (1, 3, 640, WIDTH)
+    assert given[-1]["images"].shape == (1, 3, 640, WIDTH)
+    UserDetector(model(tmp_path / "d.onnx", rtmdet(), width="width"), "cpu")
+    assert given[-1]["images"].shape == (1, 3, HEIGHT, 640)
+
+
+def test_a_stretched_image_leaves_no_pixel_out(tmp_path: Path, given: list[dict[str, np.ndarray]]) -> None:
+    stripes = IMAGE.copy()
+    stripes[::3] = 90  # the input has a third of the height
+    UserDetector(model(tmp_path / "d.onnx", rtdetr("labels")), "cpu").find(stripes)
+    np.testing.assert_allclose(given[-1]["images"], 30 / 255, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("outputs", "reason"),
     [
         ({"heatmap": np.zeros((1, 17, 64, 48), np.float32)}, r"its outputs are heatmap \[1, 17, 64, 48\]; known are"),
+        (
+            {"logits": np.zeros((1, 100, 91), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
+            r"its logits have 91 classes, as those of DETR and YOLOS",
+        ),
         (
             {"logits": np.zeros((1, 100, 92), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
             r"its logits have 92 classes, as those of DETR and YOLOS",
@@ -242,10 +269,10 @@ def test_unknown_outputs_are_one_line(tmp_path: Path, outputs: dict[str, np.ndar
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("height", [2**40, 4097])
-def test_a_huge_input_is_refused_before_memory_is_taken(tmp_path: Path, height: int) -> None:
-    with pytest.raises(InputError, match=rf"its input has 128 x {height} pixels; a side has 1 to 4096"):
-        UserDetector(model(tmp_path / "d.onnx", rtmdet(), height=height), "cpu")
+@pytest.mark.parametrize("size", [(2**40, WIDTH), (4097, WIDTH), (HEIGHT, 4097)])
+def test_a_huge_input_is_refused_before_memory_is_taken(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=rf"its input has {size[1]} x {size[0]} pixels; a side has 1 to 4096"):
+        UserDetector(model(tmp_path / "d.onnx", rtmdet(), height=size[0], width=size[1]), "cpu")
 
 
 def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
@@ -254,6 +281,10 @@ def test_files_that_are_no_detectors_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     with pytest.raises(InputError, match=r"detector_model .*text\.onnx: onnxruntime cannot load it"):
         UserDetector(tmp_path / "text.onnx")
+    with (tmp_path / "sparse.onnx").open("wb") as file:
+        file.truncate(MOST_BYTES["graph"] + 1)
+    with pytest.raises(InputError, match=r"sparse\.onnx: has \d+ bytes; at most \d+ are read"):
+        UserDetector(tmp_path / "sparse.onnx", "cpu")
     damaged = model(tmp_path / "damaged.onnx", rtmdet())
     damaged.write_bytes(damaged.read_bytes().replace(b"images", b"image\xff"))  # a name that is not UTF-8
     with pytest.raises(InputError, match=r"detector_model .*damaged\.onnx: onnxruntime cannot load it"):

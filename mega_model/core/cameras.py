@@ -107,8 +107,8 @@ class Camera:
                     seen &= x * x + y * y <= np.tan(self._limit) ** 2
                     x, y = self._tilted(*self._brown(x, y)[:2])
             nowhere = np.where(seen, 0, np.nan).astype(np.result_type(x))
-            (a, b, c), (d, e, f) = self.K[:2].tolist()
-            return a * x + b * y + (c + nowhere), d * x + e * y + (f + nowhere)
+            (fx, skew, cx), (_, fy, cy) = self.K[:2].tolist()
+            return fx * x + skew * y + (cx + nowhere), fy * y + (cy + nowhere)
 
     # ---------------------------------------------------------------------------------------------------------- to rays
 

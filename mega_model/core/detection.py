@@ -81,7 +81,7 @@ def keypoints_of(boxes: np.ndarray, found: Detections) -> np.ndarray:
     """The keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for people whom the detector did not find."""
     assert found.keypoints is not None
     keypoints = np.zeros((len(boxes), len(KEYPOINTS), 3), np.float32)
-    if len(boxes) and len(found.boxes):
+    if len(found.boxes):
         overlaps = intersection_over_union(boxes, found.boxes)
         same = overlaps.max(axis=1) >= SAME_PERSON
         keypoints[same] = found.keypoints[overlaps.argmax(axis=1)[same]]

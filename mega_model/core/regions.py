@@ -46,7 +46,8 @@ def keypoint_region(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The same region from COCO's 17 keypoints [..., 17, 3] (x, y, score) -> centre, side, roll, found.
 
-    found: bool [...], False if a shoulder or a hip scores less than `threshold`; then the region is not valid.
+    found: bool [...], False if a shoulder or a hip scores less than `threshold`, or the shoulders' middle is the hips',
+    which tells no direction; then the region is not valid.
     """
     keypoints = np.asarray(keypoints)
     seen = keypoints[..., 2] >= threshold
@@ -55,7 +56,7 @@ def keypoint_region(
     length = np.linalg.norm(torso, axis=-1)
     distances = np.linalg.norm(keypoints[..., :2] - centre[..., None, :], axis=-1)
     radius = np.maximum(_OVER_TORSO * length, _OVER_FARTHEST * (seen * distances).max(-1))
-    found = np.asarray(seen[..., SHOULDERS + HIPS].all(-1))
+    found = np.asarray(seen[..., SHOULDERS + HIPS].all(-1) & (length > 0))
     return *_region(centre, torso * (radius / np.where(length > 0, length, 1))[..., None]), found
 
 

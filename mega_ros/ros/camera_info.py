@@ -80,13 +80,13 @@ def _matrix(info: Any, name: str) -> np.ndarray:
 def _lens(info: Any) -> tuple[str, np.ndarray]:
     """The lens model and its coefficients."""
     model, distortion = info.distortion_model, np.asarray(info.d, np.float64)
-    if model != "equidistant" and not distortion.size and model in ("", *LENSES):
-        return "", distortion
+    if not model and not distortion.any():
+        return "", np.zeros(0)
     if model not in LENSES:
         what = f"'{model}' is unknown" if model else f"is empty, but D has {distortion.size} coefficients"
-        if not model and not distortion.any():
-            return "", np.zeros(0)
         raise InputError(f"distortion_model {what}; known are {', '.join(LENSES)}: calibrate for one, {RAW}")
+    if not distortion.size and model != "equidistant":
+        return "", distortion
     if distortion.size not in LENSES[model]:
         counts = " or ".join(map(str, LENSES[model]))
         raise InputError(
