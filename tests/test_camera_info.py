@@ -220,7 +220,7 @@ USES: dict[str, tuple[dict[str, Any], bool]] = {
     "roi.do_rectify": (window(300, 200, do_rectify=True), True),
 }
 ELSEWHERE = {
-    "header": "the stamp, by which a replay chooses it; the frame is that of the image",
+    "header": "the stamp, by which a replay chooses it; the frame, which must be the image's (test_transport.py)",
     "r": "what turns the raw image into the rectified one, and no image is rectified here",
 }
 

@@ -255,6 +255,32 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     peer.status(right, lambda: peer.send(image(GREY)))
 
 
+def test_a_camera_info_of_another_frame_is_a_warning(peer: Peer) -> None:
+    info, text = CameraInfo(k=K), "/camera_info: the frame_id is rear, that of the images camera_optical_frame"
+
+    def again() -> None:
+        peer.infos.publish(info)
+        peer.send(image(GREY))
+
+    info.header.frame_id = "rear"
+    peer.status(lambda s, v: text in s.message and s.level == DiagnosticStatus.WARN, again)
+    info.header.frame_id = "camera_optical_frame"
+    peer.status(lambda s, v: "that of the images" not in s.message, again)
+
+
+def test_the_first_image_waits_for_a_camera_info_that_is_published() -> None:
+    """Otherwise it would be seen through an assumed lens."""
+    with running("-p", "boxes:=full_frame") as (peer, _):
+        peer.status(lambda s, v: peer.images.get_subscription_count() > 0 < peer.infos.get_subscription_count())
+        early = peer.send(image(GREY))
+        peer.status(lambda s, v: v.get("frames_dropped") == "1")
+        peer.infos.publish(CameraInfo(k=K))
+        peer.ask(image(GREY))
+        assert not [m for m in peer.meshes if m.header.stamp.sec == early]
+        values = peer.status(lambda s, v: v.get("frames_processed") not in (None, "0"))
+        assert values["intrinsics"] == "camera_info" and "no camera_info" not in values["message"]
+
+
 def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
     """A message in which some bytes are others, and any number of bytes is missing."""
     data = np.frombuffer(whole, np.uint8).copy()
