@@ -586,6 +586,11 @@ def test_what_each_stage_learns_by(lifted: Lifted) -> None:
     assert losses["mesh"].item() == pytest.approx(5 * off.item(), rel=0.05), "of the expected mesh"
     losses["mesh"].backward()
     assert lifted.model.head.weight.grad is not None and lifted.model.head.weight.grad.any()
+    for compared in ("rot6d", "matrix"):
+        options = lifted.options(RecoverTraining, "--sets", str(lifted.folder), "--rotation", compared)
+        found = recover.RecoverObjective(lifted.model, lifted.tokenizer, options).eval()(lifted.batch)
+        wanted = images.pose_losses(seen.rot6d, seen.camera, lifted.batch, compared)["rotation"]
+        assert found["rotation"].item() == pytest.approx(wanted.item())
     assert lifted.lift(lifted.batch).keys() == LIFTED
     assert all(name.startswith("lifter.") == p.requires_grad for name, p in lifted.model.named_parameters())
 
@@ -600,6 +605,18 @@ def test_colours_change_in_training_only() -> None:
         plain = model.encode_image(model.backbone(model.normalise(batch["images"] / 255))).image.tokens
         assert not torch.isclose(images.encode_images(model, batch).image.tokens, plain).all()
         torch.testing.assert_close(images.encode_images(model.eval(), batch).image.tokens, plain)
+
+
+def test_a_frozen_backbone_stays_as_it_is(lifted: Lifted) -> None:
+    """With its batch norms' statistics, while the rest is trained."""
+    model = Mega(MegaConfig(2, 4, 8, 1, 1, 1, backbone="resnet18", backbone_width=4))
+    options = lifted.options(RecoverTraining, "--sets", str(lifted.folder), "--trained-blocks", "0")
+    recover.RecoverObjective(model, lifted.tokenizer, options).train()
+    before = deepcopy(model.backbone.state_dict())
+    images.encode_images(model, {"images": torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)})
+    torch.testing.assert_close(model.backbone.state_dict(), before, rtol=0, atol=0)
+    assert model.training
+    assert all(p.requires_grad != name.startswith("backbone.") for name, p in model.named_parameters())
 
 
 def test_a_stage_on_images_begins_with_what_is_there(
