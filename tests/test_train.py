@@ -581,9 +581,13 @@ def test_what_each_stage_learns_by(lifted: Lifted) -> None:
     losses = lifted.recover.eval()(lifted.batch)
     assert losses.keys() == {"tokens", *LIFTED}
     seen = images.encode_images(lifted.model, lifted.batch)
-    expected = generate.expected_vertices(lifted.tokenizer, generate.first_logits(lifted.model, seen.image))
-    off = (expected - lifted.batch["vertices"]).norm(dim=-1).mean()
-    assert losses["mesh"].item() == pytest.approx(5 * off.item(), rel=0.05), "of the expected mesh"
+    codes = generate.first_logits(lifted.model, seen.image).softmax(dim=-1) @ lifted.tokenizer.quantizer.codebook
+    for name, wanted in lifted.linear.losses(codes, seen, lifted.batch).items():
+        assert losses[name].item() == pytest.approx(wanted.item(), rel=1e-6), f"{name}: of the expected codes"
+    tokens = lifted.tokenizer.encode(lifted.batch["vertices"])
+    assert losses["latents"].item() == pytest.approx(
+        images.latent_losses(seen, tokens, lifted.tokenizer)["latents"].item()
+    )
     losses["mesh"].backward()
     assert lifted.model.head.weight.grad is not None and lifted.model.head.weight.grad.any()
     for compared in ("rot6d", "matrix"):
