@@ -38,12 +38,13 @@ from mega_model.data.images import ImageSet, open_set
 from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
+from mega_model.evaluate.held_out import compare, constant_answer, error_scores
 from mega_model.evaluate.mean import errors_by_mode, mean_table
 from mega_model.evaluate.predict import Prediction, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
-from mega_model.evaluate.uncertainty import by_visibility
+from mega_model.evaluate.uncertainty import by_visibility, vertex_fields
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
 from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
@@ -179,6 +180,54 @@ def test_uncertainty_by_visibility() -> None:
     assert "occluded" not in by_visibility(error, sigma, np.ones_like(visible), radii)
 
 
+def test_scores_by_hand(folder: Path, crops: ImageSet) -> None:
+    """Of 4 people, the hidden vertices are 5 cm off; of two samples, they are 10 cm off on either side."""
+    tokenizer = checkpoint.load_tokenizer(folder / "model" / "tokenizer")[0]
+    protocol, batch = Protocol.of(crops, Conventions()), dict(crops.batch(np.arange(4), None))
+    truth = (batch["vertices"] @ batch["rotation"].mT).numpy()
+    hidden = (crops.topology.joint_regressor == 0).all(axis=0)
+    batch["visible"] = torch.from_numpy(~hidden).expand(4, -1)
+    off = np.where(hidden, 0.05, 0).astype(np.float32)[:, None] * np.array([0, 1, 0], np.float32)
+    samples = truth[:, None] + 2 * np.stack([off, -off])
+    turns = Rotation.from_euler("z", [[20], [100]] * 2, degrees=True).as_matrix()
+    beside = np.tile([0, 0.03, 0], (4, 1))
+    p = Prediction(
+        batch, truth, truth + off, samples, hidden + 1.0, turns @ batch["rotation"].numpy(), np.zeros((4, 3)), beside
+    )
+    fields = vertex_fields(p, protocol)
+    np.testing.assert_allclose(fields["error"], np.where(hidden, [[0.08]] * 4, 0.03), atol=1e-5)
+    scores = error_scores(compare(p, tokenizer, protocol), np.full((4, 5), 0.2))
+    decoded = tokenizer.decode(tokenizer.encode(batch["vertices"])).detach().numpy()
+    share = hidden.mean()
+    assert scores == pytest.approx(
+        {
+            "PVE": 50 * share,
+            "MPJPE": 0,
+            "PA-MPJPE": 0,
+            "PVE visible": 0,
+            "PVE hidden": 50,
+            "PVE of the tokenizer alone": 1000 * protocol.errors(decoded, batch["vertices"].numpy())["PVE"].mean(),
+            "PVE constant answer": 200,
+            "PVE one sample": 100 * share,
+            "PVE mean of samples": 0,
+            "rotation off, median, degrees": 60,
+            "rotation off by over 90 degrees, %": 50,
+            "images": 4,
+        },
+        abs=0.02,
+        rel=1e-3,
+    )
+
+
+def test_the_best_constant_answer_is_in_the_middle(crops: ImageSet) -> None:
+    protocol, vertices = Protocol.of(crops, Conventions()), crops.batch(np.arange(1), None)["vertices"].numpy()
+    wide = Rotation.from_euler("y", [[-30], [30]], degrees=True).as_matrix()
+    start = Rotation.random(random_state=0).as_matrix()
+    found = constant_answer({"vertices": vertices * [[[0.9]], [[1.1]]], "rotation": start @ wide}, protocol)
+    truth = vertices * [[[0.9]], [[1.1]]] @ (start @ wide).swapaxes(1, 2)
+    np.testing.assert_allclose(found, protocol.vertex_errors(vertices @ start.T, truth), atol=1e-5)
+
+
 def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
     """A ball shows the half that is turned to the camera; a person's front and back have little in common."""
     normals = np.random.default_rng(0).normal(size=(2000, 3))
@@ -275,6 +324,11 @@ def test_uncertainty_table(folder: Path) -> None:
     table = only_table(content)
     assert list(table) == ["all", "visible", "occluded"]
     assert all(0 <= row["within 50 %"] <= row["within 90 %"] <= 1 for row in table.values())
+    half, _ = evaluate(folder, "uncertainty", "--samples", "4", "--steps", "2", "--scale", "1")
+    assert [row["sigma"] for row in table.values()] == pytest.approx(
+        [2 * row["sigma"] for row in only_table(half).values()]
+    )
+    assert 1 < table["all"]["error"] < 1000, "millimetres"
     assert content["facts"]["sigma"].startswith("2 times") and "chi" in content["facts"]["error model"]
     assert html.count("<img") == 1
 

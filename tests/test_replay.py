@@ -168,6 +168,10 @@ def test_sigma_is_compared_across_the_line_of_sight_only(topology: Topology) -> 
     (row,) = scored(topology, (found(beside, sigma=0.06), truth(tuple(place)))).rows
     assert row["coverage_1_sigma"] == 0 and row["coverage_2_sigma"] == 1
     assert row["pve"] == pytest.approx(0, abs=1e-5)
+    people = found(beside, sigma=0.11)
+    people.vertices[:, len(SMPL_JOINTS) :] += [0.06, 0.08, 0]  # these are 20 cm off, the others 10
+    (row,) = scored(topology, (people, truth(tuple(place)))).rows
+    assert row["coverage_1_sigma"] == pytest.approx(24 / 60) and row["coverage_2_sigma"] == 1
 
 
 def test_sigma_of_visible_and_hidden_vertices(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from mega_model.data import features, rendered
 from mega_model.data.chunks import CHUNK
 from mega_model.evaluate import held_out
 from mega_model.expected_error import ErrorHead
-from mega_model.geometry import matrix_to_rot6d, project_weak
+from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.options import (
@@ -574,6 +574,25 @@ def test_losses_are_least_at_the_truth_and_grow_with_what_is_wrong(lifted: Lifte
     # latents count in units of the codes' deviation
     error = ((latents.roll(1, 0) - latents) / codebook.std(dim=0)).square().mean()
     assert losses(rotation, camera, latents.roll(1, 0))["latents"] == pytest.approx(float(error), rel=1e-4)
+
+
+@torch.no_grad()
+def test_meshes_learn_from_the_joints_that_are_labelled(lifted: Lifted) -> None:
+    """Unknown joints in the image do not count, nor do those of a set that labels other joints than the body's."""
+    seen, batch = images.encode_images(lifted.model.eval(), lifted.batch), lifted.batch
+    assert seen.latents is not None
+
+    def losses(**labels: torch.Tensor) -> dict[str, float]:
+        return {k: float(v) for k, v in lifted.linear.losses(seen.latents, seen, {**batch, **labels}).items()}
+
+    own = lifted.linear(seen.latents)[:, -24:] @ rot6d_to_matrix(seen.rot6d).mT
+    off = 2 * (project_weak(own, seen.camera) - batch["joints2d"]).abs().clamp(max=1)
+    every = losses()
+    assert every["joints2d"] == pytest.approx(off.mean().item())
+    far, few = batch["joints2d"].clone(), torch.ones(40, 24)
+    far[:, 5:], few[:, 5:] = 77, 0
+    assert losses(joints2d=far, confidence=few) == pytest.approx({**every, "joints2d": off[:, :5].mean().item()})
+    assert losses(joints=batch["joints"].roll(1, 1)) == {**every, "joints2d": 0}
 
 
 def test_what_each_stage_learns_by(lifted: Lifted) -> None:

@@ -25,7 +25,7 @@ from mega_model.mega import PRESETS, Mega
 from mega_model.options import ImageTraining
 from mega_model.reference.keys import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.linear_decoder import LinearDecoder
+from mega_model.train.linear_decoder import LinearDecoder, weighted_mean
 from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
@@ -73,8 +73,7 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
             rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
         # tokens pass no gradient, so project the true body
         points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
-        confidence = batch["confidence"][..., None].expand_as(points)
-        distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
+        distance = weighted_mean((points - batch["joints2d"]).abs(), batch["confidence"])
     return {"rotation": rotation_loss, "reprojection": distance}
 
 
