@@ -295,6 +295,12 @@ def test_identities_by_hand(topology: Topology) -> None:
     ]
 
 
+def test_another_id_after_a_miss_is_a_switch(topology: Topology) -> None:
+    true = truth(LEFT, ids=[7])
+    score = scored(topology, (found(LEFT, ids=[0]), true), (found(), true), (found(LEFT, ids=[1]), true))
+    assert [row["switches"] for row in score.rows] == [0, 0, 1]
+
+
 def test_an_id_stays_right_while_somebody_else_overlaps_more(topology: Topology) -> None:
     """Ristani's IDF1 counts each overlap of true and recovered, not only the frame's best pairs; CLEAR's switches do.
 
