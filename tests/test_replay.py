@@ -79,11 +79,12 @@ def truth(*places: tuple[float, float, float], visible: float = 1.0, ids: Sequen
     return Truth(people.joints, people.vertices, seen, people.ids)
 
 
-def scored(topology: Topology, *frames: tuple[People, Truth], seconds: float = 0.1) -> Score:
-    """After all frames, which are so far apart."""
+def scored(topology: Topology, *frames: tuple[People, Truth], times: Sequence[float] | None = None) -> Score:
+    """After all frames, by default a tenth of a second apart."""
     score = Score(topology)
     for k, (people, true) in enumerate(frames):
-        score.add({"stamp": round(k * seconds * 1e9)}, people, true, Camera(K), (640, 480))
+        stamp = round((0.1 * k if times is None else times[k]) * 1e9)
+        score.add({"stamp": stamp}, people, true, Camera(K), (640, 480))
     score.finish()
     return score
 
@@ -333,6 +334,10 @@ def test_acceleration_by_hand(topology: Topology) -> None:
     assert moved.summary()["acceleration"] == pytest.approx(20 / 24, rel=1e-4)
     gap = scored(topology, *frames[:2], (found(), truth(LEFT, ids=[3])), frames[2])
     assert "acceleration" not in gap.summary()
+    uneven = scored(topology, *frames, times=(0, 0.1, 0.3))  # 1.0 and 1.5 m/s
+    assert uneven.summary()["acceleration"] == pytest.approx(0.5 / 0.15 / 24, rel=1e-4)
+    again = scored(topology, *frames, frames[0], times=(0.2, 0.3, 0.1, 0.2))
+    assert "acceleration" not in again.summary(), "the recording starts again"
 
 
 def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
