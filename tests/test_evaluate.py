@@ -40,14 +40,14 @@ from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
 from mega_model.evaluate.held_out import compare, constant_answer, error_scores
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Prediction, features_of, predict, uniforms
+from mega_model.evaluate.predict import Prediction, collect, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility, vertex_fields
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
-from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
+from mega_model.options import Calibrate, Conventions, ImageSelection, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
 from mega_ros import cli
 from mega_ros.bundle import Body
@@ -364,7 +364,16 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     assert scores["sigma"]["all"]["within 50 %"] == pytest.approx(0.5, abs=0.01), "the radii are of these people"
     assert scores["sigma"]["all"]["error"] == pytest.approx(parts["all"]["PVE"])
     # the factor makes sigma the root mean square of the very people it is made of
-    assert calibration["scale"] > 0 and report["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+    people = open_set(f"rendered:{crops}")
+    drawn, protocol = (
+        Calibrate(checkpoint=model, set=crops, steps=2, samples=5, device="cpu"),
+        Protocol.of(people, Conventions()),
+    )
+    found = collect(vertex_fields(p, protocol) for p in predict(checkpoint.load(model), people, drawn, drawn))
+    error, spread = (np.sqrt(np.square(found[name]).mean()) for name in ("error", "sigma"))
+    assert calibration["scale"] == pytest.approx(error / spread, rel=1e-3) and report["facts"]["sigma"].startswith(
+        f"{calibration['scale']:g} times"
+    )
     assert list(scores["ways"]) == ["as published", "most likely tokens", "not tied to the landmarks"]
     assert scores["ways"]["as published"] == scores["ways"]["not tied to the landmarks"], "it has no landmarks"
     assert scores["ways"]["as published"] != scores["ways"]["most likely tokens"]
