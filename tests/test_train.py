@@ -26,6 +26,7 @@ from mega_model.core.settings import parse
 from mega_model.core.topology import Topology
 from mega_model.data import features, rendered
 from mega_model.data.chunks import CHUNK
+from mega_model.data.images import open_set
 from mega_model.evaluate import held_out
 from mega_model.expected_error import ErrorHead
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
@@ -648,8 +649,9 @@ def test_a_stage_on_images_begins_with_what_is_there(
     """Weights of the stage before, the sets in their proportions, and the people of the validation set as they are."""
     begun: dict[str, Any] = {}
     monkeypatch.setattr(images, "fit", lambda *given: begun.update(batches=given[2], validation=given[4]))
-    places = {name: f"features:{people}/features/{name}" for name in ("train", "test", "turned")}
-    sets = ["--sets", places["train"], places["turned"], "--proportions", "0", "1", "--validate", places["test"]]
+    places = {name: f"features:{people}/features/{name}" for name in ("train", "turned")}
+    held_out = f"rendered:{people}/scenes"
+    sets = ["--sets", places["train"], places["turned"], "--proportions", "0", "1", "--validate", held_out]
     stage = lifted.options(ImageTraining, *sets)
     images.run(stage, lambda *given: begun.update(model=given[0]) or Line(nn.Identity()))
     torch.testing.assert_close(begun["model"].state_dict(), lifted.model.state_dict(), rtol=0, atol=0)
@@ -660,8 +662,9 @@ def test_a_stage_on_images_begins_with_what_is_there(
         and not torch.isin(drawn["focal"], lifted.batch["focal"]).any()
     )
     assert torch.equal(drawn["tokens"], lifted.tokenizer.encode(drawn["vertices"]))
-    shown = torch.cat([batch["translation"] for batch in begun["validation"]])
-    assert torch.equal(shown.sort(dim=0).values, lifted.batch["translation"].sort(dim=0).values)
+    shown = torch.cat([batch["joints2d"] for batch in begun["validation"]])
+    wanted = open_set(held_out).batch(np.arange(40), None)["joints2d"]
+    torch.testing.assert_close(shown.sort(dim=0).values, wanted.sort(dim=0).values)
 
 
 @torch.no_grad()
