@@ -77,8 +77,11 @@ def test_pool_is_a_weighted_mean() -> None:
     faces, count = icosphere(2)
     level = hierarchy.build(faces, count, [2])[0]
     for table in (level.pool, level.unpool):
-        same = MeshPool(table)(torch.ones(table.inputs, 2, 3))
-        torch.testing.assert_close(same, torch.ones(len(table.index), 2, 3))
+        pool, x = MeshPool(table), torch.randn(table.inputs, 2, 3)
+        for row, (found, index, hops) in enumerate(zip(pool(x), table.index, table.hops)):
+            weights = pool.weights[row, hops >= 0].abs()
+            want = torch.einsum("m,mbc->bc", weights / weights.sum(), x[index[hops >= 0]])
+            torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_are_spelt_out_or_follow_from_the_widths(topology: Topology) -> None:
