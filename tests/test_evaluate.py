@@ -435,6 +435,15 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
     assert facts["sigma"] == "the error head" and facts["visible"] == "visible to the camera"
 
 
+@torch.no_grad()
+def test_the_backbone_sees_normalised_colours(folder: Path, crops: ImageSet) -> None:
+    model, _, _ = checkpoint.load_mega(folder / "model")
+    batch = crops.batch(np.arange(3), None)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (model.backbone.mean, model.backbone.std))
+    seen = model.backbone((batch["images"] / 255 - mean) / std)
+    torch.testing.assert_close(features_of(model, batch, "cpu"), seen)
+
+
 def test_published_meshes_are_the_expected_ones(folder: Path, crops: ImageSet) -> None:
     model, tokenizer, _ = checkpoint.load_mega(folder / "model")
     batch = crops.batch(np.arange(3), None)

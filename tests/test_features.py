@@ -182,6 +182,8 @@ def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
     torch.manual_seed(0)
     tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16)).eval()
     assert "tokens" not in whole(people)
+    with torch.no_grad():  # codes that tell people and their mirror images apart
+        tokenizer.quantizer.start(tokenizer.latents(whole(people)["vertices"]))
     people.tokenise(tokenizer)
     batch = whole(people)
     with torch.no_grad():

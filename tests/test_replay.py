@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scipy import stats
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from mega_model.core.cameras import Camera
@@ -37,6 +38,7 @@ from mega_ros.replay.bootstrap import interval, ratios, resamples
 from mega_ros.replay.coco import Person, Photograph
 from mega_ros.replay.frames import Recorded
 from mega_ros.replay.keypoints import torso
+from mega_ros.replay.measures import promised
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth
 from mega_ros.replay.report import what_is_normal
@@ -368,6 +370,11 @@ def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
     }
     assert curves["sparsification"]["sigma"][0] == pytest.approx(1)
     assert all(a >= b - 1e-9 for a, b in zip(curves["sparsification"]["sigma"], curves["sparsification"]["error"]))
+
+
+def test_a_share_is_promised_by_the_manifest_or_by_the_error_model() -> None:
+    assert promised("coverage_1_sigma_visible", {"1 sigma": 0.7}) == 0.7
+    assert promised("coverage_2_sigma", {"1 sigma": 0.7}) == pytest.approx(stats.chi(3).cdf(2 * np.sqrt(3)))
 
 
 def test_the_bootstrap_draws_blocks() -> None:
