@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -121,8 +122,8 @@ def test_the_loss_is_least_where_sigma_is_the_error(head: ErrorHead, known: Know
             for parameter in last.parameters():
                 parameter.zero_()
         before, joints_before, _ = sure.log_errors(*known.inputs)
-        sure.vertex += torch.tensor(0.1).log() - before[0]
-        sure.joint += torch.tensor(0.1).log() - joints_before[0]
+        sure.vertex.add_(math.log(0.1) - before[0])
+        sure.joint.add_(math.log(0.1) - joints_before[0])
     off = replace(known, vertices=torch.full_like(known.vertices, 0.1), joints=torch.full_like(known.joints, 0.1))
     loss(sure, off).backward()
     for place in (sure.vertex, sure.joint):

@@ -21,7 +21,7 @@ from mega_model.data import features, rendered
 from mega_model.data.features import FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import LabelledCrops
-from mega_model.options import Extract, Render
+from mega_model.options import Extract, Render, Split
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 
 NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))
@@ -264,7 +264,8 @@ def test_splits_and_seeds_are_other_people(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(rendered, "draw_crops", crops)
     monkeypatch.setattr(rendered, "BodySampler", lambda split: split)
     monkeypatch.setattr(rendered, "Renderer", lambda *_: None)
-    made, splits = [], ("train", "train", "calibration", "test")
+    made: list[np.ndarray] = []
+    splits: tuple[Split, ...] = ("train", "train", "calibration", "test")
     for k, split in enumerate(splits):
         shares, out = (0, 1, 0, 0, k), tmp_path / str(k)
         rendered.render(Render(split, 40, out, tmp_path / "scenes" / "topology.npz", shares=shares, seed=int(k == 1)))

@@ -85,7 +85,7 @@ def test_rounding_is_that_of_fp16() -> None:
     value = helper.make_tensor_value_info
     made = [value(name, TensorProto.FLOAT, [4]) for name in ("y", "square", "product")]
     made += [value("hundredth", TensorProto.FLOAT, []), value("whole", TensorProto.INT64, [4])]
-    constants = {"tenth": np.array(0.1, np.float32), "matrix": np.eye(4, dtype=np.float32) / 10}
+    constants: dict[str, np.ndarray] = {"tenth": np.array(0.1, np.float32), "matrix": np.eye(4, dtype=np.float32) / 10}
     graph = helper.make_graph(
         nodes,
         "g",

@@ -88,8 +88,10 @@ def test_training_mirrors_half_of_the_poses_and_adds_noise(bodies: BodySampler) 
 def test_knees_bend_backwards_and_both_sides_are_alike(bodies: BodySampler, topology: Topology) -> None:
     """Canonical axes: x left, y up, z forward."""
     rng = np.random.default_rng(1)
-    low, upright = (dict(zip(SMPL_JOINTS, topology.joints(bodies.draw(rng, n, kind)[0]).transpose(1, 0, 2)))
-                    for n, kind in ((60, "low"), (250, "adult")))  # fmt: skip
+    low, upright = (
+        dict(zip(SMPL_JOINTS, topology.joints(vertices).transpose(1, 0, 2)))
+        for vertices, _ in (bodies.draw(rng, 60, "low"), bodies.draw(rng, 250, "adult"))
+    )
     raised = {}
     for side, sign in (("left", 1), ("right", -1)):
         thigh, calf = low[f"{side}_knee"] - low[f"{side}_hip"], low[f"{side}_ankle"] - low[f"{side}_knee"]

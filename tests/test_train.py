@@ -581,12 +581,13 @@ def test_losses_are_least_at_the_truth_and_grow_with_what_is_wrong(lifted: Lifte
 def test_meshes_learn_from_the_joints_that_are_labelled(lifted: Lifted) -> None:
     """Unknown joints in the image do not count, nor do those of a set that labels other joints than the body's."""
     seen, batch = images.encode_images(lifted.model.eval(), lifted.batch), lifted.batch
-    assert seen.latents is not None
+    latents = seen.latents
+    assert latents is not None
 
     def losses(**labels: torch.Tensor) -> dict[str, float]:
-        return {k: float(v) for k, v in lifted.linear.losses(seen.latents, seen, {**batch, **labels}).items()}
+        return {k: float(v) for k, v in lifted.linear.losses(latents, seen, {**batch, **labels}).items()}
 
-    own = lifted.linear(seen.latents)[:, -24:] @ rot6d_to_matrix(seen.rot6d).mT
+    own = lifted.linear(latents)[:, -24:] @ rot6d_to_matrix(seen.rot6d).mT
     off = 2 * (project_weak(own, seen.camera) - batch["joints2d"]).abs().clamp(max=1)
     every = losses()
     assert every["joints2d"] == pytest.approx(off.mean().item())
