@@ -382,6 +382,12 @@ def test_colours_and_resolution_vary() -> None:
     colours = images.augment(red).flatten(2).median(dim=2).values
     differences = colours[:, 0] - colours[:, 1]
     assert 0.04 < (differences < 0.1).float().mean() < 0.25 and differences.std() > 0.1, "some are grey"
+    grey = images.augment(torch.full((400, 3, 16, 12), 120, dtype=torch.uint8))
+    cast = grey.flatten(2).median(dim=2).values
+    assert (cast.amax(dim=1) - cast.amin(dim=1) > 0.02).float().mean() > 0.3, "colour casts"
+    black = (grey == 0).all(dim=1)
+    edges = black.all(dim=1).any(dim=1) | black.all(dim=2).any(dim=1)
+    assert 0.05 < edges.float().mean() < 0.2, "some end at the image's edge"
     board = 255 * ((torch.arange(64) + torch.arange(48)[:, None]) % 2).to(torch.uint8).expand(10, 3, 48, 64)
     found = torch.cat([images.augment(board) for _ in range(20)])
     assert found.shape == (200, 3, 48, 64) and found.min() >= 0 and found.max() <= 1
