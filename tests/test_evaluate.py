@@ -35,6 +35,7 @@ from mega_model.core.errors import InputError
 from mega_model.data import rendered, shards
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, open_set
+from mega_model.data.mesh_sets import open_meshes
 from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
@@ -42,12 +43,13 @@ from mega_model.evaluate.held_out import compare, constant_answer, error_scores
 from mega_model.evaluate.mean import errors_by_mode, mean_table
 from mega_model.evaluate.predict import Prediction, collect, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
+from mega_model.evaluate.random import random_bodies
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility, vertex_fields
 from mega_model.expected_error import ErrorHead
 from mega_model.mega import MegaConfig
-from mega_model.options import Calibrate, Conventions, ImageSelection, SamplingOptions, Write
+from mega_model.options import Calibrate, Conventions, ImageSelection, Random, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
 from mega_ros import cli
 from mega_ros.bundle import Body
@@ -313,7 +315,10 @@ def test_random_table(folder: Path) -> None:
     assert cli.main(["evaluate", "random", *out, "--count", "20", "--compared", "60", "--steps", "4"]) == 0
     content = json.loads((folder / "random" / "random.json").read_text())
     table = only_table(content)
-    assert table["random bodies"]["APD, cm"] > 0
+    model, tokenizer, _ = checkpoint.load_mega(folder / "model")
+    options = Random(checkpoint=folder / "model", count=20, steps=4, device="cpu")
+    joints = open_meshes(options).topology().joints(random_bodies(model, tokenizer, options))
+    assert table["random bodies"]["APD, cm"] == pytest.approx(100 * metrics.apd(joints - joints[:, :1]), rel=1e-3)
     assert 0 < table["as many of the mesh set"]["FID"] < table["random bodies"]["FID"], "untrained: far from real"
     assert "486 latents" in content["facts"]["FID"]
     assert (folder / "random" / "random.html").read_text().count("<img") == 1

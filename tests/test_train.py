@@ -540,9 +540,9 @@ def lifted(people: Path, tmp_path: Path) -> Lifted:
     with torch.no_grad():  # codes that tell people apart
         mesh_tokenizer.quantizer.start(mesh_tokenizer.latents(batch["vertices"]))
     checkpoint.save_weights(mesh_tokenizer, tmp_path / "lifted" / "tokenizer")
+    checkpoint.save_weights(model, tmp_path / "lifted")
     assert model.lifter is not None
     model.lifter.set_codebook(mesh_tokenizer.quantizer.codebook)
-    checkpoint.save_weights(model, tmp_path / "lifted")
     linear = LinearDecoder(mesh_tokenizer, topology, batch["vertices"])
     return Lifted(model, mesh_tokenizer, topology, linear, batch, tmp_path / "lifted")
 
@@ -702,6 +702,7 @@ def test_held_out_people_only_calibrate_the_error_head(
         spread.append(off)
         return principal_modes(off, count)
 
+    checkpoint.save_weights(lifted.model, lifted.folder)
     monkeypatch.setattr(errors, "loss", loss)
     monkeypatch.setattr(errors, "calibrate", lambda head, known: calibrated.append(known))
     monkeypatch.setattr(errors, "principal_modes", modes)
