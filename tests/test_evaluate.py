@@ -35,18 +35,21 @@ from mega_model.core.errors import InputError
 from mega_model.data import rendered, shards
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, open_set
+from mega_model.data.mesh_sets import open_meshes
 from mega_model.data.raster import facing
 from mega_model.data.scenes import PARTS
 from mega_model.evaluate import draw, figures
+from mega_model.evaluate.held_out import compare, constant_answer, error_scores
 from mega_model.evaluate.mean import errors_by_mode, mean_table
-from mega_model.evaluate.predict import Prediction, features_of, predict, uniforms
+from mega_model.evaluate.predict import Prediction, collect, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
+from mega_model.evaluate.random import random_bodies
 from mega_model.evaluate.report import Report, page
 from mega_model.evaluate.stochastic import best_of_table
-from mega_model.evaluate.uncertainty import by_visibility
+from mega_model.evaluate.uncertainty import by_visibility, vertex_fields
 from mega_model.expected_error import ErrorHead, head_inputs
 from mega_model.mega import MegaConfig
-from mega_model.options import Conventions, ImageSelection, SamplingOptions, Write
+from mega_model.options import Calibrate, Conventions, ImageSelection, Random, SamplingOptions, Write
 from mega_model.tokenizer import TokenizerConfig
 from mega_ros import cli
 from mega_ros.bundle import Body
@@ -179,6 +182,54 @@ def test_uncertainty_by_visibility() -> None:
     assert "occluded" not in by_visibility(error, sigma, np.ones_like(visible), radii)
 
 
+def test_scores_by_hand(folder: Path, crops: ImageSet) -> None:
+    """Of 4 people, the hidden vertices are 5 cm off; of two samples, they are 10 cm off on either side."""
+    tokenizer = checkpoint.load_tokenizer(folder / "model" / "tokenizer")[0]
+    protocol, batch = Protocol.of(crops, Conventions()), dict(crops.batch(np.arange(4), None))
+    truth = (batch["vertices"] @ batch["rotation"].mT).numpy()
+    hidden = (crops.topology.joint_regressor == 0).all(axis=0)
+    batch["visible"] = torch.from_numpy(~hidden).expand(4, -1)
+    off = np.where(hidden, 0.05, 0).astype(np.float32)[:, None] * np.array([0, 1, 0], np.float32)
+    samples = truth[:, None] + 2 * np.stack([off, -off])
+    turns = Rotation.from_euler("z", [[20], [100]] * 2, degrees=True).as_matrix()
+    beside = np.tile([0, 0.03, 0], (4, 1))
+    p = Prediction(
+        batch, truth, truth + off, samples, hidden + 1.0, turns @ batch["rotation"].numpy(), np.zeros((4, 3)), beside
+    )
+    fields = vertex_fields(p, protocol)
+    np.testing.assert_allclose(fields["error"], np.where(hidden, [[0.08]] * 4, 0.03), atol=1e-5)
+    scores = error_scores(compare(p, tokenizer, protocol), np.full((4, 5), 0.2))
+    decoded = tokenizer.decode(tokenizer.encode(batch["vertices"])).detach().numpy()
+    share = hidden.mean()
+    assert scores == pytest.approx(
+        {
+            "PVE": 50 * share,
+            "MPJPE": 0,
+            "PA-MPJPE": 0,
+            "PVE visible": 0,
+            "PVE hidden": 50,
+            "PVE of the tokenizer alone": 1000 * protocol.errors(decoded, batch["vertices"].numpy())["PVE"].mean(),
+            "PVE constant answer": 200,
+            "PVE one sample": 100 * share,
+            "PVE mean of samples": 0,
+            "rotation off, median, degrees": 60,
+            "rotation off by over 90 degrees, %": 50,
+            "images": 4,
+        },
+        abs=0.02,
+        rel=1e-3,
+    )
+
+
+def test_the_best_constant_answer_is_in_the_middle(crops: ImageSet) -> None:
+    protocol, vertices = Protocol.of(crops, Conventions()), crops.batch(np.arange(1), None)["vertices"].numpy()
+    wide = Rotation.from_euler("y", [[-30], [30]], degrees=True).as_matrix()
+    start = Rotation.random(random_state=0).as_matrix()
+    found = constant_answer({"vertices": vertices * [[[0.9]], [[1.1]]], "rotation": start @ wide}, protocol)
+    truth = vertices * [[[0.9]], [[1.1]]] @ (start @ wide).swapaxes(1, 2)
+    np.testing.assert_allclose(found, protocol.vertex_errors(vertices @ start.T, truth), atol=1e-5)
+
+
 def test_a_body_hides_its_far_side(crops: ImageSet) -> None:
     """A ball shows the half that is turned to the camera; a person's front and back have little in common."""
     normals = np.random.default_rng(0).normal(size=(2000, 3))
@@ -264,7 +315,10 @@ def test_random_table(folder: Path) -> None:
     assert cli.main(["evaluate", "random", *out, "--count", "20", "--compared", "60", "--steps", "4"]) == 0
     content = json.loads((folder / "random" / "random.json").read_text())
     table = only_table(content)
-    assert table["random bodies"]["APD, cm"] > 0
+    model, tokenizer, _ = checkpoint.load_mega(folder / "model")
+    options = Random(checkpoint=folder / "model", count=20, steps=4, device="cpu")
+    joints = open_meshes(options).topology().joints(random_bodies(model, tokenizer, options))
+    assert table["random bodies"]["APD, cm"] == pytest.approx(100 * metrics.apd(joints - joints[:, :1]), rel=1e-3)
     assert 0 < table["as many of the mesh set"]["FID"] < table["random bodies"]["FID"], "untrained: far from real"
     assert "486 latents" in content["facts"]["FID"]
     assert (folder / "random" / "random.html").read_text().count("<img") == 1
@@ -275,6 +329,11 @@ def test_uncertainty_table(folder: Path) -> None:
     table = only_table(content)
     assert list(table) == ["all", "visible", "occluded"]
     assert all(0 <= row["within 50 %"] <= row["within 90 %"] <= 1 for row in table.values())
+    half, _ = evaluate(folder, "uncertainty", "--samples", "4", "--steps", "2", "--scale", "1")
+    assert [row["sigma"] for row in table.values()] == pytest.approx(
+        [2 * row["sigma"] for row in only_table(half).values()]
+    )
+    assert 1 < table["all"]["error"] < 1000, "millimetres"
     assert content["facts"]["sigma"].startswith("2 times") and "chi" in content["facts"]["error model"]
     assert html.count("<img") == 1
 
@@ -310,7 +369,16 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     assert scores["sigma"]["all"]["within 50 %"] == pytest.approx(0.5, abs=0.01), "the radii are of these people"
     assert scores["sigma"]["all"]["error"] == pytest.approx(parts["all"]["PVE"])
     # the factor makes sigma the root mean square of the very people it is made of
-    assert calibration["scale"] > 0 and report["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
+    people = open_set(f"rendered:{crops}")
+    drawn, protocol = (
+        Calibrate(checkpoint=model, set=crops, steps=2, samples=5, device="cpu"),
+        Protocol.of(people, Conventions()),
+    )
+    found = collect(vertex_fields(p, protocol) for p in predict(checkpoint.load(model), people, drawn, drawn))
+    error, spread = (np.sqrt(np.square(found[name]).mean()) for name in ("error", "sigma"))
+    assert calibration["scale"] == pytest.approx(error / spread, rel=1e-3) and report["facts"]["sigma"].startswith(
+        f"{calibration['scale']:g} times"
+    )
     assert list(scores["ways"]) == ["as published", "most likely tokens", "not tied to the landmarks"]
     assert scores["ways"]["as published"] == scores["ways"]["not tied to the landmarks"], "it has no landmarks"
     assert scores["ways"]["as published"] != scores["ways"]["most likely tokens"]
@@ -370,6 +438,15 @@ def test_scores_of_a_model_with_landmarks_and_an_error_head(folder: Path, tmp_pa
         assert {name: only_table(tables[table])[name]["deterministic"] for name in METRICS} == pytest.approx(single)
     facts = tables["uncertainty"]["facts"]
     assert facts["sigma"] == "the error head" and facts["visible"] == "visible to the camera"
+
+
+@torch.no_grad()
+def test_the_backbone_sees_normalised_colours(folder: Path, crops: ImageSet) -> None:
+    model, _, _ = checkpoint.load_mega(folder / "model")
+    batch = crops.batch(np.arange(3), None)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (model.backbone.mean, model.backbone.std))
+    seen = model.backbone((batch["images"] / 255 - mean) / std)
+    torch.testing.assert_close(features_of(model, batch, "cpu"), seen)
 
 
 def test_published_meshes_are_the_expected_ones(folder: Path, crops: ImageSet) -> None:

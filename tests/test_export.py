@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
-from export import flop, ways
+from export import check, flop, gates, ways
 from export.check import Parity
 from export.gates import LIMITS
-from export.options import ExportConfig
+from export.options import CheckConfig, ExportConfig
 from export.to_onnx import backbone_origin, export
 from mega_model import checkpoint
 from mega_model.core.errors import InputError
@@ -29,7 +30,7 @@ from mega_ros.bundle import DEFAULT, Body, Bundle
 STEPS = 3
 DETECTOR = DEFAULT / "detector.onnx"
 CONFIG = ExportConfig(
-    Path(), Path(), name="tiny", steps=STEPS, samples=4, temperature=1.0, body=Body("torus", "16 x 8", "CC0")
+    Path(), Path(), name="tiny", steps=STEPS, samples=4, temperature=1.3, body=Body("torus", "16 x 8", "CC0")
 )
 
 
@@ -232,6 +233,22 @@ def test_parity_notices_other_weights(parity: Parity, bundle: Bundle, checkpoint
     assert wrong == {("deterministic", "vertices"), ("deterministic", "camera"), ("sampler", "vertices")}
 
 
+@pytest.mark.parametrize(("camera", "error", "code"), [(0.0, 0.0, 0), (1.0, 0.0, 1), (0.0, 1.0, 1)])
+def test_the_check_ends_with_1_if_anything_differs(
+    monkeypatch: pytest.MonkeyPatch, camera: float, error: float, code: int
+) -> None:
+    """An output of a graph, for any number of people, or the people that the whole bundle makes."""
+    found = dict.fromkeys(gates.GATES["fp32"], 0.0) | {"vertex error, max": error}
+    compared = SimpleNamespace(
+        bundle=Bundle.load(DEFAULT),
+        people=lambda crops, samples: {("deterministic", "camera"): camera if len(crops) == 1 else 0.0},
+        gated=lambda crops, samples: found,
+    )
+    monkeypatch.setattr(check, "Parity", lambda *_: compared)
+    monkeypatch.setattr(check, "rendered_crops", lambda parity, count: gates.noise_crops(8, count))
+    assert check.main(CheckConfig(Path(), "default")) == code
+
+
 def test_samples_differ_and_a_uniform_is_one_sample(parity: Parity) -> None:
     """Equal uniforms give equal samples whatever their place; different ones give different samples."""
     features = np.random.default_rng(0).normal(size=(2, 32, 2, 2)).astype(np.float32)
@@ -251,9 +268,11 @@ def test_manifest_says_what_was_exported(bundle: Bundle, checkpoints: Path) -> N
     assert bundle.graphs["sampler"].inputs["uniforms"].shape == ("P", "Q", STEPS, length, 2)
     assert bundle.graphs["sampler"].outputs["vertices"].shape == ("P", "Q", 128, 3)
     assert bundle.graphs["detector"].inputs["image"].shape == (1, 192, 256, 3)
-    assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.0)
+    assert (bundle.sampling.steps, bundle.sampling.samples, bundle.sampling.temperature) == (STEPS, 4, 1.3)
     assert (bundle.calibration.scale, bundle.calibration.coverage) == (1.5, {}), "not evaluated"
-    assert (bundle.crop.size, bundle.crop.camera, bundle.crop.passes) == (64, "ray", 1)
+    assert (bundle.crop.size, bundle.crop.margin, bundle.crop.camera, bundle.crop.passes) == (64, 1.2, "ray", 1)
+    backbone = checkpoint.load_mega(checkpoints / "mega")[0].backbone
+    assert (bundle.crop.mean, bundle.crop.std) == (backbone.mean, backbone.std)
 
 
 def test_graphs_keep_no_paths_and_no_data_beside_them(bundle: Bundle) -> None:

@@ -21,7 +21,7 @@ from mega_model.data import features, rendered
 from mega_model.data.features import FeatureSet, extract
 from mega_model.data.images import Mixture, open_set
 from mega_model.data.scenes import LabelledCrops
-from mega_model.options import Extract, Render
+from mega_model.options import Extract, Render, Split
 from mega_model.tokenizer import MeshTokenizer, TokenizerConfig
 
 NOSE, CENTRE, CIRCLE = (LANDMARKS.index(name) for name in ("nose", "body_centre", "body_circle"))
@@ -122,6 +122,23 @@ def test_keypoints_place_the_crop_and_are_kept_in_it(
     assert not torch.isclose(batch["focal"], without["focal"], rtol=1e-3)[found].any()
 
 
+def test_the_detector_sees_rgb_and_more_than_the_crop(spots: Extract, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its views are of several sizes."""
+    seen: list[np.ndarray] = []
+
+    class Watching(SpotDetector):
+        def run(self, names: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+            seen.append(given["image"][0].astype(float))
+            return super().run(names, given)
+
+    monkeypatch.setattr(features, "open_graph", lambda file: Watching())
+    np.save(spots.scenes / "images.npy", np.load(spots.scenes / "images.npy") * np.array([1, 0, 0], np.uint8))
+    extract(Extract(**{**vars(spots), "detector": Path("detector.onnx")}))
+    colours = np.array([image.sum(axis=(0, 1)) for image in seen])
+    assert (colours[:, 0] > 0).all() and not colours[:, 1:].any(), "the spots are red"
+    assert colours[:, 0].max() > 1.5 * colours[:, 0].min()
+
+
 def test_training_keeps_keypoints_of_both_crops_mirrored_or_not(
     spots: Extract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +182,8 @@ def test_tokens_are_those_of_the_bodies_that_are_seen(spots: Extract) -> None:
     torch.manual_seed(0)
     tokenizer = MeshTokenizer(topology, TokenizerConfig(channels=(4,), latent=3, codes=16)).eval()
     assert "tokens" not in whole(people)
+    with torch.no_grad():  # codes that tell people and their mirror images apart
+        tokenizer.quantizer.start(tokenizer.latents(whole(people)["vertices"]))
     people.tokenise(tokenizer)
     batch = whole(people)
     with torch.no_grad():
@@ -232,6 +251,27 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
     rendered.render(config)
     np.testing.assert_array_equal(np.load(file)[80:], made[80:])
     assert not np.load(file)[40:80].any(), "what is done is left alone"
+
+
+def test_splits_and_seeds_are_other_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rendered(tmp_path / "scenes", 32)  # for its topology
+    drawn: list[Any] = []
+
+    def crops(rng: np.random.Generator, bodies: str, renderer: None, count: int, shares: object) -> LabelledCrops:
+        drawn.append((bodies, shares))
+        return random_crops(rng, None, None, count, shares)
+
+    monkeypatch.setattr(rendered, "draw_crops", crops)
+    monkeypatch.setattr(rendered, "BodySampler", lambda split: split)
+    monkeypatch.setattr(rendered, "Renderer", lambda *_: None)
+    made: list[np.ndarray] = []
+    splits: tuple[Split, ...] = ("train", "train", "calibration", "test")
+    for k, split in enumerate(splits):
+        shares, out = (0, 1, 0, 0, k), tmp_path / str(k)
+        rendered.render(Render(split, 40, out, tmp_path / "scenes" / "topology.npz", shares=shares, seed=int(k == 1)))
+        made.append(np.load(out / "images.npy"))
+    assert drawn == [(split, (0, 1, 0, 0, k)) for k, split in enumerate(splits)]
+    assert len(np.unique(np.stack(made).reshape(160, -1), axis=0)) == 160
 
 
 @torch.no_grad()

@@ -80,16 +80,25 @@ def test_rounding_is_that_of_fp16() -> None:
         node("Add", ["square", "tenth"], ["y"]),
         node("Mul", ["tenth", "tenth"], ["hundredth"]),
         node("Cast", ["square"], ["whole"], to=TensorProto.INT64),
+        node("MatMul", ["x", "matrix"], ["product"]),
     ]
     value = helper.make_tensor_value_info
-    made = [value(name, TensorProto.FLOAT, [4]) for name in ("y", "square")]
+    made = [value(name, TensorProto.FLOAT, [4]) for name in ("y", "square", "product")]
     made += [value("hundredth", TensorProto.FLOAT, []), value("whole", TensorProto.INT64, [4])]
-    tenth = numpy_helper.from_array(np.array(0.1, np.float32), "tenth")
-    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, [4])], made, [tenth])
+    constants: dict[str, np.ndarray] = {"tenth": np.array(0.1, np.float32), "matrix": np.eye(4, dtype=np.float32) / 10}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [4])],
+        made,
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     x = np.array([1.1, 3, 300, 1e-5], np.float32)
     proto = half.rounded(model).SerializeToString()
-    y, square, hundredth, whole = ort.InferenceSession(proto, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    y, square, product, hundredth, whole = ort.InferenceSession(proto, providers=["CPUExecutionProvider"]).run(
+        None, {"x": x}
+    )
 
     def fp16(numbers: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
@@ -98,6 +107,7 @@ def test_rounding_is_that_of_fp16() -> None:
     expected = fp16(fp16(x) ** 2)
     assert np.isinf(expected[2]) and expected[3] == 0 and expected[0] != fp16(x**2)[0]
     np.testing.assert_array_equal(square, expected)
+    np.testing.assert_array_equal(product, fp16(fp16(x) * np.float32(0.1)))
     np.testing.assert_array_equal(y, fp16(expected + np.float32(0.1)))
     assert hundredth == np.float32(0.1) * np.float32(0.1) and whole.dtype == np.int64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -78,6 +79,31 @@ def test_only_training_adds_noise() -> None:
     assert torch.equal(model.eval()(given).rot6d, model(given).rot6d)
     model.train()
     assert not torch.equal(model(given).rot6d, model(given).rot6d)
+
+
+@torch.no_grad()
+def test_training_sees_landmarks_that_are_off_and_maps_with_holes() -> None:
+    model, given, inputs = lifter(), features(bodies(random_turns(50))), list[Tensor]()
+    model.trunk.register_forward_pre_hook(lambda module, x: inputs.append(x[0]))
+    model.eval()(given)
+    model.train()(given)
+    plain, noisy = inputs
+    sizes = [39 * 3, 39 * 2, 39 * 3, 39 * 3, 9, 16 * BACKBONE.branch_channels]
+    for name, before, after, deviation in zip(
+        ("landmarks", "probabilities", "world"), plain.split(sizes, 1), noisy.split(sizes, 1), (0.03, 0, 0.02)
+    ):
+        assert (after - before).std().item() == pytest.approx(deviation, rel=0.1), name
+    before, after = plain.split(sizes, 1)[-1], noisy.split(sizes, 1)[-1]
+    assert (after[before != 0] == 0).float().mean().item() == pytest.approx(0.15, abs=0.03)
+
+
+@torch.no_grad()
+def test_in_the_torso_s_frame_a_turn_makes_no_difference() -> None:
+    model, inputs = lifter().eval(), list[Tensor]()
+    model.trunk.register_forward_pre_hook(lambda module, x: inputs.append(x[0]))
+    model(features(bodies(random_turns(5))))
+    upright = inputs[0][:, 39 * 8 : 39 * 11]
+    torch.testing.assert_close(upright, upright[:1].expand(5, -1), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scipy import stats
 from sensor_msgs.msg import CameraInfo, CompressedImage
 
 from mega_model.core.cameras import Camera
@@ -30,11 +31,13 @@ from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS, Topology
 from mega_ros.recovery import People
+from mega_ros.replay import score as scoring
 from mega_ros.replay import sources
 from mega_ros.replay.bags import open_bag, read_bag
 from mega_ros.replay.bootstrap import interval, ratios, resamples
-from mega_ros.replay.coco import Person
+from mega_ros.replay.coco import Person, Photograph
 from mega_ros.replay.frames import Recorded
+from mega_ros.replay.measures import promised
 from mega_ros.replay.photographs import torso
 from mega_ros.replay.recording import Recording
 from mega_ros.replay.reference import Truth
@@ -78,11 +81,12 @@ def truth(*places: tuple[float, float, float], visible: float = 1.0, ids: Sequen
     return Truth(people.joints, people.vertices, seen, people.ids)
 
 
-def scored(topology: Topology, *frames: tuple[People, Truth], seconds: float = 0.1) -> Score:
-    """After all frames, which are so far apart."""
+def scored(topology: Topology, *frames: tuple[People, Truth], times: Sequence[float] | None = None) -> Score:
+    """After all frames, by default a tenth of a second apart."""
     score = Score(topology)
     for k, (people, true) in enumerate(frames):
-        score.add({"stamp": round(k * seconds * 1e9)}, people, true, Camera(K), (640, 480))
+        stamp = round((0.1 * k if times is None else times[k]) * 1e9)
+        score.add({"stamp": stamp}, people, true, Camera(K), (640, 480))
     score.finish()
     return score
 
@@ -158,6 +162,118 @@ def test_keypoints_in_the_image_are_scored_by_the_torso(topology: Topology) -> N
     assert summary["normalised_error"] == first["normalised_error"]
 
 
+def test_sigma_is_compared_across_the_line_of_sight_only(topology: Topology) -> None:
+    place = np.array((0.4, 0, 4))
+    pelvis = place + BODY[0]
+    nearer, beside = tuple(place - 0.2 * pelvis), tuple(place + [0.06, 0.08, 0])
+    (row,) = scored(topology, (found(nearer, sigma=1e-3), truth(tuple(place)))).rows
+    assert row["coverage_1_sigma"] == 1 and row["position"] == pytest.approx(0.2 * np.linalg.norm(pelvis), abs=1e-5)
+    (row,) = scored(topology, (found(beside, sigma=0.06), truth(tuple(place)))).rows
+    assert row["coverage_1_sigma"] == 0 and row["coverage_2_sigma"] == 1
+    assert row["pve"] == pytest.approx(0, abs=1e-5)
+    people = found(beside, sigma=0.11)
+    people.vertices[:, len(SMPL_JOINTS) :] += [0.06, 0.08, 0]  # these are 20 cm off, the others 10
+    (row,) = scored(topology, (people, truth(tuple(place)))).rows
+    assert row["coverage_1_sigma"] == pytest.approx(24 / 60) and row["coverage_2_sigma"] == 1
+
+
+def test_sigma_of_visible_and_hidden_vertices(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 of 60 vertices are hidden, 15 cm off, with a sigma of 10 cm."""
+    people = found((0, 0, 4), sigma=0.01)
+    people.sigma[:, 30:] = 0.1
+    people.vertices[:, 30:, 0] += 0.15
+    people.joints_sigma[:] = 5
+    frame = replace(people, joints=found((0, 0, 4)).joints), truth((0, 0, 4), visible=0.5)
+    score = scored(topology, frame)
+    (row,) = score.rows
+    names = ("sigma", "points", "coverage_1_sigma", "coverage_2_sigma")
+    assert [row[f"{name}_visible"] for name in names] == pytest.approx([0.01, 30, 1, 1])
+    assert [row[f"{name}_hidden"] for name in names] == pytest.approx([0.1, 30, 0, 1])
+    assert row["spearman"] > 0.8 and row["ause"] < 0.1
+    calibration = score.curves({"0.50": 1.0})["calibration"]
+    assert (calibration["visible"], calibration["hidden"]) == ([1], [0])
+    monkeypatch.setattr(scoring, "POOLED", 20)
+    (row,) = scored(topology, frame).rows
+    assert row["points_visible"] == row["points_hidden"] == 10, "evenly spaced"
+
+
+@pytest.mark.parametrize(
+    ("place", "counts"), [((0, 0, 4), 1), ((1.8, 0, 4), 1), ((0, 0, -4), 0), ((4, 0, 4), 0), ((0, 3, 4), 0)]
+)
+def test_who_is_in_the_image_counts(topology: Topology, place: tuple[float, float, float], counts: int) -> None:
+    true = replace(truth(place), visible=None)
+    assert scored(topology, (found(), true)).rows[0]["true_people"] == counts
+
+
+@pytest.mark.parametrize(("visible", "counts"), [(0.1, 1), (0.03, 0)])
+def test_a_person_of_whom_little_is_visible_counts(topology: Topology, visible: float, counts: int) -> None:
+    assert scored(topology, (found(), truth((0, 0, 4), visible=visible))).rows[0]["true_people"] == counts
+
+
+@pytest.mark.parametrize(("overlap", "matched"), [(0.45, 1), (0.2, 0)])
+def test_boxes_must_overlap_enough(topology: Topology, overlap: float, matched: int) -> None:
+    flat = BODY * [1, 1, 0] + [0, 0, 4]
+    shift = np.ptp(flat[:, 0]) * (1 - overlap) / (1 + overlap) * np.array([1, 0, 0])
+    people, true = found((0, 0, 4)), truth((0, 0, 4))
+    people = replace(people, vertices=(flat + shift).astype(np.float32)[None])
+    true = replace(true, vertices=flat.astype(np.float32)[None])
+    (row,) = scored(topology, (people, true)).rows
+    assert (row["matched"], row["false_negatives"], row["false_positives"]) == (matched, 1 - matched, 1 - matched)
+
+
+def test_a_hidden_person_who_is_found_is_right_but_not_compared(topology: Topology) -> None:
+    people, true = found((-1, 0, 4), (1, 0, 4)), truth((-1, 0, 4), (1, 0, 4))
+    assert true.visible is not None
+    true.visible[1] = False
+    (row,) = scored(topology, (people, true)).rows
+    assert (row["true_people"], row["matched"], row["compared"], row["false_positives"]) == (1, 2, 1, 0)
+    assert row["recall"] == row["precision"] == 1
+
+
+def test_the_best_sample_is_that_of_the_least_error(topology: Topology) -> None:
+    people = found((0, 0, 4))
+    wrong = people.vertices + np.random.default_rng(1).normal(0, 0.1, people.vertices.shape).astype(np.float32)
+    samples = np.stack([wrong, people.vertices], axis=1)
+    (row,) = scored(topology, (replace(people, vertices=wrong, samples=samples), truth((0, 0, 4)))).rows
+    assert row["pve"] > 0.1
+    assert [row[f"best_{name}"] for name in ("pve", "mpjpe", "pa_mpjpe")] == pytest.approx([0, 0, 0], abs=1e-5)
+
+
+def test_people_weigh_the_same_in_all_frames_together(topology: Topology) -> None:
+    """Two people 0 and one 30 cm off, in two frames."""
+    both = truth((-1, 0, 4), (1, 0, 4), ids=[1, 2])
+    far = found((1, 0, 4.3))
+    score = scored(topology, (found((-1, 0, 4), (1, 0, 4)), both), (far, truth((1, 0, 4), ids=[2])))
+    assert score.summary()["position"] == pytest.approx(0.1, abs=1e-5)
+    assert [person["position"] for person in score.persons()] == pytest.approx([0, 0.15], abs=1e-5)
+
+
+def test_annotated_photographs_by_hand(topology: Topology) -> None:
+    """One is exact but for the scale, one with 6 joints is all wrong, two are missed, and one is invented."""
+    people = found((-1.2, 0, 4), (0, 0, 4), (1.2, 0, 4))
+    pixels = project(people.joints[:, LIMB_JOINTS], K)
+    boxes = np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
+    people = replace(people, boxes=boxes.astype(np.float32))
+    every, half, three = (np.arange(12) < count for count in (12, 6, 3))
+    elsewhere = np.array([0.0, 300, 50, 480])
+    annotated = [
+        Person(boxes[0], pixels[0], every, False, 1.3 * people.joints[0, LIMB_JOINTS].astype(float)),
+        Person(boxes[1], pixels[1] + 1000, half, False, None),
+        Person(elsewhere, pixels[0], every, False, None),
+        Person(elsewhere + [500, 0, 500, 0], pixels[0], three, False, None),
+    ]
+    for complete in (True, False):
+        photograph = Photograph(Path("a.png"), 640, 480, "", annotated, np.zeros((0, 4)), complete)
+        score = Score(topology)
+        score.add({"stamp": 0}, people, photograph, Camera(K), (640, 480))
+        (row,) = score.rows
+        assert (row["true_people"], row["false_negatives"], row["recall"]) == (4, 2, 0.5)
+        assert (row["matched"], row["false_positives"]) == ((2, 1) if complete else (0, 0))
+        assert row.get("precision") == (pytest.approx(2 / 3) if complete else None)
+        assert row["pck"] == pytest.approx(12 / 30), "three joints are too few"
+        assert row["compared"] == 1 and row["pa_mpjpe"] == pytest.approx(0, abs=1e-5)
+
+
 LEFT, RIGHT = (-1, 0, 4), (1, 0, 4)
 
 
@@ -180,6 +296,12 @@ def test_identities_by_hand(topology: Topology) -> None:
         (7, 4, 3, [0, 2]),
         (8, 4, 4, [1, 2]),
     ]
+
+
+def test_another_id_after_a_miss_is_a_switch(topology: Topology) -> None:
+    true = truth(LEFT, ids=[7])
+    score = scored(topology, (found(LEFT, ids=[0]), true), (found(), true), (found(LEFT, ids=[1]), true))
+    assert [row["switches"] for row in score.rows] == [0, 0, 1]
 
 
 def test_an_id_stays_right_while_somebody_else_overlaps_more(topology: Topology) -> None:
@@ -214,6 +336,10 @@ def test_acceleration_by_hand(topology: Topology) -> None:
     assert moved.summary()["acceleration"] == pytest.approx(20 / 24, rel=1e-4)
     gap = scored(topology, *frames[:2], (found(), truth(LEFT, ids=[3])), frames[2])
     assert "acceleration" not in gap.summary()
+    uneven = scored(topology, *frames, times=(0, 0.1, 0.3))  # 1.0 and 1.5 m/s
+    assert uneven.summary()["acceleration"] == pytest.approx(0.5 / 0.15 / 24, rel=1e-4)
+    again = scored(topology, *frames, frames[0], times=(0.2, 0.3, 0.1, 0.2))
+    assert "acceleration" not in again.summary(), "the recording starts again"
 
 
 def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
@@ -244,6 +370,11 @@ def test_intervals_cover_the_numbers_of_all_frames(topology: Topology) -> None:
     }
     assert curves["sparsification"]["sigma"][0] == pytest.approx(1)
     assert all(a >= b - 1e-9 for a, b in zip(curves["sparsification"]["sigma"], curves["sparsification"]["error"]))
+
+
+def test_a_share_is_promised_by_the_manifest_or_by_the_error_model() -> None:
+    assert promised("coverage_1_sigma_visible", {"1 sigma": 0.7}) == 0.7
+    assert promised("coverage_2_sigma", {"1 sigma": 0.7}) == pytest.approx(stats.chi(3).cdf(2 * np.sqrt(3)))
 
 
 def test_the_bootstrap_draws_blocks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from pathlib import Path
 
 import cv2
@@ -68,6 +69,40 @@ def test_mirrored_poses_give_mirrored_joints(bodies: BodySampler, topology: Topo
         SMPL_JOINTS.index(j.replace("left", "#").replace("right", "left").replace("#", "right")) for j in SMPL_JOINTS
     ]
     np.testing.assert_allclose(topology.joints(a)[:, swap] * [-1, 1, 1], topology.joints(b), atol=0.03)
+
+
+def test_training_mirrors_half_of_the_poses_and_adds_noise(bodies: BodySampler) -> None:
+    for sampler, augmented in ((copy(bodies), True), (BodySampler("calibration"), False)):
+        sampler.poses, sampler.probability = bodies.poses[[1000]], np.ones(1)
+        (pose,) = sampler.poses
+        mirrored = pose[sampler.mirror] * np.array([1, -1, -1], np.float32)
+        drawn = sampler.draw_poses(np.random.default_rng(0), 200)
+        plain, other = (np.abs(drawn - x).mean(axis=(1, 2)) for x in (pose, mirrored))
+        if augmented:
+            assert 70 < (other < plain).sum() < 130
+            np.testing.assert_allclose(np.minimum(plain, other), 0.03 * np.sqrt(2 / np.pi), rtol=0.3)
+        else:
+            assert not plain.any(), "as recorded"
+
+
+def test_knees_bend_backwards_and_both_sides_are_alike(bodies: BodySampler, topology: Topology) -> None:
+    """Canonical axes: x left, y up, z forward."""
+    rng = np.random.default_rng(1)
+    low, upright = (
+        dict(zip(SMPL_JOINTS, topology.joints(vertices).transpose(1, 0, 2)))
+        for vertices, _ in (bodies.draw(rng, 60, "low"), bodies.draw(rng, 250, "adult"))
+    )
+    raised = {}
+    for side, sign in (("left", 1), ("right", -1)):
+        thigh, calf = low[f"{side}_knee"] - low[f"{side}_hip"], low[f"{side}_ankle"] - low[f"{side}_knee"]
+        assert (np.cross(thigh, calf)[:, 0] > -0.02).mean() > 0.95, "knees"
+        assert (thigh[:, 2] > -0.1).mean() > 0.95, "hips bend forwards"
+        assert (sign * thigh[:, 0]).mean() > 0.02, "legs spread outwards"
+        arm = upright[f"{side}_elbow"] - upright[f"{side}_shoulder"]
+        up = arm[arm[:, 1] > 0]
+        assert len(up) > 10, "some arms are raised"
+        raised[side] = sign * up[:, 0].mean()
+    assert raised["left"] == pytest.approx(raised["right"], abs=0.06)
 
 
 def test_joint_regressor_finds_the_bones(bodies: BodySampler, topology: Topology) -> None:

@@ -77,8 +77,11 @@ def test_pool_is_a_weighted_mean() -> None:
     faces, count = icosphere(2)
     level = hierarchy.build(faces, count, [2])[0]
     for table in (level.pool, level.unpool):
-        same = MeshPool(table)(torch.ones(table.inputs, 2, 3))
-        torch.testing.assert_close(same, torch.ones(len(table.index), 2, 3))
+        pool, x = MeshPool(table), torch.randn(table.inputs, 2, 3)
+        for row, (found, index, hops) in enumerate(zip(pool(x), table.index, table.hops)):
+            weights = pool.weights[row, hops >= 0].abs()
+            want = torch.einsum("m,mbc->bc", weights / weights.sum(), x[index[hops >= 0]])
+            torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
 
 
 def test_layers_are_spelt_out_or_follow_from_the_widths(topology: Topology) -> None:
@@ -153,6 +156,42 @@ def test_tokens_round_trip(topology: Topology) -> None:
     assert model.decode(tokens).shape == vertices.shape
     model.quantizer.size += 1
     torch.testing.assert_close(model(vertices).vertices, model.decode(tokens), atol=1e-5, rtol=1e-4)
+
+
+def test_training_pulls_latents_and_codes_together(topology: Topology) -> None:
+    """Gradients pass the quantiser as if it were not there; codes move in training only, by the decay."""
+    torch.manual_seed(0)
+    model = MeshTokenizer(topology, TokenizerConfig(channels=(4, 6), codes=16, commitment=0.1)).eval()
+    vertices = torch.from_numpy(topology.template) + 0.3 * torch.randn(50, len(topology.template), 3)
+    z = model.latents(vertices).detach()
+    model.quantizer.start(z, rounds=1)
+    codes = model.quantizer.codebook.clone()
+    out = model(vertices)
+    assert torch.equal(model.quantizer.codebook, codes)
+    chosen = codes[out.tokens]
+    assert out.commitment.item() == pytest.approx(0.1 * (z - chosen).square().mean().item(), rel=1e-4)
+    weight = next(model.encoder.parameters())
+    for value in (out.commitment, (out.vertices - vertices).norm(dim=-1).mean()):
+        (gradient,) = torch.autograd.grad(value, weight, retain_graph=True)
+        assert gradient.any()
+    model.train()(vertices)
+    members = torch.nn.functional.one_hot(out.tokens.flatten(), 16).float()
+    size = members.sum(dim=0)
+    centres = members.T @ z.flatten(0, 1) / size[:, None]
+    alive = size > 0.2 * size.mean()
+    before, after = ((x - centres)[alive].norm(dim=1) for x in (codes, model.quantizer.codebook))
+    assert alive.sum() > 4 and (after < before).all() and (after > 0.9 * before).all(), "by a hundredth"
+
+
+def test_a_dead_code_begins_with_the_mean_number_of_members() -> None:
+    torch.manual_seed(0)
+    quantizer, z = Quantizer(codes=4, width=2), torch.randn(400, 2)
+    quantizer.start(z)
+    quantizer.size[1], quantizer.total[1] = 0, 0
+    quantizer.codebook[1] = 1e3
+    quantizer.update(z, quantizer(z))
+    assert quantizer.size[1] == pytest.approx(quantizer.size[[0, 2, 3]].sum().item() / 4, rel=0.01)
+    assert torch.cdist(quantizer.codebook[[1]], z).min() < 1e-5, "one of the latents"
 
 
 def test_it_learns(topology: Topology) -> None:

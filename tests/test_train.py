@@ -6,9 +6,10 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytest
@@ -20,11 +21,16 @@ from torch import nn
 from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
 from mega_model.core.errors import InputError
+from mega_model.core.fit import principal_modes
 from mega_model.core.settings import parse
+from mega_model.core.topology import Topology
 from mega_model.data import features, rendered
 from mega_model.data.chunks import CHUNK
+from mega_model.data.images import open_set
 from mega_model.evaluate import held_out
-from mega_model.geometry import matrix_to_rot6d, project_weak
+from mega_model.expected_error import ErrorHead
+from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
+from mega_model.image_encoding import ImageEncoding, ImageTokens
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_model.options import (
     Default,
@@ -39,12 +45,14 @@ from mega_model.options import (
     TokenizerTraining,
 )
 from mega_model.reference.keys import released_name
+from mega_model.tokenizer import MeshTokenizer
 from mega_model.train import default, errors, images, lift, pretrain, recover, tokenizer
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
 Weights = dict[str, torch.Tensor]
+Stage = TypeVar("Stage", bound=LoopConfig)
 
 
 class Line(Objective):
@@ -148,6 +156,40 @@ def test_micro_batches_add_up(tmp_path: Path) -> None:
     parts = train_line(tmp_path / "parts", kind=Same, micro_batch=2, loaders=3)
     torch.testing.assert_close(parts["weight"], whole["weight"])
     assert curve(tmp_path / "parts", "square") == pytest.approx(curve(tmp_path / "whole", "square"), rel=1e-3)
+
+
+def test_training_is_a_plain_loop(tmp_path: Path) -> None:
+    """AdamW on the mean of the losses, clipped, with warm-up and half a cosine. What starts with _ is only shown."""
+    seen: list[torch.Tensor] = []
+
+    class Plain(Objective):
+        def forward(self, batch: Batch) -> Losses:
+            wrong = self.model(batch["x"]) - 2 * batch["x"]
+            return {"square": wrong.square().mean(), "far": wrong.abs().mean(), "_shown": 9 * wrong.mean()}
+
+    def batches(rng: np.random.Generator, count: int) -> Batch:
+        seen.append(draw(rng, count)["x"])
+        return {"x": seen[-1]}
+
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    plain = deepcopy(model)
+    config = LoopConfig(tmp_path, 6, 4, 0.1, 2, warmup=2, weight_decay=0.3, betas=(0.5, 0.6), clip=0.2, seed=3)
+    fit(config, Plain(model), batches, {})
+    assert torch.cat(seen).unique(dim=0).shape == (24, 3), "no example twice"
+    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.3, betas=(0.5, 0.6))
+    for step, rate in enumerate((0.5, 1, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5)):
+        optimizer.param_groups[0]["lr"] = 0.1 * rate
+        x = torch.cat(seen[2 * step : 2 * step + 2])
+        wrong = plain(x) - 2 * x
+        optimizer.zero_grad()
+        (wrong.square().mean() + wrong.abs().mean()).backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.2)
+        optimizer.step()
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+    other = LoopConfig(tmp_path / "other", 6, 4, 0.1, 2, seed=4)
+    fit(other, Plain(model), batches, {})
+    assert len(torch.cat(seen).unique(dim=0)) == 48, "another seed, other examples"
 
 
 def test_loaders_change_nothing(tmp_path: Path) -> None:
@@ -340,6 +382,12 @@ def test_colours_and_resolution_vary() -> None:
     colours = images.augment(red).flatten(2).median(dim=2).values
     differences = colours[:, 0] - colours[:, 1]
     assert 0.04 < (differences < 0.1).float().mean() < 0.25 and differences.std() > 0.1, "some are grey"
+    grey = images.augment(torch.full((400, 3, 16, 12), 120, dtype=torch.uint8))
+    cast = grey.flatten(2).median(dim=2).values
+    assert (cast.amax(dim=1) - cast.amin(dim=1) > 0.02).float().mean() > 0.3, "colour casts"
+    black = (grey == 0).all(dim=1)
+    edges = black.all(dim=1).any(dim=1) | black.all(dim=2).any(dim=1)
+    assert 0.05 < edges.float().mean() < 0.2, "some end at the image's edge"
     board = 255 * ((torch.arange(64) + torch.arange(48)[:, None]) % 2).to(torch.uint8).expand(10, 3, 48, 64)
     found = torch.cat([images.augment(board) for _ in range(20)])
     assert found.shape == (200, 3, 48, 64) and found.min() >= 0 and found.max() <= 1
@@ -457,27 +505,238 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
         load_backbone(people / "blazepose", start)
 
 
-@torch.no_grad()
-def test_geometry_keeps_full_precision(people: Path, tmp_path: Path) -> None:
-    """Rotations, distances to codes and meshes are the same within mixed precision, where bf16 has 3 digits."""
+@dataclass(frozen=True)
+class Lifted:
+    """What the stages on images compute with, little and untrained, and 40 people."""
+
+    model: Mega
+    tokenizer: MeshTokenizer
+    topology: Topology
+    linear: LinearDecoder
+    batch: Batch
+    folder: Path
+    """of the model's checkpoint"""
+
+    @property
+    def lift(self) -> lift.LiftObjective:
+        return lift.LiftObjective(self.model, self.tokenizer, self.options(ImageTraining), self.linear)
+
+    @property
+    def recover(self) -> recover.RecoverObjective:
+        return recover.RecoverObjective(self.model, self.tokenizer, self.options(RecoverTraining), self.linear)
+
+    def options(self, kind: type[Stage], *more: str) -> Stage:
+        run = f"--out {self.folder.parent / 'run'} --pretrained {self.folder} --steps 1 --batch 2 --lr 1".split()
+        return parse(kind, [*run, *(more or ("--sets", str(self.folder)))])
+
+
+@pytest.fixture
+def lifted(people: Path, tmp_path: Path) -> Lifted:
     sizes = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="blazepose", backbone_width=16)
     torch.manual_seed(0)
-    model = checkpoint.begin_mega(tmp_path, people / "tokenizer", sizes)
+    model = checkpoint.begin_mega(tmp_path / "lifted", people / "tokenizer", sizes)
     mesh_tokenizer, topology = checkpoint.load_tokenizer(people / "tokenizer")
+    batch = features.FeatureSet(people / "features" / "test").batch(np.arange(40), None)
+    with torch.no_grad():  # codes that tell people apart
+        mesh_tokenizer.quantizer.start(mesh_tokenizer.latents(batch["vertices"]))
+    checkpoint.save_weights(mesh_tokenizer, tmp_path / "lifted" / "tokenizer")
+    checkpoint.save_weights(model, tmp_path / "lifted")
     assert model.lifter is not None
     model.lifter.set_codebook(mesh_tokenizer.quantizer.codebook)
-    batch = features.FeatureSet(people / "features" / "test").batch(np.arange(8), None)
     linear = LinearDecoder(mesh_tokenizer, topology, batch["vertices"])
-    config = parse(
-        ImageTraining, f"--out {tmp_path} --steps 1 --batch 2 --lr 1 --pretrained {people} --sets {people}".split()
+    return Lifted(model, mesh_tokenizer, topology, linear, batch, tmp_path / "lifted")
+
+
+LIFTED = {"latents", "mesh", "posed", "joints2d", "rotation", "reprojection"}
+"""The losses with a lifter, but for that of the tokens."""
+
+
+@torch.no_grad()
+def test_losses_are_least_at_the_truth_and_grow_with_what_is_wrong(lifted: Lifted) -> None:
+    codebook = lifted.tokenizer.quantizer.codebook
+    tokens = lifted.tokenizer.encode(lifted.batch["vertices"])
+    rotation, latents = lifted.batch["rotation"], codebook[tokens]
+    camera = torch.rand(40, 3) + torch.tensor([0.5, 0, 0])
+    vertices = lifted.tokenizer.reconstruct(latents)
+    joints = torch.from_numpy(lifted.topology.joint_regressor) @ vertices
+    batch = {**lifted.batch, "vertices": vertices, "joints": joints}
+    batch["joints2d"] = project_weak(joints @ rotation.mT, camera)
+
+    def losses(rotation: torch.Tensor, camera: torch.Tensor, latents: torch.Tensor) -> dict[str, float]:
+        seen = ImageEncoding(ImageTokens(latents), matrix_to_rot6d(rotation), camera, latents)
+        found = images.latent_losses(seen, tokens, lifted.tokenizer) | lifted.linear.losses(latents, seen, batch)
+        found |= images.pose_losses(seen.rot6d, camera, batch, "rot6d")
+        return {name: float(value) for name, value in found.items()}
+
+    best = losses(rotation, camera, latents)
+    assert best.keys() == LIFTED and max(best.values()) < 0.05, best
+    for wrong, grow in {
+        (rotation.roll(1, 0), camera, latents): {"posed", "joints2d", "rotation", "reprojection"},
+        (rotation, camera.roll(1, 0), latents): {"joints2d", "reprojection"},
+        (rotation, camera, latents.roll(1, 0)): {"latents", "mesh", "posed", "joints2d"},
+    }.items():
+        found = losses(*wrong)
+        assert {name for name, value in found.items() if value > 10 * best[name] + 1e-5} == grow, (best, found)
+        assert {name: found[name] for name in LIFTED - grow} == {name: best[name] for name in LIFTED - grow}
+    # latents count in units of the codes' deviation
+    error = ((latents.roll(1, 0) - latents) / codebook.std(dim=0)).square().mean()
+    assert losses(rotation, camera, latents.roll(1, 0))["latents"] == pytest.approx(float(error), rel=1e-4)
+
+
+@torch.no_grad()
+def test_meshes_learn_from_the_joints_that_are_labelled(lifted: Lifted) -> None:
+    """Unknown joints in the image do not count, nor do those of a set that labels other joints than the body's."""
+    seen, batch = images.encode_images(lifted.model.eval(), lifted.batch), lifted.batch
+    latents = seen.latents
+    assert latents is not None
+
+    def losses(**labels: torch.Tensor) -> dict[str, float]:
+        return {k: float(v) for k, v in lifted.linear.losses(latents, seen, {**batch, **labels}).items()}
+
+    own = lifted.linear(latents)[:, -24:] @ rot6d_to_matrix(seen.rot6d).mT
+    off = 2 * (project_weak(own, seen.camera) - batch["joints2d"]).abs().clamp(max=1)
+    every = losses()
+    assert every["joints2d"] == pytest.approx(off.mean().item())
+    far, few = batch["joints2d"].clone(), torch.ones(40, 24)
+    far[:, 5:], few[:, 5:] = 77, 0
+    assert losses(joints2d=far, confidence=few) == pytest.approx({**every, "joints2d": off[:, :5].mean().item()})
+    assert losses(joints=batch["joints"].roll(1, 1)) == {**every, "joints2d": 0}
+
+
+def test_what_each_stage_learns_by(lifted: Lifted) -> None:
+    """Every loss counts. What is published learns by the losses on meshes, and lifting trains the lifter only."""
+    losses = lifted.recover.eval()(lifted.batch)
+    assert losses.keys() == {"tokens", *LIFTED}
+    seen = images.encode_images(lifted.model, lifted.batch)
+    codes = generate.first_logits(lifted.model, seen.image).softmax(dim=-1) @ lifted.tokenizer.quantizer.codebook
+    for name, wanted in lifted.linear.losses(codes, seen, lifted.batch).items():
+        assert losses[name].item() == pytest.approx(wanted.item(), rel=1e-6), f"{name}: of the expected codes"
+    tokens = lifted.tokenizer.encode(lifted.batch["vertices"])
+    assert losses["latents"].item() == pytest.approx(
+        images.latent_losses(seen, tokens, lifted.tokenizer)["latents"].item()
     )
-    objective = lift.LiftObjective(model, mesh_tokenizer, config, linear).eval()
-    full, seen = objective(batch), images.encode_images(model, batch)
+    losses["mesh"].backward()
+    assert lifted.model.head.weight.grad is not None and lifted.model.head.weight.grad.any()
+    for compared in ("rot6d", "matrix"):
+        options = lifted.options(RecoverTraining, "--sets", str(lifted.folder), "--rotation", compared)
+        found = recover.RecoverObjective(lifted.model, lifted.tokenizer, options).eval()(lifted.batch)
+        wanted = images.pose_losses(seen.rot6d, seen.camera, lifted.batch, compared)["rotation"]
+        assert found["rotation"].item() == pytest.approx(wanted.item())
+    assert lifted.lift(lifted.batch).keys() == LIFTED
+    assert all(name.startswith("lifter.") == p.requires_grad for name, p in lifted.model.named_parameters())
+
+
+def test_colours_change_in_training_only() -> None:
+    sizes = MegaConfig(2, 4, 8, 1, 1, 1, backbone="resnet18", backbone_width=4, head_dropout=0)
+    torch.manual_seed(0)
+    model = Mega(sizes)
+    batch = {"images": torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)}
+    model.backbone.eval()
+    with torch.no_grad():
+        plain = model.encode_image(model.backbone(model.normalise(batch["images"] / 255))).image.tokens
+        assert not torch.isclose(images.encode_images(model, batch).image.tokens, plain).all()
+        torch.testing.assert_close(images.encode_images(model.eval(), batch).image.tokens, plain)
+
+
+def test_a_frozen_backbone_stays_as_it_is(lifted: Lifted) -> None:
+    """With its batch norms' statistics, while the rest is trained."""
+    model = Mega(MegaConfig(2, 4, 8, 1, 1, 1, backbone="resnet18", backbone_width=4))
+    options = lifted.options(RecoverTraining, "--sets", str(lifted.folder), "--trained-blocks", "0")
+    recover.RecoverObjective(model, lifted.tokenizer, options).train()
+    before = deepcopy(model.backbone.state_dict())
+    images.encode_images(model, {"images": torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)})
+    torch.testing.assert_close(model.backbone.state_dict(), before, rtol=0, atol=0)
+    assert model.training
+    assert all(p.requires_grad != name.startswith("backbone.") for name, p in model.named_parameters())
+
+
+def test_a_stage_on_images_begins_with_what_is_there(
+    lifted: Lifted, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of the stage before, the sets in their proportions, and the people of the validation set as they are."""
+    begun: dict[str, Any] = {}
+    monkeypatch.setattr(images, "fit", lambda *given: begun.update(batches=given[2], validation=given[4]))
+    places = {name: f"features:{people}/features/{name}" for name in ("train", "turned")}
+    held_out = f"rendered:{people}/scenes"
+    sets = ["--sets", places["train"], places["turned"], "--proportions", "0", "1", "--validate", held_out]
+    stage = lifted.options(ImageTraining, *sets)
+    images.run(stage, lambda *given: begun.update(model=given[0]) or Line(nn.Identity()))
+    torch.testing.assert_close(begun["model"].state_dict(), lifted.model.state_dict(), rtol=0, atol=0)
+    drawn = begun["batches"](np.random.default_rng(0), 4)
+    turned = features.FeatureSet(people / "features" / "turned").batch(np.arange(40), None)
+    assert (
+        torch.isin(drawn["focal"], turned["focal"]).all()
+        and not torch.isin(drawn["focal"], lifted.batch["focal"]).any()
+    )
+    assert torch.equal(drawn["tokens"], lifted.tokenizer.encode(drawn["vertices"]))
+    shown = torch.cat([batch["joints2d"] for batch in begun["validation"]])
+    wanted = open_set(held_out).batch(np.arange(40), None)["joints2d"]
+    torch.testing.assert_close(shown.sort(dim=0).values, wanted.sort(dim=0).values)
+
+
+@torch.no_grad()
+def test_geometry_keeps_full_precision(lifted: Lifted) -> None:
+    """Rotations, distances to codes and meshes are the same within mixed precision, where bf16 has 3 digits."""
+    batch, objective = {name: part[:8] for name, part in lifted.batch.items()}, lifted.lift.eval()
+    full, seen = objective(batch), images.encode_images(lifted.model, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed, again = objective(batch), images.encode_images(model, batch)
+        mixed, again = objective(batch), images.encode_images(lifted.model, batch)
     torch.testing.assert_close(mixed, full, rtol=1e-6, atol=0)
     assert torch.equal(seen.rot6d, again.rot6d) and seen.image.prior is not None and again.image.prior is not None
     assert torch.equal(seen.image.prior, again.image.prior)
+
+
+def test_held_out_people_only_calibrate_the_error_head(
+    lifted: Lifted, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Modes, head and usual maps are of the others. The head is trained by AdamW with half a cosine, also on nobody."""
+    trained: list[errors.Known] = []
+    calibrated: list[errors.Known] = []
+    spread: list[np.ndarray] = []
+
+    def loss(head: ErrorHead, known: errors.Known) -> torch.Tensor:
+        trained.append(known)
+        return head.vertex.sum()
+
+    def modes(off: np.ndarray, count: int) -> np.ndarray:
+        spread.append(off)
+        return principal_modes(off, count)
+
+    checkpoint.save_weights(lifted.model, lifted.folder)
+    monkeypatch.setattr(errors, "loss", loss)
+    monkeypatch.setattr(errors, "calibrate", lambda head, known: calibrated.append(known))
+    monkeypatch.setattr(errors, "principal_modes", modes)
+    sets = [people / "features" / name for name in ("test", "turned")]
+    options = ["--checkpoint", str(lifted.folder), "--sets", *map(str, sets), "--lr", "0.01"]
+    errors.main(parse(ErrorTraining, [*options, "--steps", "10", "--batch", "64", "--nobody", "10"]))
+    test, turned = (errors.predict(lifted.model.eval(), lifted.tokenizer, features.FeatureSet(f)) for f in sets)
+    seen = torch.cat([known.landmarks for known in trained[:10]])[:, 0, 0]
+    assert torch.isin(seen, test.landmarks[:28, 0, 0]).any() and torch.isin(seen, turned.landmarks[:28, 0, 0]).any()
+    assert not torch.isin(seen, test.landmarks[28:]).any() and not torch.isin(seen, turned.landmarks[28:]).any()
+    nobody = torch.cat([known.depth for known in trained[:10]]).isnan()
+    assert nobody.any() and (torch.cat([known.vertices for known in trained[:10]])[nobody] == errors.NOBODY).all()
+    few = torch.cat([test.landmarks[28:], turned.landmarks[28:][::10]])
+    torch.testing.assert_close(calibrated[0].landmarks, few)
+    off = torch.cat([(part.true_vertices - part.vertices)[:28] for part in (test, turned)])
+    np.testing.assert_allclose(spread[0], off, atol=1e-5)
+    head = load_file(lifted.folder / checkpoint.ERRORS)
+    torch.testing.assert_close(head["centre"], test.maps[:28].mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(head["vertex"], torch.full((1229,), -0.01 * 5.5), rtol=0.01, atol=0)
+    how = json.loads((lifted.folder / "calibration.json").read_text())["how"]
+    half, most = map(int, re.findall(r"off by (\d+)% in the median and (\d+)%", how)[0])
+    assert half <= most
+
+
+@torch.no_grad()
+def test_the_error_head_is_of_the_published_mesh_and_of_pixels_from_0_to_1(lifted: Lifted, people: Path) -> None:
+    model, mesh_tokenizer = lifted.model.eval(), lifted.tokenizer
+    found = errors.predict(model, mesh_tokenizer, features.FeatureSet(people / "features" / "test"))
+    logits = generate.first_logits(model, images.encode_images(model, lifted.batch).image)
+    torch.testing.assert_close(found.vertices, generate.expected_vertices(mesh_tokenizer, logits), atol=1e-5, rtol=0)
+    given: list[torch.Tensor] = []
+    model.backbone.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    errors.of_nobody(model, 20, 1229, seed=0)
+    assert 0.5 < torch.cat(given).max() <= 1
 
 
 def test_all_stages(

@@ -25,7 +25,7 @@ from mega_model.mega import PRESETS, Mega
 from mega_model.options import ImageTraining
 from mega_model.reference.keys import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.linear_decoder import LinearDecoder
+from mega_model.train.linear_decoder import LinearDecoder, weighted_mean
 from mega_model.train.loop import Batch, Losses, Objective, fit
 from mega_model.train.published import load_backbone
 
@@ -73,8 +73,7 @@ def pose_losses(rot6d: Tensor, camera: Tensor, batch: Batch, compared: Literal["
             rotation_loss = 5 * F.mse_loss(rot6d, matrix_to_rot6d(batch["rotation"]))
         # tokens pass no gradient, so project the true body
         points = project_weak(batch["joints"] @ rotation.transpose(1, 2), camera)
-        confidence = batch["confidence"][..., None].expand_as(points)
-        distance = (confidence * (points - batch["joints2d"]).abs()).sum() / confidence.sum().clamp(min=1e-6)
+        distance = weighted_mean((points - batch["joints2d"]).abs(), batch["confidence"])
     return {"rotation": rotation_loss, "reprojection": distance}
 
 
@@ -132,6 +131,8 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
                 f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
                 f"{config.pretrained} {len(topology.template)}"
             )
+        if isinstance(images, FeatureSet):
+            images.tokenise(tokenizer)  # before Mixture, which keeps the fields that its sets have by then
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
@@ -139,9 +140,6 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
         load_backbone(config.backbone, model)
     if model.lifter is not None:
         model.lifter.set_codebook(tokenizer.quantizer.codebook)
-    for images in sets:
-        if isinstance(images, FeatureSet):
-            images.tokenise(tokenizer)
     linear = None
     if model.lifter is not None:
         bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]

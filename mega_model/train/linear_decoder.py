@@ -29,16 +29,17 @@ class LinearDecoder(nn.Module):
                 meshes.append(tokenizer.reconstruct(codes))
             z, mesh = torch.cat(latents), torch.cat(meshes)
             some = torch.randperm(mesh.shape[1])[:vertices]
-            joints = torch.from_numpy(topology.joint_regressor) @ mesh
-            points = torch.cat([mesh[:, some], joints], dim=1).flatten(1)
+            regressor = torch.from_numpy(topology.joint_regressor)
+            points = torch.cat([mesh[:, some], regressor @ mesh], dim=1).flatten(1)
             centre, middle = z.mean(dim=0), points.mean(dim=0)
             # ridge regression, for directions in which bodies hardly vary
             ridge = 0.3 * z.std() * torch.eye(z.shape[1])
             left = torch.cat([z - centre, ridge])
             right = torch.cat([points - middle, points.new_zeros(z.shape[1], points.shape[1])])
             weight = torch.linalg.lstsq(left, right).solution
-        self.joints = len(topology.joint_regressor)  # an imported tokenizer may have no joints
-        for name, value in {"some": some, "weight": weight, "bias": middle - centre @ weight}.items():
+        self.joints = len(regressor)  # an imported tokenizer may have no joints
+        buffers = {"some": some, "regressor": regressor, "weight": weight, "bias": middle - centre @ weight}
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ class LinearDecoder(nn.Module):
     def losses(self, latents: Tensor, seen: ImageEncoding, batch: Batch) -> Losses:
         """Losses on the meshes of latents: canonical, rotated into the camera, and their joints in the crop."""
         points = self(latents)
-        joints = batch["joints"][:, : self.joints]
+        joints = self.get_buffer("regressor") @ batch["vertices"]
         truth = torch.cat([batch["vertices"][:, self.get_buffer("some")], joints], dim=1)
         posed = points @ rot6d_to_matrix(seen.rot6d.float()).mT
         losses = {
@@ -57,5 +58,14 @@ class LinearDecoder(nn.Module):
         }
         if self.joints:
             joints2d = project_weak(posed[:, -self.joints :], seen.camera.float())
-            losses["joints2d"] = 2 * (joints2d - batch["joints2d"]).abs().clamp(max=1).mean()
+            # some sets label other joints than the body's
+            same = (batch["joints"][:, : self.joints] - joints).norm(dim=-1) < 0.001
+            off = (joints2d - batch["joints2d"][:, : self.joints]).abs().clamp(max=1)
+            losses["joints2d"] = 2 * weighted_mean(off, same * batch["confidence"][:, : self.joints])
         return losses
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Mean of values [B, J, 2] by weights [B, J]; 0 where all weights are."""
+    weights = weights[..., None].expand_as(values)
+    return (weights * values).sum() / weights.sum().clamp(min=1e-6)
