@@ -275,7 +275,8 @@ def _own(name: str, body: Row) -> tuple[float, float] | None:
 def boxes_of(points: np.ndarray, camera: Camera) -> np.ndarray:
     """Image boxes [P, 4] (x0, y0, x1, y1, pixels) around what the camera sees of people [P, N, 3]."""
     pixels = camera.project(points)
-    return np.concatenate([np.nanmin(pixels, axis=1), np.nanmax(pixels, axis=1)], axis=1)
+    # unlike nanmin, fmin says nothing of people who are not seen at all
+    return np.concatenate([np.fmin.reduce(pixels, axis=1), np.fmax.reduce(pixels, axis=1)], axis=1)
 
 
 def overlaps(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> np.ndarray:
