@@ -130,8 +130,8 @@ class ErrorHead(nn.Module):
 def head_inputs(states: Tensor, seen: ImageEncoding, features: PoseFeatures, keypoints: Tensor) -> dict[str, Tensor]:
     """The inputs of `ErrorHead`, by name."""
     assert seen.maps is not None  # models with BlazePose have them
-    pose = {"landmarks": features.landmarks, "world": features.world, "presence": features.presence}
-    return {"states": states, "maps": seen.maps, **pose, "keypoints": keypoints}
+    # the map that the lifter sees, in place of the backbone's
+    return features._asdict() | {"states": states, "maps": seen.maps, "keypoints": keypoints}
 
 
 def interpolated(x: Tensor, at: Tensor, values: Tensor) -> Tensor:

@@ -147,13 +147,14 @@ class Stream:
         first_new = self.next_id
         ids = self.identify(seen, stamp)
         new = ids >= first_new
-        samples = self._affordable(seen.observation.people, new) if settings.samples == "auto" else settings.samples
-        people = self._recovery.identified(seen.observation, ids, samples, settings.seed, settings.keep_samples)
+        bundle, samples = self._recovery.bundle, settings.samples
+        if samples is None:
+            samples = bundle.sampling.samples
+        counts = self._affordable(seen.observation.people, new) if samples == "auto" else samples
+        people = self._recovery.identified(seen.observation, ids, counts, settings.seed, settings.keep_samples)
         sampling = self._recovery.seconds()["sampling"] - sampled
-        bundle = self._recovery.bundle
         predicted = "sigma" in bundle.graphs["deterministic"].outputs
-        for_sigma = 0 if predicted else bundle.sampling.samples if samples is None else samples
-        self.samples = np.broadcast_to(for_sigma, len(ids))
+        self.samples = np.broadcast_to(0 if predicted else counts, len(ids))
         if settings.samples == "auto" and sampling:
             self._sample_seconds = sampling / self.samples.sum()
         people = self.finish(seen, people, stamp)

@@ -250,15 +250,17 @@ ids = points.view(np.uint32)[:, 0, 4]
 
 In a file like [config/mega.yaml](../../config/mega.yaml), or one by one: `mega node --ros-args -p smoothing:=0.5`.
 `boxes: fixed` needs a `fixed_box`, and `predict` needs `smoothing`. While the node runs, set what is needed first, or
-both in one atomic call. `ros2 param load` sets one after the other, as they stand in the file, so it refuses these two
-where they come first. At the start, any order will do. Numbers with a point need one: `1.0`, not `1`.
+both in one atomic call. `ros2 param load` sets one after the other, as they stand in the file, so it refuses
+`boxes: fixed` before `fixed_box`, and `predict` before `smoothing`. At the start, any order will do. Parameters that
+are not whole numbers need a point: `1.0`, not `1`.
 
 {table(["parameter", "default", "allowed", "can be set", ""], parameter_rows())}
 
 ## Diagnostics
 
 The values of `/diagnostics`. The message says what is wrong; the level is WARN, or ERROR when a camera
-fell silent or a transition failed. While the node is not active, there are no values, and the message is the state.
+fell silent or a transition failed. While the node is not active, there are no values, and the message is the state,
+and why a transition failed.
 
 {table(["value", "what it says"], [[code(names), text] for names, text in interface.DIAGNOSTICS.items()])}
 

@@ -532,6 +532,7 @@ def test_wrong_type_is_named() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ends_with_code_0(number: signal.Signals) -> None:
     with running("-p", "boxes:=full_frame") as (peer, process):
+        calibrate(peer)
         peer.send(image(GREY))  # in the midst of work
         process.send_signal(number)
         assert process.wait(timeout=PATIENCE) == 0

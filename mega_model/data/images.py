@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -59,11 +60,16 @@ class Mixture:
             shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
             if len(set(shapes)) > 1:
                 raise InputError(f"image sets of different {what} cannot be mixed: their shapes are {shapes}")
-        self.names = [name for name in first[0] if all(name in batch for batch in first)]
         self.proportions = weights / weights.sum()
 
     def __len__(self) -> int:
         return sum(len(s) for s in self.sets)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The fields common to all sets when the first batch is drawn."""
+        first, *others = (s.batch(np.zeros(1, int), None) for s in self.sets)
+        return [name for name in first if all(name in batch for batch in others)]
 
     def batch(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
         """`count` random people, augmented, with the fields common to all sets."""

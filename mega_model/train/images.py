@@ -131,8 +131,6 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
                 f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
                 f"{config.pretrained} {len(topology.template)}"
             )
-        if isinstance(images, FeatureSet):
-            images.tokenise(tokenizer)  # before Mixture, which keeps the fields that its sets have by then
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
@@ -140,6 +138,9 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
         load_backbone(config.backbone, model)
     if model.lifter is not None:
         model.lifter.set_codebook(tokenizer.quantizer.codebook)
+    for images in sets:
+        if isinstance(images, FeatureSet):
+            images.tokenise(tokenizer)
     linear = None
     if model.lifter is not None:
         bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]

@@ -1,6 +1,7 @@
 """Measures recovered people on annotated photographs: who is found, and how far the joints are from the annotated ones.
 
-`mega evaluate keypoints` has all of it; the scores of `mega replay` share its rules of who is found, and of lengths.
+`mega evaluate keypoints` reports all of it. The scores of `mega replay` share its rules: who is found, and how long the
+torso is.
 """
 
 from __future__ import annotations

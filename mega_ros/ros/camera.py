@@ -41,7 +41,7 @@ from .worker import Worker
 FOLLOW = 0.5
 """Seconds between two checks of what publishers offer."""
 INFO_WAIT = 1.0
-"""Seconds from the first image on in which images are dropped while a camera_info is published, but has not come yet:
+"""Seconds, from the first image on. Until then, images are dropped if a camera_info is published but has not come yet:
 people in them would be seen through an assumed lens."""
 
 AnyImage: TypeAlias = Any
@@ -171,7 +171,7 @@ class LiveCamera:
             "detections": self._why_unmatched(),
             "stamp": self._why_unstamped(),
             "frame_id": self._why_unframed(),
-            "camera_info's frame_id": self._why_of_another(),
+            "camera_info's frame_id": self._why_other_frame(),
         }
         silence = self._why_silent()
         facts = facts | {
@@ -208,11 +208,13 @@ class LiveCamera:
             return ""
         return f"{self._images.topic}: the frame_id is empty, so tf2 cannot place the people; set it in the driver"
 
-    def _why_of_another(self) -> str:
+    def _why_other_frame(self) -> str:
         frame = self._info.header.frame_id if self._info else ""
         if not frame or not self._frame or frame == self._frame:
             return ""
-        return f"{self._infos.topic}: the frame_id is {frame}, that of the images {self._frame}: it is another camera's"
+        return (
+            f"{self._infos.topic}: the frame_id is {frame}, that of the images {self._frame}: is it another camera's?"
+        )
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"

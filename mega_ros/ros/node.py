@@ -105,7 +105,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             self.get_logger().error(self._fault)
             self.get_logger().debug(traceback.format_exc())
         except Exception as error:
-            self._fault = first_line(error)
+            self._fault = f"{type(error).__name__}: {first_line(error)}"
             self.get_logger().error(traceback.format_exc())
         else:
             self._state, self._fault = goal, ""

@@ -123,7 +123,8 @@ class MatchedSubscription:
     def follow(self) -> None:
         """Subscribes anew if the publishers are others now, or offer something else. Call it now and then.
 
-        Raises InputError for a wrong `qos_overrides`; the subscription stays as it was then.
+        Raises InputError for a wrong `qos_overrides`; the subscription stays as it was then, but for one of another
+        type, which has ended.
         """
         (topic, kind), offers = self._offered()
         self.unmatched = ""
