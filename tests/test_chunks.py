@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mega_model.core.errors import InputError
@@ -13,6 +18,8 @@ from mega_model.data.chunks import begun, fill, open_fields
 
 COUNT, EACH = 14, 4
 """Four chunks, the last one of two rows."""
+PATIENCE = 60.0
+"""Seconds."""
 
 
 class Numbers:
@@ -22,6 +29,13 @@ class Numbers:
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         rng, rows = np.random.default_rng([self.seed, chunk]), min(EACH, COUNT - chunk * EACH)
         return {"places": rng.normal(size=(rows, 3)), "kind": rng.integers(9, size=rows)}
+
+
+class Endless(Numbers):
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        if chunk:
+            time.sleep(3600)
+        return super().draw(chunk)
 
 
 def store(out: Path, workers: int) -> dict[str, np.ndarray]:
@@ -50,6 +64,21 @@ def test_what_was_stopped_goes_on(tmp_path: Path, workers: int) -> None:
     for rows in (slice(4, 8), slice(12, 14)):
         np.testing.assert_array_equal(found[rows], made["places"][rows])
     assert not found[:4].any() and not found[8:12].any(), "what is done is left alone"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
+    code = f"from test_chunks import *; fill(Path({str(tmp_path)!r}), partial(Endless, 3), COUNT, EACH, 2)"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
+    try:
+        workers: list[psutil.Process] = []
+        while len(workers) < 3:  # two, and what multiprocessing starts
+            assert process.poll() is None
+            workers = psutil.Process(process.pid).children()
+    finally:
+        process.send_signal(number)
+        process.wait()
+    assert not psutil.wait_procs(workers, timeout=PATIENCE)[1]
 
 
 def test_without_a_worker_nothing_is_begun(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mega_model.core.errors import InputError
+from mega_model.core.workers import watch_parent
 
 CHUNK = 40
 """Scenes per random generator, so that a set does not depend on the number of workers."""
@@ -68,7 +69,7 @@ def fill(out: Path, begin: Callable[[], Maker], count: int, each: int, workers: 
     work = functools.partial(_fill_chunks, out, begin, each)
     if len(shares) > 1:
         # forked processes may hang, as torch, OpenCV and onnxruntime have threads here
-        with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn"), watch_parent) as pool:
             list(pool.map(work, shares))
     else:
         list(map(work, shares))

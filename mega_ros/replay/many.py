@@ -16,10 +16,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Literal, Protocol, TypeVar
 
 from mega_model.core.errors import InputError
+from mega_model.core.workers import watch_parent
 
 from ..ros.signals import ended_as_by_ctrl_c
 
@@ -133,7 +133,7 @@ class _Processes:
             self._idle.put(process)
 
     def _process(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, self._context, _end_with_parent)
+        return ProcessPoolExecutor(1, self._context, watch_parent)
 
     def interrupt(self) -> None:
         """End the jobs, after an error or a signal: a job may be a long input."""
@@ -151,18 +151,6 @@ def _interruptible(work: Callable[[Job], Result], job: Job) -> Result:
     """In a worker: SIGTERM raises KeyboardInterrupt, so that a job leaves nothing unfinished."""
     with ended_as_by_ctrl_c():
         return work(job)
-
-
-def _end_with_parent() -> None:
-    """In a worker: it would wait for jobs for ever if the process that gives them was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()
 
 
 @contextmanager
