@@ -36,6 +36,7 @@ from mega_model.core.commands import call
 from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import read_json
 from mega_model.core.settings import parse
+from mega_model.core.workers import watch_parent
 from mega_ros.accelerators import gpu
 from mega_ros.bundle import Bundle
 
@@ -59,7 +60,7 @@ class Process:
     """Something of `ways` in a process of its own."""
 
     def __init__(self, kind: type, *arguments: Any) -> None:
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"))
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), watch_parent)
         self._started = self.pool.submit(ways.begin, kind, *arguments)
 
     def ask(self, method: str, *arguments: int) -> Any:
