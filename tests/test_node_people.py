@@ -222,9 +222,9 @@ def test_empty_lists_are_lists(start: Start) -> None:
     node, _ = start("-p", "person_classes:=[]", "-p", "fixed_box:=[]")
     assert parameters.get(node, "person_classes") == [] and not parameters.stream_settings(node, 0.1).fixed_box
     (result,) = node.set_parameters([Parameter("boxes", value="fixed")])
-    assert "fixed_box must be four finite numbers" in result.reason
+    assert "fixed_box must be four finite numbers x0, y0, x1, y1" in result.reason
     endless = [Parameter("fixed_box", value=[0.0, 0.0, np.inf, 9.0]), Parameter("boxes", value="fixed")]
-    assert "fixed_box must be four finite numbers" in node.set_parameters_atomically(endless).reason
+    assert "fixed_box must be four finite numbers x0, y0, x1, y1" in node.set_parameters_atomically(endless).reason
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def keypoint_region(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The same region from COCO's 17 keypoints [..., 17, 3] (x, y, score) -> centre, side, roll, found.
 
-    found: bool [...], False if a shoulder or a hip scores less than `threshold`, or the shoulders' middle is the hips',
-    which tells no direction; then the region is not valid.
+    found: bool [...], False where the region is not valid: a shoulder or a hip scores less than `threshold`, or the
+    shoulders' middle is that of the hips, so that the body has no direction.
     """
     keypoints = np.asarray(keypoints)
     seen = keypoints[..., 2] >= threshold

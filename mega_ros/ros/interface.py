@@ -79,8 +79,8 @@ DIAGNOSTICS = {
     "frames_received": "frames that reached the node: the sum of processed, dropped, rejected and idle ones, and those "
     "under way",
     "frames_processed": "frames of which results were published",
-    "frames_dropped": "received frames that a newer one replaced before their turn, that no `detections` came for, or "
-    "that came in the first second, before a camera_info that is published",
+    "frames_dropped": "received frames that were not used: a newer one replaced them before their turn, no "
+    "`detections` came for them, or they came in the first second, before a camera_info that is published",
     "frames_lost": "frames that never arrived: more time between the stamps than the camera's period for each, so one "
     "that was only late is taken off again; after a second without images, also each stamp of a camera_info that comes "
     "once per image",

@@ -198,7 +198,7 @@ def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
         if change.name in ("boxes", "fixed_box") and node.has_parameter("fixed_box") and value("boxes") == "fixed":
             box = list(value("fixed_box"))
             if not (len(box) == 4 and np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
-                reason = f"fixed_box must be four finite numbers, x0 < x1 and y0 < y1 at x0, y0, x1, y1, not {box}"
+                reason = f"fixed_box must be four finite numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1, not {box}"
                 return SetParametersResult(successful=False, reason=reason)
         if change.name == "boxes" and change.value == "detections" and not package("vision_msgs"):
             reason = "boxes: detections needs the package vision_msgs: apt install ros-$ROS_DISTRO-vision-msgs"
