@@ -166,6 +166,11 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "K by columns": ({"k": [900.0, 0, 0, 0, 900, 0, 450, 300, 1]}, False, "K is no camera matrix in pixels"),
     "P no matrix": ({"p": [0.0, *P[1:]]}, True, "P is no camera matrix"),
     "unknown lens": ({"distortion_model": "fov", "d": [0.9]}, False, "distortion_model 'fov' is unknown; known are"),
+    "unknown, long": (
+        {"distortion_model": "x" * 10**6, "d": [0.9]},
+        False,
+        "distortion_model 'xxxxxxxxxxxx...xxxxxxxxxxxxx'",
+    ),
     "unknown, zero": ({"distortion_model": "none", "d": [0.0]}, False, "distortion_model 'none' is unknown"),
     "unknown, none": ({"distortion_model": "none", "d": []}, False, "distortion_model 'none' is unknown"),
     "unnamed lens": ({"distortion_model": "", "d": [0.1] * 5}, False, "distortion_model is empty, but D has 5"),

@@ -130,6 +130,19 @@ def test_cleanup_frees_the_model(node: MegaNode) -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize(
+    "node", [["-p", "max_peple:=3", "-p", "exposure:=5", "-p", "max_people:=4", "-p", "seed:=2"]], indirect=True
+)
+def test_a_misspelt_parameter_is_named(capfd: pytest.CaptureFixture[str], node: MegaNode) -> None:
+    """Not one that may be meant for another node, which has the same parameter file."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if "no parameter" in line]
+    assert len(lines) == 1
+    assert "there is no parameter max_peple, so it is ignored; did you mean max_people?" in lines[0]
+    assert not node.has_parameter("max_peple")
+    assert node.get_parameter("max_people").value == 4 and node.get_parameter("seed").value == 2
+    assert node.describe_parameter("max_people").integer_range[0].to_value == 1000
+
+
 @pytest.mark.parametrize("node", [["-p", "bundle:=nowhere"]], indirect=True)
 def test_a_bad_bundle_fails_to_configure_and_the_node_lives(node: MegaNode, capfd: pytest.CaptureFixture[str]) -> None:
     assert not node.start()

@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from test_node import GREY, PATIENCE, K, Peer, calibrate, command, image, running
 
@@ -253,6 +255,20 @@ def test_without_stamps_the_time_of_arrival_counts(peer: Peer) -> None:
     assert not peer.set(smoothing=0.0)
     right = lambda s, v: reason not in v["message"] and unframed not in v["message"]  # noqa: E731
     peer.status(right, lambda: peer.send(image(GREY)))
+
+
+def test_simulated_time_without_a_clock_is_named() -> None:
+    with running("-p", "boxes:=full_frame", "-p", "use_sim_time:=true") as (peer, _):
+        reason = "use_sim_time is true, but no time has come on /clock"
+        values = peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and reason in s.message)
+        unstamped = "the stamp is 0, so the time of arrival is used instead"  # which is not known
+        values = peer.status(lambda s, v: v["frames_received"] != "0", lambda: peer.images.publish(image(GREY)))
+        assert reason in values["message"] and unstamped not in values["message"]
+        clock = peer.create_publisher(Clock, "/clock", 1)
+        peer.status(
+            lambda s, v: reason not in s.message and unstamped in s.message,
+            lambda: (clock.publish(Clock(clock=Time(sec=5))), peer.images.publish(image(GREY))),
+        )
 
 
 def test_a_camera_info_of_another_frame_is_a_warning(peer: Peer) -> None:

@@ -169,6 +169,7 @@ class LiveCamera:
             "node": warning,
             "losses": self._why_lossy(),
             "detections": self._why_unmatched(),
+            "clock": self._why_timeless(),
             "stamp": self._why_unstamped(),
             "frame_id": self._why_unframed(),
             "camera_info's frame_id": self._why_other_frame(),
@@ -198,8 +199,14 @@ class LiveCamera:
         topic = self._node.resolve_topic_name(within(self.name, "detections"))
         return f"{topic}: none has the stamp of any of the last images; its header must be a copy of the image's"
 
+    def _why_timeless(self) -> str:
+        clock = self._node.get_clock()
+        if not clock.ros_time_is_active or clock.now().nanoseconds:
+            return ""
+        return "use_sim_time is true, but no time has come on /clock; play it, or set use_sim_time to false"
+
     def _why_unstamped(self) -> str:
-        if not self._unstamped:
+        if not self._unstamped or self._why_timeless():  # then the time of arrival is 0, too
             return ""
         return f"{self._images.topic}: the stamp is 0, so the time of arrival is used instead; set it in the driver"
 

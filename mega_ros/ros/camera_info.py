@@ -6,6 +6,7 @@ Every field is used or refused by name; docs/robot/cameras.md.
 from __future__ import annotations
 
 import re
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def _lens(info: Any) -> tuple[str, np.ndarray]:
     if not model and not distortion.any():
         return "", np.zeros(0)
     if model not in LENSES:
-        what = f"'{model}' is unknown" if model else f"is empty, but D has {distortion.size} coefficients"
+        what = f"{reprlib.repr(model)} is unknown" if model else f"is empty, but D has {distortion.size} coefficients"
         raise InputError(f"distortion_model {what}; known are {', '.join(LENSES)}: calibrate for one, {RAW}")
     if not distortion.size and model != "equidistant":
         return "", distortion
