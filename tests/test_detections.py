@@ -1,7 +1,4 @@
-"""The user's detections: message to boxes, and which image they belong to.
-
-vision_msgs has no wheel: nothing was run against the package.
-"""
+"""The user's detections: message to boxes, and which image they belong to."""
 
 from __future__ import annotations
 

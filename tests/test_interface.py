@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 from xml.etree import ElementTree
@@ -11,12 +12,12 @@ from test_node import GREY, Peer, image, running
 
 from mega_ros.ros import interface
 
-NOT_HERE = ("vision_msgs", "tf2_msgs", "hri_msgs")
-"""Packages without wheels."""
+NOT_HERE = ("tf2_msgs",) if find_spec("vision_msgs") else ("tf2_msgs", "vision_msgs")
+"""Packages whose messages the node has no topics of: without the parameter `tf`, or as they are not installed."""
 OF_POLICY = {"/camera/image_raw": "/image", "/camera/camera_info": "/camera_info"}
 """The camera's topics in the policy -> what they are here."""
 WITH_IDS = "/humans/"
-"""Topics whose names hold the ids of people."""
+"""Topics whose names hold the ids of people, and that of all ids; test_message_packages.py has them."""
 OF_RCLPY = ("/rosout", "/parameter_events", "/clock", "/mega/transition_event")
 
 
@@ -37,11 +38,13 @@ def texts(group: ElementTree.Element) -> list[str]:
 
 def said(which: dict[str, tuple[str, str]]) -> dict[str, str]:
     """Topic -> its types, of packages that are here; names as the graph has them."""
-    return {in_graph(topic): types for topic, (types, _) in which.items() if not types.startswith(NOT_HERE)}
+    here = {topic: types for topic, (types, _) in which.items() if not types.startswith(NOT_HERE)}
+    return {in_graph(topic): types for topic, types in here.items() if not topic.startswith(WITH_IDS)}
 
 
 def found(topics: list[tuple[str, list[str]]]) -> dict[str, str]:
-    return {name: ", ".join(types).replace("/msg/", "/") for name, types in topics if name not in OF_RCLPY}
+    own = [(name, types) for name, types in topics if name not in OF_RCLPY and not name.startswith(WITH_IDS)]
+    return {name: ", ".join(types).replace("/msg/", "/") for name, types in own}
 
 
 def test_topics(peer: Peer) -> None:

@@ -16,6 +16,7 @@ from domains import free_domain
 from geometry_msgs.msg import Pose, Quaternion, Vector3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from message_packages import PUBLISHED
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import ReliabilityPolicy, qos_profile_sensor_data
@@ -151,23 +152,6 @@ def test_outputs_are_computed_for_subscribers_only(node: Node, topology: Topolog
     assert not [publisher for publisher in node.publishers if publisher.topic_name.startswith("/mega/")]
 
 
-PUBLISHED = {
-    "vision_msgs": {
-        "ObjectHypothesis": "string class_id\nfloat64 score",
-        "ObjectHypothesisWithPose": "ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
-        "BoundingBox3D": "geometry_msgs/Pose center\ngeometry_msgs/Vector3 size",
-        "Detection3D": "std_msgs/Header header\nObjectHypothesisWithPose[] results\nBoundingBox3D bbox\nstring id",
-        "Detection3DArray": "std_msgs/Header header\nDetection3D[] detections",
-    },
-    "hri_msgs": {
-        "NormalizedRegionOfInterest2D": "std_msgs/Header header\nfloat32 xmin\nfloat32 ymin\nfloat32 xmax\n"
-        "float32 ymax\nfloat32 c",
-        "NormalizedPointOfInterest2D": "float32 x\nfloat32 y\nfloat32 c",
-        "Skeleton2D": "std_msgs/Header header\nNormalizedPointOfInterest2D[18] skeleton",
-    },
-    "tf2_msgs": {"TFMessage": "geometry_msgs/TransformStamped[] transforms"},
-}
-"""Fields of messages that no wheel has, as their packages publish them."""
 STORE = get_typestore(Stores.ROS2_JAZZY)
 for name, definitions in PUBLISHED.items():
     STORE.register(

@@ -52,7 +52,7 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def __init__(self, loading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """loading: the context in which the model is loaded, which may take minutes."""
-        super().__init__("mega", automatically_declare_parameters_from_overrides=True)
+        super().__init__("mega")
         self._loading = loading
         parameters.declare(self)
         self._recovery: Recovery | None = None

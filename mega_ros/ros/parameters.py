@@ -136,15 +136,12 @@ def declare(node: Node) -> None:
     """Declares every parameter; raises rclpy's ParameterException for a value that is not allowed.
 
     Parameters that are not read-only can be changed while the node runs; changes apply from the next frame on.
-    node: created with `automatically_declare_parameters_from_overrides`, so that misspelt ones can be seen.
+    Warns of one that is given and misspelt.
     """
     known = [name for name, *_ in PARAMETERS]
-    for name in node.get_parameters_by_prefix(""):
-        alike = get_close_matches(name, known, n=1)
-        if name in known or name.startswith("qos_overrides."):
-            node.undeclare_parameter(name)  # it is declared again, with a description, by who uses it
-        elif alike:  # others may be meant for another node that has the same parameter file
-            node.undeclare_parameter(name)
+    for name in node._parameter_overrides.keys() - known:  # rclpy tells no other way what is given
+        # what resembles none may be meant for another node that has the same parameter file
+        if alike := get_close_matches(name, known, n=1):
             node.get_logger().warning(f"there is no parameter {name}, so it is ignored; did you mean {alike[0]}?")
     node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
     for name, default, descriptor in PARAMETERS:
