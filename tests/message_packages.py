@@ -82,9 +82,10 @@ def build(folder: Path) -> None:
             (source / "msg" / f"{kind}.msg").write_text(fields + "\n")
         (source / "CMakeLists.txt").write_text(CMAKE.format(name=name))
         (source / "package.xml").write_text(PACKAGE.format(name=name))
-        python = f"-DPython3_EXECUTABLE={tools / 'bin' / 'python'}"
-        made = ["-B", source / "build", f"-DCMAKE_INSTALL_PREFIX={folder / 'installed'}", python]
-        for step in (["-S", source, *made], ["--build", source / "build", "--target", "install", "--parallel", "2"]):
+        python, prefix = tools / "bin" / "python", folder / "installed"
+        places = f"-S{source}", f"-B{source / 'build'}"
+        given = f"-DPython3_EXECUTABLE={python}", f"-DCMAKE_INSTALL_PREFIX={prefix}"
+        for step in ((*places, *given), ("--build", f"{source / 'build'}", "--target", "install", "--parallel", "2")):
             subprocess.run(["cmake", *step], check=True, env=environment)
 
 
