@@ -36,7 +36,7 @@ from .track import Tracker
 
 BoxSource = Literal["detector", "detections", "full_frame", "fixed"]
 
-FOV_LIMITS = 0.1, 3.0
+FOV_RANGE = 0.01, 3.0
 """Radians: what may be assumed."""
 RESTART = 10**9
 """Nanoseconds. If a stamp is earlier than the last one by more than this, a new recording has started."""
@@ -65,7 +65,7 @@ class StreamSettings:
     seed: int = 0
     """The samples' noise depends on seed and id only. A track keeps its noise, so its sigma does not flicker."""
     fov: float = float(FOV_DEFAULT)
-    """Field of view over the larger image side, radians, 0.1 to 3: assumed while no intrinsics are known."""
+    """Field of view over the larger image side, radians, 0.01 to 3: assumed while no intrinsics are known."""
     rotate: int = 0
     """0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright. Boxes and
     people stay in the pixels and in the camera frame of the image as it is."""
@@ -80,7 +80,7 @@ class StreamSettings:
             raise InputError(f"fixed_box: must be x0, y0, x1, y1, it is {shown(self.fixed_box)}")
         if not isinstance(self.max_people, Integral) or self.max_people < 0:
             raise InputError(f"max_people: must be a whole number from 0 on, it is {shown(self.max_people)}")
-        for name, (low, high) in {"score_threshold": (0, 1), "smoothing": (0, 1), "fov": FOV_LIMITS}.items():
+        for name, (low, high) in {"score_threshold": (0, 1), "smoothing": (0, 1), "fov": FOV_RANGE}.items():
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= value <= high:
                 raise InputError(f"{name}: must be a number from {low} to {high}, it is {shown(value)}")

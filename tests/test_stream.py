@@ -204,6 +204,11 @@ def test_settings_may_be_numpys(recovery: Callable[..., Recovery]) -> None:
     assert len(Stream(recovery(), StreamSettings(**numpys)).process(GREEN, None, stamp)) == 1
 
 
+@pytest.mark.parametrize("degrees", [1, 170])  # the range of mega replay --fov
+def test_a_field_of_view_may_be_narrow_or_wide(degrees: float) -> None:
+    assert StreamSettings(fov=float(np.radians(degrees))).fov == pytest.approx(degrees * np.pi / 180)
+
+
 @pytest.mark.parametrize("stamp", [None, 1.7e9, np.nan, "now", 2**63])
 def test_a_stamp_is_whole_nanoseconds(recovery: Callable[..., Recovery], stamp: Any) -> None:
     with pytest.raises(InputError, match=r"^stamp: must be whole nanoseconds"):

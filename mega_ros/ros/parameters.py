@@ -17,7 +17,7 @@ from mega_model.core.detection import THRESHOLD
 from ..engines import Provider
 from ..recovery import FOV_DEFAULT
 from ..samples import MOST
-from ..stream import FOV_LIMITS, BoxSource, StreamSettings
+from ..stream import BoxSource, StreamSettings
 from .bodies import package
 
 CHOICES = {
@@ -27,6 +27,8 @@ CHOICES = {
     "rectified": ("auto", "true", "false"),
     "boxes": get_args(BoxSource),
 }
+FOV_LIMITS = 0.1, 3.0
+"""Radians."""
 FOV_RANGE = "{:g} to {:g}".format(*FOV_LIMITS)
 
 
