@@ -33,7 +33,7 @@ from export import flop, ways
 from export.gates import CHAIN, BundleOutputs
 from export.options import BenchConfig, ExportConfig, Way
 from export.ways import ModelPaths
-from mega_model.core.commands import call
+from mega_model.core.commands import call, must_have
 from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import make_folder, read_json
 from mega_model.core.settings import parse
@@ -327,7 +327,8 @@ def main(config: BenchConfig) -> None:
         raise InputError("--people from 1 on, and --samples from 0 on, are needed")
     if config.repeats < 1 or not config.ways:
         raise InputError("--repeats from 1 on, and --ways, are needed")
-    make_folder(config.out)  # or it would be missed when all is done
+    make_folder(config.out)  # or it would be missed when all is done, as would the plot's package
+    must_have("matplotlib")
     report = measure(config, console)
     Console(width=max(console.width, WIDTH)).print(table(report))
     (config.out / "bench.json").write_text(json.dumps(report, indent=1))

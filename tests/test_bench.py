@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,9 @@ def test_what_cannot_be_measured_or_written_is_said_before_the_work(
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: cannot be written"):
         bench.main(BenchConfig(ways=("cpu",), out=tmp_path / "file"))
+    with monkeypatch.context() as patched, pytest.raises(ModuleNotFoundError):
+        patched.setitem(sys.modules, "matplotlib", None)  # as good as not installed
+        bench.main(BenchConfig(ways=("cpu",), out=tmp_path / "folder"))
     for wrong in (BenchConfig(repeats=0), BenchConfig(ways=())):
         with pytest.raises(InputError, match="--repeats from 1 on, and --ways"):
             bench.main(wrong)
