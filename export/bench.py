@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import onnx
 from rich.console import Console
@@ -32,9 +33,9 @@ from export import flop, ways
 from export.gates import CHAIN, BundleOutputs
 from export.options import BenchConfig, ExportConfig, Way
 from export.ways import ModelPaths
-from mega_model.core.commands import call
+from mega_model.core.commands import call, must_have
 from mega_model.core.errors import InputError, first_line
-from mega_model.core.files import read_json
+from mega_model.core.files import make_folder, read_json
 from mega_model.core.settings import parse
 from mega_model.core.workers import watch_parent
 from mega_ros.accelerators import gpu
@@ -54,6 +55,27 @@ COLUMNS = {
     "same_tokens": "same tokens",
     "problem": "",
 }
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """What `compare` needs of a row."""
+
+    way: str
+    people: int
+    samples: int
+    p50_ms: Positive
+    GFLOP: Positive
+    share: Positive
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """A bench.json."""
+
+    rows: list[Row]
+    """Those with a `problem` are not measured."""
 
 
 class Process:
@@ -272,32 +294,25 @@ def plot(report: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
-def read_report(file: Path) -> dict[str, Any]:
-    """A bench.json. Raises InputError that names the file."""
+def read_report(file: Path) -> list[MeasuredRow]:
+    """The measured rows of a bench.json. Raises InputError that names the file."""
     found = read_json(file)
-    rows = found.get("rows") if isinstance(found, dict) else None
-    numbers = {"p50_ms", "GFLOP", "share"}
-    for row in rows if isinstance(rows, list) else [None]:
-        whole = (
-            isinstance(row, dict) and {"way", "people", "samples"} <= {*row} and numbers & {*row} in (set(), numbers)
-        )
-        if not whole:
-            raise InputError(f"{file}: not a report of mega bench")
-    return found
+    try:
+        measured = [row for row in msgspec.convert(found, BenchReport).rows if "problem" not in row]
+        return msgspec.convert(measured, list[MeasuredRow])
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file}: not a report of mega bench ({error})") from None
 
 
-def compare(first: dict[str, Any], second: dict[str, Any]) -> Table:
+def compare(first: list[MeasuredRow], second: list[MeasuredRow]) -> Table:
     """Times of the same way and size in two reports, and what is left if each is measured by its machine's peak."""
     made = Table("way", "P", "Q", "first, ms", "second, ms", "second / first", "work per peak, second / first")
-    rows = [
-        {(row["way"], row["people"], row["samples"]): row for row in report["rows"] if "p50_ms" in row}
-        for report in (first, second)
-    ]
+    rows = [{(row.way, row.people, row.samples): row for row in report} for report in (first, second)]
     for key in sorted({*rows[0]} & {*rows[1]}):
         a, b = (part[key] for part in rows)
-        ratio = b["p50_ms"] / a["p50_ms"]
-        by_peak = (b["GFLOP"] / b["share"]) / (a["GFLOP"] / a["share"])
-        made.add_row(*map(str, key), f"{a['p50_ms']:.1f}", f"{b['p50_ms']:.1f}", f"{ratio:.2f}", f"{by_peak:.2f}")
+        ratio = b.p50_ms / a.p50_ms
+        by_peak = (b.GFLOP / b.share) / (a.GFLOP / a.share)
+        made.add_row(*map(str, key), f"{a.p50_ms:.1f}", f"{b.p50_ms:.1f}", f"{ratio:.2f}", f"{by_peak:.2f}")
     if not made.row_count:
         raise InputError("the two reports have no way and size in common")
     return made
@@ -310,9 +325,12 @@ def main(config: BenchConfig) -> None:
         return
     if min(config.people, default=0) < 1 or min(config.samples, default=-1) < 0:
         raise InputError("--people from 1 on, and --samples from 0 on, are needed")
+    if config.repeats < 1 or not config.ways:
+        raise InputError("--repeats from 1 on, and --ways, are needed")
+    make_folder(config.out)  # or it would be missed when all is done, as would the plot's package
+    must_have("matplotlib")
     report = measure(config, console)
     Console(width=max(console.width, WIDTH)).print(table(report))
-    config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "bench.json").write_text(json.dumps(report, indent=1))
     plot(report, config.out / "bench.png")
     console.print(f"{config.out / 'bench.json'}, {config.out / 'bench.png'}", highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.checkpoint import LoadedModel
 from mega_model.core.commands import call
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_json
+from mega_model.core.files import make_folder, read_json
 from mega_model.core.regions import BOX_MARGIN, PASSES
 from mega_model.core.settings import parse
 from mega_model.core.topology import LIMBS
@@ -197,6 +198,7 @@ def as_stored(model: LoadedModel) -> None:
 
 
 def export(config: ExportConfig) -> bundle.Bundle:
+    sampling = _sampling(config)
     model = checkpoint.load(config.checkpoint)
     mega, vertices = model.mega, len(model.topology.template)
     if not len(model.topology.joint_names):
@@ -211,7 +213,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
         shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
         calibration = bundle.Calibration(sigma["scale"], sigma["how"], **shares)
     training = _notes(config.checkpoint / "training.json")
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     # the export takes minutes, so the old bundle stays complete until the new one is
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         new = Path(folder)
@@ -234,7 +236,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
                 mega.backbone.std,
                 passes=PASSES if mega.lifter is not None else 1,
             ),
-            sampling=bundle.Sampling(config.steps, config.samples, config.temperature),
+            sampling=sampling,
             calibration=calibration,
             body=body,
             training={
@@ -250,6 +252,15 @@ def export(config: ExportConfig) -> bundle.Bundle:
         for file in new.iterdir():
             file.replace(config.out / file.name)
     return bundle.Bundle.load(config.out)
+
+
+def _sampling(config: ExportConfig) -> bundle.Sampling:
+    """As the bundle will be read, where what is not finite is no number. Raises InputError that names the option."""
+    written = msgspec.json.encode(bundle.Sampling(config.steps, config.samples, config.temperature))
+    try:
+        return msgspec.json.decode(written, type=bundle.Sampling)
+    except msgspec.ValidationError as error:
+        raise InputError(str(error).replace("$.", "--")) from None
 
 
 def backbone_origin(training: dict[str, Any]) -> dict[str, str]:

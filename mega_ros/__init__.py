@@ -7,21 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mega_model.core.cameras import Camera
+    from mega_model.core.errors import InputError
 
     from .bundle import Bundle, BundleError
     from .recovery import People, Recovery
     from .stream import Stream, StreamSettings
 
-__all__ = ["Bundle", "BundleError", "Camera", "People", "Recovery", "Stream", "StreamSettings"]
+__all__ = ["Bundle", "BundleError", "Camera", "InputError", "People", "Recovery", "Stream", "StreamSettings"]
 _HOME = {
     "Bundle": "bundle",
     "BundleError": "bundle",
     "Camera": "recovery",
+    "InputError": "recovery",
     "People": "recovery",
     "Recovery": "recovery",
     "Stream": "stream",
     "StreamSettings": "stream",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,11 @@ Only this module depends on the manifest's format: `write_bundle` writes it, `Bu
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict, cast
 
@@ -35,6 +38,8 @@ GRAPHS = {  # required inputs and outputs, then optional ones; keypoints [P, 12,
 GraphName = Literal["backbone", "deterministic", "sampler", "detector"]
 MOST_BYTES = {"manifest": 2**22, "topology": 2**26, "graph": 2**31}
 """Of the files of a bundle. A graph is a protobuf message, which cannot be larger; the default manifest has 14 kB."""
+MOST_SAMPLES = 1000
+"""Per person and call: they take memory in proportion."""
 DEFAULT = Path(__file__).parent / "models" / "default"
 
 
@@ -98,7 +103,7 @@ class Crop:
 class Sampling:
     steps: Count
     """T, fixed in the sampler graph."""
-    samples: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    samples: Annotated[int, msgspec.Meta(ge=0, le=MOST_SAMPLES)]
     """Default Q; 0 for the deterministic mesh only."""
     temperature: Positive
     """tau, fixed in the sampler graph."""
@@ -148,6 +153,7 @@ class Bundle(Manifest):
     """A checked bundle: all files exist and have the hashes of the export."""
 
     folder: Path
+    """Absolute, as a program may change its working folder."""
     hash: str
     """SHA-256 of `bundle.json`. As that holds the hashes of all other files, it identifies the whole model."""
 
@@ -170,7 +176,7 @@ class Bundle(Manifest):
         for file, expected in manifest.files.items():
             _check_file(folder, file, expected)
         values = {f.name: getattr(manifest, f.name) for f in fields(manifest)}
-        return cls(**values, folder=folder, hash=hashlib.sha256(raw).hexdigest())
+        return cls(**values, folder=folder.absolute(), hash=hashlib.sha256(raw).hexdigest())
 
     def path(self, graph: str) -> Path:
         return self.folder / f"{graph}.onnx"
@@ -222,7 +228,25 @@ def _decode(raw: bytes, path: Path) -> Manifest:
     try:
         return msgspec.convert(content, Manifest)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{path}: {error}; correct it or export the bundle again") from None
+        why = _with_keys(str(error), content)
+        raise BundleError(f"{path}: {why}; correct it or export the bundle again") from None
+
+
+def _with_keys(why: str, content: Any) -> str:
+    """msgspec's message, with the key of the entry that it means where it says `[...]`, as in `$.files[...]`."""
+    place = re.search(r"\$\.([\w.]+)\[\.\.\.\]", why)
+    if not place:
+        return why
+    entries = reduce(getitem, place[1].split("."), content)
+    for key, value in [*entries.items()][:100]:  # a bundle has fewer
+        entries.clear()
+        entries[key] = value  # alone: if an entry is still refused, it is this one
+        try:
+            msgspec.convert(content, Manifest)
+        except msgspec.ValidationError as error:
+            if place[0] in str(error):
+                return why.replace("[...]", f".{key}")
+    return why
 
 
 def _check_tensors(manifest: Manifest, path: Path) -> None:
@@ -272,6 +296,10 @@ def _check_shapes(manifest: Manifest, path: Path) -> None:
         ("sampler.inputs.uniforms", sampler.inputs["uniforms"], ["P", "Q", manifest.sampling.steps, *tokens, 2]),
         ("sampler.outputs.vertices", sampler.outputs["vertices"], ["P", "Q", *vertices, 3]),
     ]
+    for name in ("image", "logits"):  # their sizes tell how much memory a sample takes
+        tensor = sampler.inputs[name]
+        sizes = [size if isinstance(size, int) else "a number" for size in tensor.shape[1:]]
+        wanted.append((f"sampler.inputs.{name}", tensor, ["P", *sizes]))
     for name, shape in (("sigma", ["P", *vertices]), ("distance", ["P"])):
         if name in deterministic.outputs:
             wanted.append((f"deterministic.outputs.{name}", deterministic.outputs[name], shape))

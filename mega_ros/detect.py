@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mega_model.core.detection import THRESHOLD, Detections, detections, letterbox
+from mega_model.core.detection import THRESHOLD, Detections, checked, detections, letterbox
 
 from .bundle import Bundle
 from .engines import OnnxEngine, Provider
@@ -44,7 +44,7 @@ class Detector:
 def find_turned(detector: PersonDetector, image: np.ndarray, rotate: int, threshold: float | None = None) -> Detections:
     """`detector.find` on the image turned clockwise by `rotate` degrees; in the pixels of the image as it is."""
     image = np.ascontiguousarray(np.rot90(image, -rotate // 90))
-    boxes, scores, keypoints = detector.find(image, threshold)
+    boxes, scores, keypoints = checked("detector", detector.find(image, threshold))
     height, width = image.shape[:2]
     for _ in range(rotate // 90):  # a quarter clockwise takes x, y to height - y, x, and that height is the new width
         x0, y0, x1, y1 = boxes.T

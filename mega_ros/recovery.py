@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mega_model.core import metrics
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import SMALLEST, in_image, keypoints_of
-from mega_model.core.errors import InputError, numbers
+from mega_model.core.errors import InputError, numbers, shown, whole_numbers
 from mega_model.core.fit import Bends, FittedPeople, fit_people, limb_shares, widened
 from mega_model.core.geometry import (
     Pyramid,
@@ -31,7 +33,7 @@ from mega_model.core.geometry import (
 from mega_model.core.regions import Cameras, last_cameras
 from mega_model.core.topology import LIMBS, SMPL_JOINTS, Topology
 
-from .bundle import TOPOLOGY, Bundle, BundleError
+from .bundle import MOST_SAMPLES, TOPOLOGY, Bundle, BundleError
 from .detect import Detector, find_turned
 from .engines import OnnxEngine, Provider
 
@@ -46,7 +48,7 @@ ROTATIONS = 0, 90, 180, 270
 PELVIS = SMPL_JOINTS.index("pelvis")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class People:
     """The people in one image, in the camera frame."""
 
@@ -79,7 +81,7 @@ class People:
         return People(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CropOutputs:
     """What the graphs gave for the last crops of P people, and the cameras of these crops."""
 
@@ -103,7 +105,7 @@ class CropOutputs:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """The people in one image before they have ids. Their samples' noise depends on these, and nothing else."""
 
@@ -116,8 +118,9 @@ class Observation:
 
 
 class Recovery:
-    """A loaded bundle. `run` recovers the people in an image.
+    """A loaded bundle. `run` recovers the people in an image; several threads may call it at once.
 
+    Its attributes are `bundle`, `topology`, `detector` (None if the bundle has none), `backend` and `why`, see `load`.
     Between processes it travels as the path of its bundle, which each process loads once.
     """
 
@@ -163,7 +166,7 @@ class Recovery:
         return cls(Bundle.load(name), provider)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _loaded_once, (self.bundle.folder.resolve(), self._provider)
+        return _loaded_once, (self.bundle.folder, self._provider)
 
     def seconds(self) -> dict[str, float]:
         """What cutting crops and running graphs took in all runs so far.
@@ -182,12 +185,12 @@ class Recovery:
     def run(
         self,
         image: np.ndarray,
-        K: np.ndarray | Camera | None = None,
-        boxes: np.ndarray | None = None,
-        ids: np.ndarray | None = None,
+        K: ArrayLike | Camera | None = None,
+        boxes: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
         samples: int | None = None,
         seed: int = 0,
-        keypoints: np.ndarray | None = None,
+        keypoints: ArrayLike | None = None,
         rotate: int = 0,
         keep_samples: bool = False,
     ) -> People:
@@ -197,11 +200,12 @@ class Recovery:
         assumes a field of view of 60 degrees.
         boxes: [P, 4] x0, y0, x1, y1 in pixels, each at least partly in the image, and its centre less than 90 degrees
         off the axis; None asks the bundle's detector.
-        ids: [P], default 0 to P-1.
-        keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of these people, as `detector.find` gives them.
-        They place the only crop, and meshes are fitted to them and to the landmarks. None asks the bundle's detector.
-        samples: Q; None takes the bundle's value. seed: the noise depends only on seed and id, so a person's sigma does
-        not depend on the other people in the image.
+        ids: [P], whole numbers of 32 bits without sign, default 0 to P-1.
+        keypoints: [P, 17, 3] x, y in pixels and score: COCO's keypoints of the people in the given boxes, as
+        `detector.find` gives them. They place the only crop, and meshes are fitted to them and to the landmarks. None
+        asks the bundle's detector.
+        samples: Q, 0 to 1000; None takes the bundle's value. seed: a whole number from 0 on. The noise depends only on
+        seed and id, so a person's sigma does not depend on the other people in the image.
         rotate: 0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright.
         Boxes, keypoints and people stay those of the image as it is.
         keep_samples: whether people have their samples. Otherwise samples are only drawn if sigma needs them.
@@ -220,9 +224,9 @@ class Recovery:
     def observe(
         self,
         image: np.ndarray,
-        K: np.ndarray | Camera | None = None,
-        boxes: np.ndarray | None = None,
-        keypoints: np.ndarray | None = None,
+        K: ArrayLike | Camera | None = None,
+        boxes: ArrayLike | None = None,
+        keypoints: ArrayLike | None = None,
         rotate: int = 0,
     ) -> Observation:
         """The first part of `run`: people whose ids are not known yet, for example because they depend on meshes."""
@@ -231,25 +235,26 @@ class Recovery:
         if K is None:
             K = intrinsics_from_fov(width, height, FOV_DEFAULT)
         camera = _checked_camera(K, width, height)
-        if rotate not in ROTATIONS:
-            raise InputError(f"rotate: must be one of {', '.join(map(str, ROTATIONS))} degrees, it is {rotate}")
+        must_be_rotation(rotate)
         if boxes is None:
             if self.detector is None:
                 raise InputError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
-            boxes, scores, keypoints = find_turned(self.detector, image, rotate)
-            seen = in_view(boxes, camera)
-            boxes, scores = boxes[seen], scores[seen]
-            keypoints = None if keypoints is None else keypoints[seen]
+            if keypoints is not None:
+                raise InputError("keypoints: are those of given boxes, so boxes must be given, too")
+            found, scores, points = find_turned(self.detector, image, rotate)
+            seen = in_view(found, camera)
+            found, scores = found[seen], scores[seen]
+            points = None if points is None else points[seen]
         else:
-            boxes = _checked_boxes(boxes, camera, width, height)
+            found = _checked_boxes(boxes, camera, width, height)
             if keypoints is None:
-                keypoints = self._detected(image, boxes, rotate)
+                points = self._detected(image, found, rotate)
             else:
-                keypoints = _checked_keypoints(keypoints, len(boxes))
-            scores = np.ones(len(boxes), np.float32)
-        if not len(boxes):
+                points = _checked_keypoints(keypoints, len(found))
+            scores = np.ones(len(found), np.float32)
+        if not len(found):
             return Observation(self._nobody(), np.zeros(0, bool), None)
-        outputs = self._infer(image, camera, boxes, keypoints, rotate)
+        outputs = self._infer(image, camera, found, points, rotate)
         vertices, residuals = (
             array[:, 0] for array in self._placed(outputs.deterministic["vertices"][:, None], outputs)
         )
@@ -259,11 +264,11 @@ class Recovery:
             sigma,
             self.topology.joints(vertices),
             joints_sigma,
-            np.arange(len(boxes), dtype=np.uint32),
-            boxes,
+            np.arange(len(found), dtype=np.uint32),
+            found,
             scores,
-            outputs.deterministic.get("distance", np.full(len(boxes), np.nan, np.float32)),
-            np.zeros((len(boxes), 0, *vertices.shape[1:]), np.float32),
+            outputs.deterministic.get("distance", np.full(len(found), np.nan, np.float32)),
+            np.zeros((len(found), 0, *vertices.shape[1:]), np.float32),
         )
         # along the crop's axis: a part of somebody near, or beside a wide lens, may be behind the camera's plane
         depth = np.einsum("pvi,pi->pv", vertices, outputs.crop_from_camera[:, 2])
@@ -276,8 +281,8 @@ class Recovery:
     def identified(
         self,
         observation: Observation,
-        ids: np.ndarray,
-        samples: int | np.ndarray | None = None,
+        ids: ArrayLike,
+        samples: ArrayLike | None = None,
         seed: int = 0,
         keep_samples: bool = False,
     ) -> People:
@@ -285,19 +290,22 @@ class Recovery:
 
         samples: as for `run`; or a number for each person [P], then they cannot be kept.
         """
-        samples = self.bundle.sampling.samples if samples is None else samples
         people, good, outputs = observation.people, observation.good.copy(), observation.outputs
-        counts = np.broadcast_to(samples, len(people))
-        if np.min(samples, initial=0) < 0 or seed < 0:
-            raise InputError(f"samples and seed must not be negative, they are {samples} and {seed}")
+        given = whole_numbers("samples", self.bundle.sampling.samples if samples is None else samples, MOST_SAMPLES)
+        if given.shape not in ((), (len(people),)):
+            raise InputError(f"samples: must be one number, or {len(people)}, one per box, it is {shown(samples)}")
+        if not isinstance(seed, Integral) or seed < 0:
+            raise InputError(f"seed: must be a whole number from 0 on, it is {shown(seed)}")
+        if keep_samples and given.ndim:
+            raise InputError("samples: a number per person cannot be kept with keep_samples; give one number for all")
+        counts = np.broadcast_to(given, len(people))
         ids = _checked_ids(ids, len(people))
         people = replace(
             people, ids=ids.astype(np.uint32), sigma=people.sigma.copy(), joints_sigma=people.joints_sigma.copy()
         )
-        if keep_samples and np.ndim(samples):
-            raise InputError("samples: a number per person cannot be kept with keep_samples; give one number for all")
         if keep_samples:
-            people = replace(people, samples=np.zeros((len(people), samples, *people.vertices.shape[1:]), np.float32))
+            shape = len(people), int(given), *people.vertices.shape[1:]
+            people = replace(people, samples=np.zeros(shape, np.float32))
         scale = np.float32(self.bundle.calibration.scale)
         for count in np.unique(counts).tolist():
             which = np.flatnonzero(counts == count)
@@ -401,7 +409,7 @@ def _loaded_once(folder: Path, provider: Provider) -> Recovery:
     return Recovery.load(folder, provider=provider)
 
 
-def checked_image(image: np.ndarray) -> np.ndarray:
+def checked_image(image: object) -> np.ndarray:
     """uint8 [H, W, 3], contiguous. Raises InputError for anything else."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -411,19 +419,26 @@ def checked_image(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def must_be_rotation(rotate: object) -> None:
+    """Raises InputError for an angle that `Recovery.run` does not take."""
+    if not isinstance(rotate, Integral) or rotate not in ROTATIONS:
+        raise InputError(f"rotate: must be one of {', '.join(map(str, ROTATIONS))} degrees, it is {shown(rotate)}")
+
+
 def in_view(boxes: np.ndarray, camera: Camera) -> np.ndarray:
     """bool [P]: boxes [P, 4] whose centre the lens sees, less than 90 degrees off its axis."""
     return np.isfinite(camera.rays((boxes[:, :2] + boxes[:, 2:]) / 2)).all(axis=-1)
 
 
-def _checked_camera(K: np.ndarray | Camera, width: int, height: int) -> Camera:
+def _checked_camera(K: ArrayLike | Camera, width: int, height: int) -> Camera:
     camera = Camera.of(K)
     camera.must_fit(width, height)
     return camera
 
 
-def _checked_boxes(boxes: np.ndarray, camera: Camera, width: int, height: int) -> np.ndarray:
-    boxes = numbers("boxes", boxes).astype(np.float32)
+def _checked_boxes(given: ArrayLike, camera: Camera, width: int, height: int) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite, which is refused below
+        boxes = numbers("boxes", given).astype(np.float32)
     if boxes.size == 0:
         return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -449,17 +464,16 @@ def _checked_boxes(boxes: np.ndarray, camera: Camera, width: int, height: int) -
     return boxes
 
 
-def _checked_keypoints(keypoints: np.ndarray, count: int) -> np.ndarray:
-    keypoints = numbers("keypoints", keypoints).astype(np.float32)
+def _checked_keypoints(given: ArrayLike, count: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        keypoints = numbers("keypoints", given).astype(np.float32)
     if keypoints.shape != (count, 17, 3) or not np.isfinite(keypoints).all():
         raise InputError(f"keypoints: must be finite with shape [{count}, 17, 3], it is {list(keypoints.shape)}")
     return keypoints
 
 
-def _checked_ids(ids: np.ndarray, count: int) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.shape != (count,) or (count and not np.issubdtype(ids.dtype, np.integer)):
-        raise InputError(f"ids: must be {count} whole numbers, one per box, it is {ids.dtype} {list(ids.shape)}")
-    if count and (ids.min() < 0 or ids.max() >= 2**32):
-        raise InputError(f"ids: must fit 32 bits without sign, they are {ids.tolist()}")
+def _checked_ids(given: ArrayLike, count: int) -> np.ndarray:
+    ids = whole_numbers("ids", given, 2**32 - 1)
+    if ids.shape != (count,):
+        raise InputError(f"ids: must be {count} whole numbers, one per box, it has the shape {list(ids.shape)}")
     return ids

@@ -7,30 +7,44 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from numbers import Integral, Real
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mega_model.core.cameras import Camera
-from mega_model.core.detection import SMALLEST, THRESHOLD, Detections, in_image
-from mega_model.core.errors import InputError
+from mega_model.core.detection import SMALLEST, THRESHOLD, Detections, checked, in_image
+from mega_model.core.errors import InputError, numbers, shown
 from mega_model.core.geometry import intrinsics_from_fov
 
 from .detect import PersonDetector, find_turned, one_person
-from .recovery import FARTHEST, FOV_DEFAULT, PELVIS, Observation, People, Recovery, checked_image, in_view
+from .recovery import (
+    FARTHEST,
+    FOV_DEFAULT,
+    PELVIS,
+    Observation,
+    People,
+    Recovery,
+    checked_image,
+    in_view,
+    must_be_rotation,
+)
 from .samples import allotted
 from .smooth import Smoother
 from .track import Tracker
 
 BoxSource = Literal["detector", "detections", "full_frame", "fixed"]
 
+FOV_RANGE = 0.01, 3.0
+"""Radians: what may be assumed."""
 RESTART = 10**9
 """Nanoseconds. If a stamp is earlier than the last one by more than this, a new recording has started."""
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """Settings that may change from image to image."""
+    """Settings that may change from image to image. Raises InputError that names the setting."""
 
     boxes: BoxSource = "detector"
     """Source of the boxes: the stream's detector, what `process` is given with each image, one box that fills the
@@ -51,12 +65,26 @@ class StreamSettings:
     seed: int = 0
     """The samples' noise depends on seed and id only. A track keeps its noise, so its sigma does not flicker."""
     fov: float = float(FOV_DEFAULT)
-    """Field of view over the larger image side, radians: assumed while no intrinsics are known."""
+    """Field of view over the larger image side, radians, 0.01 to 3: assumed while no intrinsics are known."""
     rotate: int = 0
     """0, 90, 180 or 270, degrees, clockwise, by which the image must be turned so that people are upright. Boxes and
     people stay in the pixels and in the camera frame of the image as it is."""
     smoothing: float = 0.0
     """0 to 1: 0 gives people as measured, 1 smooths them over time by their sigma, see `Smoother.update`."""
+
+    def __post_init__(self) -> None:
+        """Samples and seed are checked by `Recovery`, with each image."""
+        if self.boxes not in get_args(BoxSource):
+            raise InputError(f"boxes: must be one of {', '.join(get_args(BoxSource))}, it is {shown(self.boxes)}")
+        if numbers("fixed_box", self.fixed_box).shape != (4,):
+            raise InputError(f"fixed_box: must be x0, y0, x1, y1, it is {shown(self.fixed_box)}")
+        if not isinstance(self.max_people, Integral) or self.max_people < 0:
+            raise InputError(f"max_people: must be a whole number from 0 on, it is {shown(self.max_people)}")
+        for name, (low, high) in {"score_threshold": (0, 1), "smoothing": (0, 1), "fov": FOV_RANGE}.items():
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not low <= value <= high:
+                raise InputError(f"{name}: must be a number from {low} to {high}, it is {shown(value)}")
+        must_be_rotation(self.rotate)
 
 
 @dataclass(frozen=True)
@@ -75,7 +103,7 @@ class Seen:
 
 
 class Stream:
-    """The state of one camera. Only one thread may use it at a time."""
+    """The state of one camera. Only one thread may use it at a time. It does not travel between processes."""
 
     def __init__(
         self,
@@ -127,7 +155,7 @@ class Stream:
     def process(
         self,
         image: np.ndarray,
-        camera: Camera | np.ndarray | None,
+        camera: Camera | ArrayLike | None,
         stamp: int,
         unknown: str = "no intrinsics are given",
         found: Detections | None = None,
@@ -136,8 +164,8 @@ class Stream:
 
         image: uint8 [H, W, 3] BGR. camera: of this image, or its intrinsics [3, 3] in pixels if it has no distortion;
         None assumes the settings' field of view.
-        stamp: time of the image, nanoseconds on any clock. If it goes back by more than a second, a new recording has
-        started, and all people are new.
+        stamp: time of the image, whole nanoseconds of 64 bits on any clock. If it goes back by more than a second, a
+        new recording has started, and all people are new.
         unknown: the reason why there are no intrinsics, for `assumed`.
         found: the people in this image, where the settings take the boxes from `detections`.
         Raises InputError that names the argument, as `Recovery.run` does.
@@ -164,7 +192,7 @@ class Stream:
     def observe(
         self,
         image: np.ndarray,
-        camera: Camera | np.ndarray | None,
+        camera: Camera | ArrayLike | None,
         unknown: str = "no intrinsics are given",
         found: Detections | None = None,
     ) -> Seen:
@@ -193,6 +221,9 @@ class Stream:
 
     def identify(self, seen: Seen, stamp: int) -> np.ndarray:
         """The ids of the people in the next image, int64 [P]."""
+        if not isinstance(stamp, Integral) or not -(2**63) <= stamp < 2**63:
+            raise InputError(f"stamp: must be whole nanoseconds of 64 bits, it is {shown(stamp)}")
+        stamp = int(stamp)  # numpy's may have no sign
         if stamp < self._stamp - RESTART:
             self._tracker = Tracker(self.next_id)  # the smoother sees by itself that time goes back
         self._stamp = stamp
@@ -225,7 +256,7 @@ class Stream:
         if self._settings.boxes == "detections":
             if found is None:
                 raise InputError("found: boxes is detections, so those of the image must be given")
-            return found
+            return checked("found", found)
         if self._settings.boxes == "full_frame":
             return one_person([0, 0, image.shape[1], image.shape[0]])
         if self._settings.boxes == "fixed":

@@ -128,20 +128,21 @@ class UserDetector:
         return dict(zip(self._outputs, out))
 
     def _recognised(self, out: dict[str, np.ndarray]) -> Layout:
-        names, shapes = set(out), [array.shape for array in out.values()]
-        if {"dets", "labels"} <= names and out["dets"].ndim == 3 and out["dets"].shape[2] == 5:
+        shapes = {name: array.shape for name, array in out.items()}
+        count = shapes.get("labels", ())[1:]  # of the rows, for the families that name their outputs
+        if shapes.items() >= {"dets": (1, *count, 5), "labels": (1, *count)}.items():
             return "RTMDet"
-        if {"labels", "boxes", "scores"} <= names:
+        if shapes.items() >= {"labels": (1, *count), "boxes": (1, *count, 4), "scores": (1, *count)}.items():
             return "RT-DETR"
-        if {"logits", "pred_boxes"} <= names:
+        if "logits" in shapes and shapes.get("pred_boxes") == (1, *shapes["logits"][1:-1], 4):
             if out["logits"].shape[-1] in OTHER_CLASSES:
                 raise self._fault(
                     f"its logits have {out['logits'].shape[-1]} classes, as those of DETR and YOLOS, whose class 0 is "
                     f"nobody; known are {KNOWN}"
                 )
             return "RT-DETR"
-        if len(shapes) == 1 and len(shapes[0]) == 3:
-            _, rows, columns = shapes[0]
+        if len(shapes) == 1 and len(next(iter(shapes.values()))) == 3:
+            ((_, rows, columns),) = shapes.values()
             cells = [len(self._grid(strides)) for strides in STRIDES]
             if rows in cells and columns >= 6:
                 return "YOLOX"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +178,45 @@ def test_reports_are_compared(report: dict[str, Any], tmp_path: Path, capsys: py
     (tmp_path / "other.json").write_text(json.dumps(other | {"rows": []}))
     with pytest.raises(InputError, match="no way and size in common"):
         bench.main(BenchConfig(compare=(Path(report["file"]), tmp_path / "other.json")))
+
+
+ROW = {"way": "cpu", "people": 1, "samples": 0, "p50_ms": 2.0, "GFLOP": 1.0, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (ROW | {"p50_ms": "fast"}, "p50_ms"),
+        (ROW | {"p50_ms": 0}, "p50_ms"),
+        (ROW | {"p50_ms": float("nan")}, "p50_ms"),
+        (ROW | {"share": 0}, "share"),
+        (ROW | {"GFLOP": None}, "GFLOP"),
+        (ROW | {"way": ["cpu"]}, "way"),
+        (ROW | {"people": "1"}, "people"),
+        ({"way": "cpu", "people": 1, "samples": 0}, "p50_ms"),
+        (7, "rows"),
+    ],
+)
+def test_a_damaged_report_is_named(tmp_path: Path, row: Any, field: str) -> None:
+    (tmp_path / "good.json").write_text(json.dumps({"rows": [ROW, {"way": "cuda", "problem": "left out"}]}))
+    (tmp_path / "other.json").write_text(json.dumps({"rows": [row]}))
+    with pytest.raises(InputError, match=rf"other.json: not a report of mega bench \(.*{field}"):
+        bench.main(BenchConfig(compare=(tmp_path / "good.json", tmp_path / "other.json")))
+
+
+def test_what_cannot_be_measured_or_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "measure", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot be written"):
+        bench.main(BenchConfig(ways=("cpu",), out=tmp_path / "file"))
+    with monkeypatch.context() as patched, pytest.raises(ModuleNotFoundError):
+        patched.setitem(sys.modules, "matplotlib", None)  # as good as not installed
+        bench.main(BenchConfig(ways=("cpu",), out=tmp_path / "folder"))
+    for wrong in (BenchConfig(repeats=0), BenchConfig(ways=())):
+        with pytest.raises(InputError, match="--repeats from 1 on, and --ways"):
+            bench.main(wrong)
 
 
 def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

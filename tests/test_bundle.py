@@ -141,6 +141,15 @@ def test_whole_numbers_are_numbers_too(folder: Path) -> None:
     assert Bundle.load(folder).sampling.temperature == 1
 
 
+def test_a_relative_folder_outlives_a_change_of_the_working_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    bundle = Bundle.load(folder.name)
+    monkeypatch.chdir("/")
+    assert bundle.folder == folder.absolute() and bundle.path("sampler").is_file()
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     message = error(tmp_path / "nowhere")
     assert "nowhere/bundle.json" in message and "mega export onnx" in message
@@ -329,11 +338,18 @@ def test_missing_inner_field(folder: Path) -> None:
         (lambda m: m["crop"].update(mean=0.5), "Expected `array`, got `float` - at `$.crop.mean`"),
         (lambda m: m["calibration"].update(scale=None), "Expected `float`, got `null` - at `$.calibration.scale`"),
         (lambda m: m.update(sampling=[5]), "Expected `object`, got `array` - at `$.sampling`"),
-        (lambda m: m["files"].update({"sampler.onnx": 3}), "Expected `str`, got `int` - at `$.files[...]`"),
-        (lambda m: m["origins"].update(backbone=3), "Expected `str`, got `int` - at `$.origins[...]`"),
+        (lambda m: m["files"].update({"sampler.onnx": 3}), "Expected `str`, got `int` - at `$.files.sampler.onnx`"),
+        (
+            lambda m: m["origins"].update(detector="Google", backbone=3),
+            "Expected `str`, got `int` - at `$.origins.backbone`",
+        ),
+        (
+            lambda m: m["origins"].update(backbone=3) or m.update(fp32=3),  # it is the first that is told
+            "Expected `str`, got `int` - at `$.origins.backbone`",
+        ),
         (
             lambda m: m["graphs"]["sampler"]["outputs"]["vertices"].update(shape=[1.5]),
-            "Expected `int | str`, got `float` - at `$.graphs.sampler.outputs[...].shape[0]`",
+            "Expected `int | str`, got `float` - at `$.graphs.sampler.outputs.vertices.shape[0]`",
         ),
     ],
 )
@@ -376,6 +392,10 @@ def test_bundle_error_is_an_input_error() -> None:
                 modes={"dtype": "float32", "shape": [20, 9, 3]},
             ),
             "deterministic.outputs.modes has the shape [20, 9, 3] in place of [20, 10, 3]",
+        ),
+        (
+            lambda m: m["graphs"]["sampler"]["inputs"]["logits"]["shape"].__setitem__(1, "N"),
+            "sampler.inputs.logits has the shape ['P', 'N', 9] in place of ['P', 'a number', 9]",
         ),
         (lambda m: m["crop"].update(size=10**9), "Expected `int` <= 4096"),
         (lambda m: m["sampling"].update(steps=10**9), "Expected `int` <= 1000"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tensorrt_operators import refused
 
-from export import check, flop, gates, ways
+from export import check, flop, gates, to_onnx, ways
 from export.check import Parity
 from export.gates import LIMITS
 from export.options import CheckConfig, ExportConfig
@@ -102,6 +102,26 @@ def bundle(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 def test_an_unknown_body_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="128 vertices"):
         export(ExportConfig(checkpoints / "mega", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"steps": value} for value in (0, -1, 2000)),
+        *({"samples": value} for value in (-1, 5000)),
+        *({"temperature": value} for value in (0.0, -1.0, float("nan"), float("inf"))),
+    ],
+)
+def test_a_sampler_that_no_bundle_may_have_is_refused_at_once(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(to_onnx, "save_graphs", None)
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"--{name}"):
+        export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "new", **wrong))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file: cannot be written"):
+        export(replace(CONFIG, checkpoint=checkpoints / "mega", out=tmp_path / "file"))
 
 
 def test_damaged_scores_are_refused(checkpoints: Path, tmp_path: Path) -> None:

@@ -94,6 +94,18 @@ def test_only_two_folders_of_the_runtime_need_ros() -> None:
     assert end.returncode == 0, end.stderr
 
 
+def test_public_names_are_listed_before_they_are_loaded() -> None:
+    end = python(
+        "import sys, mega_ros\n"
+        "assert {'Recovery', 'Stream', 'InputError'} <= set(dir(mega_ros)) == set(mega_ros.__all__)\n"
+        "assert 'mega_ros.recovery' not in sys.modules\n"
+        "from mega_ros import *\n"
+        "from mega_model.core import errors\n"
+        "assert InputError is errors.InputError and issubclass(BundleError, InputError)"
+    )
+    assert end.returncode == 0, end.stderr
+
+
 def test_the_node_is_found_under_both_names() -> None:
     end = python("from mega_ros import node, ros\nimport mega_ros.ros.node\nassert node.MegaNode is ros.node.MegaNode")
     assert end.returncode == 0, end.stderr

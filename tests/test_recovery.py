@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pickle
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,19 +217,36 @@ def test_longer_focal_length_puts_people_further_away(recovery: Recovery, frame:
             "boxes: number 1 .* 90 degrees or more off the axis",
         ),
         ({"ids": [1]}, "ids: must be 2 whole numbers"),
-        ({"ids": [0.5, 1]}, "ids: must be 2 whole numbers"),
-        ({"ids": [-1, 1]}, "ids: must fit"),
+        ({"ids": [0.5, 1]}, "ids: must be whole numbers"),
+        ({"ids": [-1, 1]}, "ids: must be whole numbers from 0 to 4294967295"),
+        ({"ids": [[1], [2, 3]]}, "ids: must hold numbers"),
+        ({"ids": [2**70, 1]}, "ids: must be whole numbers"),
+        ({"boxes": [["1", "2", "30", "40"]]}, "boxes: must hold numbers"),
+        ({"boxes": BOXES.astype("M8[s]")}, "boxes: must hold numbers"),
+        ({"boxes": [[0, 0, 10, 1e300]]}, "boxes: number 0 is .*, not finite x0 < x1"),
+        ({"K": K.astype(complex)}, "K: must hold numbers"),
+        ({"K": {"of a camera": K}}, "K: must hold numbers"),
+        ({"rotate": 90.0}, "rotate: must be one of"),
+        ({"rotate": np.array([0, 90])}, "rotate: must be one of"),
+        ({"boxes": None, "keypoints": np.zeros((1, 17, 3))}, "keypoints: are those of given boxes"),
         ({"keypoints": np.zeros((1, 17, 3))}, r"keypoints: must be finite with shape \[2, 17, 3\], it is \[1, 17, 3\]"),
         ({"keypoints": np.full((2, 17, 3), np.nan)}, "keypoints: must be finite"),
         ({"keypoints": "nose"}, "keypoints: must hold numbers"),
-        ({"ids": [2**32, 1]}, "ids: must fit"),
-        ({"samples": -1}, "samples and seed"),
-        ({"seed": -1}, "samples and seed"),
+        ({"ids": [2**32, 1]}, "ids: must be whole numbers"),
+        *(
+            ({"samples": samples}, "samples: must be whole numbers from 0 to 1000")
+            for samples in (-1, 2.5, np.nan, 10**9)
+        ),
+        ({"samples": "3"}, "samples: must hold numbers"),
+        ({"samples": [1, 2, 3]}, "samples: must be one number, or 2"),
+        *(({"seed": seed}, "seed: must be a whole number from 0 on") for seed in (-1, 1.5, None, "a", [1])),
     ],
 )
 def test_bad_input_is_named(recovery: Recovery, image: np.ndarray, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as told, warnings.catch_warnings():
+        warnings.simplefilter("error")
         recovery.run(**{"image": image, "K": K, "boxes": BOXES, **change})
+    assert "\n" not in str(told.value)
 
 
 def test_a_box_that_shows_little_of_a_person_is_taken(recovery: Recovery, image: np.ndarray) -> None:
@@ -436,6 +455,55 @@ def test_between_processes_travel_folder_and_provider(little: Callable[..., Reco
     first, second = (pickle.loads(pickle.dumps(recovery)) for _ in range(2))
     assert first is second and first.bundle.hash == recovery.bundle.hash
     assert first.backend == recovery.backend and first.why == "", "cpu was asked for, not auto"
+
+
+def test_what_travels_does_not_depend_on_the_working_folder(
+    little: Callable[..., Recovery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = little().bundle.folder
+    monkeypatch.chdir(folder.parent)
+    recovery = Recovery.load(folder.name, provider="cpu")
+    monkeypatch.chdir("/")
+    assert pickle.loads(pickle.dumps(recovery)).bundle.hash == recovery.bundle.hash
+
+
+def test_people_travel_and_can_be_told_apart(little: Callable[..., Recovery]) -> None:
+    people = little().run(painted(*GREEN), K, MIDDLE)
+    copied = pickle.loads(pickle.dumps(people))
+    np.testing.assert_array_equal(copied.vertices, people.vertices)
+    assert people == people and people != copied and len({people, copied}) == 2, "the same object, not the same arrays"
+    assert people in [copied, people]
+
+
+def test_lists_are_taken_as_arrays_are(little: Callable[..., Recovery]) -> None:
+    recovery = little(errors=False)
+    arrays = recovery.run(painted(*GREEN), K, MIDDLE, ids=np.array([3], np.uint8), samples=2, seed=2**70)
+    lists = recovery.run(
+        painted(*GREEN), K=K.tolist(), boxes=[[float(x) for x in MIDDLE[0]]], ids=[3], samples=2, seed=2**70
+    )
+    for name in ("vertices", "sigma", "ids"):
+        np.testing.assert_array_equal(getattr(lists, name), getattr(arrays, name))
+
+
+def test_any_memory_layout_gives_the_same_people(little: Callable[..., Recovery]) -> None:
+    recovery, image = little(), np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    expected = recovery.run(image, K, MIDDLE).vertices
+    fixed = image.copy()
+    fixed.flags.writeable = False
+    backwards = np.ascontiguousarray(image[::-1, ::-1, ::-1])[::-1, ::-1, ::-1]
+    for same in (fixed, backwards, np.asfortranarray(image), np.repeat(image, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(recovery.run(same, np.asfortranarray(K), MIDDLE).vertices, expected)
+
+
+def test_threads_share_a_recovery(little: Callable[..., Recovery]) -> None:
+    recovery = little(errors=False, samples=3)
+    images = [painted(*colour) for colour in (GREEN, (0, 0, 255), (255, 0, 0))]
+    expected = [recovery.run(image, K, MIDDLE) for image in images]
+    with ThreadPoolExecutor(6) as pool:
+        found = pool.map(lambda number: recovery.run(images[number % 3], K, MIDDLE), range(60))
+    for number, people in enumerate(found):
+        np.testing.assert_array_equal(people.vertices, expected[number % 3].vertices)
+        np.testing.assert_array_equal(people.sigma, expected[number % 3].sigma)
 
 
 def test_seconds_of_all_runs_so_far(little: Callable[..., Recovery]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from mega_model.core.cameras import Camera
 from mega_model.core.detection import Detections
+from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov
 from mega_ros import People, Recovery, Stream, StreamSettings
 
@@ -168,6 +169,84 @@ def test_bad_input_is_named(
     with pytest.raises(ValueError, match=reason):
         stream.process(image, intrinsics, 0)
     assert len(stream.process(GREEN, K, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"boxes": "fixed_box"},
+        {"fixed_box": (0, 0, 9)},
+        {"fixed_box": "none"},
+        *({"score_threshold": value} for value in (np.nan, -0.1, 50, "0.5")),
+        *({"max_people": value} for value in (-1, 2.5, None)),
+        *({"fov": value} for value in (0, np.nan, 60, None)),
+        *({"smoothing": value} for value in (np.nan, -1, 2, None)),
+        {"rotate": 90.0},
+    ],
+)
+def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"^{name}: must "):
+        StreamSettings(**wrong)
+    with pytest.raises(InputError, match=f"^{name}: must "):
+        replace(FULL, **wrong)
+
+
+def test_settings_may_be_numpys(recovery: Callable[..., Recovery]) -> None:
+    numpys: dict[str, Any] = {
+        "boxes": "fixed",
+        "fixed_box": np.array(FIXED.fixed_box),
+        "score_threshold": np.float32(0.4),
+        **{name: np.int64(3) for name in ("max_people", "samples", "seed")},
+        "fov": np.float64(1),
+    }
+    stamp: Any = np.uint64(5)
+    assert len(Stream(recovery(), StreamSettings(**numpys)).process(GREEN, None, stamp)) == 1
+
+
+@pytest.mark.parametrize("degrees", [1, 170])  # the range of mega replay --fov
+def test_a_field_of_view_may_be_narrow_or_wide(degrees: float) -> None:
+    assert StreamSettings(fov=float(np.radians(degrees))).fov == pytest.approx(degrees * np.pi / 180)
+
+
+@pytest.mark.parametrize("stamp", [None, 1.7e9, np.nan, "now", 2**63])
+def test_a_stamp_is_whole_nanoseconds(recovery: Callable[..., Recovery], stamp: Any) -> None:
+    with pytest.raises(InputError, match=r"^stamp: must be whole nanoseconds"):
+        Stream(recovery(), FULL).process(GREEN, K, stamp)
+
+
+BOX = [[110.0, 70.0, 210.0, 170.0]]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (np.array(BOX), ": must be Detections"),
+        ((np.array(BOX), np.ones(1)), ": must be Detections"),
+        (Detections(np.array(BOX[0]), np.ones(1), None), r"\.boxes: must have the shape \[1, 4\], it is \[4\]"),
+        (Detections(np.array(BOX), np.ones(0), None), r"\.boxes: must have the shape"),
+        (Detections(np.array(BOX), np.ones((1, 1)), None), r"\.scores: must have the shape"),
+        (Detections(np.array(BOX), np.ones(1), np.zeros((1, 13, 3))), r"\.keypoints: must have the shape"),
+        (Detections(np.array([["a"] * 4]), np.ones(1), None), r"\.boxes: must hold numbers"),
+    ],
+)
+def test_detections_of_another_shape_are_named(recovery: Callable[..., Recovery], found: Any, message: str) -> None:
+    """Those that come with the image, and those of an own detector."""
+    made, own = recovery(), SimpleNamespace(find=lambda *_: found)
+    with pytest.raises(InputError, match=f"^found{message}"):
+        Stream(made, StreamSettings(boxes="detections")).process(GREEN, K, 0, found=found)
+    with pytest.raises(InputError, match=f"^detector{message}"):
+        Stream(made, StreamSettings(rotate=90), detector=own).process(GREEN, K, 0)
+
+
+@pytest.mark.parametrize("people", [0, 1])
+def test_detections_may_be_lists(recovery: Callable[..., Recovery], people: int) -> None:
+    boxes: Any = BOX[:people]
+    scores: Any = [0.5] * people
+    found = Detections(boxes, scores, None)
+    made, own = recovery(), SimpleNamespace(find=lambda *_: found)
+    assert len(Stream(made, StreamSettings(boxes="detections")).process(GREEN, K, 0, found=found)) == people
+    assert len(Stream(made, StreamSettings(rotate=180), detector=own).process(GREEN, K, 0)) == people
 
 
 # -------------------------------------------------------------------------------------------------------------- boxes

@@ -259,6 +259,18 @@ def test_a_stretched_image_leaves_no_pixel_out(tmp_path: Path, given: list[dict[
             {"logits": np.zeros((1, 100, 92), np.float32), "pred_boxes": np.zeros((1, 100, 4), np.float32)},
             r"its logits have 92 classes, as those of DETR and YOLOS",
         ),
+        *(  # the names of a known family, but other shapes
+            ({name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, f"its outputs are {first} ")
+            for first, shapes in (
+                ("dets", {"dets": (1, 10, 5), "labels": (1, 9)}),
+                ("dets", {"dets": (1, 10, 5), "labels": (1, 10, 1)}),
+                ("dets", {"dets": (1, 10, 5), "labels": ()}),
+                ("labels", {"labels": (1, 300), "boxes": (1, 300, 5), "scores": (1, 300)}),
+                ("labels", {"labels": (300,), "boxes": (300, 4), "scores": (300,)}),
+                ("logits", {"logits": (1, 300, 80), "pred_boxes": (1, 200, 4)}),
+                ("logits", {"logits": (300, 80), "pred_boxes": (300, 4)}),
+            )
+        ),
         ({"output0": np.zeros((1, 5000, 84), np.float32)}, r"its outputs are output0 \[1, 5000, 84\]; known are"),
     ],
 )

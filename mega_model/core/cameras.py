@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mega_model.core.errors import InputError, numbers
 
@@ -64,9 +65,9 @@ class Camera:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def of(cls, camera: Camera | np.ndarray) -> Camera:
+    def of(cls, camera: Camera | ArrayLike) -> Camera:
         """A camera as it is, or that of intrinsics [3, 3] without a lens. Raises InputError."""
-        return camera if isinstance(camera, Camera) else cls(camera)
+        return camera if isinstance(camera, Camera) else cls(numbers("K", camera))
 
     @property
     def focal(self) -> np.ndarray:

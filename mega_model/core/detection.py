@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mega_model.core.boxes import intersection_over_union, non_maximum_suppression
+from mega_model.core.errors import InputError, numbers, shown
 from mega_model.core.topology import LIMBS
 
 THRESHOLD = 0.5
@@ -39,6 +41,27 @@ class Detections(NamedTuple):
 
     A keypoint may lie outside its box, or outside the image.
     """
+
+
+def checked(name: str, found: Detections) -> Detections:
+    """The same as float32. Raises InputError that begins with `name` if an array has another shape."""
+    if not isinstance(found, tuple) or len(found) != 3:
+        raise InputError(f"{name}: must be Detections (boxes, scores, keypoints or None), it is {shown(found)}")
+    boxes, scores, keypoints = found
+    people = numbers(f"{name}.scores", scores).size
+    return Detections(
+        _shaped(f"{name}.boxes", boxes, (people, 4)),
+        _shaped(f"{name}.scores", scores, (people,)),
+        None if keypoints is None else _shaped(f"{name}.keypoints", keypoints, (people, len(KEYPOINTS), 3)),
+    )
+
+
+def _shaped(name: str, given: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    array = numbers(name, given)
+    if array.shape != shape and (array.size or 0 not in shape):  # an empty list is nobody
+        raise InputError(f"{name}: must have the shape {[*shape]}, it is {[*array.shape]}")
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32).reshape(shape)
 
 
 def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:

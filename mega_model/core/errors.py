@@ -12,9 +12,25 @@ class InputError(ValueError):
 def numbers(name: str, value: object) -> np.ndarray:
     """`value` as float64. Raises InputError that names the argument."""
     try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: must hold numbers only, it is {value!r:.80}") from None
+        array = np.asarray(value)
+        if array.dtype.kind in "biufO":  # no text, times or complex numbers, which numpy would convert
+            return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{name}: must hold numbers only, it is {shown(value)}")
+
+
+def whole_numbers(name: str, value: object, most: int) -> np.ndarray:
+    """`value` as int64, from 0 to `most`. Raises InputError that names the argument."""
+    array = numbers(name, value)
+    if not ((array == np.floor(array)) & (array >= 0) & (array <= most)).all():
+        raise InputError(f"{name}: must be whole numbers from 0 to {most}, it is {shown(value)}")
+    return array.astype(np.int64)
+
+
+def shown(value: object) -> str:
+    """The beginning of a value, in one line."""
+    return " ".join(repr(value).split())[:80]
 
 
 def first_line(error: BaseException) -> str:

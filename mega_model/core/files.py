@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
 import zipfile
 import zlib
@@ -65,6 +66,16 @@ def read_bytes(path: Path, most: int) -> bytes:
             return file.read(most)  # it may have grown
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def make_folder(out: Path) -> None:
+    """The folder for results, if it is not there. Raises InputError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: cannot be written")
 
 
 def sha256(path: Path) -> str:

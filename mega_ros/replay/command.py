@@ -20,6 +20,7 @@ from rich.console import Console
 
 from mega_model.core.commands import must_have
 from mega_model.core.errors import InputError
+from mega_model.core.files import make_folder
 
 from ..engines import Provider
 from ..recovery import FOV_DEFAULT, Recovery
@@ -35,7 +36,7 @@ from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
-from .results import is_of_replay, make_folder, must_be_of_replay, put_in_place, write_csv
+from .results import is_of_replay, must_be_of_replay, put_in_place, write_csv
 
 ALL = "all inputs"
 """Name of the row with the numbers of all frames."""

@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import make_folder
 from mega_model.core.topology import Topology
 
 from ..bundle import TOPOLOGY, Bundle
@@ -26,7 +27,7 @@ from .drawings import CONTACT_SHEET, OVERLAY, write_drawings
 from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
-from .results import make_folder, put_in_place
+from .results import put_in_place
 from .sources import Source, SourceError
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)

@@ -20,11 +20,12 @@ from rich.progress import track
 from rich.table import Table
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import make_folder
 
 from ..recovery import Recovery
 from .coco import read
 from .photographs import PARTS, Row, evaluate, rows
-from .results import make_folder, put_in_place
+from .results import put_in_place
 
 REPORT = "keypoints_report.json"
 """Name of the file."""

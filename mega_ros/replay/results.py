@@ -20,6 +20,7 @@ from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
+from mega_model.core.files import make_folder
 from mega_model.core.topology import Topology
 
 from .. import draw
@@ -30,16 +31,6 @@ from ..ros.standard import BGR_AS_JPEG, MESSAGES, header, point_cloud, serialise
 from .bags import is_bag, open_bag
 from .frames import Frame
 from .measures import Row
-
-
-def make_folder(out: Path) -> None:
-    """The folder for results, if it is not there. Raises InputError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-    if not os.access(out, os.W_OK):
-        raise InputError(f"{out}: cannot be written")
 
 
 def must_be_of_replay(out: Path, names: Sequence[str]) -> None:
