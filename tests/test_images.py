@@ -223,6 +223,13 @@ def test_pixels_stay_where_the_camera_info_has_them() -> None:
         (encoded(".png", np.zeros((64, 64, 3), np.uint8))[:60], "png", "PNG data are cut off or damaged: 60 bytes"),
         (encoded(".png", np.zeros((4, 4), np.uint16)), "16UC1; png compressed", "more than 8 bits"),
         (encoded(".jpg", np.zeros((4, 4), np.uint8)), "bayer_rggb8; jpeg compressed", "raw sensor mosaic; .*debayer"),
+        (encoded(".jpg", np.zeros((4, 4), np.uint8)), "16UC1; jpeg compressed ", "'16UC1; .* has more than 8 bits"),
+        (encoded(".jpg", np.zeros((4, 4), np.uint8)), "32FC1; jpeg compressed mono8", "has more than 8 bits"),
+        (
+            b"\0\0\0\1\x67" + bytes(9),
+            "h264",
+            "format 'h264' is packets of a video; republish it as raw images or as JPEG",
+        ),
         (
             bytes(12) + encoded(".png", np.zeros((4, 4), np.uint16)),
             "16UC1; compressedDepth png",

@@ -6,6 +6,7 @@ A frame that cannot be read says why, and the rest goes on.
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,21 +22,36 @@ from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.files import sha256
-from mega_model.core.images import is_image
 
-from ..ros.camera_info import camera_for, is_rectified
+from ..ros.camera_info import camera_for, is_rectified, other_frame
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, FILES, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
-from .sources import FRAME, Source, SourceError, open_video, read_image
+from .bags import (
+    CAMERA_INFO,
+    FILES,
+    Bag,
+    Runs,
+    has_metadata,
+    inside,
+    is_bag,
+    left_out,
+    open_bag,
+    parts_of,
+    read_bag,
+    with_stamp,
+)
+from .sources import FRAME, STREAMS, Source, SourceError, is_still, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    *(".heic", ".heif", ".avif"),  # not read: each is a frame that says so
+    *(".heic", ".heif", ".avif", ".jxl"),  # not read: each is a frame that says so
 )
 """How the names of image files end, where a folder of inputs is searched."""
-VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv", ".ogv")
+VIDEOS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".3gp", ".wmv", ".ogv"),
+    *(".flv", ".gif", ".h264", ".dav", *STREAMS),
+)
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
@@ -127,7 +143,7 @@ def open_input(
             raise InputError(f"{first}: field 'images' is empty")
         source = ImageFiles(first.name, [p.path for p in photographs], False, one_camera=False, beside=[first])
     elif first.is_file():
-        source = ImageFiles(first.name, [first], turn) if is_image(first) else Video(first)
+        source = ImageFiles(first.name, [first], turn) if is_still(first) else Video(first)
     else:
         raise InputError(f"{first}: there is no such file or folder")
     if image_topic or info_topic not in (None, WITHOUT):
@@ -136,8 +152,14 @@ def open_input(
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
-    """Folder by folder, and in each the shorter names first, so that 2 comes before 10."""
-    return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
+    """Folder by folder, and in each by name, numbers by their size: 2 comes before 10, and 1.25 before 1.5."""
+    return sorted(paths, key=lambda path: (path.parent, _parts_of_name(path.stem), path.name))
+
+
+def _parts_of_name(name: str) -> list[tuple[str, int, str]]:
+    """Each text with the number behind it: whole part and decimals, which are ordered as texts."""
+    found = re.findall(r"([^0-9]*)(?:([0-9]+)(?:\.([0-9]+))?)?", name)
+    return [(text, int(whole or -1), decimals) for text, whole, decimals in found]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -150,7 +172,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def is_image_file(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
+    """By its name, also where it cannot be read, as a link that leads nowhere: it is a frame that says so."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()
 
 
 def inputs_in(path: Path) -> list[Path]:
@@ -178,9 +201,12 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
     out = []
     for path in files:
         if path.is_dir():
-            out += digests(files_of(path))
+            out += digests(parts_of(path))
             continue
-        out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
+        try:
+            out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
+        except OSError:  # a frame says why
+            out.append({"name": path.name})
     return out
 
 
@@ -278,25 +304,36 @@ class Recorded:
         self, path: Path, image_topic: str | None = None, info_topic: str | None = None, rectified: str = "auto"
     ) -> None:
         self.name, self.path = path.name, path
-        parts, metadata = files_of(path), path / "metadata.yaml"
-        self.files = [*parts, *([metadata] if has_metadata(path) else [])]
-        notes = []
+        parts, notes = parts_of(path), []
+        self.files = [*parts, *([path / "metadata.yaml"] if has_metadata(path) else [])]
         if len(self.files) == len(parts) > 1:
             notes.append(f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag")
+        if others := left_out(path):
+            notes.append(f"metadata.yaml does not list {', '.join(others)}: left out; ros2 bag reindex adds it")
         with open_bag(path) as bag:
             image = _image_topic(bag, image_topic)
             info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            infos = bag.messages([info] if info else [])
-            self._infos = [(bag.stamp(data) or time, bag.read(c, data)) for c, time, data in infos]
+            infos, runs = bag.messages([info] if info else []), Runs()
+            self._infos = [(runs.time(bag.stamp(data) or time), bag.read(c, data)) for c, time, data in infos]
             self._infos.sort(key=lambda found: found[0])
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
+            announced = bag.announced(image)
         self.count, unstamped = len(stamps), stamps.count(0)
         repeated = self.count - unstamped - len({*stamps} - {0})
+        lost = f"of {announced} messages that the bag announces on {image}, {self.count} are in it"
         if not stamps:
-            raise InputError(f"{path}: {image} has no messages")
+            raise InputError(f"{path}: {lost if announced else f'{image} has no messages'}")
+        if self.count < announced:
+            notes.append(lost)
+        runs = Runs()
+        for stamp in filter(None, stamps):
+            runs.time(stamp)
+        if runs.count:
+            often = "once" if runs.count == 1 else f"{runs.count} times"
+            notes.append(f"the stamps go back by more than a second {often}: as often, people get new ids")
         if unstamped:
             notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
         if repeated:
@@ -304,8 +341,10 @@ class Recorded:
         self.note = "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
+        runs = Runs()
         with open_bag(self.path) as bag:
             for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
+                time = runs.time(stamp)
                 try:
                     message = bag.read(connection, data)
                 except InputError as error:
@@ -317,7 +356,7 @@ class Recorded:
                 except InputError as error:
                     yield Frame(stamp, None, f"{self.path}: {self.topics['image']}: {error}", frame_id=frame_id)
                     continue
-                camera, problem = self._camera(stamp, image.shape[1], image.shape[0])
+                camera, problem = self._camera(time, image.shape[1], image.shape[0], frame_id)
                 yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
 
     def played(self) -> Source:
@@ -327,15 +366,20 @@ class Recorded:
         messages = map(with_stamp, read_bag(self.path, self._types))
         return Source(self.name, messages, self.topics["image"], info, self._types, first, self.count)
 
-    def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:
-        """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""
+    def _camera(self, time: int, width: int, height: int, frame_id: str) -> tuple[Camera | None, str]:
+        """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late.
+
+        time: the image's, of `Runs.time`.
+        """
         topic = self.topics.get("camera_info")
         if topic is None:
             return None, self._why_no_info
         if not self._infos:
             return None, f"{topic}: no camera_info has come"
-        k = bisect_right(self._infos, stamp, key=lambda info: info[0])
-        camera, problem = camera_for(self._infos[max(0, k - 1)][1], width, height, self._rectified)
+        info = self._infos[max(0, bisect_right(self._infos, time, key=lambda info: info[0]) - 1)][1]
+        camera, problem = camera_for(info, width, height, self._rectified)
+        if not problem and (other := other_frame(info.header.frame_id, frame_id)):
+            problem = f"{other}: is it another camera's?"
         return camera, f"{topic}: {problem}" if problem else ""
 
 
@@ -412,7 +456,11 @@ def _only(bag: Bag, found: list[str], what: str, option: str) -> str | None:
 
 
 def _nothing(bag: Bag, kinds: Sequence[str]) -> str:
-    raise InputError(f"{bag.path}: no topic carries {' or '.join(kinds)}; it has {_listed(bag)}")
+    if drawn := [topic for topic, kind in sorted(bag.topics.items()) if kind in kinds]:
+        what = f"images only under /mega, where the node has its drawings: {', '.join(drawn)}"
+        raise InputError(f"{bag.path}: has {what}; --image-topic takes one all the same")
+    republish = "images of other types, as packets of a video, must be republished as one of these"
+    raise InputError(f"{bag.path}: no topic carries {' or '.join(kinds)}; it has {_listed(bag)}; {republish}")
 
 
 def _listed(bag: Bag) -> str:
