@@ -402,6 +402,27 @@ def test_a_camera_info_of_another_frame_is_said(bundle: Path, tmp_path: Path) ->
         assert said["assumed"] == 0 and said.get("camera_problem", "") == (whole if problem else "")
 
 
+def test_images_of_a_bag_that_are_not_replayed_are_said(tmp_path: Path) -> None:
+    r = Recorder()
+    left, few = "/left/image_raw", "/right/image_raw"
+    odd = [replace(r.raw(k)[2], encoding="nv24") for k in range(3)]
+    path = bag(tmp_path / "a", *((left, START + k, message) for k, message in enumerate(odd)), r.raw(0, few))
+    assert frames.open_input([path]).note == f"left out, as their images cannot be read: {left}"
+    path = bag(tmp_path / "b", r.raw(0), *map(r.compressed, range(3)))
+    assert frames.open_input([path]).note == f"{IMAGE} has 1 images, {IMAGE}/compressed 3; --image-topic chooses"
+    path = bag(tmp_path / "c", *map(r.raw, range(3)), *map(r.compressed, range(3)))
+    assert frames.open_input([path]).note == ""
+
+
+def test_images_of_two_cameras_on_one_topic_are_said(bundle: Path, tmp_path: Path) -> None:
+    topic, stamp, message = Recorder().raw(1)
+    other = replace(message, header=replace(message.header, frame_id="rear"))
+    path = bag(tmp_path / "bag", Recorder().raw(0), (topic, stamp, other))
+    assert replay(bundle, tmp_path / "out", path) == 0
+    note = "the images have several frame_ids, camera, rear: are they of one camera?"
+    assert report(tmp_path / "out")["note"] == note
+
+
 def test_two_runs_are_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
     path, out = KINDS["mcap"](tmp_path), tmp_path / "out"
     contents = []
@@ -1368,7 +1389,7 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     names = ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv", "report.json"]
     cv2.imwrite(str(folder / "loose.png"), pattern(0))
-    assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
+    assert [path.name for path in frames.inputs_in(folder)] == ["many", *names]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
 
 
@@ -1882,6 +1903,19 @@ def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
     assert replay(bundle, tmp_path / "out", path, "--write", out) == 0
     with open_bag(out) as written:
         assert [s for s, *_ in written.in_stamp_order("/mega/mesh")] == [-5 * 10**9]
+
+
+def test_images_are_inputs_wherever_they_lie(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other inputs, beside folders of images, beside a metadata.yaml of something else, and in this folder."""
+    photographs(tmp_path / "photos", 1)
+    photographs(tmp_path / "photos" / "left", 1)
+    bag(tmp_path / "photos" / "bag", *clip(Recorder()))
+    (tmp_path / "photos" / "metadata.yaml").write_text("rig: 2\n")
+    monkeypatch.chdir(tmp_path / "photos" / "left")
+    for word, out in (("..", tmp_path / "out"), (tmp_path / "photos", tmp_path / "again")):
+        assert replay(bundle, out, word) == 0
+        assert sorted(path.name for path in out.iterdir()) == ["bag", "inputs.csv", "left", "photos", "report.json"]
+    assert replay(bundle, tmp_path / "here", ".") == 0 and report(tmp_path / "here")["input"] == "left"
 
 
 def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", *ROS1)
 """Endings of bag files' names."""
 ZSTD = b"\x28\xb5\x2f\xfd"
 """How what is compressed by zstd begins. A message in CDR begins with a zero."""
+INFORMATION = "rosbag2_bagfile_information"
+"""Field of metadata.yaml that holds all others."""
 JOURNALS = ("-wal", "-journal")
 """What sqlite's journals have behind the name of the database."""
 MEND = {"mcap": "mcap recover", "db3": "sqlite3 FILE .recover", "bag": "rosbag reindex"}
@@ -106,8 +108,18 @@ def inside(folder: Path) -> list[Path]:
 
 
 def has_metadata(folder: Path) -> bool:
-    """Whether it says itself that it is a bag. False for a folder that may not be read."""
-    return os.path.isfile(folder / "metadata.yaml")
+    """Whether it says itself that it is a bag. False for a folder that may not be read.
+
+    Others have a metadata.yaml, too: it is one of a bag if it says so, or if files of a bag lie beside it.
+    """
+    where = folder / "metadata.yaml"
+    if not os.path.isfile(where) or files_of(folder):
+        return os.path.isfile(where)
+    try:
+        with where.open("rb") as file:
+            return INFORMATION.encode() in file.read(4096)
+    except OSError:
+        return False
 
 
 def files_of(path: Path) -> list[Path]:
@@ -124,7 +136,7 @@ def parts_of(path: Path) -> list[Path]:
         return files_of(path)
     where, anew = path / "metadata.yaml", "ros2 bag reindex writes it anew"
     try:
-        names = yaml.safe_load(where.read_bytes())["rosbag2_bagfile_information"]["relative_file_paths"]
+        names = yaml.safe_load(where.read_bytes())[INFORMATION]["relative_file_paths"]
         parts = [path / PurePath(name).name for name in names]
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from None

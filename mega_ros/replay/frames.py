@@ -56,6 +56,8 @@ VIDEOS = (
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
 NO_INFO = "the input has no camera_info"
+FEWER = 1.1
+"""By how much more compressed images of a camera there may be than raw ones without a word."""
 WITHOUT = "none"
 """In place of a topic: the bag's camera_info is left out, so a field of view is assumed."""
 
@@ -191,7 +193,7 @@ def inputs_in(path: Path) -> list[Path]:
         return [path]
     for p in inner:
         folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in inside(p))
-        if is_bag(p) or (folder_of_images and not images):
+        if is_bag(p) or folder_of_images:
             others.append(p)
     return [*images, *sorted(others)] or [path]
 
@@ -311,7 +313,8 @@ class Recorded:
         if others := left_out(path):
             notes.append(f"metadata.yaml does not list {', '.join(others)}: left out; ros2 bag reindex adds it")
         with open_bag(path) as bag:
-            image = _image_topic(bag, image_topic)
+            image, unread = _image_topic(bag, image_topic)
+            compressed = f"{image}/compressed", bag.announced(f"{image}/compressed")
             info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
@@ -328,6 +331,10 @@ class Recorded:
             raise InputError(f"{path}: {lost if announced else f'{image} has no messages'}")
         if self.count < announced:
             notes.append(lost)
+        if unread:
+            notes.append(f"left out, as their images cannot be read: {', '.join(unread)}")
+        if compressed[1] > FEWER * self.count:
+            notes.append(f"{image} has {self.count} images, {compressed[0]} {compressed[1]}; --image-topic chooses")
         runs = Runs()
         for stamp in filter(None, stamps):
             runs.time(stamp)
@@ -338,10 +345,10 @@ class Recorded:
             notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
         if repeated:
             notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
-        self.note = "; ".join(notes)
+        self._notes, self.note = notes, "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
-        runs = Runs()
+        runs, frame_ids = Runs(), set[str]()
         with open_bag(self.path) as bag:
             for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
                 time = runs.time(stamp)
@@ -351,6 +358,7 @@ class Recorded:
                     yield Frame(stamp, None, str(error))
                     continue
                 frame_id = message.header.frame_id
+                frame_ids.add(frame_id)
                 try:
                     image = to_bgr(message)
                 except InputError as error:
@@ -358,6 +366,9 @@ class Recorded:
                     continue
                 camera, problem = self._camera(time, image.shape[1], image.shape[0], frame_id)
                 yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
+        if len(frame_ids) > 1:
+            several = f"the images have several frame_ids, {', '.join(sorted(frame_ids))}: are they of one camera?"
+            self.note = "; ".join([*self._notes, several])
 
     def played(self) -> Source:
         """To be played live: the messages as they were recorded, with the stamps that `frames` has."""
@@ -383,19 +394,21 @@ class Recorded:
         return camera, f"{topic}: {problem}" if problem else ""
 
 
-def _image_topic(bag: Bag, named: str | None) -> str:
+def _image_topic(bag: Bag, named: str | None) -> tuple[str, list[str]]:
+    """The topic, and others that are left out because their images cannot be read."""
     if named is not None:
         # the name of the camera's topic, as the node takes it, also where only its compressed images were recorded
         compressed = f"{named}/compressed"
         alone = compressed in bag.topics and next(bag.messages([named]), None) is None
-        return _named(bag, compressed if alone else named, IMAGES)
+        return _named(bag, compressed if alone else named, IMAGES), []
     # the node's own drawings are no input
-    found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
+    found = every = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
     if len(found) > 1:
         found = [t for t in found if _is_readable(bag, t)] or found
+    unread = sorted(t for t in every if t not in found and bag.announced(t))
     # one camera, raw and compressed: the raw images
     found = [t for t in found if not (t.endswith("/compressed") and t.removesuffix("/compressed") in found)]
-    return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
+    return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES), unread
 
 
 def _is_readable(bag: Bag, topic: str) -> bool:
