@@ -1174,6 +1174,7 @@ PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
         (PEOPLE | {"visible": np.ones(2)}, "'visible' must have the shape"),
         ({"joints": np.ones((1, 5, 3)), "stamps": np.array([0])}, "'joints' must have the shape [N, 24, 3]"),
         ({"joints": np.full((1, 24, 3), np.nan), "stamps": np.array([0])}, "must have the pelvis"),
+        ({"joints": np.full((1, 24, 3), np.inf), "stamps": np.array([0])}, "'joints' is infinite somewhere"),
         ({"vertices": np.ones((0, VERTICES, 3)), "stamps": np.zeros(0, int)}, "no ground truth in it"),
     ],
 )
@@ -1814,7 +1815,7 @@ def test_each_message_is_read_once_in_the_order_of_the_stamps(
     found = list(frames.Recorded(KINDS[kind](tmp_path)).frames())
     assert [frame.stamp for frame in found] == [START + k * STEP for k in range(4)]
     assert all(np.array_equal(frame.image, pattern(k)) for k, frame in enumerate(found) if frame.image is not None)
-    assert given.count(IMAGE) == 4
+    assert given.count(IMAGE) == 4 and given.count(INFO) == 1  # the others repeat it
 
 
 def started_again(folder: Path) -> tuple[Path, list[int]]:

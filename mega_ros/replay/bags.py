@@ -241,6 +241,8 @@ class Bag:
 
 HEADER = 4
 """Where the stamp of a message with a header begins: in CDR behind the encoding, in ROS 1 behind a counter."""
+STAMP_END = HEADER + 8
+"""Where it ends."""
 
 
 def _stamp_form(data: bytes, is_ros2: bool) -> struct.Struct:

@@ -29,6 +29,7 @@ from . import coco
 from .bags import (
     CAMERA_INFO,
     FILES,
+    STAMP_END,
     Bag,
     Runs,
     has_metadata,
@@ -319,9 +320,7 @@ class Recorded:
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            infos, runs = bag.messages([info] if info else []), Runs()
-            self._infos = [(runs.time(bag.stamp(data) or time), bag.read(c, data)) for c, time, data in infos]
-            self._infos.sort(key=lambda found: found[0])
+            self._infos = list(_infos(bag, info)) if info else []
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
             announced = bag.announced(image)
         self.count, unstamped = len(stamps), stamps.count(0)
@@ -446,6 +445,16 @@ def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, st
     same = [t for t in found if frame and _frame_id(bag, t) == frame]
     others = f"{', '.join(sorted(found))}, of another frame_id; --camera-info-topic takes it all the same"
     return _only(bag, same, "camera_info", "--camera-info-topic"), f"{beside}: the bag has only {others}"
+
+
+def _infos(bag: Bag, topic: str) -> Iterator[tuple[int, Any]]:
+    """Each camera_info and its time, of `Runs.time`, but for those that only repeat the one before, as most do."""
+    runs, before = Runs(), None
+    for stamp, connection, data in bag.in_stamp_order(topic):
+        time, rest = runs.time(stamp), bytes(data[STAMP_END:])
+        if rest != before:
+            yield time, bag.read(connection, data)
+        before = rest
 
 
 def _frame_id(bag: Bag, topic: str) -> str:
