@@ -349,6 +349,13 @@ def unfinished(folder: Path) -> Path:
     return path.rename(folder / "a.bag.active")
 
 
+def with_empty_part(folder: Path) -> Path:
+    """As of a recorder that was killed when it had begun a part."""
+    path = without_metadata(folder)
+    (path / "parts_2.mcap").touch()
+    return path
+
+
 def with_damaged_part(folder: Path) -> Path:
     path = split(folder)
     (path / "parts_1.mcap").write_bytes((path / "parts_1.mcap").read_bytes()[:9000])
@@ -364,6 +371,7 @@ def with_damaged_part(folder: Path) -> Path:
         (unfinished, "not indexed, .*; what was cut off may be mended: rosbag reindex"),
         (lambda folder: cut(folder, "bare mcap", 0.9), "what was cut off may be mended: mcap recover$"),
         (with_damaged_part, r"parts_1\.mcap: damaged"),
+        (with_empty_part, r"parts_2\.mcap: is empty; .* move it away"),
         (
             lambda folder: bag(folder / "bag", Recorder().raw(0, "/mega/camera/image")),
             "under /mega, .*: /mega/camera/image; --image-topic takes one",

@@ -280,6 +280,8 @@ def open_bag(path: Path) -> Iterator[Bag]:
     with ExitStack() as stack:
         parts: dict[Path, Reader1 | Reader2] = {}
         for file in parts_of(path):
+            if not file.stat().st_size:
+                raise InputError(f"{file}: is empty; if it is one of several parts, move it away to read the others")
             plain = stack.enter_context(_unpacked(file)) if file.suffix == ".zstd" else file
             plain = stack.enter_context(_settled(plain)) if plain.suffix == ".db3" else plain
             with _naming(file):
