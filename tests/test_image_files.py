@@ -60,6 +60,23 @@ def test_formats_and_their_sizes(ending: str) -> None:
     np.testing.assert_array_equal(decode(raw, turn=False), expected)
 
 
+@pytest.mark.parametrize("ending", [".png", ".webp", ".tiff"])
+def test_a_file_with_several_images_is_refused(ending: str, tmp_path: Path) -> None:
+    """OpenCV gives the first one, as if there were no other."""
+    path, image, other = tmp_path / f"a{ending}", Image.fromarray(SMALL), Image.fromarray(255 - SMALL)
+    image.save(path, save_all=True, append_images=[other])
+    with pytest.raises(InputError, match=r"has several images, .*; save each as a file of its own"):
+        read(path, turn=True)
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_a_thumbnail_or_a_mask_behind_a_photograph_is_no_second_image(kind: int, tmp_path: Path) -> None:
+    path, other = tmp_path / "a.tiff", Image.fromarray(SMALL[:3])
+    other.encoderinfo = {"tiffinfo": {254: kind}}
+    Image.fromarray(SMALL).save(path, save_all=True, append_images=[other])
+    np.testing.assert_array_equal(read(path, turn=True), SMALL[..., ::-1])
+
+
 def test_a_raw_photograph_is_not_taken_by_its_thumbnail(tmp_path: Path) -> None:
     """Raw files are TIFF whose first image is small, and says so."""
     path = tmp_path / "a.nef"

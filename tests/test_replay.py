@@ -91,6 +91,14 @@ def scored(topology: Topology, *frames: tuple[People, Truth], times: Sequence[fl
     return score
 
 
+def test_stamps_of_another_clock_have_no_latency() -> None:
+    """As of a simulation, or of a camera that counts from its start."""
+    for age, expected in ((10**7, [0.06]), (10**18, [])):
+        recording = Recording(sent={5: 1.0}, arrived={5: 1.05}, due={5: 5 + age})
+        assert recording.latencies() == pytest.approx([0.05])
+        assert recording.latencies_from_stamp() == pytest.approx(expected)
+
+
 def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
     vertices = np.array([(-1, 0, 4), (1, 0, 5)])[:, None] + BODY
     assert sorted(match(overlaps(vertices, vertices[::-1], Camera(K)))) == [(0, 1), (1, 0)]

@@ -7,8 +7,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -180,6 +183,77 @@ def packed_file(folder: Path) -> Path:
     return next(whole.glob("*.zstd"))
 
 
+def killed(folder: Path) -> Path:
+    """A recorder of sqlite that was killed: its last messages are only in the journal."""
+    path, left = bare(".db3", StoragePlugin.SQLITE3)(folder), folder / "killed"
+    left.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        rows = database.execute("SELECT * FROM messages").fetchall()
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("DELETE FROM messages WHERE id > 4")
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.executemany("INSERT INTO messages VALUES (?, ?, ?, ?)", rows[4:])
+        for name in ("bare.db3", "bare.db3-wal"):
+            shutil.copy(folder / name, left / name)
+    return left / "bare.db3"
+
+
+def with_summary(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    """An MCAP with other records in its summary: a kind, eight bytes with the length of the rest, and the rest."""
+
+    def make(folder: Path) -> Path:
+        path = bare(".mcap", StoragePlugin.MCAP)(folder)
+        content = path.read_bytes()
+        at = int.from_bytes(content[-28:-20], "little")
+        out = content[:at]
+        while at < len(content) - 8:
+            end = at + 9 + int.from_bytes(content[at + 1 : at + 9], "little")
+            rest = change(content[at : at + 1] + content[at + 9 : end])
+            out += rest[:1] + len(rest[1:]).to_bytes(8, "little") + rest[1:]
+            at = end
+        path.write_bytes(out + content[-8:])
+        return path
+
+    return make
+
+
+def without_message_index(record: bytes) -> bytes:
+    """Of a chunk's index, the list of where the messages are indexed."""
+    if record[0] != 8:
+        return record
+    return record[:33] + bytes(4) + record[37 + int.from_bytes(record[33:37], "little") :]
+
+
+def edited(folder: Path, **fields: Any) -> Path:
+    """A bag with other fields in metadata.yaml, and without QoS and counts."""
+    path = KINDS["mcap"](folder)
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+    information = metadata["rosbag2_bagfile_information"]
+    for topic in information["topics_with_message_count"]:
+        topic["message_count"] = 0
+        topic["topic_metadata"]["offered_qos_profiles"] = [QOS]
+    information |= {"message_count": 0, "version": 99} | fields
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    return path
+
+
+NEVER = {"sec": 0, "nsec": 0}
+QOS = {"history": "keep_last", "depth": 1, "reliability": "reliable", "durability": "transient_local"} | {
+    **{"deadline": NEVER, "lifespan": NEVER, "liveliness": "automatic", "liveliness_lease_duration": NEVER},
+    "avoid_ros_namespace_conventions": False,
+}
+
+
+def renamed(folder: Path) -> Path:
+    """With signs that have a meaning in the address of a database."""
+    (folder / "50% #1?").mkdir()
+    return Path(shutil.move(KINDS["bare db3"](folder), folder / "50% #1?"))
+
+
+def bare_packed_messages(folder: Path) -> Path:
+    return next(KINDS["zstd messages"](folder).glob("*.db3"))
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "mcap": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.MCAP),
     "sqlite": lambda f: write_ros2(f / "bag", clip(Recorder()), StoragePlugin.SQLITE3),
@@ -192,6 +266,11 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "split": split,
     "no metadata, split": without_metadata,
     "ROS 1": lambda f: write_ros1(f / "bag.bag", clip(Recorder(ROS1))),
+    "killed while sqlite had a journal": killed,
+    "a name with signs": renamed,
+    "zstd messages, bare": bare_packed_messages,
+    "no message index": with_summary(without_message_index),
+    "metadata that was edited": edited,
     "a folder that is called .bag": lambda f: write_ros2(f / "run.bag", clip(Recorder()), StoragePlugin.MCAP),
     "compressed images": lambda f: bag(
         f / "bag", *(t for k in range(4) for t in (Recorder().info(k), Recorder().compressed(k)))
@@ -235,6 +314,121 @@ def test_every_kind_of_bag_gives_the_same_people(
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
     said = report(tmp_path / "out")
     assert (said["frames"], said["people"], said["unreadable"], said["assumed"]) == (4, 4, 0, 0)
+
+
+def test_files_that_metadata_does_not_list_are_said(bundle: Path, tmp_path: Path) -> None:
+    """As where a recorder was killed after it had begun the next part. An unpacked copy is no other part."""
+    path = edited(tmp_path)
+    shutil.copy(path / "bag.mcap", path / "bag_1.mcap")
+    shutil.copy(path / "bag.mcap", path / "bag.mcap.zstd")
+    assert replay(bundle, tmp_path / "out", path) == 0
+    said = report(tmp_path / "out")
+    assert said["frames"] == 4
+    assert said["note"] == "metadata.yaml does not list bag_1.mcap: left out; ros2 bag reindex adds it"
+    assert [file["name"] for file in said["provenance"]["inputs"]] == ["bag.mcap", "metadata.yaml"]
+
+
+def test_messages_that_a_bag_announces_and_lacks_are_said(bundle: Path, tmp_path: Path) -> None:
+    four, nine = (struct.pack("<HQ", 2, count) for count in (4, 9))
+    path = with_summary(lambda record: record.replace(four, nine) if record[0] == 11 else record)(tmp_path)
+    assert replay(bundle, tmp_path / "out", path) == 0
+    assert report(tmp_path / "out")["note"] == f"of 9 messages that the bag announces on {IMAGE}, 4 are in it"
+
+
+def of_profile(folder: Path) -> Path:
+    path = KINDS["bare mcap"](folder)
+    path.write_bytes(path.read_bytes().replace(b"\x04\0\0\0ros2", b"\x04\0\0\0ros1", 1))
+    return path
+
+
+def unfinished(folder: Path) -> Path:
+    """As a recorder of ROS 1 leaves it that was killed: the header does not know where the index is."""
+    path = KINDS["ROS 1"](folder)
+    at = path.read_bytes().find(b"index_pos=") + len(b"index_pos=")
+    path.write_bytes(path.read_bytes()[:at] + bytes(8) + path.read_bytes()[at + 8 :])
+    return path.rename(folder / "a.bag.active")
+
+
+def with_empty_part(folder: Path) -> Path:
+    """As of a recorder that was killed when it had begun a part."""
+    path = without_metadata(folder)
+    (path / "parts_2.mcap").touch()
+    return path
+
+
+def with_damaged_part(folder: Path) -> Path:
+    path = split(folder)
+    (path / "parts_1.mcap").write_bytes((path / "parts_1.mcap").read_bytes()[:9000])
+    return path
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda folder: edited(folder, relative_file_paths=["gone.mcap"]), "metadata.yaml: lists gone.mcap, which"),
+        (lambda folder: edited(folder, relative_file_paths=[]), "metadata.yaml: lists no files; ros2 bag reindex"),
+        (of_profile, "an MCAP whose profile is not ros2, .*; name that bag, or record with ROS 2"),
+        (unfinished, "not indexed, .*; what was cut off may be mended: rosbag reindex"),
+        (lambda folder: cut(folder, "bare mcap", 0.9), "what was cut off may be mended: mcap recover$"),
+        (with_damaged_part, r"parts_1\.mcap: damaged"),
+        (with_empty_part, r"parts_2\.mcap: is empty; .* move it away"),
+        (
+            lambda folder: bag(folder / "bag", Recorder().raw(0, "/mega/camera/image")),
+            "under /mega, .*: /mega/camera/image; --image-topic takes one",
+        ),
+        (lambda folder: bag(folder / "bag", Recorder().info(0)), "images of other types, as .* must be republished"),
+    ],
+)
+def test_what_keeps_a_bag_from_being_read(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        frames.open_input([make(tmp_path)])
+
+
+def test_each_run_has_its_own_camera(bundle: Path, tmp_path: Path) -> None:
+    """A simulation that was started again with another camera, without waiting for the stamps of the first run."""
+    recorder = Recorder()
+    messages = []
+    for run, numbers in enumerate(([0, 20, 40], [0, 20, 40])):
+        for number in numbers:
+            topic, stamp, info = recorder.info(number)
+            messages.append((topic, stamp, replace(info, k=(K * [[1 + run], [1 + run], [1]]).ravel())))
+            messages.append(recorder.raw(number))
+    path = bag(tmp_path / "bag", *((topic, START + k, message) for k, (topic, _, message) in enumerate(messages)))
+    source = frames.open_input([path])
+    assert [frame.camera.K[0, 0] / K[0, 0] for frame in source.frames() if frame.camera] == [1, 1, 1, 2, 2, 2]
+    assert source.note.startswith("the stamps go back by more than a second once: as often, people get new ids")
+
+
+def test_a_camera_info_of_another_frame_is_said(bundle: Path, tmp_path: Path) -> None:
+    topic, stamp, info = Recorder().info(0)
+    for number, (frame, problem) in enumerate({"/camera": "", "": "", "rear": "the frame_id is rear"}.items()):
+        info = replace(info, header=replace(info.header, frame_id=frame))
+        path = bag(tmp_path / f"bag{number}", (topic, stamp, info), Recorder().raw(0))
+        assert replay(bundle, tmp_path / "out", path) == 0
+        said = report(tmp_path / "out")
+        whole = f"{INFO}: {problem}, that of the images camera: is it another camera's?"
+        assert said["assumed"] == 0 and said.get("camera_problem", "") == (whole if problem else "")
+
+
+def test_images_of_a_bag_that_are_not_replayed_are_said(tmp_path: Path) -> None:
+    r = Recorder()
+    left, few = "/left/image_raw", "/right/image_raw"
+    odd = [replace(r.raw(k)[2], encoding="nv24") for k in range(3)]
+    path = bag(tmp_path / "a", *((left, START + k, message) for k, message in enumerate(odd)), r.raw(0, few))
+    assert frames.open_input([path]).note == f"left out, as their images cannot be read: {left}"
+    path = bag(tmp_path / "b", r.raw(0), *map(r.compressed, range(3)))
+    assert frames.open_input([path]).note == f"{IMAGE} has 1 images, {IMAGE}/compressed 3; --image-topic chooses"
+    path = bag(tmp_path / "c", *map(r.raw, range(3)), *map(r.compressed, range(3)))
+    assert frames.open_input([path]).note == ""
+
+
+def test_images_of_two_cameras_on_one_topic_are_said(bundle: Path, tmp_path: Path) -> None:
+    topic, stamp, message = Recorder().raw(1)
+    other = replace(message, header=replace(message.header, frame_id="rear"))
+    path = bag(tmp_path / "bag", Recorder().raw(0), (topic, stamp, other))
+    assert replay(bundle, tmp_path / "out", path) == 0
+    note = "the images have several frame_ids, camera, rear: are they of one camera?"
+    assert report(tmp_path / "out")["note"] == note
 
 
 def test_two_runs_are_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
@@ -393,6 +587,28 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(with_exif(cv2.imencode(".jpg", pattern(0))[1].tobytes()))
     (frame,) = frames.open_input([tmp_path / "a.jpg"]).frames()
     assert frame.image is not None and frame.image.shape == (WIDTH, HEIGHT, 3)
+
+
+def test_files_are_in_the_order_of_all_their_numbers(tmp_path: Path) -> None:
+    names = ["a9_1", "a9_2", "a9_10", "a10_1", "b1", "1699999999.1234567", "1699999999.25", "1699999999.5"]
+    paths = [tmp_path / f"{name}.png" for name in names]
+    assert [path.stem for path in frames.in_order(paths[::-1])] == [*names[5:], *names[:5]]
+
+
+def test_an_image_that_is_a_link_to_nowhere_is_a_frame_that_says_so(bundle: Path, tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 1)
+    (tmp_path / "photos" / "1.png").symlink_to("gone.png")
+    assert replay(bundle, tmp_path / "out", tmp_path / "photos") == 0
+    said = report(tmp_path / "out")
+    assert said["unreadable"] == 1 and said["table"][1]["problem"].endswith("photos/1.png: there is no such file")
+    assert [file["name"] for file in said["provenance"]["inputs"]] == ["0.png", "1.png"]
+
+
+def test_photographs_one_behind_the_other_are_a_video(tmp_path: Path) -> None:
+    """As cameras send them, and ffmpeg and curl save them."""
+    path = tmp_path / "film.mjpeg"
+    path.write_bytes(b"".join(cv2.imencode(".jpg", pattern(k))[1].tobytes() for k in range(3)))
+    assert len(list(frames.open_input([path]).frames())) == 3
 
 
 @pytest.mark.parametrize("by_pattern", [False, True])
@@ -621,6 +837,49 @@ def test_a_bag_with_ground_truth_scores_itself(
     assert scores["coverage_1_sigma"] == 1
     assert ["pve" in row for row in said["table"]] == [True, True, True, False]
     assert "pelvis position" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"frame_id": "camera"}, ""),
+        (
+            {"frame_id": "map"},
+            f"{TRUTH}: the frame_id is map, that of the images camera: scores are right only if both",
+        ),
+    ],
+)
+def test_ground_truth_in_another_frame_is_said(
+    change: dict[str, str], said: str, bundle: Path, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    topic, stamp, cloud = Recorder().cloud(0, points_of(expected["vertices"][:1], expected["sigma"][:1], np.zeros(1)))
+    cloud = replace(cloud, header=replace(cloud.header, **change))
+    path = bag(tmp_path / "bag", *clip(Recorder()), (topic, stamp, cloud))
+    assert replay(bundle, tmp_path / "out", path) == 0
+    assert report(tmp_path / "out").get("note", "").startswith(said) and "pve" in report(tmp_path / "out")["scores"]
+    # images without a frame of their own
+    photographs(tmp_path / "photos", 1)
+    assert replay(bundle, tmp_path / "out", tmp_path / "photos", "--reference", path, "--within", START / 1e9) == 0
+    assert "note" not in report(tmp_path / "out") and "pve" in report(tmp_path / "out")["scores"]
+
+
+@pytest.mark.parametrize(
+    "place, fields, said",
+    [
+        (np.nan, {}, "its bodies have vertices that are not finite numbers; leave such people out"),
+        (np.inf, {}, "its bodies have vertices that are not finite numbers"),
+        (1, {"row_step": 0}, f"row_step is 0 bytes, but a row of {VERTICES} points takes"),
+    ],
+)
+def test_ground_truth_that_cannot_be_used(
+    place: float, fields: dict[str, int], said: str, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = points_of(np.ones((2, VERTICES, 3)), np.ones((2, VERTICES)), np.arange(2))
+    points["x"][0, 3] = place
+    topic, stamp, cloud = Recorder().cloud(0, points)
+    path = bag(tmp_path / "bag", *clip(Recorder()), (topic, stamp, replace(cloud, **fields)))
+    assert replay(bundle, tmp_path / "out", path) == 1
+    assert f"mega replay: {path}: {TRUTH}: {said}" in capsys.readouterr().err
 
 
 def test_the_best_of_samples_stands_beside_the_published_mesh(bundle: Path, scored: Path, tmp_path: Path) -> None:
@@ -923,6 +1182,7 @@ PEOPLE = {"vertices": np.ones((2, VERTICES, 3)), "stamps": np.array([0, 1])}
         (PEOPLE | {"visible": np.ones(2)}, "'visible' must have the shape"),
         ({"joints": np.ones((1, 5, 3)), "stamps": np.array([0])}, "'joints' must have the shape [N, 24, 3]"),
         ({"joints": np.full((1, 24, 3), np.nan), "stamps": np.array([0])}, "must have the pelvis"),
+        ({"joints": np.full((1, 24, 3), np.inf), "stamps": np.array([0])}, "'joints' is infinite somewhere"),
         ({"vertices": np.ones((0, VERTICES, 3)), "stamps": np.zeros(0, int)}, "no ground truth in it"),
     ],
 )
@@ -1104,6 +1364,15 @@ def test_a_video_of_the_result_keeps_the_times(bundle: Path, tmp_path: Path) -> 
     assert not (tmp_path / "out" / "video.webm").exists()  # that was of another run
 
 
+def test_images_of_several_sizes_are_all_in_the_video(bundle: Path, tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 3)
+    cv2.imwrite(str(tmp_path / "photos" / "1.png"), pattern(1))
+    assert replay(bundle, tmp_path / "out", tmp_path / "photos", "--video") == 0
+    video = cv2.VideoCapture(str(tmp_path / "out" / "video.webm"))
+    shown = [image for good, image in iter(video.read, (False, None)) if good]
+    assert len(shown) == 3 and len({image.shape for image in shown}) == 1
+
+
 @pytest.mark.parametrize("shape", [(2, 400), (400, 2)])
 def test_strips_are_drawn(bundle: Path, tmp_path: Path, shape: tuple[int, int]) -> None:
     cv2.imwrite(str(tmp_path / "strip.png"), np.full((*shape, 3), 90, np.uint8))
@@ -1129,7 +1398,7 @@ def test_a_folder_of_many(bundle: Path, tmp_path: Path) -> None:
     names = ["a", "b.mcap", "c.json", "d", "e.avi"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*names, "inputs.csv", "report.json"]
     cv2.imwrite(str(folder / "loose.png"), pattern(0))
-    assert [path.name for path in frames.inputs_in(folder)] == ["many", "a", "b.mcap", "c.json", "e.avi"]
+    assert [path.name for path in frames.inputs_in(folder)] == ["many", *names]
     assert frames.inputs_in(folder / "d") == [folder / "d"]
 
 
@@ -1554,7 +1823,7 @@ def test_each_message_is_read_once_in_the_order_of_the_stamps(
     found = list(frames.Recorded(KINDS[kind](tmp_path)).frames())
     assert [frame.stamp for frame in found] == [START + k * STEP for k in range(4)]
     assert all(np.array_equal(frame.image, pattern(k)) for k, frame in enumerate(found) if frame.image is not None)
-    assert given.count(IMAGE) == 4
+    assert given.count(IMAGE) == 4 and given.count(INFO) == 1  # the others repeat it
 
 
 def started_again(folder: Path) -> tuple[Path, list[int]]:
@@ -1645,6 +1914,19 @@ def test_stamps_before_1970_are_kept(bundle: Path, tmp_path: Path) -> None:
         assert [s for s, *_ in written.in_stamp_order("/mega/mesh")] == [-5 * 10**9]
 
 
+def test_images_are_inputs_wherever_they_lie(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside other inputs, beside folders of images, beside a metadata.yaml of something else, and in this folder."""
+    photographs(tmp_path / "photos", 1)
+    photographs(tmp_path / "photos" / "left", 1)
+    bag(tmp_path / "photos" / "bag", *clip(Recorder()))
+    (tmp_path / "photos" / "metadata.yaml").write_text("rig: 2\n")
+    monkeypatch.chdir(tmp_path / "photos" / "left")
+    for word, out in (("..", tmp_path / "out"), (tmp_path / "photos", tmp_path / "again")):
+        assert replay(bundle, out, word) == 0
+        assert sorted(path.name for path in out.iterdir()) == ["bag", "inputs.csv", "left", "photos", "report.json"]
+    assert replay(bundle, tmp_path / "here", ".") == 0 and report(tmp_path / "here")["input"] == "left"
+
+
 def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
     """As macOS leaves them on other systems' disks."""
     parts = without_metadata(tmp_path)
@@ -1658,9 +1940,10 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path: Path) -> None:
 
 
 def test_camcorders_videos_in_a_folder_are_inputs(tmp_path: Path) -> None:
-    for name in ("00000.MTS", "film.mpg", "phone.3gp"):
+    names = ["00000.MTS", "door.dav", "film.mpg", "live.ts", "moving.gif", "phone.3gp", "web.mjpeg"]
+    for name in names:
         (tmp_path / name).touch()
-    assert [path.name for path in frames.inputs_in(tmp_path)] == ["00000.MTS", "film.mpg", "phone.3gp"]
+    assert [path.name for path in frames.inputs_in(tmp_path)] == names
 
 
 def test_a_folder_that_may_not_be_read(

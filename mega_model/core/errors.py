@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 
 class InputError(ValueError):
     """A file, option or field that cannot be used. One line: its name, the fault, and what to do."""
+
+    def __str__(self) -> str:
+        # names in files and messages may break lines, or steer the terminal
+        return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], super().__str__())
 
 
 def numbers(name: str, value: object) -> np.ndarray:

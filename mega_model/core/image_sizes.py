@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import simplejpeg
 
@@ -16,6 +17,7 @@ from mega_model.core.errors import InputError
 
 _TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
 """Types of a TIFF's whole numbers."""
+_SEVERAL = "it has several images, as an animation or a document; save each as a file of its own"
 
 
 def format_of(data: bytes) -> str | None:
@@ -46,12 +48,16 @@ def _jpeg(data: bytes) -> tuple[int, int]:
 
 def _png(data: bytes) -> tuple[int, int]:
     width, height = struct.unpack_from(">II", data, 16)
+    if b"\0\0\0\x08acTL" in data[: data.find(b"IDAT")]:
+        raise InputError(_SEVERAL)
     return width, height
 
 
 def _webp(data: bytes) -> tuple[int, int]:
     kind = data[12:16]
     if kind == b"VP8X":
+        if data[20] & 2:  # animated
+            raise InputError(_SEVERAL)
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
@@ -65,20 +71,27 @@ def _webp(data: bytes) -> tuple[int, int]:
 def _tiff(data: bytes) -> tuple[int, int]:
     order = "<" if data.startswith(b"II") else ">"
     big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    first = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
-    count, entries, step = (
-        (struct.unpack_from(f"{order}Q", data, first)[0], first + 8, 20)
-        if big
-        else (struct.unpack_from(f"{order}H", data, first)[0], first + 2, 12)
-    )
-    found = {}
-    for at in range(entries, min(entries + count * step, len(data)), step):
-        tag, kind = struct.unpack_from(f"{order}HH", data, at)
-        if tag in (254, 256, 257):
-            found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, at + (12 if big else 8))[0]
-    if found.get(254, 0) & 1:
+    offset, counter, step = (f"{order}Q", f"{order}Q", 20) if big else (f"{order}I", f"{order}H", 12)
+
+    def directory(at: int) -> tuple[dict[int, int], int]:
+        """Tag -> value, of one image, and where the directory of the next one is; 0 after the last, and if cut off."""
+        count, entries = struct.unpack_from(counter, data, at)[0], at + struct.calcsize(counter)
+        found = {}
+        for entry in range(entries, min(entries + count * step, len(data)), step):
+            tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+            if tag in (254, 256, 257):
+                found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, entry + (12 if big else 8))[0]
+        end = entries + count * step
+        return found, int.from_bytes(data[end : end + struct.calcsize(offset)], "little" if order == "<" else "big")
+
+    first, following = directory(struct.unpack_from(offset, data, 8 if big else 4)[0])
+    if first.get(254, 0) & 1:
         raise InputError("its first image is a reduced one, as in a camera's raw file; develop it, and save it as JPEG")
-    return found[256], found[257]
+    if following:
+        with suppress(struct.error, KeyError):  # what OpenCV does not read need not be whole
+            if not directory(following)[0].get(254, 0) & 5:  # neither a reduced one of the first, nor a mask
+                raise InputError(_SEVERAL)
+    return first[256], first[257]
 
 
 def _bmp(data: bytes) -> tuple[int, int]:

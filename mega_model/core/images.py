@@ -28,7 +28,7 @@ _lock, _inside, _stderr, _caught = threading.Lock(), 0, -1, -1
 
 _OF_CODECS = re.compile(
     rb"Corrupt JPEG|Premature end|Invalid SOS|Inconsistent progression|Unknown Adobe|Warning: unknown JFIF|libpng "
-    rb"|\[ ?[A-Z]+:\d+@|\[[\w,]+ @ 0x|OpenCV: FFMPEG:|\s*$| \([\w ]+\): fmt:"
+    rb"|Unexpected element|\[ ?[A-Z]+:\d+@|\[[\w,]+ @ 0x|OpenCV: FFMPEG:|\s*$| \([\w ]+\): fmt:"
 )
 """How lines of libjpeg, libpng, OpenCV and FFmpeg begin."""
 

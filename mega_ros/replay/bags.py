@@ -1,7 +1,8 @@
 """ROS 1 and ROS 2 bags, read without ROS: their topics, and their messages with times.
 
-rosbags reads them. Its errors about a damaged bag become an InputError that names the bag. Messages are read as what
+rosbags reads them. Its errors about a damaged bag become an InputError that names the file. Messages are read as what
 their types are in ROS: the definitions in the bag are not used, as those of other topics may be missing or wrong.
+Of metadata.yaml only the list of files is used: these say themselves what is in them, and people edit its QoS.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from heapq import heappop, heappush, merge
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
+import yaml
 from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
@@ -35,8 +38,20 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd  # rosbags brings it
 
-FILES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd")
+ROS1 = (".bag", ".bag.active")
+"""Endings of bag files' names in ROS 1. The second is of a recorder that was killed."""
+FILES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", *ROS1)
 """Endings of bag files' names."""
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""How what is compressed by zstd begins. A message in CDR begins with a zero."""
+INFORMATION = "rosbag2_bagfile_information"
+"""Field of metadata.yaml that holds all others."""
+JOURNALS = ("-wal", "-journal")
+"""What sqlite's journals have behind the name of the database."""
+MEND = {"mcap": "mcap recover", "db3": "sqlite3 FILE .recover", "bag": "rosbag reindex"}
+"""Kind of a file -> what may mend it."""
+_NAME = re.compile(r"(.*?)(?:_(\d+))?\.(mcap|db3|bag)(?:\.zstd|\.active)?")
+"""Of a bag file: the bag, number and kind."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
@@ -73,7 +88,7 @@ def is_bag(path: Path) -> bool:
             return True
         if any(inner.is_dir() and has_metadata(inner) for inner in inside(path)):
             return False  # a folder of bags
-    names = [re.fullmatch(r"(.*?)(?:_(\d+))?\.(?:mcap|db3|bag)(?:\.zstd)?", file.name) for file in files_of(path)]
+    names = [_NAME.fullmatch(file.name) for file in files_of(path)]
     if len(names) < 2:
         return len(names) == 1
     # rosbag2 calls the parts of one bag name_0.mcap, name_1.mcap, ...: others are bags of their own
@@ -93,37 +108,92 @@ def inside(folder: Path) -> list[Path]:
 
 
 def has_metadata(folder: Path) -> bool:
-    """Whether it says itself that it is a bag. False for a folder that may not be read."""
-    return os.path.isfile(folder / "metadata.yaml")
+    """Whether it says itself that it is a bag. False for a folder that may not be read.
+
+    Others have a metadata.yaml, too: it is one of a bag if it says so, or if files of a bag lie beside it.
+    """
+    where = folder / "metadata.yaml"
+    if not os.path.isfile(where) or files_of(folder):
+        return os.path.isfile(where)
+    try:
+        with where.open("rb") as file:
+            return INFORMATION.encode() in file.read(4096)
+    except OSError:
+        return False
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that hold a bag's messages, in the order of their names' numbers."""
+    """The files that may hold a bag's messages, in the order of their names' numbers."""
     if path.is_dir():
         files = [file for file in inside(path) if file.name.endswith(FILES) and file.is_file()]
         return sorted(files, key=lambda file: (len(file.name), file.name))
     return [path] if path.is_file() and path.name.endswith(FILES) else []
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The files of a bag: those that its metadata.yaml lists, else all. Raises InputError for a wrong metadata.yaml."""
+    if not has_metadata(path):
+        return files_of(path)
+    where, anew = path / "metadata.yaml", "ros2 bag reindex writes it anew"
+    try:
+        names = yaml.safe_load(where.read_bytes())[INFORMATION]["relative_file_paths"]
+        parts = [path / PurePath(name).name for name in names]
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeError, ValueError, KeyError, TypeError):
+        raise InputError(f"{where}: not what rosbag2 writes; {anew}") from None
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing or not parts:
+        raise InputError(f"{where}: lists {f'{missing[0]}, which is not there' if missing else 'no files'}; {anew}")
+    return parts
+
+
+def left_out(path: Path) -> list[str]:
+    """Names of files beside a bag's metadata.yaml that it does not list, but for those that are unpacked ones of it."""
+    listed = {part.name.removesuffix(".zstd") for part in parts_of(path)}
+    return [file.name for file in files_of(path) if file.name.removesuffix(".zstd") not in listed]
+
+
+class Runs:
+    """Times that always grow, of stamps that go back where a recording starts again: what follows is later."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """how often they went back by more than `RESTART`."""
+        self._latest: int | None = None
+
+    def time(self, stamp: int) -> int:
+        """Of the next stamp (ns)."""
+        if self._latest is not None and stamp < self._latest - RESTART:
+            self.count, self._latest = self.count + 1, None
+        self._latest = stamp if self._latest is None else max(self._latest, stamp)
+        return self.count * 2**64 + stamp  # more than any two stamps are apart
+
+
 class Bag:
     """An open bag. Raises InputError, here and later, for one that is damaged."""
 
-    def __init__(self, path: Path, parts: Sequence[Reader1 | Reader2]) -> None:
-        """parts: of the bag, open, of one ROS version."""
+    def __init__(self, path: Path, parts: Mapping[Path, Reader1 | Reader2]) -> None:
+        """parts: the bag's files, open, of one ROS version."""
         self.path = path
         self._parts = parts
-        self.topics: dict[str, str] = {c.topic: c.msgtype for part in parts for c in part.connections}
+        self._connections = [c for part in parts.values() for c in part.connections]
+        self.topics: dict[str, str] = {c.topic: c.msgtype for c in self._connections}
         """name -> type, e.g. "sensor_msgs/msg/Image", also in a bag of ROS 1."""
-        self.is_ros2 = isinstance(parts[0], Reader2)
+        self.is_ros2 = all(isinstance(part, Reader2) for part in parts.values())
+
+    def announced(self, topic: str) -> int:
+        """How many messages the bag says that it has on a topic."""
+        return sum(c.msgcount for c in self._connections if c.topic == topic)
 
     def messages(self, topics: Iterable[str]) -> Iterator[tuple[Connection, int, bytes]]:
         """Connection, time (ns) and bytes of the messages on some topics, in time order. No topics, no messages."""
         wanted = set(topics)
-        chosen = [(part, [c for c in part.connections if c.topic in wanted]) for part in self._parts]
-        with _naming(self.path):
-            # rosbags reads an empty list as all of them
-            found = [part.messages(connections) for part, connections in chosen if connections]
-            yield from merge(*found, key=lambda message: message[1])
+        found = [
+            _messages(file, part, [c for c in part.connections if c.topic in wanted])
+            for file, part in self._parts.items()
+        ]
+        yield from merge(*found, key=lambda message: message[1])
 
     def read(self, connection: Connection, data: bytes) -> Any:
         """The message as rosbags has it. A camera_info of ROS 1 has the field names of ROS 2."""
@@ -142,24 +212,24 @@ class Bag:
         as when a simulation is reset, another run begins, which follows the one before. The topic is read twice, and
         only what was recorded out of order is held.
         """
-        runs: list[list[int]] = [[]]
-        latest = 0
-        for _, time, data in self.messages([topic]):
-            stamp = self.stamp(data)
-            if 0 < stamp < latest - RESTART:
-                runs.append([])
-                latest = 0
-            runs[-1].append(stamp or time)
-            latest = max(latest, stamp)
-        order = [stamp for run in runs for stamp in sorted(run)]
-        waiting: list[tuple[int, int, Connection, bytes]] = []
+        order = sorted(when for when, *_ in self._timed(topic))
+        waiting: list[tuple[int, int, int, Connection, bytes]] = []
         given = 0
-        for count, (connection, time, data) in enumerate(self.messages([topic])):
-            heappush(waiting, (self.stamp(data) or time, count, connection, data))
+        for count, (when, stamp, connection, data) in enumerate(self._timed(topic)):
+            heappush(waiting, (when, count, stamp, connection, data))
             while waiting and waiting[0][0] == order[given]:
-                stamp, _, connection, data = heappop(waiting)
+                _, _, stamp, connection, data = heappop(waiting)
                 given += 1
                 yield stamp, connection, data
+
+    def _timed(self, topic: str) -> Iterator[tuple[int, int, Connection, bytes]]:
+        """`Runs.time`, stamp, connection and bytes of messages, as they were recorded."""
+        runs = Runs()
+        for connection, recorded, data in self.messages([topic]):
+            stamp = self.stamp(data)
+            # the time of recording may be that of another clock, so it begins no run
+            when = runs.time(stamp) if stamp else runs.count * 2**64 + recorded
+            yield when, stamp or recorded, connection, data
 
     def stamp(self, data: bytes) -> int:
         """Nanoseconds, of the header that a message begins with: read without the rest of it, which may be large.
@@ -171,6 +241,8 @@ class Bag:
 
 HEADER = 4
 """Where the stamp of a message with a header begins: in CDR behind the encoding, in ROS 1 behind a counter."""
+STAMP_END = HEADER + 8
+"""Where it ends."""
 
 
 def _stamp_form(data: bytes, is_ros2: bool) -> struct.Struct:
@@ -206,17 +278,34 @@ def open_bag(path: Path) -> Iterator[Bag]:
             f"{', '.join(FILES)}"
         )
     with ExitStack() as stack:
-        paths = [path] if has_metadata(path) else files_of(path)
-        paths = [stack.enter_context(_unpacked(p)) if p.suffix == ".zstd" else p for p in paths]
-        with _naming(path):
-            # a folder of ROS 2 may be called name.bag
-            readers: list[Reader1 | Reader2]
-            readers = [Reader1(p) if p.suffix == ".bag" and p.is_file() else Reader2(p) for p in paths]
-            for reader in readers:
+        parts: dict[Path, Reader1 | Reader2] = {}
+        for file in parts_of(path):
+            if not file.stat().st_size:
+                raise InputError(f"{file}: is empty; if it is one of several parts, move it away to read the others")
+            plain = stack.enter_context(_unpacked(file)) if file.suffix == ".zstd" else file
+            plain = stack.enter_context(_settled(plain)) if plain.suffix == ".db3" else plain
+            with _naming(file):
+                reader: Reader1 | Reader2 = Reader1(plain) if file.name.endswith(ROS1) else Reader2(plain)
                 stack.enter_context(reader)
-        if len({*map(type, readers)}) > 1:
+            parts[file] = reader
+        if len({*map(type, parts.values())}) > 1:
             raise InputError(f"{path}: has parts of ROS 1 and of ROS 2; name one of them")
-        yield Bag(path, readers)
+        yield Bag(path, parts)
+
+
+def _messages(
+    file: Path, part: Reader1 | Reader2, connections: Collection[Connection]
+) -> Iterator[tuple[Connection, int, bytes]]:
+    """Of one file of a bag, in time order. No connections, no messages."""
+    if not connections:
+        return  # rosbags reads an empty list as all of them
+    with _naming(file):
+        chunks = getattr(part.storage, "chunks", []) if isinstance(part, Reader2) else []
+        if not any(chunk.message_index_offsets for chunk in chunks):
+            chunks.clear()  # rosbags finds no message in a chunk without an index; without chunks, it reads all
+        for connection, time, data in part.messages(connections):
+            packed = isinstance(part, Reader2) and data[: len(ZSTD)] == ZSTD
+            yield connection, time, zstd.decompress(data) if packed else data
 
 
 def read_bag(path: Path, topics: Iterable[str]) -> Iterator[Message]:
@@ -233,16 +322,45 @@ def _unpacked(path: Path) -> Iterator[Path]:
     """A file compressed as a whole, unpacked into a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / path.stem
-        try:
-            with zstd.open(path, "rb") as packed, out.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
-        except (zstd.ZstdError, EOFError) as error:
-            raise InputError(f"{path}: damaged or cut off: {error}") from error
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be unpacked into {folder} ({error.strerror}); TMPDIR names another"
-            ) from None
+        with _filling(folder, path), zstd.open(path, "rb") as packed, out.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
         yield out
+
+
+@contextmanager
+def _settled(path: Path) -> Iterator[Path]:
+    """A file of sqlite, or a copy of it in a temporary folder, from which rosbags reads all of its messages.
+
+    rosbags does not look into sqlite's journals, in which the last messages lie while a recorder runs, and after it was
+    killed. It also takes ?, # and % in a path for parts of an address.
+    """
+    beside = [path.with_name(f"{path.name}{end}") for end in JOURNALS]
+    journals = [file for file in beside if file.is_file() and file.stat().st_size]
+    if not journals and not {*"?#%"} & {*str(path)}:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "bag.db3"
+        with _filling(folder, path):
+            if not journals:
+                out.symlink_to(path.absolute())
+            else:
+                for file in (path, *journals):
+                    shutil.copyfile(file, f"{out}{file.name.removeprefix(path.name)}")
+                with closing(sqlite3.connect(out)) as database:
+                    database.execute("PRAGMA journal_mode = DELETE")
+        yield out
+
+
+@contextmanager
+def _filling(folder: str, path: Path) -> Iterator[None]:
+    """Makes an InputError of what keeps a file from being unpacked or copied into a temporary folder."""
+    try:
+        yield
+    except (zstd.ZstdError, EOFError, sqlite3.Error) as error:
+        raise InputError(f"{path}: damaged or cut off: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be unpacked into {folder} ({error.strerror}); TMPDIR names another") from None
 
 
 @contextmanager
@@ -264,5 +382,9 @@ def _naming(path: Path, topic: str = "") -> Iterator[None]:
             raise InputError(f"{where}: has topics with a definition of the kind {what}, {why}") from error
         if topic:
             raise InputError(f"{where}: damaged or cut off, rosbags says: {what}") from error
-        mend = "what was cut off may be mended: mcap recover, ros2 bag reindex, rosbag reindex"
-        raise InputError(f"{where}: damaged, cut off or not of ROS, rosbags says: {what}; {mend}") from error
+        if what.startswith("Profile is not"):
+            said = "an MCAP whose profile is not ros2, as one made of a bag of ROS 1 or by other programs"
+            raise InputError(f"{where}: {said}; name that bag, or record with ROS 2") from error
+        name = _NAME.fullmatch(path.name)
+        mend = f"; what was cut off may be mended: {MEND[name[3]]}" if name else ""
+        raise InputError(f"{where}: damaged, cut off or not of ROS, rosbags says: {what}{mend}") from error

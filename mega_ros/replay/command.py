@@ -381,6 +381,8 @@ def _inputs(words: tuple[str, ...]) -> list[tuple[str, list[Path]]]:
 def _matching(word: str) -> list[Path]:
     """A path or a pattern -> the inputs there: a folder of bags and videos is as many."""
     path = Path(word)
+    if path.name in ("", ".."):  # results are called as their input
+        path = Path(os.path.abspath(path))
     found = [path] if path.exists() else [Path(match) for match in sorted(glob(word))]
     if not found:
         raise InputError(f"{word}: there is no such file or folder")

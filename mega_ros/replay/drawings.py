@@ -45,7 +45,8 @@ class Film:
     """A video of a replay, of frames that are added with their stamps.
 
     The time between the first two frames gives the video's rate; a later frame that stays longer is repeated, so that
-    times are kept. The scale of sigma is that of the first frame with people.
+    times are kept. The scale of sigma is that of the first frame with people, the size that of the first frame: others
+    are fitted into it.
     """
 
     def __init__(self, path: Path, topology: Topology) -> None:
@@ -54,6 +55,7 @@ class Film:
         self._waiting: tuple[int, sheets.PageFrame] | None = None
         self._limit = 0.0
         self._rate = 0.0
+        self._size: tuple[int, int] | None = None
 
     def add(self, stamp: int, frame: sheets.PageFrame) -> None:
         """stamp: nanoseconds, not before that of the last frame."""
@@ -70,6 +72,10 @@ class Film:
         if not self._limit and len(frame.sigma):
             self._limit = sheets.nice_limit([frame.sigma])
         drawn = sheets.video_frame(frame, self._topology.faces, self._limit or 0.1)
+        size = drawn.shape[1], drawn.shape[0]
+        self._size = self._size or size
+        if size != self._size:
+            drawn, _ = sheets.fit(drawn, self._size)
         if not self._rate:
             self._rate = float(np.clip(1 / seconds, 1, 60)) if seconds else 1.0
         for _ in range(max(1, round(min(seconds, LONGEST) * self._rate))):

@@ -6,6 +6,7 @@ A frame that cannot be read says why, and the rest goes on.
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,25 +22,43 @@ from mega_model.core import images as image_files
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.files import sha256
-from mega_model.core.images import is_image
 
-from ..ros.camera_info import camera_for, is_rectified
+from ..ros.camera_info import camera_for, is_rectified, other_frame
 from ..ros.images import to_bgr
 from . import coco
-from .bags import CAMERA_INFO, FILES, Bag, files_of, has_metadata, inside, is_bag, open_bag, read_bag, with_stamp
-from .sources import FRAME, Source, SourceError, open_video, read_image
+from .bags import (
+    CAMERA_INFO,
+    FILES,
+    STAMP_END,
+    Bag,
+    Runs,
+    has_metadata,
+    inside,
+    is_bag,
+    left_out,
+    open_bag,
+    parts_of,
+    read_bag,
+    with_stamp,
+)
+from .sources import FRAME, STREAMS, Source, SourceError, is_still, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"),
-    *(".heic", ".heif", ".avif"),  # not read: each is a frame that says so
+    *(".heic", ".heif", ".avif", ".jxl"),  # not read: each is a frame that says so
 )
 """How the names of image files end, where a folder of inputs is searched."""
-VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".wmv", ".ogv")
+VIDEOS = (
+    *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".mts", ".m2ts", ".ts", ".3gp", ".wmv", ".ogv"),
+    *(".flv", ".gif", ".h264", ".dav", *STREAMS),
+)
 """How the names of video files end, where a folder of inputs is searched. OpenCV may read others, too."""
 RATE = 30.0
 """Images per second of a folder of images, which has no stamps."""
 NO_INFO = "the input has no camera_info"
+FEWER = 1.1
+"""By how much more compressed images of a camera there may be than raw ones without a word."""
 WITHOUT = "none"
 """In place of a topic: the bag's camera_info is left out, so a field of view is assumed."""
 
@@ -127,7 +146,7 @@ def open_input(
             raise InputError(f"{first}: field 'images' is empty")
         source = ImageFiles(first.name, [p.path for p in photographs], False, one_camera=False, beside=[first])
     elif first.is_file():
-        source = ImageFiles(first.name, [first], turn) if is_image(first) else Video(first)
+        source = ImageFiles(first.name, [first], turn) if is_still(first) else Video(first)
     else:
         raise InputError(f"{first}: there is no such file or folder")
     if image_topic or info_topic not in (None, WITHOUT):
@@ -136,8 +155,14 @@ def open_input(
 
 
 def in_order(paths: Sequence[Path]) -> list[Path]:
-    """Folder by folder, and in each the shorter names first, so that 2 comes before 10."""
-    return sorted(paths, key=lambda path: (path.parent, len(path.stem), path.name))
+    """Folder by folder, and in each by name, numbers by their size: 2 comes before 10, and 1.25 before 1.5."""
+    return sorted(paths, key=lambda path: (path.parent, _parts_of_name(path.stem), path.name))
+
+
+def _parts_of_name(name: str) -> list[tuple[str, int, str]]:
+    """Each text with the number behind it: whole part and decimals, which are ordered as texts."""
+    found = re.findall(r"([^0-9]*)(?:([0-9]+)(?:\.([0-9]+))?)?", name)
+    return [(text, int(whole or -1), decimals) for text, whole, decimals in found]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -150,7 +175,8 @@ def names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def is_image_file(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in IMAGE_ENDINGS
+    """By its name, also where it cannot be read, as a link that leads nowhere: it is a frame that says so."""
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir()
 
 
 def inputs_in(path: Path) -> list[Path]:
@@ -168,7 +194,7 @@ def inputs_in(path: Path) -> list[Path]:
         return [path]
     for p in inner:
         folder_of_images = p.is_dir() and p not in belong and any(is_image_file(file) for file in inside(p))
-        if is_bag(p) or (folder_of_images and not images):
+        if is_bag(p) or folder_of_images:
             others.append(p)
     return [*images, *sorted(others)] or [path]
 
@@ -178,9 +204,12 @@ def digests(files: Sequence[Path]) -> list[dict[str, Any]]:
     out = []
     for path in files:
         if path.is_dir():
-            out += digests(files_of(path))
+            out += digests(parts_of(path))
             continue
-        out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
+        try:
+            out.append({"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)})
+        except OSError:  # a frame says why
+            out.append({"name": path.name})
     return out
 
 
@@ -278,47 +307,67 @@ class Recorded:
         self, path: Path, image_topic: str | None = None, info_topic: str | None = None, rectified: str = "auto"
     ) -> None:
         self.name, self.path = path.name, path
-        parts, metadata = files_of(path), path / "metadata.yaml"
-        self.files = [*parts, *([metadata] if has_metadata(path) else [])]
-        notes = []
+        parts, notes = parts_of(path), []
+        self.files = [*parts, *([path / "metadata.yaml"] if has_metadata(path) else [])]
         if len(self.files) == len(parts) > 1:
             notes.append(f"no metadata.yaml: {parts[0].name} to {parts[-1].name} are taken for the parts of one bag")
+        if others := left_out(path):
+            notes.append(f"metadata.yaml does not list {', '.join(others)}: left out; ros2 bag reindex adds it")
         with open_bag(path) as bag:
-            image = _image_topic(bag, image_topic)
+            image, unread = _image_topic(bag, image_topic)
+            compressed = f"{image}/compressed", bag.announced(f"{image}/compressed")
             info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
             self.topics = {"image": image} | ({"camera_info": info} if info else {})
-            infos = bag.messages([info] if info else [])
-            self._infos = [(bag.stamp(data) or time, bag.read(c, data)) for c, time, data in infos]
-            self._infos.sort(key=lambda found: found[0])
+            self._infos = list(_infos(bag, info)) if info else []
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
+            announced = bag.announced(image)
         self.count, unstamped = len(stamps), stamps.count(0)
         repeated = self.count - unstamped - len({*stamps} - {0})
+        lost = f"of {announced} messages that the bag announces on {image}, {self.count} are in it"
         if not stamps:
-            raise InputError(f"{path}: {image} has no messages")
+            raise InputError(f"{path}: {lost if announced else f'{image} has no messages'}")
+        if self.count < announced:
+            notes.append(lost)
+        if unread:
+            notes.append(f"left out, as their images cannot be read: {', '.join(unread)}")
+        if compressed[1] > FEWER * self.count:
+            notes.append(f"{image} has {self.count} images, {compressed[0]} {compressed[1]}; --image-topic chooses")
+        runs = Runs()
+        for stamp in filter(None, stamps):
+            runs.time(stamp)
+        if runs.count:
+            often = "once" if runs.count == 1 else f"{runs.count} times"
+            notes.append(f"the stamps go back by more than a second {often}: as often, people get new ids")
         if unstamped:
             notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
         if repeated:
             notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
-        self.note = "; ".join(notes)
+        self._notes, self.note = notes, "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
+        runs, frame_ids = Runs(), set[str]()
         with open_bag(self.path) as bag:
             for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
+                time = runs.time(stamp)
                 try:
                     message = bag.read(connection, data)
                 except InputError as error:
                     yield Frame(stamp, None, str(error))
                     continue
                 frame_id = message.header.frame_id
+                frame_ids.add(frame_id)
                 try:
                     image = to_bgr(message)
                 except InputError as error:
                     yield Frame(stamp, None, f"{self.path}: {self.topics['image']}: {error}", frame_id=frame_id)
                     continue
-                camera, problem = self._camera(stamp, image.shape[1], image.shape[0])
+                camera, problem = self._camera(time, image.shape[1], image.shape[0], frame_id)
                 yield Frame(stamp, image, camera=camera, camera_problem=problem, frame_id=frame_id)
+        if len(frame_ids) > 1:
+            several = f"the images have several frame_ids, {', '.join(sorted(frame_ids))}: are they of one camera?"
+            self.note = "; ".join([*self._notes, several])
 
     def played(self) -> Source:
         """To be played live: the messages as they were recorded, with the stamps that `frames` has."""
@@ -327,31 +376,38 @@ class Recorded:
         messages = map(with_stamp, read_bag(self.path, self._types))
         return Source(self.name, messages, self.topics["image"], info, self._types, first, self.count)
 
-    def _camera(self, stamp: int, width: int, height: int) -> tuple[Camera | None, str]:
-        """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late."""
+    def _camera(self, time: int, width: int, height: int, frame_id: str) -> tuple[Camera | None, str]:
+        """Of the last camera_info up to the image, or of the first: it may have been recorded once, and late.
+
+        time: the image's, of `Runs.time`.
+        """
         topic = self.topics.get("camera_info")
         if topic is None:
             return None, self._why_no_info
         if not self._infos:
             return None, f"{topic}: no camera_info has come"
-        k = bisect_right(self._infos, stamp, key=lambda info: info[0])
-        camera, problem = camera_for(self._infos[max(0, k - 1)][1], width, height, self._rectified)
+        info = self._infos[max(0, bisect_right(self._infos, time, key=lambda info: info[0]) - 1)][1]
+        camera, problem = camera_for(info, width, height, self._rectified)
+        if not problem and (other := other_frame(info.header.frame_id, frame_id)):
+            problem = f"{other}: is it another camera's?"
         return camera, f"{topic}: {problem}" if problem else ""
 
 
-def _image_topic(bag: Bag, named: str | None) -> str:
+def _image_topic(bag: Bag, named: str | None) -> tuple[str, list[str]]:
+    """The topic, and others that are left out because their images cannot be read."""
     if named is not None:
         # the name of the camera's topic, as the node takes it, also where only its compressed images were recorded
         compressed = f"{named}/compressed"
         alone = compressed in bag.topics and next(bag.messages([named]), None) is None
-        return _named(bag, compressed if alone else named, IMAGES)
+        return _named(bag, compressed if alone else named, IMAGES), []
     # the node's own drawings are no input
-    found = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
+    found = every = [t for t, kind in bag.topics.items() if kind in IMAGES and not t.startswith("/mega/")]
     if len(found) > 1:
         found = [t for t in found if _is_readable(bag, t)] or found
+    unread = sorted(t for t in every if t not in found and bag.announced(t))
     # one camera, raw and compressed: the raw images
     found = [t for t in found if not (t.endswith("/compressed") and t.removesuffix("/compressed") in found)]
-    return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES)
+    return _only(bag, found, "image", "--image-topic") or _nothing(bag, IMAGES), unread
 
 
 def _is_readable(bag: Bag, topic: str) -> bool:
@@ -391,6 +447,16 @@ def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, st
     return _only(bag, same, "camera_info", "--camera-info-topic"), f"{beside}: the bag has only {others}"
 
 
+def _infos(bag: Bag, topic: str) -> Iterator[tuple[int, Any]]:
+    """Each camera_info and its time, of `Runs.time`, but for those that only repeat the one before, as most do."""
+    runs, before = Runs(), None
+    for stamp, connection, data in bag.in_stamp_order(topic):
+        time, rest = runs.time(stamp), bytes(data[STAMP_END:])
+        if rest != before:
+            yield time, bag.read(connection, data)
+        before = rest
+
+
 def _frame_id(bag: Bag, topic: str) -> str:
     """Of the first message, without the slash that ROS 1 allows; empty without messages."""
     found = (str(bag.read(c, data).header.frame_id) for c, _, data in bag.messages([topic]))
@@ -412,7 +478,11 @@ def _only(bag: Bag, found: list[str], what: str, option: str) -> str | None:
 
 
 def _nothing(bag: Bag, kinds: Sequence[str]) -> str:
-    raise InputError(f"{bag.path}: no topic carries {' or '.join(kinds)}; it has {_listed(bag)}")
+    if drawn := [topic for topic, kind in sorted(bag.topics.items()) if kind in kinds]:
+        what = f"images only under /mega, where the node has its drawings: {', '.join(drawn)}"
+        raise InputError(f"{bag.path}: has {what}; --image-topic takes one all the same")
+    republish = "images of other types, as packets of a video, must be republished as one of these"
+    raise InputError(f"{bag.path}: no topic carries {' or '.join(kinds)}; it has {_listed(bag)}; {republish}")
 
 
 def _listed(bag: Bag) -> str:

@@ -163,6 +163,7 @@ class Run:
             raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
             self.reference.finish()
+            self.note = "; ".join(filter(None, (self.note, self.reference.note)))
         self.score.finish()
 
     def _seen(

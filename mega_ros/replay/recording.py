@@ -14,6 +14,10 @@ from ..ros.images import to_bgr
 from ..ros.read import read_cloud, read_stamp
 from .bags import CAMERA_INFO, Message
 
+OTHER_CLOCK = 3600.0
+"""Seconds: an image that was recorded so long after its stamp, or before it, has one of a simulation's clock, or of
+a camera's that counts from its start."""
+
 
 @dataclass
 class Recording:
@@ -74,8 +78,12 @@ class Recording:
         return np.array([self.arrived[s] - self.sent[s] for s in self._answered()])
 
     def latencies_from_stamp(self) -> np.ndarray:
-        """The same from the image's stamp: with the time until it was recorded. Seconds on the recording's clock."""
-        return np.array([(self.due[s] - s) / 1e9 for s in self._answered()]) + self.rate * self.latencies()
+        """The same from the image's stamp: with the time until it was recorded. Seconds on the recording's clock.
+
+        Empty where the stamps are of another clock, see `OTHER_CLOCK`.
+        """
+        ages = np.array([(self.due[s] - s) / 1e9 for s in self._answered()])
+        return ages[:0] if (np.abs(ages) > OTHER_CLOCK).any() else ages + self.rate * self.latencies()
 
     def _answered(self) -> list[int]:
         return sorted(stamp for stamp in self.arrived if stamp in self.sent)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,10 +21,10 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import floats, npz_fields, read_npz
 from mega_model.core.topology import Topology
 
+from ..ros.camera_info import other_frame
 from ..ros.read import positions, read_cloud
-from ..stream import RESTART
 from . import coco
-from .bags import is_bag, open_bag
+from .bags import Runs, is_bag, open_bag
 from .coco import Photograph
 from .frames import Frame, names_of
 from .sources import GROUND_TRUTH
@@ -46,6 +46,8 @@ class Truth:
     """bool [T, V]: the camera sees the vertex. None: those inside the image count as visible."""
     ids: np.ndarray | None = None
     """int [T]: identities over time; None if they are not known."""
+    frame_id: str = field(default="", kw_only=True)
+    """name of their coordinate frame; empty where it is not known, or not that of the images."""
 
 
 class Reference(Protocol):
@@ -58,6 +60,8 @@ class Reference(Protocol):
     """how references and frames are matched, for the report."""
     unused: list[int | str]
     """stamps or names of references to which no frame belongs; complete after `finish`."""
+    note: str
+    """what the user should know about it; complete after `finish`."""
 
     def at(self, frame: Frame) -> Truth | Photograph | None:
         """The reference of this frame. Raises InputError if it cannot be used."""
@@ -81,9 +85,10 @@ class ByStamp:
         self.name, self.files = name, files
         self.matching = f"by stamp, within {1000 * within:g} ms"
         self.unused: list[int | str] = []
+        self.note = ""
         self._within = round(1e9 * within)
         self._truths = truths
-        self._truths_run, self._frames_run = _Runs(), _Runs()
+        self._truths_run, self._frames_run = Runs(), Runs()
         self._prefetched: deque[tuple[int, int, Truth | Photograph]] = deque()
         if not self._fill(1):
             raise InputError(f"{name}: no ground truth in it")
@@ -96,7 +101,10 @@ class ByStamp:
             self._drop()
         if not self._prefetched or self._prefetched[0][0] > time + self._within:
             return None
-        return self._prefetched.popleft()[2]
+        truth = self._prefetched.popleft()[2]
+        if isinstance(truth, Truth) and not self.note and (other := other_frame(truth.frame_id, frame.frame_id)):
+            self.note = f"{self.name}: {other}: scores are right only if both are one"
+        return truth
 
     def finish(self) -> None:
         while self._fill(1):
@@ -116,22 +124,11 @@ class ByStamp:
         self.unused.append(self._prefetched.popleft()[1])
 
 
-class _Runs:
-    """Times that always grow, of stamps (ns) that go back where a recording starts again: the next run is later."""
-
-    def __init__(self) -> None:
-        self._run, self._last = 0, 0
-
-    def time(self, stamp: int) -> int:
-        self._run += stamp < self._last - RESTART
-        self._last = stamp
-        return self._run * 2**64 + stamp  # more than any two stamps are apart
-
-
 class ByName:
     """References by the names of the frames' image files."""
 
     matching = "by the name of the image file"
+    note = ""
 
     def __init__(self, name: str, files: list[Path], truths: Sequence[tuple[str, Truth | Photograph]]) -> None:
         self.name, self.files = name, files
@@ -181,7 +178,8 @@ def open_reference(
         chosen = [t for t in (GROUND_TRUTH, "/mega/mesh") if t in topics] or topics
         if not chosen:
             raise InputError(f"{path}: no topic carries {CLOUD}, so there is no ground truth in it")
-        return ByStamp(f"{choice}: {chosen[0]}", [path], _of_bag(path, chosen[0], topology), within)
+        truths = _of_bag(path, chosen[0], topology, framed=is_bag(source))
+        return ByStamp(f"{choice}: {chosen[0]}", [path], truths, within)
     if not is_bag(source):
         raise InputError(
             f"--reference {choice}: there is no such file, and {source} is no bag that could have the topic"
@@ -195,12 +193,14 @@ def open_reference(
     return ByStamp(choice, [], _of_bag(source, choice, topology), within)
 
 
-def _of_bag(path: Path, topic: str, topology: Topology) -> Iterator[tuple[int, Truth]]:
+def _of_bag(path: Path, topic: str, topology: Topology, *, framed: bool = True) -> Iterator[tuple[int, Truth]]:
+    """framed: whether the images have a frame, as those of a bag: else it need not be that of the truth."""
     with open_bag(path) as bag:
         for stamp, connection, data in bag.in_stamp_order(topic):
             message = bag.read(connection, data)
             try:
-                yield stamp, _of_cloud(read_cloud(message), topology)
+                truth = _of_cloud(read_cloud(message), topology)
+                yield stamp, replace(truth, frame_id=message.header.frame_id if framed else "")
             except InputError as error:
                 raise InputError(f"{path}: {topic}: {error}") from None
             except (ValueError, KeyError) as error:  # fields of no known type, or that lie outside of the point
@@ -217,6 +217,8 @@ def _of_cloud(cloud: np.ndarray, topology: Topology) -> Truth:
         cloud = cloud.reshape(-1)[:0].repeat(len(topology.template)).reshape(0, len(topology.template))
     vertices = positions(cloud)
     _check_body(vertices, topology)
+    if not np.isfinite(vertices).all():
+        raise InputError("its bodies have vertices that are not finite numbers; leave such people out")
     return Truth(
         topology.joints(vertices),
         vertices,
@@ -319,6 +321,8 @@ def _joints(path: Path, arrays: Mapping[str, np.ndarray], topology: Topology) ->
     columns = [topology.joint_names.index(name) if name in topology.joint_names else -1 for name in names]
     if given.ndim != 3 or given.shape[1:] != (len(columns), 3) or given.dtype.kind != "f":
         raise InputError(f"{path}: field 'joints' must have the shape [N, {len(columns)}, 3], in metres")
+    if np.isinf(given).any():
+        raise InputError(f"{path}: field 'joints' is infinite somewhere; NaN says that a joint is not known")
     known = [k for k, column in enumerate(columns) if column >= 0]
     joints = np.full((len(given), len(topology.joint_names), 3), np.nan, np.float32)
     joints[:, [columns[k] for k in known]] = given[:, known]

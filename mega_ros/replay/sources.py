@@ -33,6 +33,8 @@ LARGEST = 1280  # pixels: larger images of the user are shrunk to this size
 IMAGE_SECONDS, IMAGE_RATE = 8.0, 15.0  # pan and zoom over a photograph
 SQUARE = 0.02  # a pixel's width to its height may differ from 1 by this, as encoders round it
 WIDEST = 4.0  # more is no pixel's width to its height, but a damaged header
+STREAMS = (".mjpeg", ".mjpg")
+"""How the names of videos end that begin as a photograph: they are JPEGs, one behind the other."""
 CLOSEST = 0.75  # smallest visible share of the photograph
 
 
@@ -65,10 +67,15 @@ def photograph(path: Path, fov: float) -> Source:
     return Source(path.name, _stream(_at_rate(_walk_over(image, count), IMAGE_RATE), fov), count=count)
 
 
+def is_still(path: Path) -> bool:
+    """Whether a file is an image, and no video. Raises InputError if it cannot be read."""
+    return is_image(path) and path.suffix.lower() not in STREAMS
+
+
 def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
     # FFmpeg does not see the damage of an image, and gives a tile of one in HEIC
-    if is_image(path):
+    if is_still(path):
         raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     if path.name.endswith(FILES):
         raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")

@@ -27,7 +27,7 @@ from ..smooth import HORIZON
 from ..stream import Stream
 from ..user_detector import UserDetector
 from . import bodies, messages, parameters
-from .camera_info import camera_for, is_rectified
+from .camera_info import camera_for, is_rectified, other_frame
 from .dds import HELP
 from .detections import WAITING, Pairs, to_detections
 from .diagnostics import Health
@@ -216,12 +216,8 @@ class LiveCamera:
         return f"{self._images.topic}: the frame_id is empty, so tf2 cannot place the people; set it in the driver"
 
     def _why_other_frame(self) -> str:
-        frame = self._info.header.frame_id if self._info else ""
-        if not frame or not self._frame or frame == self._frame:
-            return ""
-        return (
-            f"{self._infos.topic}: the frame_id is {frame}, that of the images {self._frame}: is it another camera's?"
-        )
+        problem = other_frame(self._info.header.frame_id, self._frame or "") if self._info else ""
+        return problem and f"{self._infos.topic}: {problem}: is it another camera's?"
 
     def _remedy(self) -> str:
         return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"

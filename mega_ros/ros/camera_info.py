@@ -52,6 +52,13 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
     return camera, wrong
 
 
+def other_frame(frame_id: str, of_images: str) -> str:
+    """That a message is in another frame than the images; nothing if it is not, or if a name is missing."""
+    frame_id, of_images = (name.removeprefix("/") for name in (frame_id, of_images))  # ROS 1 allows a slash
+    differ = frame_id and of_images and frame_id != of_images
+    return f"the frame_id is {frame_id}, that of the images {of_images}" if differ else ""
+
+
 def _which(info: Any, rectified: bool) -> tuple[str, str]:
     """Which of K and P says where the pixels of the image lie, and what is wrong with that."""
     K, P = np.any(info.k), np.any(info.p)

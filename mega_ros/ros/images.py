@@ -7,6 +7,7 @@ unknown range, which would give wrong bodies without a warning. A ROS installati
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -44,6 +45,11 @@ _PACKED: dict[str, tuple[int, int | None]] = {
 _PLANAR = {"nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21}
 
 
+# of CompressedImage: image_transport writes the raw image's encoding first, also where it made a grey JPEG of depth
+_DEPTH = re.compile(r"(?:16|32|64)[USF]C\d|.*compressedDepth")
+_PACKETS = re.compile(r"(?i)h\.?26[3-6]|hevc|av1|vp[89]|mpeg-?[24]|theora")
+
+
 def to_bgr(message: Any) -> np.ndarray:
     """sensor_msgs Image or CompressedImage (of rclpy or of rosbags) -> uint8 [H, W, 3] BGR. Raises ImageError."""
     return _decode(message) if hasattr(message, "format") else _convert(message)
@@ -75,8 +81,10 @@ def _decode(message: Any) -> np.ndarray:
     """JPEG, PNG, and the other formats of `core.images`."""
     if not len(message.data):
         raise ImageError("the compressed image has no data")
-    if "compressedDepth" in message.format or ("bayer" in message.format and "bgr8" not in message.format):
+    if _DEPTH.match(message.format) or ("bayer" in message.format and "bgr8" not in message.format):
         raise ImageError(_refusal(message.format))
+    if _PACKETS.match(message.format):
+        raise ImageError(f"format '{message.format}' is packets of a video; republish it as raw images or as JPEG")
     try:
         # rotation by EXIF would make the image inconsistent with its camera_info
         with without_stderr():

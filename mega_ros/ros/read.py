@@ -45,7 +45,7 @@ def read_stamp(message: Any) -> int:
 def read_cloud(message: Any) -> np.ndarray:
     """A PointCloud2 -> structured array [height, width] with the message's fields, no copy.
 
-    Raises InputError for one that is cut off.
+    Raises InputError for one that is cut off, or whose rows overlap.
     """
     order = ">" if message.is_bigendian else "<"
     fields = [(f.name, order + _TYPES[f.datatype], f.offset) for f in message.fields]
@@ -54,7 +54,10 @@ def read_cloud(message: Any) -> np.ndarray:
     shape = message.height, message.width
     if not np.prod(shape):
         return np.zeros(shape, dtype)
-    if len(message.data) < message.row_step * (message.height - 1) + message.point_step * message.width:
+    row = message.point_step * message.width
+    if message.height > 1 and message.row_step < row:
+        raise InputError(f"row_step is {message.row_step} bytes, but a row of {message.width} points takes {row}")
+    if len(message.data) < message.row_step * (message.height - 1) + row:
         raise InputError(f"PointCloud2 of {shape} points has only {len(message.data)} bytes: it is cut off")
     return np.ndarray(shape, dtype, memoryview(message.data), strides=(message.row_step, message.point_step))
 
