@@ -29,8 +29,9 @@ NEAREST = 0.1
 
 UNSEEN = 0.1
 """Total weight of a limb's landmark and keypoint below which their residual hardly counts."""
-ALL_AXES = 1.5**0.5
-"""A residual is the part of an error along two of the three axes."""
+MISSED = 1.6
+"""The error of a limb over its residual. The residual is the part along two of the three axes, so 1.22 for all three;
+1.2 to 1.5 is likeliest on renders, and photographs ask for more (docs/train/experiments.md)."""
 REACH = 0.15
 """Metres on the template: standard deviation of a limb's share of the surface around its joint."""
 
@@ -186,12 +187,12 @@ def limb_shares(points: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 
 def widened(sigma: np.ndarray, residuals: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """sigma [..., N] of points, with `ALL_AXES` times the residuals [..., 12] of their limbs added in quadrature.
+    """sigma [..., N] of points, with `MISSED` times the residuals [..., 12] of their limbs added in quadrature.
 
     shares [N, 12]: see `limb_shares`. A mesh that misses its landmarks is wrong by at least as much, whatever the model
     expects.
     """
-    return np.sqrt(sigma**2 + (ALL_AXES * residuals) ** 2 @ shares.T)
+    return np.sqrt(sigma**2 + (MISSED * residuals) ** 2 @ shares.T)
 
 
 # A pose [..., 6 + M] is the change from the prediction; zero is no change. It holds the rotation's Cayley vector (its
