@@ -26,8 +26,8 @@ from mega_model.pickles import read_pickle
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 """Data sets with labels of SPIN's joints in images; the others have SMPL's joints."""
 
-KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
-"""The kinds of `images.open_set`. `read_people` supports all but the last two."""
+KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "features", "shards")
+"""The kinds of `images.open_set`. `read_people` supports all but the last three."""
 
 OCCLUDED_SCENES = (
     "courtyard_backpack courtyard_basketball courtyard_bodyScannerMotions courtyard_box courtyard_golf "

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
-from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
-from mega_model.data.images import ImageSet, Mixture, open_set
+from mega_model.data.images import ImageSet, Mixture, open_for
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
@@ -114,7 +113,7 @@ def augment(images: Tensor) -> Tensor:
 def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None], Objective]) -> None:
     """Train a copy of the `pretrained` checkpoint on images, with the objective that `begin` creates.
 
-    Raises InputError if a set's bodies are not the model's.
+    Raises InputError if the model cannot read a set.
     """
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
@@ -123,14 +122,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
         weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         preset = PRESETS[config.preset]
         size = replace(size, **{name: getattr(preset, name) for name in BACKBONE_FIELDS}, latent=tokenizer.latent)
-    side = config.pixels or size.image_size
-    sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
-    for name, images in zip(config.sets, sets):
-        if len(images.topology.template) != len(topology.template):
-            raise InputError(
-                f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
-                f"{config.pretrained} {len(topology.template)}"
-            )
+    sets = [open_for(size, topology, name, config.body, config.pixels) for name in config.sets]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
@@ -147,7 +139,7 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
         linear = LinearDecoder(tokenizer, topology, bodies)
     validation = []
     if config.validate:
-        held_out = open_set(config.validate, (side, side), config.body, topology)
+        held_out = open_for(size, topology, config.validate, config.body, config.pixels)
         some = np.random.default_rng(config.seed).permutation(len(held_out))[:VALIDATED]
         validation = [held_out.batch(np.sort(part), None) for part in np.array_split(some, -(-len(some) // 20))]
     objective = begin(model, tokenizer, config, linear)
