@@ -207,7 +207,8 @@ class ImageTraining(LoopConfig):
     """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
     backbone: ExistingPath | None = None
     """Published weights that the backbone starts from, see `published.load_backbone`. What the eyes of a lifter have
-    learned is lost: they begin as BlazePose's later layers again."""
+    learned is lost: they begin as BlazePose's later layers again. A BlazePose of another size than that of `pretrained`
+    takes its place, and the lifter begins anew."""
     pixels: Count | None = None
     """Side of the crops, by default the model's. Smaller crops are faster."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"

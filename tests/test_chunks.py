@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.data.chunks import begun, fill, open_fields
 
@@ -72,6 +74,28 @@ def test_what_was_stopped_goes_on(tmp_path: Path, workers: int) -> None:
     for rows in (slice(4, 8), slice(12, 14)):
         np.testing.assert_array_equal(found[rows], made["places"][rows])
     assert not found[:4].any() and not found[8:12].any(), "what is done is left alone"
+
+
+class Interrupted(Numbers):
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        if chunk:
+            raise KeyboardInterrupt
+        return {"rows": np.ones((EACH, 100_000))}
+
+
+def test_the_whole_set_has_its_place_on_the_disk_from_the_start(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, Options(tmp_path), partial(Interrupted, 3), COUNT, EACH, 1)
+    state = (tmp_path / "rows.npy").stat()
+    assert state.st_blocks * 512 >= state.st_size > COUNT * 800_000
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "there.npy")
+
+    assert call("mega render", write) == 1
+    assert capsys.readouterr().err == "mega render: there.npy: No space left on device\n"
 
 
 def test_what_is_not_complete_is_not_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_people import WIDTH
 from torch import nn
 
 from mega_model import checkpoint, generate, import_backbone
@@ -401,7 +403,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: st
         (RecoverTraining, "betas", "0.9 1.0", "< 1.0"),
         (RecoverTraining, "proportions", "0.5 -0.5", ">= 0.0"),
         (RecoverTraining, "save_every", "0", ">= 1"),
-        (RecoverTraining, "seed", "4294967296", "< 4294967296"),
+        (RecoverTraining, "seed", "4294967296", "<= 4294967295"),
         (Render, "shares", "1 1 1 1 -1", ">= 0.0"),
         (Evaluate, "count", "0", ">= 1"),
         (Evaluate, "temperature", "-1", ">= 0.0"),
@@ -588,6 +590,20 @@ def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
     options = f"--out {tmp_path} --steps 1 --lr 0.001 --batch 2 --precision bf16-mixed".split()
     with pytest.raises(InputError, match=r"precision bf16-mixed: .* need 32-true"):
         tokenizer.main(parse(TokenizerTraining, options))
+
+
+def test_the_published_folder_says_the_size_of_blazepose(people: Path, tmp_path: Path) -> None:
+    """`mega import-backbone --size heavy` is all that a model of another size needs."""
+    lite = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone_width=96)
+    model = checkpoint.begin_mega(tmp_path / "lite", people / "tokenizer", lite)
+    checkpoint.save_weights(model, tmp_path / "lite")
+    shutil.copytree(people / "blazepose", tmp_path / "blazepose")
+    (tmp_path / "blazepose" / "origin.json").write_text(json.dumps({"backbone_width": WIDTH}))
+    words = f"--pretrained {tmp_path}/lite --backbone {tmp_path}/blazepose --sets features:{people}/features/train"
+    lift.main(parse(ImageTraining, f"--out {tmp_path}/lift --steps 1 --batch 8 --lr 0.001 {words}".split()))
+    trained = checkpoint.load_mega(tmp_path / "lift")[0]
+    assert trained.config == replace(lite, backbone_width=WIDTH)
+    torch.testing.assert_close(trained.embed.weight, model.embed.weight)
 
 
 def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -85,7 +86,10 @@ def fill(out: Path, config: Any, begin: Callable[[], Maker], count: int, each: i
     if not begun(out):
         for name, array in begin().draw(0).items():  # created before the workers write into it
             file, shape = out / f"{name}.npy", (count, *array.shape[1:])
-            np.lib.format.open_memmap(file, "w+", array.dtype, shape)[: len(array)] = array
+            rows = np.lib.format.open_memmap(file, "w+", array.dtype, shape)
+            with file.open("r+b") as whole:  # a disk that is too small says so now, not by a signal hours later
+                os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+            rows[: len(array)] = array
         _progress(out).mkdir()
         (_progress(out) / "0").touch()
     done = {int(file.name) for file in _progress(out).iterdir()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -119,9 +120,12 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     weights, size = pretrained.state_dict(), pretrained.config
     if config.preset:
-        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         preset = PRESETS[config.preset]
         size = replace(size, **{name: getattr(preset, name) for name in BACKBONE_FIELDS}, latent=tokenizer.latent)
+    if size.backbone == "blazepose" and config.backbone:
+        size = replace(size, backbone_width=origin_of(config.backbone).get("backbone_width", size.backbone_width))
+    if config.preset or size != pretrained.config:
+        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
     sets = [open_for(size, topology, name, config.body, config.pixels) for name in config.sets]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
@@ -146,12 +150,17 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     fit(config, objective, mixture.batch, provenance(config, sets), validation)
 
 
+def origin_of(backbone: Path) -> dict[str, Any]:
+    """What `mega import-backbone` noted in the folder `backbone`; nothing for another one, or a file."""
+    file = backbone / "origin.json"
+    return read_json(file) if file.exists() else {}
+
+
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """Entries of training.json on the images and on the previous stages."""
     about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
-        origin = config.backbone / "origin.json"
-        about["backbone"] = read_json(origin) if origin.exists() else config.backbone.name
+        about["backbone"] = origin_of(config.backbone) or config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet | FeatureSet) for images in sets):

@@ -114,8 +114,8 @@ def fit(
             norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip, error_if_nonfinite=False)
             if norm is not None and not norm.isfinite():  # the same in all processes
                 raise InputError(
-                    f"{config.out}: step {step + 1}: a gradient is not finite, so the run cannot go on; its last save "
-                    "stays. Train into another folder with a smaller lr, a longer warmup or a smaller clip"
+                    f"{config.out}: step {step + 1}: a gradient is not finite, so the run cannot go on; what it has "
+                    "saved stays. Train into another folder with a smaller lr, a longer warmup or a smaller clip"
                 )
             optimizer.step()
             optimizer.zero_grad()
