@@ -284,6 +284,19 @@ def test_deterministic_and_stochastic_tables(folder: Path, capsys: pytest.Captur
     assert best["facts"]["protocol"].endswith("best by sample")
 
 
+def test_reports_say_what_their_mesh_is_and_lie_side_by_side(folder: Path, tmp_path: Path) -> None:
+    command = f"evaluate deterministic --checkpoint {folder}/model --set rendered:{folder}/crops --out {tmp_path}"
+    for options in ("", "--decode argmax", "--decode argmax --no-fit"):
+        assert cli.main([*command.split(), "--count", "4", *options.split()]) == 0
+    reports = {file.stem: json.loads(file.read_text())["facts"]["mesh"] for file in tmp_path.glob("*.json")}
+    name = "deterministic-rendered-crops-smpl24-aligned-at-the-pelvis"
+    assert reports == {
+        name: "as published",
+        f"{name}-most-likely-tokens": "most likely tokens",
+        f"{name}-most-likely-tokens-not-fitted": "most likely tokens, not fitted",
+    }
+
+
 def test_reports_of_sets_and_protocols_lie_side_by_side(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(folder / "crops")
     for images in (folder / "crops", tmp_path / "train"):
@@ -389,7 +402,7 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     scored = [score(model, "--test", crops, *options) for options in (["--decode", "argmax"], ["--no-fit"])]
     assert [found for found, _ in scored] == [scores, scores]
     (_, report), _ = scored
-    assert report["facts"]["mesh"] == "of the most likely tokens, not fitted to landmarks"
+    assert report["facts"]["mesh"] == "most likely tokens"
     assert report["tables"]["Errors, mm"]["all"]["PVE"] == scores["ways"]["most likely tokens"]["PVE"]
     # what was calibrated is used from now on
     content, _ = evaluate(folder, "uncertainty", "--samples", "5", "--steps", "2")
@@ -626,9 +639,13 @@ def test_numbers_are_whole_on_a_narrow_screen(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     rows = {"all people": {f"a long name of column {k}": -0.00012345 * 10**-k for k in range(9)}}
-    publish(Report("Title", {}, {"Table": rows}), tmp_path, "wide")
+    publish(Report("Title", {}, {"Table": rows | {"one": {"deterministic": 1.0}}}), tmp_path, "wide")
     shown = capsys.readouterr().out
-    assert "…" not in shown and all(number(value) in shown for value in rows["all people"].values())
+    assert (
+        "…" not in shown
+        and "deterministic" in shown
+        and all(number(value) in shown for value in rows["all people"].values())
+    )
 
 
 def test_a_page_needs_nothing_else_and_escapes_what_it_is_given() -> None:

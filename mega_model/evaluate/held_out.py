@@ -21,7 +21,7 @@ from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.data.images import ImageSet, open_for
 from mega_model.data.scenes import PARTS
-from mega_model.evaluate.predict import Prediction, collect, device_of, predict
+from mega_model.evaluate.predict import Prediction, collect, device_of, mesh_of, predict
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report, publish
 from mega_model.evaluate.uncertainty import by_visibility, curves, must_have_sigma, saved_scale, vertex_fields
@@ -131,8 +131,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
         "model": str(config.checkpoint),
         "set": str(config.test),
         "protocol": protocol.name,
-        "mesh": f"of the {'expected codes' if config.decode == 'expected' else 'most likely tokens'}, "
-        f"{'' if model.errors and config.fit else 'not '}fitted to landmarks",
+        "mesh": mesh_of(config) or "as published",
         "sigma": source,
         "error model": "the radii that contain given shares of the errors are measured, in sigma, on these people",
     }
@@ -151,7 +150,7 @@ def evaluate(config: Evaluate) -> tuple[Report, dict[str, Any]]:
 
 def main(config: Evaluate) -> None:
     report, scores = evaluate(config)
-    if config.decode == "expected" and config.fit:  # the export publishes this mesh
+    if not mesh_of(config):  # the export publishes this mesh
         (config.checkpoint / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     else:
         print("scores.json is left as it is: the export publishes another mesh")

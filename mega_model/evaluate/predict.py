@@ -50,14 +50,21 @@ def facts_of(subject: Subject, protocol: str, total: int) -> dict[str, str]:
     """The report's entries on the model, the evaluated images out of `total`, and the protocol."""
     count = len(image_indices(total, subject))
     drawn = f"{count}, drawn at random with seed {subject.seed}" if count < total else f"{count}, the whole set"
-    return {"model": str(subject.checkpoint), "set": subject.images, "images": drawn, "protocol": protocol}
+    facts = {"model": str(subject.checkpoint), "set": subject.images, "images": drawn, "protocol": protocol}
+    return facts | {"mesh": mesh_of(subject) or "as published"}
+
+
+def mesh_of(config: ImageSelection) -> str:
+    """What makes the deterministic mesh another than the published one; nothing if it is that."""
+    asked = {"most likely tokens": config.decode == "argmax", "not fitted": not config.fit}
+    return ", ".join(name for name, is_so in asked.items() if is_so)
 
 
 def publish_table(subject: Subject, table: str, report: Report) -> None:
-    """Write the report. Its file name holds table, set and protocol, so that reports can share a folder."""
+    """Write the report. Its file name holds table, set, protocol and mesh, so that reports can share a folder."""
     kind, _, place = subject.images.partition(":")
-    words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
-    publish(report, subject.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
+    words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"], mesh_of(subject))
+    publish(report, subject.folder, re.sub(r"[^\w.]+", "-", " ".join(words).strip()))
 
 
 @dataclass(frozen=True)

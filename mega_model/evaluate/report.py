@@ -69,7 +69,7 @@ def publish(report: Report, folder: Path, name: str) -> None:
     for caption, rows in report.tables.items():
         table = ScreenTable("", title=caption, title_justify="left", box=SIMPLE_HEAD)
         for column in columns(rows):
-            table.add_column("\n".join(textwrap.wrap(column, 12)), justify="right")
+            table.add_column("\n".join(textwrap.wrap(column, 12, break_long_words=False)), justify="right")
         for row, values in rows.items():
             table.add_row(row, *(number(values.get(c)) for c in columns(rows)))
         whole = Measurement.get(console, console.options.update(max_width=1000), table).maximum
