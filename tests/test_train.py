@@ -612,7 +612,7 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
     with pytest.raises(InputError, match=r"start: its model has no lifter.*use train recover"):
-        lift.main(parse(ImageTraining, [*options.split(), "--sets", f"features:{people}/features/train"]))
+        lift.main(parse(ImageTraining, [*options.split(), "--sets", f"rendered:{people}/scenes"]))
     with pytest.raises(InputError, match=r"start: only a model with BlazePose has an error head"):
         errors.main(parse(ErrorTraining, ["--checkpoint", f"{tmp_path}/start", "--sets", str(tmp_path)]))
     with pytest.raises(InputError, match=r"blazepose/model\.safetensors: of another model: "):
