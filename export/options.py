@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from mega_model.core.settings import ExistingPath
+from mega_model.core.settings import Count, ExistingPath, NotNegative, Positive, Whole
 from mega_model.options import STEPS, TEMPERATURE
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
@@ -27,11 +27,11 @@ class ExportConfig:
     """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
     """name of the bundle; by default the names of body and backbone"""
-    steps: int = STEPS
+    steps: Count = STEPS
     """T, steps of the sampler; the paper takes 5 at temperature 1 for HRNet, and 2 at 10 for ResNet-50"""
-    samples: int = 0
+    samples: Whole = 0
     """Q, default number of samples per person"""
-    temperature: float = TEMPERATURE
+    temperature: NotNegative = TEMPERATURE
     """of the sampler; it falls to 0 in the last step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
     """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""
@@ -66,9 +66,9 @@ class TrtConfig:
 
     bundle: tyro.conf.Positional[str] = "default"
     """folder of the bundle"""
-    people: tuple[int, ...] = (1, 2, 4, 8)
+    people: tuple[Count, ...] = (1, 2, 4, 8)
     """numbers of people per frame: engines take up to the largest, and are fastest at the middle one"""
-    samples: tuple[int, ...] = (1, 10, 25)
+    samples: tuple[Count, ...] = (1, 10, 25)
     """numbers of samples per person, likewise"""
     precision: Precision = "fp16"
     out: Path | None = None
@@ -94,19 +94,19 @@ class BenchConfig:
     """folder that the bundle was exported from: the weights of torch"""
     preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
     """random weights of this size take the place of a checkpoint"""
-    steps: int = 5
+    steps: Count = 5
     """T, of a bundle that is exported here, at temperature 1"""
-    people: tuple[int, ...] = (1, 2, 4, 8)
+    people: tuple[Count, ...] = (1, 2, 4, 8)
     """P"""
-    samples: tuple[int, ...] = (0, 1, 5, 10, 25, 100)
+    samples: tuple[Whole, ...] = (0, 1, 5, 10, 25, 100)
     """Q; 0 for the deterministic mesh with its sigma only"""
     ways: tuple[Way, ...] = WAYS
     """what to compare"""
-    repeats: int = 20
+    repeats: Count = 20
     """calls of each way and size, at most"""
-    seconds: float = 5.0
+    seconds: Positive = 5.0
     """time for a way and size, after which no further call begins"""
-    longest: float = 60.0
+    longest: Positive = 60.0
     """a size whose calls would take longer, judging by the last one, is left out"""
     out: Path = Path("bench")
     """folder of bench.json and bench.png"""

@@ -128,6 +128,10 @@ class BlazePose(Backbone):
         )
 
     def forward(self, images: Tensor) -> PoseFeatures:
+        """Raises InputError for images of another size."""
+        height, width = images.shape[2:]
+        if (height, width) != (self.SIDE, self.SIDE):
+            raise InputError(f"BlazePose reads images of {self.SIDE} x {self.SIDE} pixels, not {height} x {width}")
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

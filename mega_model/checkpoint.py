@@ -50,8 +50,12 @@ class LoadedModel(NamedTuple):
         return self
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+def save_weights(model: nn.Module, folder: Path, name: str = "model.safetensors") -> None:
+    file = folder / name
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file)
+    file.chmod(mode)  # safetensors writes files that nobody else may read
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -88,8 +92,13 @@ def load_tokenizer(folder: Path) -> tuple[MeshTokenizer, Topology]:
 
 
 def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
-    """A new model for the tokenizer in a folder. Writes its checkpoint without the weights."""
+    """A new model for the tokenizer in a folder. Writes its checkpoint without the weights.
+
+    InputError if this is the folder of the checkpoint that the tokenizer belongs to.
+    """
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    if (folder / "tokenizer").samefile(tokenizer):
+        raise InputError(f"{folder}: holds the model to start from; train into another folder")
     for name in ("model.safetensors", "config.json", "topology.npz"):
         shutil.copy(tokenizer / name, folder / "tokenizer" / name)
     if (tokenizer / "connections").exists():
@@ -129,7 +138,7 @@ def save_calibration(folder: Path, calibration: Mapping[str, Any]) -> None:
 
 
 def save_errors(folder: Path, head: ErrorHead) -> None:
-    save_file({k: v.contiguous() for k, v in head.state_dict().items()}, folder / ERRORS)
+    save_weights(head, folder, ERRORS)
 
 
 def load_errors(folder: Path, model: Mega) -> ErrorHead | None:

@@ -7,8 +7,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from msgspec import Meta
 
-from mega_model.core.settings import Existing, ExistingPath, ExistingSet
+from mega_model.core.settings import (
+    Count,
+    Existing,
+    ExistingPath,
+    ExistingSet,
+    NotNegative,
+    Positive,
+    Seed,
+    Whole,
+)
+
+Several = Annotated[int, Meta(ge=2)]
+Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -33,16 +46,16 @@ class Render:
     """Render people: scenes on disk, a folder with one memory-mapped .npy file per field."""
 
     split: Split
-    count: int
+    count: Count
     """Scenes, a multiple of 40."""
     out: Path
     topology: ExistingPath
-    size: int = 320
+    size: Count = 320
     """Side of the images, pixels."""
-    shares: tuple[float, float, float, float, float] = MIXTURE
+    shares: tuple[NotNegative, NotNegative, NotNegative, NotNegative, NotNegative] = MIXTURE
     """Relative shares of `scenes.PARTS`. Use 1 1 1 1 1 for a test set: equally many of each."""
-    seed: int = 0
-    workers: int = 1
+    seed: Seed = 0
+    workers: Count = 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,8 @@ class Extract:
     """What `mega import-detector` wrote. Its keypoints of the people are stored, too."""
     turned: bool = False
     """Roll the image by 90 to 270 degrees: people are upside down or on their side."""
-    seed: int = 0
-    workers: int = 1
+    seed: Seed = 0
+    workers: Count = 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,7 @@ class Write:
     people: Annotated[str, tyro.conf.Positional, Existing]
     """Data set to convert, KIND:PATH."""
     out: Path
-    per_shard: int = 1000
+    per_shard: Count = 1000
     """People per file."""
 
 
@@ -136,23 +149,23 @@ class LoopConfig:
 
     out: Path
     """Folder of the run. If it holds a checkpoint, the run resumes."""
-    steps: int
-    batch: int
+    steps: Count
+    batch: Count
     """Examples per step, over all processes."""
-    lr: float
-    micro_batch: int | None = None
+    lr: NotNegative
+    micro_batch: Count | None = None
     """Examples that a process computes at once; smaller ones need less memory, and their gradients are accumulated. By
     default the process's share of the batch."""
-    warmup: int = 200
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.99)
-    clip: float = 1.0
+    warmup: Whole = 200
+    weight_decay: NotNegative = 0.05
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    clip: Positive = 1.0
     """Largest gradient norm."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Of the computation; weights and data have 32 bits."""
-    seed: int = 0
-    save_every: int = 200
-    loaders: int = 1
+    seed: Seed = 0
+    save_every: Count = 200
+    loaders: Count = 1
     """Threads per process that prefetch micro-batches."""
 
 
@@ -161,7 +174,7 @@ class TokenizerTraining(MeshOptions, LoopConfig):
     """Stage 1: the Mesh-VQ-VAE learns to reconstruct bodies."""
 
     preset: Literal["default", "paper", "autoencoder"] = "default"
-    quantize_from: int = 500
+    quantize_from: Whole = 500
     """Step at which k-means on the latents of random bodies initialises the codebook."""
 
 
@@ -172,7 +185,7 @@ class PretrainTraining(MeshOptions, LoopConfig):
     preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
     """Size of the model, and its backbone, which this stage does not train."""
     tokenizer: ExistingPath = Path("runs/tokenizer")
-    bodies: int = 20000
+    bodies: Count = 20000
     """Number of random bodies, tokenised once before training."""
 
 
@@ -186,7 +199,7 @@ class ImageTraining(LoopConfig):
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     validate: ExistingSet | None = None
     """Image set, KIND:PATH, whose losses are logged at every save, beside those of the training. At most 500 people."""
-    proportions: tuple[float, ...] = ()
+    proportions: tuple[NotNegative, ...] = ()
     """Share of each set in a batch. By default proportional to the number of people."""
     body: ExistingPath | None = None
     """SMPL model for sets without meshes, see `images.open_set`."""
@@ -194,8 +207,9 @@ class ImageTraining(LoopConfig):
     """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
     backbone: ExistingPath | None = None
     """Published weights that the backbone starts from, see `published.load_backbone`. What the eyes of a lifter have
-    learned is lost: they begin as BlazePose's later layers again."""
-    pixels: int | None = None
+    learned is lost: they begin as BlazePose's later layers again. A BlazePose of another size than that of `pretrained`
+    takes its place, and the lifter begins anew."""
+    pixels: Count | None = None
     """Side of the crops, by default the model's. Smaller crops are faster."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
     """What the rotation loss compares. The released code compares matrices. With rot6d, an uncertain network can output
@@ -206,7 +220,7 @@ class ImageTraining(LoopConfig):
 class RecoverTraining(ImageTraining):
     """Stage 3: MEGA learns masked mesh tokens, rotation and camera from images."""
 
-    trained_blocks: int | None = None
+    trained_blocks: Whole | None = None
     """How many of the backbone's last blocks are trained; 0 freezes the backbone. By default all of it is trained, but
     for BlazePose, which is always frozen."""
 
@@ -219,14 +233,14 @@ class ErrorTraining:
     """Folder that `mega train recover` wrote; the head is added to it."""
     sets: tuple[ExistingSet, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
     """Folders with features of held-out people."""
-    steps: int = 3000
-    batch: int = 128
-    lr: float = 0.001
-    nobody: int = 600
+    steps: Count = 3000
+    batch: Count = 128
+    lr: Positive = 0.001
+    nobody: Count = 600
     """Number of crops without a person."""
-    held_out: float = 0.3
+    held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.3
     """Share of each set, its last scenes, that is used for calibration only."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -239,23 +253,23 @@ class Default:
 
     out: Path = Path("runs")
     """Folder of all the stages."""
-    scenes: int = 10000
+    scenes: Count = 10000
     """Rendered people to train on, a multiple of 40."""
     detector: ExistingPath | None = None
     """See `mega import-detector`; without it the bundle has no detector, and sigma knows no keypoints."""
     bundle: Path | None = None
     """Folder of the bundle; by default inside `out`."""
-    workers: int = 2
+    workers: Count = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSelection:
     """Which images are evaluated, and on which device."""
 
-    count: int | None = None
+    count: Count | None = None
     """Number of images, drawn at random; by default all."""
-    seed: int = 0
-    batch: int = 20
+    seed: Seed = 0
+    batch: Count = 20
     """Images per batch."""
     device: str | None = None
     """cpu, cuda or cuda:1; by default a GPU if there is one."""
@@ -271,11 +285,11 @@ class ImageSelection:
 class SamplingOptions:
     """The stochastic mode; defaults are the paper's for HRNet. For ResNet-50 it takes 2 steps at temperature 10."""
 
-    samples: int = 25
+    samples: Whole = 25
     """Q, meshes per image."""
-    steps: int = 5
+    steps: Count = 5
     """T"""
-    temperature: float = 1.0
+    temperature: NotNegative = 1.0
     """Temperature of the first step."""
 
     def describe(self) -> str:
@@ -327,17 +341,18 @@ class Conventions:
 class Evaluate(ImageSelection, SamplingOptions):
     """Score a trained model on rendered people of held-out clips, for each kind of image.
 
-    Errors are computed in the camera's orientation, with both meshes centred at the pelvis, in millimetres. Writes
-    scores.json (read by the export) into the checkpoint, and a report into its folder `evaluation`.
+    Errors are computed in the camera's orientation, with both meshes centred at the pelvis, in millimetres. Writes a
+    report into the checkpoint's folder `evaluation`, and scores.json, which the export reads, into the checkpoint, if
+    the mesh is the published one: not with --decode argmax or --no-fit.
     The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
     """
 
     checkpoint: ExistingPath = Path("runs/recover")
     test: ExistingPath = Path("runs/features/test")
     """Folder of a rendered set, or of its features."""
-    steps: int = STEPS
+    steps: Count = STEPS
     """T, as in the export."""
-    temperature: float = TEMPERATURE
+    temperature: NotNegative = TEMPERATURE
     """As in the export."""
 
 
@@ -348,9 +363,11 @@ class Calibrate(ImageSelection, SamplingOptions):
     checkpoint: ExistingPath = Path("runs/recover")
     set: ExistingPath = Path("runs/features/calibration")
     """Rendered people that the model has not seen, or their features."""
-    steps: int = STEPS
+    samples: Several = 25
+    """Q, meshes per image."""
+    steps: Count = STEPS
     """T, as the export's."""
-    temperature: float = TEMPERATURE
+    temperature: NotNegative = TEMPERATURE
     """As the export's."""
 
 
@@ -366,6 +383,8 @@ Best = Literal["metric", "sample"]
 class Stochastic(Subject, SamplingOptions, Conventions):
     """Table 2 of the paper, the best of Q meshes per image."""
 
+    samples: Count = 25
+    """Q, meshes per image."""
     best: Best = "metric"
     """`metric`: the smallest error of all samples for each metric, as in published tables. `sample`: all metrics of the
     sample with the smallest PVE."""
@@ -375,7 +394,7 @@ class Stochastic(Subject, SamplingOptions, Conventions):
 class Mean(Subject, SamplingOptions, Conventions):
     """Table 4 and figure 6 of the paper, the mean of Q meshes beside the deterministic mesh."""
 
-    samples: int = 100
+    samples: Count = 100
     """Q, meshes per image: the largest Q in the table."""
 
 
@@ -386,19 +405,19 @@ class Random(MeshOptions, Trained):
     They are compared with the meshes of the pre-training. Only FIDs of the same autoencoder can be compared.
     """
 
-    count: int = 500
+    count: Several = 500
     """Number of random bodies."""
-    compared: int = 5000
+    compared: Several = 5000
     """Number of bodies of the mesh set to compare with."""
-    steps: int = 20
-    temperature: float = 1.2
+    steps: Count = 20
+    temperature: NotNegative = 1.2
     """Temperature of the first step."""
     autoencoder: ExistingPath | None = None
     """Tokenizer checkpoint whose latents, before quantisation, the FID compares; by default the model's own. The
     paper's has 7 x 9 numbers: a tokenizer with one more level than SMPL's."""
-    batch: int = 50
+    batch: Count = 50
     """Bodies per batch."""
-    seed: int = 0
+    seed: Seed = 0
     device: str | None = None
     """cpu, cuda or cuda:1; by default a GPU if there is one."""
 
@@ -407,7 +426,7 @@ class Random(MeshOptions, Trained):
 class Uncertainty(Subject, SamplingOptions, Conventions):
     """How well does sigma predict the error of each vertex? (The paper: figure 4.)"""
 
-    scale: float | None = None
+    scale: Positive | None = None
     """Factor on the samples' spread; by default the one in the checkpoint's calibration.json."""
 
 
@@ -415,9 +434,11 @@ class Uncertainty(Subject, SamplingOptions, Conventions):
 class Figures(Subject, SamplingOptions, Conventions):
     """Figures 4 to 7 and 9 of the paper, on the first images of a random draw."""
 
-    count: int | None = 100
+    samples: Several = 25
+    """Q, meshes per image."""
+    count: Count | None = 100
     """Number of images of figure 6, drawn at random."""
-    rows: int = 4
+    rows: Count = 4
     """Number of images in each of the other figures."""
     pretrained: ExistingPath | None = None
     """Pre-training checkpoint, for the random bodies of figure 7."""

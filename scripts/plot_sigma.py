@@ -77,7 +77,7 @@ def on_renders(options: PlotOptions) -> dict[str, Measured]:
     assert options.checkpoint is not None
     config = Evaluate(checkpoint=options.checkpoint, test=options.test, samples=0)
     model = checkpoint.load(options.checkpoint).to(device_of(config))
-    people = open_people(options.test, model.topology)
+    people = open_people(options.test, model)
     protocol = Protocol.of(people, Conventions())
     predictions = predict(model, people, config, config)
     found = collect(vertex_fields(p, protocol) | {"visible": p.batch["visible"].numpy()} for p in predictions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from mega_model.core.commands import call
 from mega_model.core.errors import InputError
 from mega_model.data.chunks import begun, fill, open_fields
 
@@ -20,6 +23,13 @@ COUNT, EACH = 14, 4
 """Four chunks, the last one of two rows."""
 PATIENCE = 60.0
 """Seconds."""
+
+
+@dataclass
+class Options:
+    out: Path
+    seed: int = 3
+    workers: int = 1
 
 
 class Numbers:
@@ -40,7 +50,7 @@ class Endless(Numbers):
 
 def store(out: Path, workers: int) -> dict[str, np.ndarray]:
     out.mkdir(exist_ok=True)
-    fill(out, partial(Numbers, 3), COUNT, EACH, workers)
+    fill(out, Options(out, workers=workers), partial(Numbers, 3), COUNT, EACH, workers)
     return {name: np.array(rows) for name, rows in open_fields(out, "nothing").items()}
 
 
@@ -66,9 +76,48 @@ def test_what_was_stopped_goes_on(tmp_path: Path, workers: int) -> None:
     assert not found[:4].any() and not found[8:12].any(), "what is done is left alone"
 
 
+class Interrupted(Numbers):
+    def draw(self, chunk: int) -> dict[str, np.ndarray]:
+        if chunk:
+            raise KeyboardInterrupt
+        return {"rows": np.ones((EACH, 100_000))}
+
+
+def test_the_whole_set_has_its_place_on_the_disk_from_the_start(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, Options(tmp_path), partial(Interrupted, 3), COUNT, EACH, 1)
+    state = (tmp_path / "rows.npy").stat()
+    assert state.st_blocks * 512 >= state.st_size > COUNT * 800_000
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "there.npy")
+
+    assert call("mega render", write) == 1
+    assert capsys.readouterr().err == "mega render: there.npy: No space left on device\n"
+
+
+def test_what_is_not_complete_is_not_read(tmp_path: Path) -> None:
+    """Rows that are not stored yet are zeros."""
+    store(tmp_path, 1)
+    (tmp_path / "progress" / "2").unlink()
+    with pytest.raises(InputError, match=f"{tmp_path}: only 3 of 4 parts are stored"):
+        open_fields(tmp_path, "nothing")
+    store(tmp_path, 1)
+
+
+def test_a_set_does_not_go_on_with_other_options(tmp_path: Path) -> None:
+    store(tmp_path, 1)
+    other = Options(tmp_path, seed=5)
+    with pytest.raises(InputError, match=f"{tmp_path}: a set with seed 3, not 5; give the same, or another folder"):
+        fill(tmp_path, other, partial(Numbers, 5), COUNT, EACH, 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
-    code = f"from test_chunks import *; fill(Path({str(tmp_path)!r}), partial(Endless, 3), COUNT, EACH, 2)"
+    call = f"fill(Path({str(tmp_path)!r}), Options(Path()), partial(Endless, 3), COUNT, EACH, 2)"
+    code = f"from test_chunks import *; {call}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
     try:
         workers: list[psutil.Process] = []

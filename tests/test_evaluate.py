@@ -44,7 +44,7 @@ from mega_model.evaluate.mean import errors_by_mode, mean_table
 from mega_model.evaluate.predict import Prediction, collect, features_of, predict, uniforms
 from mega_model.evaluate.protocols import METRICS, Protocol
 from mega_model.evaluate.random import random_bodies
-from mega_model.evaluate.report import Report, page
+from mega_model.evaluate.report import Report, number, page, publish
 from mega_model.evaluate.stochastic import best_of_table
 from mega_model.evaluate.uncertainty import by_visibility, vertex_fields
 from mega_model.expected_error import ErrorHead, head_inputs
@@ -284,6 +284,19 @@ def test_deterministic_and_stochastic_tables(folder: Path, capsys: pytest.Captur
     assert best["facts"]["protocol"].endswith("best by sample")
 
 
+def test_reports_say_what_their_mesh_is_and_lie_side_by_side(folder: Path, tmp_path: Path) -> None:
+    command = f"evaluate deterministic --checkpoint {folder}/model --set rendered:{folder}/crops --out {tmp_path}"
+    for options in ("", "--decode argmax", "--decode argmax --no-fit"):
+        assert cli.main([*command.split(), "--count", "4", *options.split()]) == 0
+    reports = {file.stem: json.loads(file.read_text())["facts"]["mesh"] for file in tmp_path.glob("*.json")}
+    name = "deterministic-rendered-crops-smpl24-aligned-at-the-pelvis"
+    assert reports == {
+        name: "as published",
+        f"{name}-most-likely-tokens": "most likely tokens",
+        f"{name}-most-likely-tokens-not-fitted": "most likely tokens, not fitted",
+    }
+
+
 def test_reports_of_sets_and_protocols_lie_side_by_side(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train").symlink_to(folder / "crops")
     for images in (folder / "crops", tmp_path / "train"):
@@ -369,7 +382,7 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     assert scores["sigma"]["all"]["within 50 %"] == pytest.approx(0.5, abs=0.01), "the radii are of these people"
     assert scores["sigma"]["all"]["error"] == pytest.approx(parts["all"]["PVE"])
     # the factor makes sigma the root mean square of the very people it is made of
-    people = open_set(f"rendered:{crops}")
+    people = open_set(f"rendered:{crops}", (32, 32))
     drawn, protocol = (
         Calibrate(checkpoint=model, set=crops, steps=2, samples=5, device="cpu"),
         Protocol.of(people, Conventions()),
@@ -382,6 +395,15 @@ def test_scores_of_held_out_people_and_calibration(folder: Path) -> None:
     assert list(scores["ways"]) == ["as published", "most likely tokens", "not tied to the landmarks"]
     assert scores["ways"]["as published"] == scores["ways"]["not tied to the landmarks"], "it has no landmarks"
     assert scores["ways"]["as published"] != scores["ways"]["most likely tokens"]
+    # crops are of the model's size, as for the other tables
+    content, _ = evaluate(folder, "deterministic", "--count", "40")
+    assert only_table(content)[f"rendered:{crops}"]["PVE"] == pytest.approx(parts["all"]["PVE"], rel=1e-4)
+    # what the export reads is about the published mesh
+    scored = [score(model, "--test", crops, *options) for options in (["--decode", "argmax"], ["--no-fit"])]
+    assert [found for found, _ in scored] == [scores, scores]
+    (_, report), _ = scored
+    assert report["facts"]["mesh"] == "most likely tokens"
+    assert report["tables"]["Errors, mm"]["all"]["PVE"] == scores["ways"]["most likely tokens"]["PVE"]
     # what was calibrated is used from now on
     content, _ = evaluate(folder, "uncertainty", "--samples", "5", "--steps", "2")
     assert content["facts"]["sigma"].startswith(f"{calibration['scale']:g} times")
@@ -473,6 +495,24 @@ def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path, capsys
     command = ["evaluate", "deterministic", "--checkpoint", str(folder / "model"), "--set", f"rendered:{other}"]
     assert cli.main(command) == 1
     assert "has meshes of 100 vertices" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("deterministic --checkpoint model --set features:features", "are not of the model's backbone, resnet18"),
+        ("figures --checkpoint lifting --set features:features", "features have no images to draw"),
+        ("uncertainty --checkpoint model --set rendered:crops --samples 1", "sigma is the spread of at least 2"),
+        ("deterministic --checkpoint model --set rendered:crops --device tpu", "--device tpu: "),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    words: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert cli.main(["evaluate", *words.split()]) == 1
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("mega evaluate"))
+    assert message in line
 
 
 def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Path) -> None:
@@ -592,6 +632,20 @@ def test_steps_end_where_the_sampler_does(folder: Path) -> None:
         assert torch.equal(states[-1][0], whole)
         mesh = figures.known_bodies(tokenizer, *states[-1])
         np.testing.assert_allclose(mesh, tokenizer.decode(whole).numpy(), atol=1e-6)
+
+
+def test_numbers_are_whole_on_a_narrow_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = {"all people": {f"a long name of column {k}": -0.00012345 * 10**-k for k in range(9)}}
+    publish(Report("Title", {}, {"Table": rows | {"one": {"deterministic": 1.0}}}), tmp_path, "wide")
+    shown = capsys.readouterr().out
+    assert (
+        "…" not in shown
+        and "deterministic" in shown
+        and all(number(value) in shown for value in rows["all people"].values())
+    )
 
 
 def test_a_page_needs_nothing_else_and_escapes_what_it_is_given() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -208,6 +209,24 @@ def test_extraction_goes_on_where_it_stopped(spots: Extract) -> None:
     (spots.out / "progress" / "0").unlink()
     extract(spots)
     np.testing.assert_array_equal(np.load(file), made)
+
+
+def test_features_know_their_scenes_from_anywhere(
+    spots: Extract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another set lies at the path that was given, and after a move."""
+    monkeypatch.chdir(tmp_path)
+    extract(replace(spots, scenes=Path("scenes"), out=Path("features")))
+    (tmp_path / "other").mkdir()
+    write_rendered(tmp_path / "other" / "scenes", 160)
+    focal = np.load(tmp_path / "scenes" / "focal.npy")
+    np.save(tmp_path / "other" / "scenes" / "focal.npy", 2 * focal)
+    monkeypatch.chdir(tmp_path / "other")
+    np.testing.assert_array_equal(FeatureSet(tmp_path / "features").scenes.fields["focal"], focal)
+    (tmp_path / "moved").mkdir()
+    for name in ("scenes", "features"):
+        (tmp_path / name).rename(tmp_path / "moved" / name)
+    np.testing.assert_array_equal(FeatureSet(tmp_path / "moved" / "features").scenes.fields["focal"], focal)
 
 
 def test_features_of_older_versions_are_refused(spots: Extract) -> None:

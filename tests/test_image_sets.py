@@ -437,9 +437,11 @@ def test_other_wrong_inputs(tmp_path: Path, body: Path) -> None:
     path = write_spin(tmp_path)
     for name in ("coco", "coco:", "cats:here"):
         with pytest.raises(
-            InputError, match=r"write KIND:PATH, with one of the kinds coco, .*, emdb, rendered, shards"
+            InputError, match=r"write KIND:PATH, with one of the kinds coco, .*, rendered, features, shards"
         ):
             open_set(name, body=body)
+    with pytest.raises(InputError, match=r"'rendered:scenes': has no labels of SMPL; those of coco, .*, emdb have"):
+        shards.write(Write("rendered:scenes", tmp_path / "shards"))
     neutral = tmp_path / "smpl" / "SMPL_NEUTRAL.npz"
     write_smpl(neutral)
     with pytest.raises(InputError, match=r"J_regressor_h36m\.npy: .* labels Human3\.6M's joints"):

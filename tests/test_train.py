@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_people import WIDTH
 from torch import nn
 
 from mega_model import checkpoint, generate, import_backbone
@@ -260,6 +263,69 @@ def test_states_that_do_not_fit_are_named(tmp_path: Path) -> None:
     refused(lambda file: None, "of another model: .*train into another folder", outputs=4)
 
 
+def test_a_damaged_state_is_noticed(tmp_path: Path) -> None:
+    """Torch would read any numbers."""
+    train_line(tmp_path)
+    file = tmp_path / "state.pt"
+    whole = file.read_bytes()
+    at = whole.index(torch.load(file, weights_only=True)["optimizer"]["state"][0]["exp_avg"].numpy().tobytes())
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(InputError, match=rf"{file}: cannot go on from here, .* is damaged$"):
+        train_line(tmp_path, steps=50)
+    file.write_bytes(b"hello" * 100)
+    with pytest.raises(InputError, match=f"{file}: cannot go on from here"):
+        train_line(tmp_path, steps=50)
+
+
+def test_a_run_that_diverges_is_one_line_and_its_last_save_stays(tmp_path: Path) -> None:
+    class Divergent(Line):
+        steps = 0
+
+        def before_step(self, step: int) -> None:
+            self.steps = step
+
+        def forward(self, batch: Batch) -> Losses:
+            return {"square": super().forward(batch)["square"] * (np.inf if self.steps == 25 else 1)}
+
+    with pytest.raises(InputError, match=f"{tmp_path}: step 26: a gradient is not finite"):
+        train_line(tmp_path, kind=Divergent)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 20
+
+
+def test_a_full_disk_is_one_line_and_the_save_before_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = train_line(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 145792 vs 145684\nmore")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(InputError, match=rf"{tmp_path}: step 50 cannot be saved, \d+ MiB are free \(.*145684\)"):
+            train_line(tmp_path, steps=60)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 40
+    assert all(torch.equal(v, before[k]) for k, v in load_file(tmp_path / "model.safetensors").items())
+    train_line(tmp_path, steps=60)
+    assert json.loads((tmp_path / "training.json").read_text())["steps"] == 60
+
+
+def test_others_may_read_a_checkpoint(tmp_path: Path) -> None:
+    """As every other file of the folder, if the user wants so."""
+    train_line(tmp_path)
+    assert len({file.stat().st_mode for file in tmp_path.iterdir() if file.is_file()}) == 1
+
+
+def test_a_tokenizer_needs_time_to_quantise(tmp_path: Path) -> None:
+    words = f"--out {tmp_path} --steps 500 --batch 8 --lr 0.1".split()
+    with pytest.raises(InputError, match="quantize_from 500: not before the last of the 500 steps"):
+        tokenizer.main(parse(TokenizerTraining, words))
+
+
+def test_a_run_does_not_replace_what_it_starts_from(people: Path, tmp_path: Path) -> None:
+    checkpoint.begin_mega(tmp_path / "one", people / "tokenizer", MegaConfig(backbone="given"))
+    with pytest.raises(InputError, match="one: holds the model to start from; train into another folder"):
+        checkpoint.begin_mega(tmp_path / "one", tmp_path / "one" / "tokenizer", MegaConfig(backbone="given"))
+
+
 def test_a_folder_holds_one_model(tmp_path: Path) -> None:
     tokenizer, folder = tmp_path / "tokenizer", tmp_path / "mega"
     tokenizer.mkdir()
@@ -325,6 +391,40 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: st
     file.write_text(f"out: here\n{line}\n")
     with pytest.raises(InputError, match=rf"stage\.yaml: {message}"):
         parse(Options, [str(file), "--lr", "1"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "bound"),
+    [
+        (RecoverTraining, "batch", "0", ">= 1"),
+        (RecoverTraining, "micro_batch", "-1", ">= 1"),
+        (RecoverTraining, "clip", "-1", "> 0.0"),
+        (RecoverTraining, "lr", "nan", ">= 0.0"),
+        (RecoverTraining, "betas", "0.9 1.0", "< 1.0"),
+        (RecoverTraining, "proportions", "0.5 -0.5", ">= 0.0"),
+        (RecoverTraining, "save_every", "0", ">= 1"),
+        (RecoverTraining, "seed", "4294967296", "<= 4294967295"),
+        (Render, "shares", "1 1 1 1 -1", ">= 0.0"),
+        (Evaluate, "count", "0", ">= 1"),
+        (Evaluate, "temperature", "-1", ">= 0.0"),
+    ],
+)
+def test_numbers_have_bounds(
+    kind: type[Any], option: str, value: str, bound: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count of 0 or below once meant all or some of the images, a negative clip turned the gradient around."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("lift", "recover", "features/train", "features/test"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    needed = {
+        RecoverTraining: "--out o --steps 1 --batch 1 --lr 1",
+        Render: "--split test --count 40 --out o --topology runs",
+        Evaluate: "",
+    }[kind].split()
+    assert parse(kind, needed)
+    words = [*needed, f"--{option.replace('_', '-')}", *value.split()]
+    with pytest.raises(InputError, match=f"^--{option.replace('_', '-')} .*: must be {bound}$"):
+        parse(kind, words)
 
 
 def test_what_a_file_leaves_out_must_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -492,13 +592,27 @@ def test_the_tokenizer_refuses_mixed_precision(tmp_path: Path) -> None:
         tokenizer.main(parse(TokenizerTraining, options))
 
 
+def test_the_published_folder_says_the_size_of_blazepose(people: Path, tmp_path: Path) -> None:
+    """`mega import-backbone --size heavy` is all that a model of another size needs."""
+    lite = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone_width=96)
+    model = checkpoint.begin_mega(tmp_path / "lite", people / "tokenizer", lite)
+    checkpoint.save_weights(model, tmp_path / "lite")
+    shutil.copytree(people / "blazepose", tmp_path / "blazepose")
+    (tmp_path / "blazepose" / "origin.json").write_text(json.dumps({"backbone_width": WIDTH}))
+    words = f"--pretrained {tmp_path}/lite --backbone {tmp_path}/blazepose --sets features:{people}/features/train"
+    lift.main(parse(ImageTraining, f"--out {tmp_path}/lift --steps 1 --batch 8 --lr 0.001 {words}".split()))
+    trained = checkpoint.load_mega(tmp_path / "lift")[0]
+    assert trained.config == replace(lite, backbone_width=WIDTH)
+    torch.testing.assert_close(trained.embed.weight, model.embed.weight)
+
+
 def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> None:
     tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone="resnet18", backbone_width=4)
     start = checkpoint.begin_mega(tmp_path / "start", people / "tokenizer", tiny)
     checkpoint.save_weights(start, tmp_path / "start")
     options = f"--out {tmp_path}/lift --pretrained {tmp_path}/start --steps 1 --batch 2 --lr 0.001"
     with pytest.raises(InputError, match=r"start: its model has no lifter.*use train recover"):
-        lift.main(parse(ImageTraining, [*options.split(), "--sets", f"features:{people}/features/train"]))
+        lift.main(parse(ImageTraining, [*options.split(), "--sets", f"rendered:{people}/scenes"]))
     with pytest.raises(InputError, match=r"start: only a model with BlazePose has an error head"):
         errors.main(parse(ErrorTraining, ["--checkpoint", f"{tmp_path}/start", "--sets", str(tmp_path)]))
     with pytest.raises(InputError, match=r"blazepose/model\.safetensors: of another model: "):
@@ -891,6 +1005,13 @@ def test_the_default_model_is_made_stage_by_stage(
     )
     assert f"{runs}: {len(ran)} stages to do, about " in capsys.readouterr().out
     ran.clear()
+    with pytest.raises(InputError, match="scenes 10001 is not a multiple of 40"):
+        default.main(Default(out=tmp_path / "other", scenes=10001))
+    with monkeypatch.context() as patch:
+        patch.setattr(default, "must_have", Mock(side_effect=ModuleNotFoundError(name="tflite")))
+        with pytest.raises(ModuleNotFoundError):
+            default.main(Default(out=tmp_path / "other"))
+    assert not ran, "before anything is trained"
     (runs / "recover" / "scores.json").unlink()
     default.main(Default(out=runs))
     assert ran == ["scores"]

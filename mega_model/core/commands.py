@@ -6,6 +6,7 @@ others take seconds.
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
@@ -116,8 +117,8 @@ def _named(place: str) -> Any:
 
 
 def call(name: str, command: Callable[[], int | None]) -> int:
-    """Run a command. Returns its exit code: 1 after an InputError or for a missing package, 130 after Ctrl-C, which are
-    printed as one line."""
+    """Run a command. Returns its exit code: 1 after an InputError, for a missing package or on a full disk, 130 after
+    Ctrl-C, which are printed as one line."""
     try:
         return command() or 0
     except ModuleNotFoundError as error:
@@ -127,6 +128,11 @@ def call(name: str, command: Callable[[], int | None]) -> int:
         print(f"{name}: {missing} is not installed: {remedy(missing)}", file=sys.stderr)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = error.filename2 or error.filename
+        print(f"{name}: {f'{place}: ' if place else ''}{error.strerror}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 import tyro
+from msgspec import Meta
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist
@@ -23,24 +25,41 @@ class Existing:
 ExistingPath = Annotated[Path, Existing]
 ExistingSet = Annotated[str, Existing]
 """KIND:PATH, where PATH may also be a URL."""
+Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+"""Numpy's generators take no larger ones."""
 
 
 def parse(config: type[C], args: list[str]) -> C:
     """`[FILE.yaml] [--field value ...]` -> a config dataclass.
 
-    Raises InputError that names the file and the key, or an `Existing` file or folder that is not there.
+    Raises InputError that names the file and the key, an `Existing` file or folder that is not there, or an option
+    whose number is out of its type's bounds.
     """
     options = _parse(config, args)
     for name, kind in get_type_hints(config, include_extras=True).items():
-        if _must_exist(kind):
-            value = getattr(options, name)
+        value, notes = getattr(options, name), [*_notes(kind)]
+        if Existing in notes:
             for place in value if isinstance(value, tuple) else (value,):
                 _check_place(place)
+        if any(isinstance(note, Meta) for note in notes):
+            try:
+                msgspec.convert(value, kind)
+            except msgspec.ValidationError as error:
+                given = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                bound = str(error).partition(" - at")[0].partition("` ")[2]
+                raise InputError(f"--{name.replace('_', '-')} {given}: must be {bound}") from error
     return options
 
 
-def _must_exist(kind: Any) -> bool:
-    return Existing in getattr(kind, "__metadata__", ()) or any(map(_must_exist, get_args(kind)))
+def _notes(kind: Any) -> Iterator[Any]:
+    """All that `Annotated` says of a type and of its parts."""
+    yield from getattr(kind, "__metadata__", ())
+    for part in get_args(kind):
+        yield from _notes(part)
 
 
 def _check_place(place: Path | str | None) -> None:

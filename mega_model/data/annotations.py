@@ -26,8 +26,11 @@ from mega_model.pickles import read_pickle
 SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 """Data sets with labels of SPIN's joints in images; the others have SMPL's joints."""
 
-KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb", "rendered", "shards")
-"""The kinds of `images.open_set`. `read_people` supports all but the last two."""
+PEOPLE_KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb")
+"""The kinds of `read_people`."""
+
+KINDS = (*PEOPLE_KINDS, "rendered", "features", "shards")
+"""The kinds of `images.open_set`."""
 
 OCCLUDED_SCENES = (
     "courtyard_backpack courtyard_basketball courtyard_bodyScannerMotions courtyard_box courtyard_golf "
@@ -55,6 +58,8 @@ def read_people(name: str) -> LabelledPeople:
     path = Path(place)
     if kind not in KINDS or not place:
         raise InputError(f"image set {name!r}: write KIND:PATH, with one of the kinds {', '.join(KINDS)}")
+    if kind not in PEOPLE_KINDS:
+        raise InputError(f"image set {name!r}: has no labels of SMPL; those of {', '.join(PEOPLE_KINDS)} have")
     people = _read(kind, path)
     return replace(people, compared="smpl24") if kind == "emdb" else people
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import json
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import read_json
 from mega_model.core.workers import watch_parent
 
 CHUNK = 40
@@ -25,11 +28,24 @@ class Maker(Protocol):
         ...
 
 
+MADE = "made.json"
+"""File with the number of chunks of a set, and with the options that define it. Sets of older versions lack it."""
+
+
 def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
-    """The memory-mapped arrays of a folder, by name. InputError with the text `otherwise` if there are none."""
+    """The memory-mapped arrays of a folder, by name.
+
+    InputError with the text `otherwise` if there are none, or if some chunks are not stored yet: their rows are zeros.
+    """
     files = sorted(folder.glob("*.npy"))
     if not files:
         raise InputError(f"{folder}: {otherwise}")
+    if (folder / MADE).exists():
+        all_chunks, stored = read_json(folder / MADE)["chunks"], len([*_progress(folder).glob("*")])
+        if stored < all_chunks:
+            raise InputError(
+                f"{folder}: only {stored} of {all_chunks} parts are stored; give the command that began it once more"
+            )
     arrays = {file.stem: _map(file) for file in files}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
@@ -49,18 +65,31 @@ def begun(out: Path) -> bool:
     return _progress(out).exists()
 
 
-def fill(out: Path, begin: Callable[[], Maker], count: int, each: int, workers: int) -> None:
+def fill(out: Path, config: Any, begin: Callable[[], Maker], count: int, each: int, workers: int) -> None:
     """Store `count` rows in the existing folder `out`, chunks of `each` rows; an interrupted run continues.
 
-    Every worker calls `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function
-    of a module, or a partial of one. Raises InputError without a worker.
+    config: the options, a dataclass; all but `out` and `workers` define the set. Every worker calls `begin` once.
+    Several workers are processes, and `begin` is sent to them: a class or a function of a module, or a partial of one.
+    Raises InputError without a worker, or if `out` holds a set of other options.
     """
     if workers < 1:
         raise InputError(f"workers: {workers}, at least one is needed")
+    options = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers")}
+    if begun(out) and (out / MADE).exists():
+        there = read_json(out / MADE)["options"]
+        for name, value in options.items():
+            if there.get(name) != value:
+                raise InputError(
+                    f"{out}: a set with {name} {there.get(name)}, not {value}; give the same, or another folder"
+                )
+    (out / MADE).write_text(json.dumps({"chunks": -(-count // each), "options": options}, indent=1) + "\n")
     if not begun(out):
         for name, array in begin().draw(0).items():  # created before the workers write into it
             file, shape = out / f"{name}.npy", (count, *array.shape[1:])
-            np.lib.format.open_memmap(file, "w+", array.dtype, shape)[: len(array)] = array
+            rows = np.lib.format.open_memmap(file, "w+", array.dtype, shape)
+            with file.open("r+b") as whole:  # a disk that is too small says so now, not by a signal hours later
+                os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+            rows[: len(array)] = array
         _progress(out).mkdir()
         (_progress(out) / "0").touch()
     done = {int(file.name) for file in _progress(out).iterdir()}

@@ -8,6 +8,7 @@ next one of every scene, and mirrors half of the scenes.
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,12 +49,8 @@ class FeatureSet:
     def __init__(self, folder: Path, topology: Topology | None = None) -> None:
         """Raises InputError that names what is wrong with a file."""
         self.fields = open_fields(folder, "no features; make some with mega features")
-        self.scenes = SceneSet(Path(read_text(folder / "scenes.txt")), topology)
-        if self.fields["maps"].shape[2:] != (16, 16):
-            raise InputError(
-                f"{folder / 'maps.npy'}: an older version's maps, not of 16 x 16 cells; "
-                "delete the folder and make the features again with mega features"
-            )
+        self.scenes = SceneSet(_scenes_of(folder), topology)
+        _must_be_new(folder, self.fields["maps"])
         self.tokens: Tensor | None = None
 
     def __len__(self) -> int:
@@ -90,6 +87,22 @@ class FeatureSet:
         if self.tokens is not None:
             batch["tokens"] = self.tokens[torch.from_numpy(f["scene"]).long(), torch.from_numpy(f["mirrored"]).long()]
         return batch
+
+
+def _scenes_of(folder: Path) -> Path:
+    """The rendered set that belongs to a folder of features."""
+    place = read_text(folder / "scenes.txt")
+    beside = folder / place
+    return beside if beside.exists() else Path(place)  # older versions wrote the path from where they ran
+
+
+def _must_be_new(folder: Path, maps: np.ndarray) -> None:
+    """Raises InputError for the maps [n, C, H, W] of an older version."""
+    if maps.shape[2:] != (16, 16):
+        raise InputError(
+            f"{folder / 'maps.npy'}: an older version's maps, not of 16 x 16 cells; "
+            "delete the folder and make the features again with mega features"
+        )
 
 
 def compiled(backbone: BlazePose) -> Callable[[np.ndarray], PoseFeatures]:
@@ -243,10 +256,13 @@ class FeatureExtractor:
 def extract(config: Extract) -> None:
     """Compute and store the features; an interrupted run continues."""
     if chunks.begun(config.out):
-        FeatureSet(config.out)  # refuses to go on with those of an older version
+        _must_be_new(config.out, np.load(config.out / "maps.npy", mmap_mode="r"))
     else:
         config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "scenes.txt").write_text(str(config.scenes))
+        # from here, so that both can be moved together
+        place = os.path.relpath(config.scenes.resolve(), config.out.resolve())
+        (config.out / "scenes.txt").write_text(place)
     crops = 2 if config.train else 1
     count = crops * len(SceneSet(config.scenes))
-    chunks.fill(config.out, functools.partial(FeatureExtractor, config), count, crops * CHUNK, config.workers)
+    begin = functools.partial(FeatureExtractor, config)
+    chunks.fill(config.out, config, begin, count, crops * CHUNK, config.workers)

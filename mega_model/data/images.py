@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mega_model.blazepose import VARIANTS
 from mega_model.body.smpl import VARIABLE, load_bodies, load_regressor
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
@@ -23,6 +24,7 @@ from mega_model.data.features import FeatureSet
 from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.shards import ShardedPeople
+from mega_model.mega import MegaConfig
 
 
 class ImageSet(Protocol):
@@ -54,7 +56,7 @@ class Mixture:
         self.sets = sets
         weights = np.array(proportions or [len(s) for s in sets], float)
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
-            raise InputError(f"proportions {list(weights)} do not fit {len(sets)} image sets")
+            raise InputError(f"proportions {weights.tolist()} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
         for field, what in (("images", "crops"), ("maps", "features"), ("vertices", "bodies")):
             shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
@@ -115,3 +117,25 @@ def open_set(
     if h36m is None and source.joints == len(SPIN_JOINTS):
         raise InputError(f"{file}: {name} labels Human3.6M's joints; this regressor of them is part of SPIN's data")
     return PeopleSet(source, bodies, h36m, size or (224, 224))
+
+
+def open_for(
+    model: MegaConfig, topology: Topology, name: str, body: Path | None = None, pixels: int | None = None
+) -> ImageSet:
+    """`open_set` for a model of this body, as crops of `pixels`, by default the model's.
+
+    Raises InputError also if the set's bodies are not the model's, or its features not of the model's backbone.
+    """
+    side = pixels or model.image_size
+    images = open_set(name, (side, side), body, topology)
+    has, wanted = len(images.topology.template), len(topology.template)
+    if has != wanted:
+        raise InputError(f"{name}: its bodies have {has} vertices, the model's {wanted}")
+    if isinstance(images, FeatureSet):
+        channels = images.fields["maps"].shape[1]
+        if model.backbone != "blazepose" or channels != VARIANTS[model.backbone_width].trunk[-2][0]:
+            raise InputError(
+                f"{name}: features of {channels} channels are not of the model's backbone, {model.backbone} of width "
+                f"{model.backbone_width}; use the rendered set instead"
+            )
+    return images

@@ -168,14 +168,21 @@ def mirror(flip: np.ndarray, images: np.ndarray, rotation: np.ndarray, translati
     translation[flip] *= ACROSS
 
 
+def must_be_chunks(option: str, count: int) -> None:
+    """Raises InputError unless a number of scenes is a multiple of `CHUNK`."""
+    if count % CHUNK:
+        raise InputError(f"{option} {count} is not a multiple of {CHUNK}")
+
+
 def render(config: Render) -> None:
     """Render and store the scenes; an interrupted run continues."""
-    if config.count % CHUNK:
-        raise InputError(f"count {config.count} is not a multiple of {CHUNK}")
+    must_be_chunks("count", config.count)
+    if not sum(config.shares):
+        raise InputError("shares: all are 0")
     if not chunks.begun(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
         Topology.load(config.topology).save(config.out / "topology.npz")
-    chunks.fill(config.out, partial(_Worker, config), config.count, CHUNK, config.workers)
+    chunks.fill(config.out, config, partial(_Worker, config), config.count, CHUNK, config.workers)
 
 
 class _Worker:

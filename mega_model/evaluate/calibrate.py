@@ -21,7 +21,7 @@ def calibration(config: Calibrate) -> dict[str, object]:
     model = checkpoint.load(config.checkpoint).to(device_of(config))
     if model.errors:
         raise InputError(f"{config.checkpoint}: has an error head, which mega train errors calibrates")
-    people = open_people(config.set, model.topology)
+    people = open_people(config.set, model)
     protocol = Protocol.of(people, Conventions())
     found = collect(vertex_fields(p, protocol) for p in predict(model, people, config, config))
     error, spread = found["error"], found["sigma"]

@@ -16,6 +16,8 @@ from torch import Tensor
 from mega_model import checkpoint, generate
 from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
+from mega_model.core.errors import InputError
+from mega_model.data.features import FeatureSet
 from mega_model.evaluate import draw
 from mega_model.evaluate.mean import error_distribution, errors_by_mode
 from mega_model.evaluate.predict import (
@@ -59,6 +61,8 @@ def people(p: Prediction, protocol: Protocol) -> list[ShownPerson]:
 
 def evaluate(config: Figures) -> Report:
     model, images = open_subject(config)
+    if isinstance(images, FeatureSet):
+        raise InputError(f"{config.images}: features have no images to draw; use the rendered set")
     protocol = Protocol.of(images, config)
     faces = images.topology.faces
     shown: list[ShownPerson] = []

@@ -17,10 +17,10 @@ from mega_model import checkpoint, generate
 from mega_model.blazepose import PoseFeatures
 from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 from mega_model.core.fit import Bends, fit_people, limb_shares, widened
 from mega_model.core.topology import LIMBS
-from mega_model.data.images import ImageSet, open_set
+from mega_model.data.images import ImageSet, open_for
 from mega_model.evaluate.report import Report, publish
 from mega_model.expected_error import head_inputs
 from mega_model.geometry import rot6d_to_matrix
@@ -31,34 +31,40 @@ Name = TypeVar("Name")
 
 
 def open_subject(subject: Subject) -> tuple[LoadedModel, ImageSet]:
-    """The model on its device, and the images. Raises InputError if they are of different bodies."""
+    """The model on its device, and the images. Raises InputError if the model cannot read them."""
     model = checkpoint.load(subject.checkpoint).to(device_of(subject))
-    topology, size = model.topology, model.mega.config.image_size
-    images = open_set(subject.images, size=(size, size), body=subject.body, topology=topology)
-    here, there = len(topology.template), len(images.topology.template)
-    if here != there:
-        raise InputError(
-            f"{subject.images} has meshes of {there} vertices, the model of {subject.checkpoint} of {here}"
-        )
-    return model, images
+    return model, open_for(model.mega.config, model.topology, subject.images, subject.body)
 
 
 def device_of(options: ImageSelection | Random) -> str:
-    return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    """Raises InputError if there is no such device."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {device}: {first_line(error)}") from error
+    return device
 
 
 def facts_of(subject: Subject, protocol: str, total: int) -> dict[str, str]:
     """The report's entries on the model, the evaluated images out of `total`, and the protocol."""
     count = len(image_indices(total, subject))
     drawn = f"{count}, drawn at random with seed {subject.seed}" if count < total else f"{count}, the whole set"
-    return {"model": str(subject.checkpoint), "set": subject.images, "images": drawn, "protocol": protocol}
+    facts = {"model": str(subject.checkpoint), "set": subject.images, "images": drawn, "protocol": protocol}
+    return facts | {"mesh": mesh_of(subject) or "as published"}
+
+
+def mesh_of(config: ImageSelection) -> str:
+    """What makes the deterministic mesh another than the published one; nothing if it is that."""
+    asked = {"most likely tokens": config.decode == "argmax", "not fitted": not config.fit}
+    return ", ".join(name for name, is_so in asked.items() if is_so)
 
 
 def publish_table(subject: Subject, table: str, report: Report) -> None:
-    """Write the report. Its file name holds table, set and protocol, so that reports can share a folder."""
+    """Write the report. Its file name holds table, set, protocol and mesh, so that reports can share a folder."""
     kind, _, place = subject.images.partition(":")
-    words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"])
-    publish(report, subject.folder, re.sub(r"[^\w.]+", "-", " ".join(words)))
+    words = (table, kind, Path(place).name.removesuffix(".npz"), report.facts["protocol"], mesh_of(subject))
+    publish(report, subject.folder, re.sub(r"[^\w.]+", "-", " ".join(words).strip()))
 
 
 @dataclass(frozen=True)

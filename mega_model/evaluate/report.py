@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import jinja2
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as ScreenTable
 
 Rows = Mapping[str, Mapping[str, float | None]]
@@ -67,10 +69,11 @@ def publish(report: Report, folder: Path, name: str) -> None:
     for caption, rows in report.tables.items():
         table = ScreenTable("", title=caption, title_justify="left", box=SIMPLE_HEAD)
         for column in columns(rows):
-            table.add_column(column, justify="right")
+            table.add_column("\n".join(textwrap.wrap(column, 12, break_long_words=False)), justify="right")
         for row, values in rows.items():
             table.add_row(row, *(number(values.get(c)) for c in columns(rows)))
-        console.print(table)
+        whole = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        Console(width=max(console.width, whole)).print(table)  # a narrow screen would cut numbers
     console.print(f"report: {folder / name}.html", markup=False, highlight=False)
 
 

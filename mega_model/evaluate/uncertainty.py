@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
+from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
@@ -23,7 +24,7 @@ from mega_model.data.rendered import SceneSet
 from mega_model.evaluate.predict import Prediction, collect, device_of, facts_of, open_subject, predict, publish_table
 from mega_model.evaluate.protocols import Protocol
 from mega_model.evaluate.report import Report
-from mega_model.options import Uncertainty
+from mega_model.options import SamplingOptions, Uncertainty
 
 GAUSSIAN = (
     "the error is an isotropic 3D Gaussian whose root mean square radius is sigma, "
@@ -38,6 +39,7 @@ BY_ITSELF = "not occluded by the person's own body; this set has no labels of ot
 
 def evaluate(config: Uncertainty) -> Report:
     model, images = open_subject(config)
+    must_have_sigma(model, config)
     protocol = Protocol.of(images, config)
     rendered = isinstance(images, SceneSet | FeatureSet)
 
@@ -61,6 +63,12 @@ def evaluate(config: Uncertainty) -> Report:
         {"Vertices; error and sigma in mm": by_visibility(error, sigma, found["visible"], radii)},
         {"Sparsification, and promised against measured coverage": curves(error, sigma, radii)},
     )
+
+
+def must_have_sigma(model: LoadedModel, sampling: SamplingOptions) -> None:
+    """Raises InputError if the model has no error head, and there are too few samples for a spread."""
+    if model.errors is None and sampling.samples < 2:
+        raise InputError(f"--samples {sampling.samples}: without an error head, sigma is the spread of at least 2")
 
 
 class SavedCalibration(msgspec.Struct):

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from mega_model import import_backbone, onnx_files
 from mega_model.checkpoint import ERRORS
+from mega_model.core.commands import must_have
 from mega_model.core.settings import parse
 from mega_model.data import features, rendered
 from mega_model.evaluate import held_out
@@ -123,8 +124,12 @@ def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
 
 
 def main(config: Default) -> None:
+    # what later stages need, an hour before they do
+    rendered.must_be_chunks("scenes", config.scenes)
+    for package in ("tflite", "onnxscript"):
+        must_have(package)
     if config.detector:
-        onnx_files.read(config.detector)  # an hour before the export needs it
+        onnx_files.read(config.detector)
     todo = [stage for stage in stages(config) if not stage.made.exists()]
     print(f"{config.out}: {len(todo)} stages to do, about {sum(stage.minutes for stage in todo)} minutes", flush=True)
     for number, stage in enumerate(todo, 1):

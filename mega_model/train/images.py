@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -13,10 +14,9 @@ from torch import Tensor
 
 from mega_model import checkpoint
 from mega_model.blazepose import PoseFeatures
-from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
-from mega_model.data.images import ImageSet, Mixture, open_set
+from mega_model.data.images import ImageSet, Mixture, open_for
 from mega_model.data.meshes import MOTION
 from mega_model.data.rendered import SceneSet
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
@@ -114,23 +114,19 @@ def augment(images: Tensor) -> Tensor:
 def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None], Objective]) -> None:
     """Train a copy of the `pretrained` checkpoint on images, with the objective that `begin` creates.
 
-    Raises InputError if a set's bodies are not the model's.
+    Raises InputError if the model cannot read a set.
     """
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     weights, size = pretrained.state_dict(), pretrained.config
     if config.preset:
-        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
         preset = PRESETS[config.preset]
         size = replace(size, **{name: getattr(preset, name) for name in BACKBONE_FIELDS}, latent=tokenizer.latent)
-    side = config.pixels or size.image_size
-    sets = [open_set(name, (side, side), config.body, topology) for name in config.sets]
-    for name, images in zip(config.sets, sets):
-        if len(images.topology.template) != len(topology.template):
-            raise InputError(
-                f"{name}: its bodies have {len(images.topology.template)} vertices, those of "
-                f"{config.pretrained} {len(topology.template)}"
-            )
+    if size.backbone == "blazepose" and config.backbone:
+        size = replace(size, backbone_width=origin_of(config.backbone).get("backbone_width", size.backbone_width))
+    if config.preset or size != pretrained.config:
+        weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
+    sets = [open_for(size, topology, name, config.body, config.pixels) for name in config.sets]
     mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
@@ -147,19 +143,24 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
         linear = LinearDecoder(tokenizer, topology, bodies)
     validation = []
     if config.validate:
-        held_out = open_set(config.validate, (side, side), config.body, topology)
+        held_out = open_for(size, topology, config.validate, config.body, config.pixels)
         some = np.random.default_rng(config.seed).permutation(len(held_out))[:VALIDATED]
         validation = [held_out.batch(np.sort(part), None) for part in np.array_split(some, -(-len(some) // 20))]
     objective = begin(model, tokenizer, config, linear)
     fit(config, objective, mixture.batch, provenance(config, sets), validation)
 
 
+def origin_of(backbone: Path) -> dict[str, Any]:
+    """What `mega import-backbone` noted in the folder `backbone`; nothing for another one, or a file."""
+    file = backbone / "origin.json"
+    return read_json(file) if file.exists() else {}
+
+
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """Entries of training.json on the images and on the previous stages."""
     about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
     if config.backbone:
-        origin = config.backbone / "origin.json"
-        about["backbone"] = read_json(origin) if origin.exists() else config.backbone.name
+        about["backbone"] = origin_of(config.backbone) or config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
     if any(isinstance(images, SceneSet | FeatureSet) for images in sets):

@@ -14,7 +14,9 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
+import zipfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,12 +29,13 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from mega_model import checkpoint
-from mega_model.core.errors import InputError
+from mega_model.core.errors import InputError, first_line
 from mega_model.options import LoopConfig
 
 Batch = Mapping[str, Tensor]
@@ -108,7 +111,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * _schedule(step, config)
             losses = _backward(fabric, trained, drawn, share, config.precision == "bf16-mixed")
-            fabric.clip_gradients(trained, optimizer, max_norm=config.clip)
+            norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+            if norm is not None and not norm.isfinite():  # the same in all processes
+                raise InputError(
+                    f"{config.out}: step {step + 1}: a gradient is not finite, so the run cannot go on; what it has "
+                    "saved stays. Train into another folder with a smaller lr, a longer warmup or a smaller clip"
+                )
             optimizer.step()
             optimizer.zero_grad()
             now, stop = _agree(fabric, losses, came())
@@ -246,16 +254,23 @@ def _settings(config: LoopConfig, micro: int) -> dict[str, str]:
 def _save(
     folder: Path, objective: Objective, optimizer: Optimizer, made: Mapping[str, Any], settings: Mapping[str, str]
 ) -> None:
-    """Write all files, then replace the old ones."""
+    """Write all files, then replace the old ones. InputError if they cannot be written, as on a full disk."""
     new = folder / "unfinished"
-    new.mkdir(exist_ok=True)
     step = made["steps"]
-    checkpoint.save_weights(objective.model, new)
     state = {"optimizer": optimizer.state_dict(), "objective": _rest(objective), "step": step, "settings": settings}
-    torch.save(state, new / "state.pt")
-    (new / "training.json").write_text(json.dumps(made, indent=1) + "\n")
-    new.rename(folder / "finished")
-    _put_in_place(folder)
+    try:
+        new.mkdir(exist_ok=True)
+        checkpoint.save_weights(objective.model, new)
+        torch.save(state, new / "state.pt")
+        (new / "training.json").write_text(json.dumps(made, indent=1) + "\n")
+        new.rename(folder / "finished")
+        _put_in_place(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # libraries do not always say that the disk is full
+        free = shutil.disk_usage(folder).free // 2**20
+        raise InputError(
+            f"{folder}: step {step} cannot be saved, {free} MiB are free ({first_line(error)}); the save before stays. "
+            "Make room, and give the same command again"
+        ) from error
 
 
 def _put_in_place(folder: Path) -> None:
@@ -273,6 +288,9 @@ def _resume(folder: Path, objective: Objective, optimizer: Optimizer, settings: 
     if not file.exists():
         return 0
     try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch does not check the sums
+                raise ValueError(f"{damaged} is damaged")
         state = torch.load(file, map_location="cpu", weights_only=True)
         missing = {"optimizer", "objective", "step", "settings"} - state.keys()
         if missing:
@@ -282,9 +300,18 @@ def _resume(folder: Path, objective: Objective, optimizer: Optimizer, settings: 
             raise ValueError(f"it was left by another stage or version: {', '.join(sorted(differ))} not in both")
         objective.load_state_dict(state["objective"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
-    except (ValueError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(
-            f"{file}: cannot go on from here, so delete it or train into another folder: {error}"
+            f"{file}: cannot go on from here, so delete it or train into another folder: {first_line(error)}"
         ) from error
     there = state["settings"]
     for name in {**there, **settings}:

@@ -53,6 +53,11 @@ def perplexity(tokens: Tensor) -> Tensor:
 def main(config: TokenizerTraining) -> None:
     if config.precision != "32-true":
         raise InputError(f"precision {config.precision}: the layers on meshes need 32-true, so leave the option out")
+    if config.preset != "autoencoder" and config.quantize_from >= config.steps:
+        raise InputError(
+            f"quantize_from {config.quantize_from}: not before the last of the {config.steps} steps, so there would be "
+            "no codebook"
+        )
     meshes = open_meshes(config)
     torch.manual_seed(config.seed)
     preset = replace(PRESETS[config.preset], seeds=meshes.seeds)
