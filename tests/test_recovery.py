@@ -36,7 +36,7 @@ DEPTH = {"keypoints": (0.0, 0.25), "no keypoints": (0.0, 0.25), "one pass": (0.0
 """Median error of the pelvis' depth, over the true depth."""
 OFF = 0.0, 0.022
 """Median distance of the joints from the true ones in the image, over the box's height."""
-WITHIN_1_SIGMA = {"keypoints": (0.59, 0.71), "no keypoints": (0.83, 0.93), "one pass": (0.8, 0.95)}
+WITHIN_1_SIGMA = {"keypoints": (0.53, 0.65), "no keypoints": (0.76, 0.88), "one pass": (0.8, 0.92)}
 """Share of the vertices whose error about the pelvis is within one sigma."""
 
 WIDTH, HEIGHT = 320, 240
