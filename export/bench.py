@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -36,7 +36,7 @@ from export.ways import ModelPaths
 from mega_model.core.commands import call, must_have
 from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import make_folder, read_json
-from mega_model.core.settings import parse
+from mega_model.core.settings import Positive, parse
 from mega_model.core.workers import watch_parent
 from mega_ros.accelerators import gpu
 from mega_ros.bundle import Bundle
@@ -55,7 +55,6 @@ COLUMNS = {
     "same_tokens": "same tokens",
     "problem": "",
 }
-Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -323,10 +322,6 @@ def main(config: BenchConfig) -> None:
     if config.compare:
         console.print(compare(*map(read_report, config.compare)))
         return
-    if min(config.people, default=0) < 1 or min(config.samples, default=-1) < 0:
-        raise InputError("--people from 1 on, and --samples from 0 on, are needed")
-    if config.repeats < 1 or not config.ways:
-        raise InputError("--repeats from 1 on, and --ways, are needed")
     make_folder(config.out)  # or it would be missed when all is done, as would the plot's package
     must_have("matplotlib")
     report = measure(config, console)

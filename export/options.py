@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
+from msgspec import Meta
 
 from mega_model.core.settings import Count, ExistingPath, NotNegative, Positive, Whole
 from mega_model.options import STEPS, TEMPERATURE
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import Provider
+
+NOT_EMPTY = Meta(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ class TrtConfig:
 
     bundle: tyro.conf.Positional[str] = "default"
     """folder of the bundle"""
-    people: tuple[Count, ...] = (1, 2, 4, 8)
+    people: Annotated[tuple[Count, ...], NOT_EMPTY] = (1, 2, 4, 8)
     """numbers of people per frame: engines take up to the largest, and are fastest at the middle one"""
-    samples: tuple[Count, ...] = (1, 10, 25)
+    samples: Annotated[tuple[Count, ...], NOT_EMPTY] = (1, 10, 25)
     """numbers of samples per person, likewise"""
     precision: Precision = "fp16"
     out: Path | None = None
@@ -96,11 +99,11 @@ class BenchConfig:
     """random weights of this size take the place of a checkpoint"""
     steps: Count = 5
     """T, of a bundle that is exported here, at temperature 1"""
-    people: tuple[Count, ...] = (1, 2, 4, 8)
+    people: Annotated[tuple[Count, ...], NOT_EMPTY] = (1, 2, 4, 8)
     """P"""
-    samples: tuple[Whole, ...] = (0, 1, 5, 10, 25, 100)
+    samples: Annotated[tuple[Whole, ...], NOT_EMPTY] = (0, 1, 5, 10, 25, 100)
     """Q; 0 for the deterministic mesh with its sigma only"""
-    ways: tuple[Way, ...] = WAYS
+    ways: Annotated[tuple[Way, ...], NOT_EMPTY] = WAYS
     """what to compare"""
     repeats: Count = 20
     """calls of each way and size, at most"""

@@ -60,8 +60,6 @@ def check(bundle: Bundle, precision: Precision, profile: Profile, console: Conso
 
 
 def main(config: TrtConfig) -> int:
-    if min(config.people, default=0) < 1 or min(config.samples, default=0) < 1:
-        raise InputError("--people and --samples: numbers from 1 on are needed")
     bundle = Bundle.load(config.bundle)
     lacks = prepare("tensorrt")
     if lacks:

@@ -18,11 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import bench, flop, ways
 from export.gates import BundleOutputs
-from export.options import BenchConfig
+from export.options import BenchConfig, TrtConfig
 from export.random_model import random_checkpoint
 from mega_model import checkpoint, generate
 from mega_model.core.errors import InputError
 from mega_model.core.onnx_runtime import ort
+from mega_model.core.settings import parse
 from mega_model.evaluate import plain
 from mega_model.mega import PRESETS, Mega, MegaConfig
 from mega_ros.bundle import DEFAULT, Bundle
@@ -214,9 +215,6 @@ def test_what_cannot_be_measured_or_written_is_said_before_the_work(
     with monkeypatch.context() as patched, pytest.raises(ModuleNotFoundError):
         patched.setitem(sys.modules, "matplotlib", None)  # as good as not installed
         bench.main(BenchConfig(ways=("cpu",), out=tmp_path / "folder"))
-    for wrong in (BenchConfig(repeats=0), BenchConfig(ways=())):
-        with pytest.raises(InputError, match="--repeats from 1 on, and --ways"):
-            bench.main(wrong)
 
 
 def test_a_way_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -252,9 +250,22 @@ def test_without_torch_weights_the_bundle_is_measured_alone() -> None:
     assert "give --checkpoint or --preset" in ways.lacks("eager", paths) and ways.lacks("cpu", paths) == ""
     with pytest.raises(InputError, match="plain: torch's weights are not in the bundle"):
         bench.Bench(BenchConfig(ways=("plain",)), paths)
-    for wrong in ({"people": (0,)}, {"samples": (-1,)}):
-        with pytest.raises(InputError, match="--people from 1 on"):
-            bench.main(BenchConfig(**wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (BenchConfig, "--people 1 0"),
+        (BenchConfig, "--samples -1"),
+        (BenchConfig, "--ways"),
+        (BenchConfig, "--repeats 0"),
+        (TrtConfig, "--people"),
+        (TrtConfig, "--samples 0"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(kind: type[BenchConfig | TrtConfig], options: str) -> None:
+    with pytest.raises(InputError, match=f"^{options} ?: must be (of length )?>= [01]$"):
+        parse(kind, options.split())
 
 
 def test_a_random_checkpoint_is_complete(tmp_path: Path) -> None:

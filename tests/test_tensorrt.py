@@ -474,12 +474,6 @@ def test_the_command_builds_and_checks_and_the_node_finds(
     assert len(built) == 3
 
 
-def test_sizes_of_engines_are_needed() -> None:
-    for wrong in (TrtConfig(people=()), TrtConfig(samples=()), TrtConfig(people=(0, 1))):
-        with pytest.raises(InputError, match="--people and --samples: numbers from 1 on"):
-            to_trt.main(wrong)
-
-
 def test_what_misses_a_gate_is_not_written(
     bundle: Bundle,
     built: list[str],
