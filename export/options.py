@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 from msgspec import Meta
 
-from mega_model.core.settings import Count, ExistingPath, NotNegative, Positive, Whole
+from mega_model.core.settings import Count, ExistingPath, Positive, Whole
 from mega_model.options import STEPS, TEMPERATURE
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
@@ -30,11 +30,11 @@ class ExportConfig:
     """the bundle's detector.onnx: written by `mega import-detector`, or from another bundle"""
     name: str | None = None
     """name of the bundle; by default the names of body and backbone"""
-    steps: Count = STEPS
+    steps: int = STEPS
     """T, steps of the sampler; the paper takes 5 at temperature 1 for HRNet, and 2 at 10 for ResNet-50"""
-    samples: Whole = 0
+    samples: int = 0
     """Q, default number of samples per person"""
-    temperature: NotNegative = TEMPERATURE
+    temperature: float = TEMPERATURE
     """of the sampler; it falls to 0 in the last step"""
     body: tyro.conf.Suppress[bundle.Body | None] = None
     """the body; Anny and SMPL are recognised by their number of vertices, others must be given from Python"""

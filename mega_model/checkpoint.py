@@ -20,7 +20,7 @@ from torch import nn
 from mega_model.blazepose import BlazePose
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist, read_json
+from mega_model.core.files import make_folder, must_exist, read_json
 from mega_model.core.topology import Topology
 from mega_model.expected_error import AGREEMENT, ErrorHead
 from mega_model.mega import Mega, MegaConfig
@@ -77,7 +77,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -> MeshTokenizer:
     """A new tokenizer. Writes its checkpoint without the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     topology.save(folder / "topology.npz")
     _begin_config(folder, config)
     return MeshTokenizer(topology, config)
@@ -96,7 +96,7 @@ def begin_mega(folder: Path, tokenizer: Path, config: MegaConfig) -> Mega:
 
     InputError if this is the folder of the checkpoint that the tokenizer belongs to.
     """
-    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "tokenizer")
     if (folder / "tokenizer").samefile(tokenizer):
         raise InputError(f"{folder}: holds the model to start from; train into another folder")
     for name in ("model.safetensors", "config.json", "topology.npz"):

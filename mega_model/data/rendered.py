@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mega_model.core.detection import KEYPOINTS
 from mega_model.core.errors import InputError
+from mega_model.core.files import make_folder
 from mega_model.core.geometry import crop_images, project, square_cameras
 from mega_model.core.regions import BOX_MARGIN, keypoint_region
 from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
@@ -180,7 +181,7 @@ def render(config: Render) -> None:
     if not sum(config.shares):
         raise InputError("shares: all are 0")
     if not chunks.begun(config.out):
-        config.out.mkdir(parents=True, exist_ok=True)
+        make_folder(config.out)
         Topology.load(config.topology).save(config.out / "topology.npz")
     chunks.fill(config.out, config, partial(_Worker, config), config.count, CHUNK, config.workers)
 

@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import floats
+from mega_model.core.files import floats, make_folder
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Square, affine_crop, decode
 from mega_model.data.people import COLUMNS, Compared, ImageReader, LabelledPeople
@@ -39,7 +39,7 @@ LARGEST = 448
 
 def write(config: Write) -> None:
     people = read_people(config.people)
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     places = np.zeros((len(people), 5), np.int64)
     with ThreadPoolExecutor() as pool:
         for shard, first in enumerate(tqdm(range(0, len(people), config.per_shard), desc=str(config.out))):

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table as ScreenTable
 
+from mega_model.core.files import make_folder
+
 Rows = Mapping[str, Mapping[str, float | None]]
 """Row -> column -> value, or None."""
 
@@ -58,7 +60,7 @@ class Report:
 
 def publish(report: Report, folder: Path, name: str) -> None:
     """Print a report's tables, and write them to `name`.json and, with its figures, to `name`.html."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = {"title": report.title, "facts": report.facts, "tables": report.tables}
     (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     (folder / f"{name}.html").write_text(page(report), encoding="utf-8")

@@ -49,6 +49,8 @@ class Stage:
     made: Path
     """The last file that the stage writes."""
     run: Callable[[], object]
+    needs: str = ""
+    """A package of an extra."""
 
 
 def stages(c: Default) -> list[Stage]:
@@ -80,7 +82,7 @@ def stages(c: Default) -> list[Stage]:
         train("meshes to tokens and back", 30, "tokenizer", tokenizer.main, TokenizerTraining),
         Stage(
             "BlazePose's published weights", 1, blazepose / "origin.json",
-            lambda: import_backbone.main(ImportBackbone(blazepose)),
+            lambda: import_backbone.main(ImportBackbone(blazepose)), "tflite",
         ),
         render("people to train on", drawn, "train", c.scenes),
         render("people to calibrate on", 2, "calibration", 2000),
@@ -103,7 +105,7 @@ def stages(c: Default) -> list[Stage]:
             "scores", 5, recovered / "scores.json",
             lambda: held_out.main(Evaluate(checkpoint=recovered, test=runs / "features" / "test")),
         ),
-        Stage("the bundle", 1, bundle / "bundle.json", lambda: export(recovered, bundle, c.detector)),
+        Stage("the bundle", 1, bundle / "bundle.json", lambda: export(recovered, bundle, c.detector), "onnxscript"),
     ]  # fmt: skip
 
 
@@ -124,13 +126,14 @@ def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
 
 
 def main(config: Default) -> None:
+    todo = [stage for stage in stages(config) if not stage.made.exists()]
     # what later stages need, an hour before they do
     rendered.must_be_chunks("scenes", config.scenes)
-    for package in ("tflite", "onnxscript"):
-        must_have(package)
+    for stage in todo:
+        if stage.needs:
+            must_have(stage.needs)
     if config.detector:
         onnx_files.read(config.detector)
-    todo = [stage for stage in stages(config) if not stage.made.exists()]
     print(f"{config.out}: {len(todo)} stages to do, about {sum(stage.minutes for stage in todo)} minutes", flush=True)
     for number, stage in enumerate(todo, 1):
         print(f"[{number}/{len(todo)}] {stage.what}: about {stage.minutes} minutes", flush=True)

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from mega_model import checkpoint
 from mega_model.core.errors import InputError, first_line
+from mega_model.core.files import make_folder
 from mega_model.options import LoopConfig
 
 Batch = Mapping[str, Tensor]
@@ -80,7 +81,7 @@ def fit(
     learned = [p for p in objective.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     trained, optimizer = fabric.setup(objective, optimizer)
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     if fabric.is_global_zero:
         _put_in_place(config.out)
     fabric.barrier()

@@ -205,25 +205,25 @@ class Bag:
                 object.__setattr__(message, name.lower(), getattr(message, name))
         return message
 
-    def in_stamp_order(self, topic: str) -> Iterator[tuple[int, Connection, bytes]]:
-        """Stamp (ns), connection and bytes of all messages on a topic with headers, in the order of the stamps.
+    def in_stamp_order(self, topic: str) -> Iterator[tuple[int, int, Connection, bytes]]:
+        """Messages on a topic with headers, as `timed` gives them, in the order of the stamps.
 
         A message without a stamp has the time at which it was recorded. Where stamps go back by more than `RESTART`,
         as when a simulation is reset, another run begins, which follows the one before. The topic is read twice, and
         only what was recorded out of order is held.
         """
-        order = sorted(when for when, *_ in self._timed(topic))
+        order = sorted(when for when, *_ in self.timed(topic))
         waiting: list[tuple[int, int, int, Connection, bytes]] = []
         given = 0
-        for count, (when, stamp, connection, data) in enumerate(self._timed(topic)):
+        for count, (when, stamp, connection, data) in enumerate(self.timed(topic)):
             heappush(waiting, (when, count, stamp, connection, data))
             while waiting and waiting[0][0] == order[given]:
-                _, _, stamp, connection, data = heappop(waiting)
+                when, _, stamp, connection, data = heappop(waiting)
                 given += 1
-                yield stamp, connection, data
+                yield when, stamp, connection, data
 
-    def _timed(self, topic: str) -> Iterator[tuple[int, int, Connection, bytes]]:
-        """`Runs.time`, stamp, connection and bytes of messages, as they were recorded."""
+    def timed(self, topic: str) -> Iterator[tuple[int, int, Connection, bytes]]:
+        """`Runs.time`, stamp (ns), connection and bytes of messages, in the order in which they were recorded."""
         runs = Runs()
         for connection, recorded, data in self.messages([topic]):
             stamp = self.stamp(data)

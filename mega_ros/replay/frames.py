@@ -339,7 +339,7 @@ class Recorded:
             runs.time(stamp)
         if runs.count:
             often = "once" if runs.count == 1 else f"{runs.count} times"
-            notes.append(f"the stamps go back by more than a second {often}: as often, people get new ids")
+            notes.append(f"the stamps go back by more than a second {often}; people get new ids each time")
         if unstamped:
             notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
         if repeated:
@@ -347,10 +347,9 @@ class Recorded:
         self._notes, self.note = notes, "; ".join(notes)
 
     def frames(self) -> Iterator[Frame]:
-        runs, frame_ids = Runs(), set[str]()
+        frame_ids = set[str]()
         with open_bag(self.path) as bag:
-            for stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
-                time = runs.time(stamp)
+            for time, stamp, connection, data in bag.in_stamp_order(self.topics["image"]):
                 try:
                     message = bag.read(connection, data)
                 except InputError as error:
@@ -449,9 +448,9 @@ def _info_topic(bag: Bag, named: str | None, image: str) -> tuple[str | None, st
 
 def _infos(bag: Bag, topic: str) -> Iterator[tuple[int, Any]]:
     """Each camera_info and its time, of `Runs.time`, but for those that only repeat the one before, as most do."""
-    runs, before = Runs(), None
-    for stamp, connection, data in bag.in_stamp_order(topic):
-        time, rest = runs.time(stamp), bytes(data[STAMP_END:])
+    before = None
+    for time, _, connection, data in sorted(bag.timed(topic), key=lambda found: found[0]):
+        rest = bytes(data[STAMP_END:])
         if rest != before:
             yield time, bag.read(connection, data)
         before = rest

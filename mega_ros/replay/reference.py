@@ -103,7 +103,7 @@ class ByStamp:
             return None
         truth = self._prefetched.popleft()[2]
         if isinstance(truth, Truth) and not self.note and (other := other_frame(truth.frame_id, frame.frame_id)):
-            self.note = f"{self.name}: {other}: scores are right only if both are one"
+            self.note = f"{self.name}: {other}: scores are right only if both names mean one frame"
         return truth
 
     def finish(self) -> None:
@@ -196,7 +196,7 @@ def open_reference(
 def _of_bag(path: Path, topic: str, topology: Topology, *, framed: bool = True) -> Iterator[tuple[int, Truth]]:
     """framed: whether the images have a frame, as those of a bag: else it need not be that of the truth."""
     with open_bag(path) as bag:
-        for stamp, connection, data in bag.in_stamp_order(topic):
+        for _, stamp, connection, data in bag.in_stamp_order(topic):
             message = bag.read(connection, data)
             try:
                 truth = _of_cloud(read_cloud(message), topology)
