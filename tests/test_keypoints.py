@@ -118,12 +118,15 @@ def test_crowds_regions_and_joints_in_space_are_read(tmp_path: Path) -> None:
     people = [
         annotation((0, 0, 100, 200), points(), iscrowd=1),
         annotation((0, 0, 50, 100), points(), iscrowd=0, joints3d=joints.tolist()),
+        annotation((0, 0, 50, 100), points()) | {"keypoints": []},
+        {name: value for name, value in annotation((0, 0, 9, 9), points(), iscrowd=1).items() if name != "keypoints"},
     ]
     fields = {"ignore": [[1, 2, 3, 4]], "all_people_marked": False, "group": "park"}
     (one,) = read(f"coco-keypoints:{write_set(tmp_path, [np.zeros((9, 9, 3), np.uint8)], people, **fields)}")
-    np.testing.assert_array_equal(one.ignore, [[1, 2, 3, 4], [0, 0, 100, 200]])
+    np.testing.assert_array_equal(one.ignore, [[1, 2, 3, 4], [0, 0, 100, 200], [0, 0, 9, 9]])
     assert (one.all_marked, one.group) == (False, "park")
-    assert [p.counts for p in one.people] == [False, True]
+    assert [p.counts for p in one.people] == [False, True, True, False]
+    assert [p.seen.any() for p in one.people] == [True, True, False, False]
     np.testing.assert_array_equal(one.people[1].joints3d, joints)
 
 
@@ -151,6 +154,10 @@ BROKEN = {
     "images[0] is not an object": lambda d: d.update(images=[3]),
     "field 'annotations[0].bbox' is missing": lambda d: d["annotations"][0].pop("bbox"),
     "field 'annotations[0].bbox' has no area": lambda d: d["annotations"][0].update(bbox=[1, 2, 0, 4]),
+    "field 'annotations[0].bbox' lies outside of its image": lambda d: d["annotations"][0].update(
+        bbox=[-99, 0, 50, 90]
+    ),
+    "field 'annotations[0].keypoints' is missing": lambda d: d["annotations"][0].pop("keypoints"),
     "field 'annotations[0].bbox' does not hold 4": lambda d: d["annotations"][0].update(bbox=[1, 2, 3, float("nan")]),
     "field 'annotations[0].keypoints' does not hold 39": lambda d: d["annotations"][0]["keypoints"].pop(),
     "field 'annotations[0].joints3d' does not hold 12 x 3": lambda d: d["annotations"][0].update(

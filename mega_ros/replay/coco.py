@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mega_model.core import images as image_files
+from mega_model.core.detection import in_image
 from mega_model.core.errors import InputError
 from mega_model.core.files import read_json
 from mega_model.core.topology import LIMBS
@@ -113,11 +114,12 @@ def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True
 
     images = root.records("images")
     people: dict[Any, list[Person]] = {}
+    sizes: dict[Any, tuple[int, int]] = {}
     for image in images:
         image_id = image.get("id", int)
         if image_id in people:
             raise image.error("id", f"is {image_id}, as that of another image")
-        people[image_id] = []
+        people[image_id], sizes[image_id] = [], (image.get("width", int), image.get("height", int))
     for annotation in root.records("annotations"):
         category = annotation.get("category_id", int)
         if category not in names:
@@ -125,7 +127,7 @@ def read_file(path: Path, folder: Path | None = None, *, must_exist: bool = True
         image_id = annotation.get("image_id", int)
         if image_id not in people:
             raise annotation.error("image_id", f"is {image_id}, which no image has")
-        people[image_id].append(_person(annotation, names[category]))
+        people[image_id].append(_person(annotation, names[category], sizes[image_id]))
     if folder is None:
         folder = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
     return [_photograph(image, folder, people[image.get("id", int)], must_exist) for image in images]
@@ -137,16 +139,24 @@ def _missing(category: _Record) -> list[str]:
     return [limb for limb in LIMBS if limb not in names]
 
 
-def _person(annotation: _Record, names: list[str]) -> Person:
+def _person(annotation: _Record, names: list[str], size: tuple[int, int]) -> Person:
+    """size: width and height of the image, pixels."""
     x, y, width, height = annotation.numbers("bbox", 4)
     if width <= 0 or height <= 0:
         raise annotation.error("bbox", f"has no area: width {width:g}, height {height:g}")
-    points = annotation.numbers("keypoints", 3 * len(names)).reshape(-1, 3)[[names.index(limb) for limb in LIMBS]]
+    box = np.array([x, y, x + width, y + height])
+    if not in_image(box[None], *size):
+        raise annotation.error("bbox", f"lies outside of its image of {size[0]} x {size[1]} pixels")
+    crowd = annotation.has("iscrowd") and bool(annotation.get("iscrowd", int))
+    # crowds, and people of whom no joint is annotated, may have none
+    none = not annotation.get("keypoints", list) if annotation.has("keypoints") else crowd
+    points = np.zeros(3 * len(names)) if none else annotation.numbers("keypoints", 3 * len(names))
+    points = points.reshape(-1, 3)[[names.index(limb) for limb in LIMBS]]
     return Person(
-        box=np.array([x, y, x + width, y + height]),
+        box=box,
         keypoints=points[:, :2],
         seen=points[:, 2] > 0,
-        crowd=annotation.has("iscrowd") and bool(annotation.get("iscrowd", int)),
+        crowd=crowd,
         joints3d=annotation.numbers("joints3d", len(LIMBS), 3) if annotation.has("joints3d") else None,
     )
 
