@@ -30,8 +30,9 @@ NEAREST = 0.1
 UNSEEN = 0.1
 """Total weight of a limb's landmark and keypoint below which their residual hardly counts."""
 MISSED = 1.6
-"""The error of a limb over its residual. The residual is the part along two of the three axes, so 1.22 for all three;
-1.2 to 1.5 is likeliest on renders, and photographs ask for more (docs/train/experiments.md)."""
+"""Factor from a limb's residual to its error. The residual shows two of the three axes, which alone gives 1.22. On
+renders, 1.2 to 1.5 is likeliest; on photographs, sigma follows the errors better with more: see
+docs/train/experiments.md."""
 REACH = 0.15
 """Metres on the template: standard deviation of a limb's share of the surface around its joint."""
 
