@@ -55,30 +55,64 @@ def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pyt
     """Of 200 frames at 10 Hz, those between the 30th and the 130th have no image. Then the camera stands still."""
     now = 0.0
     monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
-    health = Health()
+    health, said = Health(), {}
     for frame in [*range(1, 201), *range(10**6, 10**6 + 20)]:
         now = frame / 10
         health.received_info(frame * 10**8)
         if not 30 <= frame < 130:
             health.received(frame * 10**8)
+        said[frame] = health.losses()
+    assert said[120].startswith("90 of the last "), "not only once images come again"
     _, values = told(health)
     assert (values["frames_received"], values["frames_lost"]) == ("120", "100")
+    assert values["camera_rate_hz"] == "10.00"
     for frame in range(300, 303):  # a camera_info that is published once, or again and again with one stamp
         now = 2e5 + frame
         health.received_info(2 * 10**14)
     assert told(health)[1]["frames_lost"] == "100"
 
 
-@pytest.mark.parametrize("images", [1.5, 4.0])
-def test_a_camera_info_of_its_own_rate_tells_of_no_image(images: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow camera, whose camera_info is repeated at 30 Hz, loses nothing; nor does it when it stands still."""
+def test_an_image_may_come_after_its_camera_info(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for frame in range(1, 100):
+        now = frame / 10
+        health.received_info(frame * 10**8)
+        health.received((frame - 3) * 10**8)
+    assert told(health)[1]["frames_lost"] == "0"
+
+
+def test_many_losses_of_late_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = 0.0, {}
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for frame in range(1, 501):
+        now = frame / 10
+        if frame not in (150, *range(300, 310)):
+            health.received(frame * 10**8)
+        said[frame] = health.losses()
+    assert said[200] == "", "one of a hundred is not many"
+    assert said[350] == "10 of the last 101 frames never arrived"
+    assert said[450] == "", "it was more than ten seconds ago"
+
+
+@pytest.mark.parametrize(("infos", "images"), [(1, 45), (1, 120), (3, 1)])
+def test_a_camera_info_of_its_own_rate_tells_of_no_image(
+    infos: int, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera whose camera_info comes at another rate loses nothing; nor does it when it stands still.
+
+    infos, images: every how many thirtieths of a second they come.
+    """
     now = 0.0
     monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
     health = Health()
     for tick in range(1, 1800):
         now = tick / 30
-        health.received_info(round(now * 1e9))
-        if tick % (30 * images) == 0 and now < 45:
+        if tick % infos == 0:
+            health.received_info(round(now * 1e9))
+        if tick % images == 0 and now < 45:
             health.received(round(now * 1e9))
     assert told(health)[1]["frames_lost"] == "0"
 

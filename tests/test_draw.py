@@ -30,7 +30,7 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.stack([columns, rows], axis=1) + 0.5
 
 
-@pytest.mark.parametrize("place", [(0, 0, 3), (0.8, -0.5, 3), (-0.6, 0.4, 2)])
+@pytest.mark.parametrize("place", [(0, 0, 3), (1.2, -0.5, 3), (-0.6, 0.4, 2)])
 def test_a_surface_is_drawn_where_its_points_project_to(image: np.ndarray, place: tuple[float, float, float]) -> None:
     drawn = changed(image, draw.overlay(image, people(place), np.array([0]), FACES, CAMERA))
     corners = CAMERA.project(people(place)[0])
@@ -52,30 +52,70 @@ def test_an_overlay_of_a_large_image_is_small_and_right() -> None:
     assert draw.shrunk(image, small)[0] is image
 
 
+def test_a_row_of_pixels_stays_one() -> None:
+    image, camera = draw.shrunk(np.zeros((1, 1280, 3), np.uint8), CAMERA)
+    assert image.shape == (1, 640, 3)
+    np.testing.assert_allclose(np.diag(camera.K), np.diag(CAMERA.K) * [0.5, 1, 1])
+
+
 def test_ids_are_over_the_people_who_are_seen(image: np.ndarray) -> None:
     near, hidden = (0, 0, 2), (0, 0, 4)
     pictures = [
         draw.overlay(image, people(near, hidden), np.array(ids), FACES, CAMERA)
-        for ids in ((3, 1), (8, 1), (3, 6))  # of the same colours
+        for ids in ((333, 1), (888, 1), (333, 6))  # of the same colours
     ]
     _, top = CAMERA.project(people(near)[0]).min(axis=0)
     written = changed(pictures[0], pictures[1])
-    assert len(written) > 5 and (np.abs(written - [160, top - 8]) < 8).all()
+    assert len(written) > 5 and (np.abs(written - [160, top - 8]) < [16, 8]).all()
+    assert abs(written[:, 0].min() + written[:, 0].max() - 320) < 8
     np.testing.assert_array_equal(pictures[0], pictures[2])
+    beside = [draw.overlay(image, people((-0.5, 0, 2), (0.5, 0, 2)), np.array([3, k]), FACES, CAMERA) for k in (3, 8)]
+    assert (changed(*beside)[:, 0] > 200).all() and len(changed(*beside)) > 5
     at_the_edge = draw.overlay(image, people((0, -0.8, 2)), np.array([3]), FACES, CAMERA)
     assert (at_the_edge[:14] > 240).all(axis=2).any(), "an id over the image's edge is moved into it"
 
 
 def test_nobody_leaves_the_image_as_it_is(image: np.ndarray) -> None:
     nobody = np.zeros((0, 6, 3), np.float32)
-    np.testing.assert_array_equal(draw.overlay(image, nobody, np.zeros(0), FACES, CAMERA), image)
+    out = draw.overlay(image, nobody, np.zeros(0), FACES, CAMERA)
+    np.testing.assert_array_equal(out, image)
+    assert not np.shares_memory(out, image)
 
 
-@pytest.mark.parametrize("place", [(0, 0, -3), (0, 0, 0), (9, 0, 3)])
+@pytest.mark.parametrize("place", [(0, 0, -3), (0, 0, 0), (0, 0, 0.35), (9, 0, 3)])
 def test_what_lies_behind_or_beside_the_camera_is_not_drawn(
     image: np.ndarray, place: tuple[float, float, float]
 ) -> None:
     np.testing.assert_array_equal(draw.overlay(image, people(place), np.array([0]), FACES, CAMERA), image)
+
+
+def test_a_pixel_shows_the_point_of_the_surface_that_projects_to_it() -> None:
+    vertices = people((0, 0, 3))
+    surface = draw.trace(vertices, FACES, CAMERA, (320, 240))
+    pixels = np.stack(surface.pixels[::-1], axis=1) + 0.5
+    assert (np.abs(pixels.mean(axis=0) - [160, 120]) < [0.1, 0.6]).all()  # OpenCV takes whole rows
+    assert surface.weights.min() >= 0
+    np.testing.assert_allclose(surface.weights.sum(axis=1), 1, rtol=1e-5)
+    shown = np.einsum("nk,nki->ni", surface.weights, CAMERA.project(vertices[0])[surface.corners])
+    assert (np.median(np.abs(shown - pixels), axis=0) < 0.01).all()  # farther off at the triangles' edges
+
+
+def test_light_comes_from_the_camera_and_from_above_on_the_left() -> None:
+    right, left, below, above, behind, front = draw.light(people((0, 0, 3))[0], FACES)
+    assert left > right and above > below and front > behind > 0
+
+
+def test_the_image_shines_through_a_surface(image: np.ndarray) -> None:
+    on_black, on_white = (
+        draw.overlay(np.full_like(image, grey), people((0, 0, 3)), np.array([0]), FACES, CAMERA)[120, 160]
+        for grey in (0, 255)
+    )
+    np.testing.assert_allclose(on_white.astype(int) - on_black, (1 - draw.OVER_IMAGE) * 255, atol=1)
+
+
+def test_too_much_light_is_white(image: np.ndarray) -> None:
+    surface = draw.trace(people((0, 0, 3)), FACES, draw.finer(CAMERA), (640, 480))
+    assert (draw.paint(image, surface, np.full((6, 3), 400.0))[120, 160] == 255).all()
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -92,19 +132,22 @@ def test_sigma_goes_from_blue_to_red_and_the_unknown_is_grey() -> None:
     assert high[2] > 2 * high[0]
     assert np.ptp(middle) < 10
     np.testing.assert_array_equal(above, high)
-    assert np.ptp(unknown) == 0
+    assert np.ptp(unknown) == 0 and 150 < unknown[0] < 250
 
 
 def test_sigma_views_show_sigma(image: np.ndarray) -> None:
     sigma = 0.05 + BALL[None, :, 0] / 6  # 0 to 0.1 m, uncertain to the right
-    front, _ = draw.sigma_views(people((0, 0, 3)), sigma, FACES, CAMERA, (320, 240), 0.1)
+    front, side = draw.sigma_views(people((0, 0, 3)), sigma, FACES, CAMERA, (320, 240), 0.1)
     left, right = front[120, 140].astype(int), front[120, 180].astype(int)
     assert left[0] > left[2]
     assert right[2] > right[0]
+    from_the_left = side[120, 160].astype(int)
+    assert from_the_left[0] > 2 * from_the_left[2]
+    assert tuple(front[0, 0]) == tuple(side[0, 0]) == draw.PAPER
 
 
 def test_the_side_view_turns_depth_into_width_and_keeps_all_in_view() -> None:
-    vertices = people((0, 0, 3), (0.2, 0.1, 6))
+    vertices = people((-3, 0, 3), (3, 0.1, 6))
     turned, camera = draw.from_the_side(vertices, (320, 240))
     pixels = camera.project(turned.reshape(-1, 3))
     assert (pixels > 0).all() and (pixels < [320, 240]).all()
