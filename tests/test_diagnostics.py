@@ -16,14 +16,14 @@ GIVEN = (*TIMES, "infer_cpu")
 
 def people(*distances: float) -> People:
     count = len(distances)
-    sigma = np.full((count, 3), 0.125, np.float32)
+    sigma = np.tile(np.float32([0, 0.125, 0.25]), (count, 1))
     joints = np.zeros((count, 2, 3), np.float32)
     ids, distance = np.arange(4, 4 + count), np.array(distances, np.float32)
     return People(joints, sigma, joints, sigma, ids, np.zeros((count, 4)), distance, distance, sigma)
 
 
-def told(health: Health) -> tuple[DiagnosticStatus, dict[str, str]]:
-    status = health.status("mega", 0, "", [], {})
+def told(health: Health, silence: str = "", *warnings: str) -> tuple[DiagnosticStatus, dict[str, str]]:
+    status = health.status("mega", 0, silence, warnings, {})
     return status, {value.key: value.value for value in status.values}
 
 
@@ -49,6 +49,40 @@ def test_times_and_people() -> None:
     _, values = told(health)
     assert (values["people"], values["tracks"], values["samples"]) == ("0", "6", "0")
     assert "person_4" not in values
+
+
+def test_rate_and_times_are_those_of_the_last_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    now = 1005.0
+    assert health.silence() == 5
+    rates = {}
+    for frame in range(1, 301):
+        now = 1005 + frame / 10
+        health.received(frame)
+        health.processed(people(), dict.fromkeys(GIVEN, float(frame <= 150)), np.zeros(0, int))
+        rates[frame] = told(health)[1]["rate_hz"]
+    assert [float(rates[frame]) for frame in (5, 41, 300)] == pytest.approx([5, 10, 10], rel=0.03)
+    assert told(health)[1]["latency_p95_s"] == "0.0000"
+    now += 20
+    assert health.silence() == 20
+    _, values = told(health)
+    assert (values["rate_hz"], values["latency_p50_s"]) == ("0.00", "nan")
+
+
+def test_what_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    assert told(health, "no images")[0].level == DiagnosticStatus.WARN, "the camera may start after the node"
+    health.received(0)
+    assert told(health, "no images")[0].level == DiagnosticStatus.ERROR
+    health.problem("/image", "cut off")
+    assert told(health, "", "hot", "")[0].message == "/image: cut off; hot"
+    now += 6
+    status, values = told(health)
+    assert (status.level, values["last_bad_input"]) == (DiagnosticStatus.OK, "/image: cut off")
 
 
 def test_images_that_stay_away_are_counted_by_their_camera_info(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +182,16 @@ def test_a_state_that_lasts_is_logged_when_it_begins_or_changes(monkeypatch: pyt
         assert not health.begins("other", "")
     assert said[:3] == [states[0], states[100], states[210]]
     assert {*said[3:]} == {"it is empty"} and len(said) < 50, "not more often than other problems"
+
+
+def test_states_may_end_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("mega_ros.ros.diagnostics.time.monotonic", lambda: now)
+    health = Health()
+    for now in (10.0, 30.0):
+        for state in ("unknown", ""):
+            begun = [health.begins(what, state and f"{what} is {state}") for what in ("lens", "clock")]
+            assert begun == [bool(state)] * 2
 
 
 def test_unknown_encodings_are_one_kind_of_problem() -> None:

@@ -31,8 +31,12 @@ def test_profiles(tmp_path: Path) -> None:
     for segment in (5 * MIB, 0):
         file.write_text(shared_memory.profile(segment, TEMPLATE))
         assert shared_memory.segment_of(file) == segment
-        kinds = [element.text for element in ElementTree.parse(file).iter() if element.tag.endswith("}type")]
-        assert kinds == (["SHM", "UDPv4"] if segment else ["UDPv4"])
+        texts: dict[str, list[str | None]] = {}
+        for element in ElementTree.parse(file).iter():
+            texts.setdefault(element.tag.partition("}")[2], []).append(element.text)
+        assert texts["type"] == (["SHM", "UDPv4"] if segment else ["UDPv4"])
+        assert texts["transport_id"] == (["large_shared_memory", "udp"] * 2 if segment else ["udp"] * 2)
+        assert texts.get("maxMessageSize", []) == ([str(segment)] if segment else [])
     assert shared_memory.segment_of(TEMPLATE) == 64 * MIB
     assert shared_memory.segment_of(tmp_path / "nowhere.xml") == 0
 
