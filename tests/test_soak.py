@@ -87,9 +87,11 @@ def test_a_camera_process_in_a_container(tmp_path: Path, profile: str, reliabili
     [
         ({}, None),
         ({"sent": 101}, "101 images were sent, but 100 are accounted for"),
+        ({"sent": 99}, "99 images were sent, but 100 are accounted for"),
         ({"counts": GOOD | NONE | {"frames_rejected": 95}}, "95 good images were rejected"),
         ({"memory": [*[500.0] * 30, *[517.0] * 10]}, "the memory grew from 500 to 517"),
         ({"memory": [*[300.0] * 10, *[500.0] * 20, *[515.0] * 10]}, None),
+        ({"memory": [*[500.0] * 39, 900.0], "latency": [*[0.1] * 30, *[0.11] * 9, 0.9]}, None),
         ({"latency": [*[0.1] * 30, *[0.3] * 10]}, "the latency grew from 0.1 to 0.3"),
     ],
 )

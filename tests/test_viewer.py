@@ -83,10 +83,14 @@ def content(html: str) -> tuple[float, list[tuple[float, dict[str, Any]]]]:
     return decoded["durationSeconds"], decoded["messages"]
 
 
+def messages_of(page: Page) -> list[tuple[float, dict[str, Any]]]:
+    """What a browser that connects now is sent."""
+    return content(page.server.get_scene_serializer().as_html())[1]
+
+
 def scene(page: Page) -> dict[str, Any]:
     """What a browser that connects now is shown: name -> properties."""
-    _, found = content(page.server.get_scene_serializer().as_html())
-    return {message["name"]: message["props"] for _, message in found if "props" in message}
+    return {message["name"]: message["props"] for _, message in messages_of(page) if "props" in message}
 
 
 def surface(properties: dict[str, Any]) -> Any:
@@ -97,7 +101,7 @@ def surface(properties: dict[str, Any]) -> Any:
 def test_the_scene_has_surfaces_ids_and_the_image(topology: Topology, page: Page) -> None:
     shown = meshes(topology, [3, 5], IMAGE)
     page.show(shown)
-    found = scene(page)
+    found, tops = scene(page), {}
     for k, person in enumerate(shown.ids):
         mesh = surface(found[f"/people/{person}"])
         np.testing.assert_allclose(mesh.vertices, shown.vertices[k], atol=1e-5)
@@ -106,7 +110,13 @@ def test_the_scene_has_surfaces_ids_and_the_image(topology: Topology, page: Page
         certain, uncertain = colours[shown.sigma[k] < 0.1], colours[shown.sigma[k] > 0.4]
         assert (certain[:, 2] > certain[:, 0]).all() and (uncertain[:, 0] > uncertain[:, 2]).all()
         assert found[f"/ids/{person}"]["text"] == f"{person}: sigma 0.25 m"
+        tops[f"/ids/{person}"] = shown.vertices[k][shown.vertices[k, :, 1].argmin()] - [0, 0.12, 0]
+    moves = [message for _, message in messages_of(page) if message["type"] == "SetPositionMessage"]
+    places = {message["name"]: message["position"] for message in moves}
+    for name, top in tops.items():
+        np.testing.assert_allclose(places[name], top, atol=1e-5, err_msg="over the head")
     assert found["/camera"]["fov"] == pytest.approx(2 * np.arctan(120 / 300))
+    assert found["/camera"]["aspect"] == pytest.approx(320 / 240)
     image = cv2.imdecode(np.frombuffer(found["/camera"]["_image_data"], np.uint8), cv2.IMREAD_COLOR)
     assert image is not None and image.shape == (240, 320, 3) and image[..., 0].mean() > 240
     page.show(meshes(topology, [5]))
@@ -137,6 +147,15 @@ def test_a_recording_is_a_page_with_every_frame_in_its_time(topology: Topology, 
     at = {message["name"]: when for when, message in found if "props" in message}
     assert at["/people/3"] == 0 and at["/people/4"] > 0.2
     assert [message["name"] for _, message in found if message["type"] == "RemoveSceneNodeMessage"]
+
+
+def test_a_page_that_is_closed_saves_its_recording(topology: Topology, tmp_path: Path) -> None:
+    page = Page(topology.faces, "localhost", port(), tmp_path / "view.html")
+    page.toggle_recording()
+    page.show(meshes(topology, [3]))
+    page.close()
+    _, found = content((tmp_path / "view.html").read_text())
+    assert "/people/3" in {message["name"] for _, message in found if "props" in message}
 
 
 @contextmanager
@@ -213,6 +232,25 @@ MESHES = {
     "sigma": np.full((1, 3), np.nan),
     "ids": np.zeros(1, int),
 }
+
+
+def test_frames_are_played_again_and_again_in_their_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """But no frame for longer than a second: recordings have gaps."""
+    path = tmp_path / "meshes.npz"
+    np.savez(path, **MESHES | {"stamps": np.array([0, 300_000_000, 60 * 10**9])})  # type: ignore[arg-type]
+    slept: list[float] = []
+    shown: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mega_ros.viewer.time.sleep", sleep)
+    monkeypatch.setattr(Page, "show", lambda self, meshes: shown.append(len(meshes.ids)))
+    assert main([str(path), "--port", str(port())]) == 0
+    assert slept == pytest.approx([0.3, 1, 0.02] * 2 + [0.3])
+    assert shown == [1, 0, 0] * 2 + [1]
 
 
 @pytest.mark.parametrize(
