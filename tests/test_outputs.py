@@ -222,11 +222,17 @@ def test_people_as_detections(topology: Topology) -> None:
     for k, found in enumerate(message.detections):
         low, high = frame.people.vertices[k].min(axis=0), frame.people.vertices[k].max(axis=0)
         np.testing.assert_allclose([found.bbox.size.x, found.bbox.size.y, found.bbox.size.z], high - low, atol=1e-5)
+        centre = found.bbox.center
+        np.testing.assert_allclose(
+            [centre.position.x, centre.position.y, centre.position.z], (low + high) / 2, atol=1e-5
+        )
+        assert centre.orientation.w == 1
         (person,) = found.results
         assert person.hypothesis.class_id == "person", "consumers take the result with the best score"
         assert person.hypothesis.score == pytest.approx(0.9)
         covariance = person.pose.covariance.reshape(6, 6)
         assert np.trace(covariance[:3, :3]) == pytest.approx(0.3**2, rel=1e-5)
+        assert np.diag(covariance)[3:] == pytest.approx(np.full(3, (2 * np.pi) ** 2 / 12)), "any angle of a turn"
         assert person.pose.pose.position.z == pytest.approx(frame.people.joints[k, 0, 2])
 
 
@@ -265,6 +271,35 @@ def test_who_looks_at_bodies_is_asked_while_people_come_and_go(node: Node, topol
     assert asked and not [p for p in node.publishers if "humans" in p.topic_name]
 
 
+@pytest.mark.parametrize("name", ["roi", "skeleton2d"])
+def test_who_looks_at_one_body_only_wants_bodies(node: Node, topology: Topology, name: str) -> None:
+    humans = bodies.Humans(node, HRI)
+    seen = bodies.Bodies(humans)
+    seen.publish(some_frame(topology, [1]))
+    subscription = node.create_subscription(RegionOfInterest, f"/humans/bodies/mega1/{name}", print, 1)
+    try:
+        end = time.monotonic() + 30
+        while not seen.is_wanted() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert seen.is_wanted()
+    finally:
+        node.destroy_subscription(subscription)
+        seen.close()
+        humans.close()
+
+
+def test_bodies_of_a_camera_that_says_nothing_are_forgotten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = 100.0, list[Any]()
+    monkeypatch.setattr("mega_ros.ros.bodies.time.monotonic", lambda: now)
+    humans = bodies.Humans(node, HRI)
+    humans.close()
+    humans.tracked = SimpleNamespace(publish=said.append)
+    for seconds, camera in ((0.0, "front"), (1.0, "rear"), (3.0, "rear")):
+        now += seconds
+        humans.publish(HEADER, camera, [camera])
+    assert [message.name for message in said] == [["front"], ["front", "rear"], ["rear"]]
+
+
 def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
     """With ids that no two cameras give, and the QoS that the user set."""
     wanted = "qos_overrides./humans/bodies/tracked.publisher.reliability"
@@ -301,21 +336,32 @@ def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
 
 def test_bodies_of_rep_155(topology: Topology) -> None:
     frame = some_frame(topology, [3, 5])
+    frame.people.boxes[0] = [-20, -10, 400, 300]
     hri = stand_in("hri_msgs")
+    cut = through_cdr(bodies.region(hri, frame, 0), "hri_msgs/msg/NormalizedRegionOfInterest2D")
+    assert [cut.xmin, cut.ymin, cut.xmax, cut.ymax, cut.c] == pytest.approx([0, 0, 1, 1, 0.9])
     roi = through_cdr(bodies.region(hri, frame, 1), "hri_msgs/msg/NormalizedRegionOfInterest2D")
     box = frame.people.boxes[1] / [320, 240, 320, 240]
     np.testing.assert_allclose([roi.xmin, roi.ymin, roi.xmax, roi.ymax], np.clip(box, 0, 1), atol=1e-6)
     points = through_cdr(bodies.skeleton(hri, frame, 1), "hri_msgs/msg/Skeleton2D").skeleton
     assert [k for k, point in enumerate(points) if not point.c] == [0, 14, 15, 16, 17]
+    assert points[7].c == pytest.approx(0.9)
     left_wrist = project(frame.people.joints[1], K)[20] / [320, 240]
     np.testing.assert_allclose([points[7].x, points[7].y], left_wrist, atol=1e-6)
 
 
 def test_points_of_a_skeleton_that_are_not_seen_have_no_confidence(topology: Topology) -> None:
-    """A wrist beyond the edge of the image, an elbow behind the camera."""
+    """Beyond each edge of the image, and an elbow behind the camera."""
     frame = some_frame(topology, [3])
-    frame.people.joints[0, SMPL_JOINTS.index("left_wrist")] = [5, 0, 1]
-    frame.people.joints[0, SMPL_JOINTS.index("left_elbow")] = [0, 0, -1]
+    places = {
+        "left_wrist": [5, 0, 1],
+        "right_wrist": [-5, 0, 1],
+        "neck": [0, -5, 1],
+        "right_elbow": [0, 5, 1],
+        "left_elbow": [0, 0, -1],
+    }
+    for name, place in places.items():
+        frame.people.joints[0, SMPL_JOINTS.index(name)] = place
     points = through_cdr(bodies.skeleton(stand_in("hri_msgs"), frame, 0), "hri_msgs/msg/Skeleton2D").skeleton
-    assert [(point.x, point.y, point.c) for point in points[6:8]] == [(0, 0, 0)] * 2
-    assert points[5].c > 0
+    assert [(points[k].x, points[k].y, points[k].c) for k in (1, 3, 4, 6, 7)] == [(0, 0, 0)] * 5
+    assert points[2].c > 0 and points[5].c > 0

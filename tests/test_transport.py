@@ -163,6 +163,7 @@ def test_gaps_in_stamps_are_lost_frames() -> None:
     every = [stamps[k] for k in range(300) if k % 30 in (0, 2, 5, 9, 12)]  # never two that follow each other
     assert lost(every) == 283 - len(every), "17 more after the last one that came"
     assert lost([*stamps, *stamps, *stamps + 100]) == 0, "a recording that starts again, a camera that stood still"
+    assert lost([*stamps + 100, *stamps[kept]]) == 300 - kept.sum(), "after a clock that went back, too"
     assert lost([0.0] * 300) == 0, "a driver that sets no stamps"
 
 
