@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -135,17 +136,22 @@ def test_surfaces_grow_by_k_sigma(topology: Topology, page: Page) -> None:
     )
 
 
-def test_a_recording_is_a_page_with_every_frame_in_its_time(topology: Topology, page: Page, tmp_path: Path) -> None:
+def test_a_recording_is_a_page_with_every_frame_in_its_time(
+    topology: Topology, page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = 50.0
+    monkeypatch.setattr("mega_ros.viewer.time", SimpleNamespace(monotonic=lambda: now))
     page.show(meshes(topology, [3]))
     page.toggle_recording()
-    time.sleep(0.2)
-    page.show(meshes(topology, [4]))
-    time.sleep(0.1)
+    for person in (4, 5):
+        now += 0.25
+        page.show(meshes(topology, [person]))
+    now += 0.125
     page.toggle_recording()
     seconds, found = content((tmp_path / "out" / "view.html").read_text())
-    assert seconds > 0.3
+    assert seconds == pytest.approx(0.625)
     at = {message["name"]: when for when, message in found if "props" in message}
-    assert at["/people/3"] == 0 and at["/people/4"] > 0.2
+    assert [at[f"/people/{person}"] for person in (3, 4, 5)] == pytest.approx([0, 0.25, 0.5])
     assert [message["name"] for _, message in found if message["type"] == "RemoveSceneNodeMessage"]
 
 
@@ -246,7 +252,7 @@ def test_frames_are_played_again_and_again_in_their_time(monkeypatch: pytest.Mon
         if len(slept) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("mega_ros.viewer.time.sleep", sleep)
+    monkeypatch.setattr("mega_ros.viewer.time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(Page, "show", lambda self, meshes: shown.append(len(meshes.ids)))
     assert main([str(path), "--port", str(port())]) == 0
     assert slept == pytest.approx([0.3, 1, 0.02] * 2 + [0.3])
