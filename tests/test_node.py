@@ -36,7 +36,9 @@ from mega_ros import Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.environment import share
 from mega_ros.ros.dds import use_large_messages
+from mega_ros.ros.parameters import declare, stream_settings
 from mega_ros.ros.read import positions, read_cloud
+from mega_ros.stream import StreamSettings
 
 HEIGHT, WIDTH = 240, 320
 K = [300.0, 0.0, 160.0, 0.0, 300.0, 120.0, 0.0, 0.0, 1.0]
@@ -435,6 +437,7 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"fov": 0.0}, "fov must be in radians, 0.1 to 3"),
         ({"fov": 60.0}, "radians, 0.1 to 3, not 60: 60 degrees are 1.047"),
         ({"rotate": 45}, "range|step"),
+        ({"fixed_box": [10.0, 20.0, 30.0, 20.0], "boxes": "fixed"}, "y0 < y1"),
         ({"rectified": "maybe"}, "one of auto, true, false"),
         ({"rectified": 3}, "one of auto, true, false"),
         ({"seed": -1}, "range"),
@@ -447,6 +450,48 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
 )
 def test_refused_parameters(peer: Peer, parameters: dict[str, Any], reason: str) -> None:
     assert re.search(reason, peer.set(**parameters))
+
+
+def test_parameters_are_the_settings_of_each_camera() -> None:
+    given = {
+        "cameras": "[front, rear]",
+        "fixed_box": "[1.0, 2.0, 3.0, 4.0]",
+        "boxes": "fixed",
+        "score_threshold": 0.25,
+        "max_people": 3,
+        "samples": -1,
+        "seed": 7,
+        "fov": 1.5,
+        "rotate": 90,
+        "smoothing": 0.75,
+    }
+    context = Context()
+    rclpy.init(context=context, domain_id=free_domain())
+    arguments = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
+    node = Node("mega", context=context, cli_args=["--ros-args", *arguments])
+    try:
+        declare(node)
+        assert stream_settings(node, 0.1) == StreamSettings(
+            boxes="fixed",
+            fixed_box=(1, 2, 3, 4),
+            score_threshold=0.25,
+            max_people=3,
+            samples=None,
+            period=0.05,
+            seed=7,
+            fov=1.5,
+            rotate=90,
+            smoothing=0.75,
+        )
+        for samples in (0, 100, "auto"):
+            assert node.set_parameters([Parameter("samples", value=samples)])[0].successful
+            assert stream_settings(node, 0.1).samples == samples
+        assert node.set_parameters([Parameter("predict", value=True)])[0].successful
+        refused = node.set_parameters([Parameter("smoothing", value=0.0)])[0]
+        assert refused.reason.startswith("predict needs smoothing"), "whichever of the two changes"
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_parameter_file_shows_the_defaults_and_all_are_described() -> None:
