@@ -16,7 +16,7 @@ GIVEN = (*TIMES, "infer_cpu")
 
 def people(*distances: float) -> People:
     count = len(distances)
-    sigma = np.tile(np.float32([0, 0.125, 0.25]), (count, 1))
+    sigma = np.tile(np.array([0, 0.125, 0.25], np.float32), (count, 1))
     joints = np.zeros((count, 2, 3), np.float32)
     ids, distance = np.arange(4, 4 + count), np.array(distances, np.float32)
     return People(joints, sigma, joints, sigma, ids, np.zeros((count, 4)), distance, distance, sigma)

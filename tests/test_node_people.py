@@ -21,10 +21,11 @@ from test_node import GREY, Peer, image
 from test_outputs import HRI, IdsList
 from test_transport import damaged
 
-from mega_ros.ros import bodies, parameters
+from mega_ros.ros import bodies, messages, parameters
 from mega_ros.ros.detections import WAITING
 from mega_ros.ros.node import MegaNode
 from mega_ros.ros.standard import serialised
+from mega_ros.user_detector import UserDetector
 
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
@@ -141,7 +142,16 @@ def test_damaged_detections_are_named(waiting: tuple[Peer, Publisher]) -> None:
     assert mesh.height == 3
 
 
-def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_users_detector_is_said(
+    start: Start, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = UserDetector.find
+
+    def slow(self: UserDetector, *arguments: Any) -> Any:
+        self.seconds, self.cpu_seconds = self.seconds + 100, self.cpu_seconds + 200
+        return find(self, *arguments)
+
+    monkeypatch.setattr(UserDetector, "find", slow)
     path = model(tmp_path / "mine.onnx", yolov8())
     node, peer = start("-p", f"detector_model:={path}", "-p", "boxes:=detector", "-p", "max_people:=1")
     assert node.start()
@@ -151,6 +161,7 @@ def test_the_users_detector_is_said(start: Start, tmp_path: Path, capfd: pytest.
     values = peer.status(lambda s, v: v.get("people") == "1")
     assert values["detector"] == said
     assert "1 of 2 boxes are left out: max_people is 1" in values["message"]
+    assert 100 <= float(values["infer_p50_s"]) < 200 <= float(values["infer_cpu_s"]), "it counts as a part of the model"
 
 
 def test_nobody_is_tracked_by_a_silent_or_inactive_camera(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +200,22 @@ def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch
     assert peer.ask(image(GREY))[1].height == 1
 
 
+def test_a_frame_whose_mesh_fails_is_rejected(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_cloud = messages.point_cloud
+
+    def fail_without_distance(*arguments: Any) -> Any:
+        if len(arguments) == 4:
+            raise ValueError("no ink")
+        return point_cloud(*arguments)
+
+    monkeypatch.setattr(messages, "point_cloud", fail_without_distance)
+    node, peer = start()
+    assert node.start()
+    values = peer.status(lambda s, v: v.get("frames_rejected", "0") != "0", lambda: peer.send(image(GREY)))
+    assert values["frames_processed"] == "0" and values["last_bad_input"] == "/mega/mesh: ValueError: no ink"
+    peer.wait(lambda: peer.joints, lambda: peer.send(image(GREY)))
+
+
 def test_a_file_that_is_no_detector_fails_to_configure(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     node, _ = start("-p", "detector_model:=nowhere.onnx")
     assert not node.start()
@@ -213,8 +240,9 @@ def test_predicted_people_have_the_time_of_publication(start: Start) -> None:
     mesh = peer.wait(lambda: published(False), lambda: send(0))
     assert mesh.height == 1 and mesh.header.frame_id == "camera"
     assert (mesh.header.stamp.sec, mesh.header.stamp.nanosec) > min(sent)
-    sent.clear()
-    assert peer.wait(lambda: published(True), lambda: send(3600)).height == 1
+    for seconds_ago in (3600.0, -3600.0):
+        sent.clear()
+        assert peer.wait(lambda: published(True), lambda: send(seconds_ago)).height == 1  # noqa: B023
 
 
 def test_empty_lists_are_lists(start: Start) -> None:
