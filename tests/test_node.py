@@ -341,6 +341,7 @@ def test_bad_camera_info_is_named_and_replaced(peer: Peer, recovery: Recovery, k
     values = peer.status(lambda s, v: reason in s.message, lambda: peer.send(image(GREY)))
     assert values["intrinsics"].startswith("assumed: /camera_info: ")
     assert reason in values["intrinsics"]
+    assert values["message"].count(reason) == 1, "not also as the last bad input"
     mesh, _ = peer.ask(image(GREY))
     focal = WIDTH / 2 / np.tan(0.4)
     assumed = np.array([[focal, 0, WIDTH / 2], [0, focal, HEIGHT / 2], [0, 0, 1]])
