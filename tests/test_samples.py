@@ -73,6 +73,18 @@ def test_samples_follow_the_period(stream: Stream) -> None:
     assert (most != few).all()
 
 
+@pytest.mark.parametrize(("errors", "samples", "drawn"), [(True, 4, 0), (False, 0, 2)])
+def test_sigma_has_the_samples_that_it_needs(tmp_path: Path, errors: bool, samples: int, drawn: int) -> None:
+    """None if the bundle has an error head; else two, if the bundle's own number is less."""
+    pytest.importorskip("onnx", reason="graphs are made with the extra export")
+    from little_bundle import little_bundle
+
+    recovery = Recovery(little_bundle(tmp_path, errors=errors, samples=samples), "cpu")
+    stream = Stream(recovery, StreamSettings(boxes="detections"))
+    assert np.isfinite(sigma(stream, 0, samples="auto")).all()
+    assert stream.samples.tolist() == [drawn] * 2
+
+
 @pytest.fixture
 def measured(recovery: Recovery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next image takes 58 s, of them 8 for its samples, and the one after it no time."""
