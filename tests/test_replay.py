@@ -443,6 +443,8 @@ def test_the_bootstrap_draws_blocks() -> None:
     low, high = interval(ratios(sums)[:, 0])
     single = 2 * 1.96 * slow.std() / np.sqrt(len(slow))
     assert high - low > 1.8 * single
+    assert interval(np.array([np.nan, *range(1001)])) == pytest.approx((25, 975)), "95 % of them lie within"
+    np.testing.assert_array_equal([*resamples(27, 5)], [*resamples(27, 5)])
     for chosen in resamples(27, 5):
         assert len(chosen) == 27
         assert (np.diff(chosen.reshape(-1, 3), axis=1) % 27 == 1).all()

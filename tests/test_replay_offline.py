@@ -1587,14 +1587,28 @@ def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> No
     before = rng.uniform(0.05, 0.15, 60)
     noise, shifted = (
         difference_of("pve", table(before), table(after))
-        for after in (before + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60))
+        for after in (before + 0.001 + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60))
     )
-    assert not noise.surely and shifted.surely
+    assert noise.worse > 0 and not noise.surely and shifted.surely
     assert shifted.interval[0] < shifted.difference < shifted.interval[1]
     assert shifted.difference == pytest.approx(0.003, abs=5e-4)
     missed = [row | {"recall": 0} for row in table(before)]
     recall = difference_of("recall", table(before), missed)
     assert (recall.difference, recall.worse) == (-1, 1)
+
+
+def test_only_of_shares_and_of_the_rank_correlation_is_more_better() -> None:
+    for name in (name for name, measure in MEASURES.items() if measure.better in ("low", "high")):
+        before, after = ([{MEASURES[name].weight: 1, name: value}] * 2 for value in (0.5, 0.6))
+        better = name in ("pck", "recall", "precision", "idf1", "spearman")
+        assert difference_of(name, before, after).worse == pytest.approx(-0.1 if better else 0.1), name
+
+
+def test_a_number_that_few_frames_have_may_be_a_regression() -> None:
+    """In some draws of the bootstrap, no frame has it."""
+    before, after = ([{"compared": 1, "pve": pve}, *({"compared": 0} for _ in range(3))] for pve in (0.1, 0.2))
+    before, after = ([row | {"joints": 1, "pck": 1} for row in rows] for rows in (before, after))
+    assert difference_of("pve", before, after).surely
 
 
 def covered(share: float) -> list[dict[str, Any]]:
