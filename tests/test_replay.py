@@ -397,6 +397,12 @@ def test_acceleration_by_hand(topology: Topology) -> None:
     both[0].joints[0, hand, 0] += 0.4
     joined = scored(topology, *frames[:2], both, both, both)  # 20, then 30 m/s², while 4 is new; then both rest
     assert joined.summary()["acceleration"] == pytest.approx((20 + 30 + 2 * 0) / 24 / 4, rel=1e-4)
+    known = frames[0][1].joints.copy()
+    known[0, 5] = np.nan
+    partly = scored(topology, *((people, Truth(known, ids=np.array([3]))) for people, _ in frames))
+    assert partly.summary()["acceleration"] == pytest.approx(20 / 23, rel=1e-4)
+    as_a_whole = scored(topology, *((found((-1, 0, z)), truth(LEFT, ids=[3])) for z in (4, 4.1, 4.4)))
+    assert as_a_whole.summary()["acceleration"] == pytest.approx(0, abs=1e-3), "the pelvises are put together"
     again = scored(topology, *frames, frames[0], times=(0.2, 0.3, 0.1, 0.2))
     assert "acceleration" not in again.summary(), "the recording starts again"
 

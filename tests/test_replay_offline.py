@@ -1585,13 +1585,13 @@ def difference_of(name: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -
 def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> None:
     rng = np.random.default_rng(1)
     before = rng.uniform(0.05, 0.15, 60)
-    noise, shifted = (
-        difference_of("pve", table(before), table(after))
-        for after in (before + 0.001 + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60))
-    )
+    unsure, after = before + 0.001 + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60)
+    noise, shifted = (difference_of("pve", table(before), table(values)) for values in (unsure, after))
     assert noise.worse > 0 and not noise.surely and shifted.surely
     assert shifted.interval[0] < shifted.difference < shifted.interval[1]
     assert shifted.difference == pytest.approx(0.003, abs=5e-4)
+    unscored = [{"people": 1}] * 60
+    assert compare(unscored + table(before), unscored + table(after)) == compare(table(before), table(after))
     missed = [row | {"recall": 0} for row in table(before)]
     recall = difference_of("recall", table(before), missed)
     assert (recall.difference, recall.worse) == (-1, 1)
