@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from mega_model.core import metrics
 from mega_model.core.detection import Detections
@@ -21,6 +22,7 @@ from mega_ros import Recovery, cli
 from mega_ros.detect import Detector
 from mega_ros.recovery import FOV_DEFAULT
 from mega_ros.replay.coco import Person, Photograph, read
+from mega_ros.replay.keypoints import table
 from mega_ros.replay.photographs import (
     FEWEST,
     NOBODY,
@@ -100,7 +102,7 @@ def test_joints_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     order = np.random.default_rng(1).permutation(len(NAMES))
     data["categories"][0]["keypoints"] = [NAMES[k] for k in order] + ["tail"]
     triples = np.reshape(data["annotations"][0]["keypoints"], (-1, 3))
-    triples[NAMES.index("left_knee"), 2] = 0
+    triples[NAMES.index("left_knee"), 2], triples[NAMES.index("right_knee"), 2] = 0, 1  # 1: annotated, but hidden
     data["annotations"][0]["keypoints"] = [*triples[order].ravel().tolist(), 1, 2, 0]
     data["annotations"].append({"image_id": 0, "category_id": 2})  # a dog
     data["categories"] = [{"id": 0}, {"id": 2, "keypoints": ["nose", "tail"]}, *data["categories"]]
@@ -345,6 +347,13 @@ def test_precision_is_over_images_where_everybody_is_marked() -> None:
 def test_rows_of_groups() -> None:
     numbers = rows([DetectionCounts(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
     assert {name: row["people"] for name, row in numbers.items()} == {"a": 1, "b": 2, "all": 7, "all but b": 5}
+
+
+def test_errors_in_space_are_shown_in_millimetres() -> None:
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(table("PA-MPJPE, mm", {"all": summary([], []) | {"people_3d": 7, "pa_mpjpe": 0.0614}}))
+    assert shown.get().split("all")[1].split() == ["7", "61", "-", "-"]
 
 
 # --------------------------------------------------------------------------------------------------------- the product

@@ -50,9 +50,9 @@ def take(features: Any, index: Any) -> Any:
 def test_masking_schedule_counts() -> None:
     tau = torch.tensor([0.0, 0.2, 0.5, 0.9, 0.9999])
     assert masked_count(tau, 54).tolist() == [math.floor(54 * math.cos(math.pi * t / 2)) for t in tau.tolist()]
-    masked = (~random_mask(4000, 54)).sum(dim=1).float()
+    masked = (~random_mask(40_000, 54)).sum(dim=1).float()
     assert masked.max() == 54 or masked.max() == 53
-    assert abs(masked.mean() - 54 * 2 / math.pi) < 1.5  # the mean of cos over a quarter turn
+    assert abs(masked.mean() - (54 * 2 / math.pi - 0.5)) < 0.4  # the mean of cos over a quarter turn, rounded down
     assert masked.std() > 10, "every row has a ratio of its own"
 
 
