@@ -352,7 +352,7 @@ def test_rows_of_groups() -> None:
 def test_errors_in_space_are_shown_in_millimetres() -> None:
     console = Console(width=120)
     with console.capture() as shown:
-        console.print(table("PA-MPJPE, mm", {"all": summary([], []) | {"people_3d": 7, "pa_mpjpe": 0.0614}}))
+        console.print(table("PA-MPJPE, mm", {"all": {**summary([], []), "people_3d": 7, "pa_mpjpe": 0.0614}}))
     assert shown.get().split("all")[1].split() == ["7", "61", "-", "-"]
 
 

@@ -1606,8 +1606,8 @@ def test_only_of_shares_and_of_the_rank_correlation_is_more_better() -> None:
 
 def test_a_number_that_few_frames_have_may_be_a_regression() -> None:
     """In some draws of the bootstrap, no frame has it."""
-    before, after = ([{"compared": 1, "pve": pve}, *({"compared": 0} for _ in range(3))] for pve in (0.1, 0.2))
-    before, after = ([row | {"joints": 1, "pck": 1} for row in rows] for rows in (before, after))
+    nobody: dict[str, Any] = {"compared": 0, "true_people": 1, "recall": 0}
+    before, after = ([nobody | {"compared": 1, "pve": pve}, *[nobody] * 3] for pve in (0.1, 0.2))
     assert difference_of("pve", before, after).surely
 
 
