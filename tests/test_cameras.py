@@ -148,6 +148,12 @@ def test_focal_lengths_must_fit_the_larger_side(width: int, height: int, across:
             camera.must_fit(width, height)
 
 
+def test_a_pinholes_crop_spans_its_square_by_the_mean_of_both_focal_lengths() -> None:
+    camera = Camera(np.array([[200.0, 0, 450], [0, 450, 300], [0, 0, 1]]))
+    crop_intrinsics, _ = square_cameras(np.array([[450.0, 300]]), np.array([90.0]), np.zeros(1), camera, 64)
+    assert crop_intrinsics[0, 0, 0] == pytest.approx(64 * np.sqrt(200 * 450) / 90)
+
+
 # -------------------------------------------------------------------------------------------------------------- crops
 
 

@@ -199,7 +199,7 @@ def test_a_box_shows_four_pixels_of_the_image_or_is_none(shown: float, expected:
 def test_a_detectors_answer_in_the_image() -> None:
     """Clipped to it, best first, one box for one person, nobody whom the image hardly shows; keypoints stay."""
     weak, lowest, clipped, beside, best, again = 0.49, 0.5, 0.9, 0.95, 0.6, 0.55
-    boxes = [[20, 0, 30, 5], [0, 0, 2, 1], [40, 10, 60, 20], [48.5, 1, 70, 10], [10, 2, 20, 10], [11, 2, 21, 10]]
+    boxes = [[20, 0, 30, 5], [0, 0, 2, 1], [40, 10, 60, 20], [48.5, 1, 70, 10], [10, 2, 20, 10], [13, 2, 23, 10]]
     keypoints = np.random.default_rng(0).uniform(-9, 70, (6, 17, 3)).astype(np.float32)
     out = {
         "boxes": np.array(boxes, np.float32),

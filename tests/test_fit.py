@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from mega_model.core.fit import (
     LANDMARK_SIGMA,
     LATERAL_PRIOR,
+    NEAREST,
     OBSERVED,
     OUTLIER,
     REACH,
@@ -213,6 +214,15 @@ def test_without_weight_the_prior_is_the_answer(rest: np.ndarray) -> None:
     np.testing.assert_array_equal(answer.shape, np.zeros((20, 5)))
 
 
+def test_joints_behind_the_camera_are_seen_from_a_decimetre(rest: np.ndarray) -> None:
+    placed = people(rest, 1)._replace(translation=np.array([[0.2, 0.1, -0.05]]))
+    nothing = np.zeros((1, len(BOTH), 2)), np.zeros((1, len(BOTH))), BOTH
+    at = (placed.joints + placed.translation[:, None])[:, BOTH]
+    assert (at[..., 2] < NEAREST).any()
+    seen = placed.focal[:, None] * np.hypot(at[..., 0], at[..., 1]) / np.maximum(at[..., 2], NEAREST)
+    np.testing.assert_allclose(fitted(*placed, *nothing).residuals, seen)
+
+
 def test_the_answer_goes_from_the_prior_to_the_landmarks_as_weight_grows(rest: np.ndarray) -> None:
     true = people(rest, 50)
     learned, rotation = true.learned(np.random.default_rng(1), turn=0.2, shift=0.2, depth=0.1)
@@ -400,7 +410,8 @@ def test_what_a_limb_misses_widens_sigma_around_it(rest: np.ndarray) -> None:
     expected = np.exp(-((rest[:, None] - rest[LIMB_JOINTS]) ** 2).sum(axis=-1) / (2 * REACH**2))
     np.testing.assert_allclose(shares, expected / expected.sum(axis=1, keepdims=True), atol=1e-9)
     np.testing.assert_allclose(limb_shares(np.array([[0, 9.0, 0], rest[0]]), rest).sum(axis=1), 1)
-    np.testing.assert_allclose(widened(np.array([0.3]), np.array([0.4]), np.eye(1)), (0.3**2 + (1.6 * 0.4) ** 2) ** 0.5)
+    between = widened(np.array([0.3]), np.array([0.4, 0.1]), np.array([[0.75, 0.25]]))  # the mean of the squares
+    np.testing.assert_allclose(between, (0.3**2 + 1.6**2 * (0.75 * 0.4**2 + 0.25 * 0.1**2)) ** 0.5)
     for number, joint in enumerate(LIMB_JOINTS):
         residuals = np.zeros((1, 12))
         residuals[0, number] = 0.4

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from mega_model.core import metrics
 from mega_model.core.detection import Detections
@@ -21,7 +22,9 @@ from mega_ros import Recovery, cli
 from mega_ros.detect import Detector
 from mega_ros.recovery import FOV_DEFAULT
 from mega_ros.replay.coco import Person, Photograph, read
+from mega_ros.replay.keypoints import table
 from mega_ros.replay.photographs import (
+    FEWEST,
     NOBODY,
     PARTS,
     DetectionCounts,
@@ -99,7 +102,7 @@ def test_joints_are_found_by_name_whatever_their_order(tmp_path: Path) -> None:
     order = np.random.default_rng(1).permutation(len(NAMES))
     data["categories"][0]["keypoints"] = [NAMES[k] for k in order] + ["tail"]
     triples = np.reshape(data["annotations"][0]["keypoints"], (-1, 3))
-    triples[NAMES.index("left_knee"), 2] = 0
+    triples[NAMES.index("left_knee"), 2], triples[NAMES.index("right_knee"), 2] = 0, 1  # 1: annotated, but hidden
     data["annotations"][0]["keypoints"] = [*triples[order].ravel().tolist(), 1, 2, 0]
     data["annotations"].append({"image_id": 0, "category_id": 2})  # a dog
     data["categories"] = [{"id": 0}, {"id": 2, "keypoints": ["nose", "tail"]}, *data["categories"]]
@@ -232,7 +235,8 @@ def test_the_torso_is_the_mean_of_the_diagonals() -> None:
     seen = np.arange(12) != LIMBS.index("left_hip")
     assert torso(person(points=labels, seen=seen)) == pytest.approx(50)
     assert torso(person((0, 0, 300, 400), labels, seen=seen)) == pytest.approx(0.2 * 400)
-    assert torso(person((0, 0, 300, 400), labels, seen=np.zeros(12, bool))) == pytest.approx(0.35 * 400)
+    for box in ((0, 0, 300, 400), (0, 0, 400, 300)):
+        assert torso(person(box, labels, seen=np.zeros(12, bool))) == pytest.approx(0.35 * 400)
 
 
 def test_every_limb_joint_belongs_to_a_part() -> None:
@@ -249,8 +253,8 @@ def test_each_person_is_found_once_by_the_best_score() -> None:
     one = photograph(person((0, 0, 100, 200)), person((200, 0, 300, 200)))
     assert found(one, (0, 0, 100, 190), (0, 0, 100, 200), (200, 0, 300, 210)) == ([0, -1, 1], [False, True, False])
     assert found(one, (0, 0, 100, 190), (0, 0, 100, 200), scores=(0.6, 0.7)) == ([-1, 0], [True, False])
-    assert found(one, (0, 0, 100, 99)) == ([-1], [True])  # half of the person is not enough
-    assert found(one, (0, 0, 100, 101)) == ([0], [False])
+    assert found(one, (0, 0, 100, 99)) == ([-1], [True])  # less than half of the person is not enough
+    assert found(one, (0, 0, 100, 100)) == ([0], [False])
     assert found(one) == ([], [])
 
 
@@ -262,10 +266,11 @@ def test_of_two_people_the_one_who_counts_is_found_first() -> None:
 def test_what_counts_neither_way() -> None:
     """Small people, small detections, and whatever lies in a region to ignore or in a crowd."""
     one = photograph(person((0, 0, 30, 59)), person((100, 0, 200, 200), crowd=True), ignore=[(200, 100, 320, 240)])
-    assert not any(somebody.counts for somebody in one.people)
+    assert not any(somebody.counts for somebody in one.people) and person((0, 0, 30, 60)).counts
     boxes = [(0, 0, 30, 61), (110, 10, 150, 90), (200, 90, 320, 240), (0, 100, 50, 159)]
     assert found(one, *boxes) == ([0, -1, -1, -1], [False] * 4)
-    assert found(one, (0, 100, 50, 161), (150, 100, 300, 160)) == ([-1, -1], [True, False])
+    assert found(one, (0, 100, 50, 160), (150, 100, 300, 160)) == ([-1, -1], [True, False])
+    assert found(one, (145, 130, 245, 230), (155, 130, 255, 230)) == ([-1, -1], [True, False]), "45 % and 55 % in it"
     assert found(photograph(), (0, 0, 100, 200)) == ([-1], [True])
 
 
@@ -316,16 +321,20 @@ def test_sigma_is_compared_with_the_error_in_metres_at_the_joints_depth(recovery
     answer = limbs(1)
     focal = intrinsics_from_fov(WIDTH, HEIGHT, FOV_DEFAULT)[0, 0]
     metres = 5 * answer.joints[:, 2] / focal
-    answer = Limbs(answer.joints, metres / np.sqrt(2 / 3) * np.where(np.arange(12) < 3, 1.01, 0.51))
+    answer = Limbs(answer.joints, metres / np.sqrt(2 / 3) * np.repeat([1.01, 0.99, 0.51, 0.49], 3))
     scored = score(photograph(), annotated(answer, shift=5), answer, NOBODY, recovery.topology)
     numbers = summary([], [scored])
     assert numbers["within_1_sigma"] == pytest.approx(3 / 12)
-    assert numbers["within_2_sigma"] == 1
+    assert numbers["within_2_sigma"] == pytest.approx(9 / 12)
     assert numbers["median_error"] == pytest.approx(np.median(metres))
+    assert numbers["median_sigma"] == pytest.approx(np.median(answer.sigma))
     in_order = score(
         photograph(), annotated(answer, shift=5), Limbs(answer.joints, metres**3), NOBODY, recovery.topology
     )
     assert summary([], [in_order])["spearman"] == pytest.approx(1)
+    without = Limbs(answer.joints, np.full(12, np.nan))
+    unsaid = summary([], [score(photograph(), annotated(answer, shift=5), without, NOBODY, recovery.topology)])
+    assert [unsaid[name] for name in ("spearman", "within_1_sigma", "median_sigma", "median_error")] == [None] * 4
 
 
 def test_precision_is_over_images_where_everybody_is_marked() -> None:
@@ -338,6 +347,13 @@ def test_precision_is_over_images_where_everybody_is_marked() -> None:
 def test_rows_of_groups() -> None:
     numbers = rows([DetectionCounts(group, n, n, 0, True) for group, n in (("a", 1), ("b", 2), ("", 4))], [], ["b"])
     assert {name: row["people"] for name, row in numbers.items()} == {"a": 1, "b": 2, "all": 7, "all but b": 5}
+
+
+def test_errors_in_space_are_shown_in_millimetres() -> None:
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(table("PA-MPJPE, mm", {"all": {**summary([], []), "people_3d": 7, "pa_mpjpe": 0.0614}}))
+    assert shown.get().split("all")[1].split() == ["7", "61", "-", "-"]
 
 
 # --------------------------------------------------------------------------------------------------------- the product
@@ -372,6 +388,8 @@ def test_the_products_own_answer_is_perfect(
             annotation(box, labels, n, joints3d=joints.astype(float).tolist())
             for box, labels, joints in zip(people.boxes, pixels, people.joints[:, LIMB_JOINTS])
         ]
+    annotations[0]["iscrowd"] = 1
+    annotations[1]["keypoints"][3 + 3 * FEWEST :] = [0] * 3 * (12 - FEWEST)
     path = write_set(tmp_path, [frame.image for frame in frames], annotations)
     find, runs = Detector.find, []
 
@@ -383,7 +401,8 @@ def test_the_products_own_answer_is_perfect(
     assert evaluate(path, tmp_path) == 0
     assert len(runs) == len(frames)
     numbers = report(tmp_path)["rows"]["all"]
-    assert numbers["people"] == numbers["scored"] == len(annotations) > 0
+    assert numbers["people"] == numbers["scored"] == len(annotations) - 1 > 0, "a crowd need not be found"
+    assert numbers["joints"] == FEWEST + 12 * (len(annotations) - 2)
     for name in ("recall", "precision", "pck", "pck_end_to_end", "within_1_sigma"):
         assert numbers[name] == 1
     assert numbers["pa_mpjpe"] < 1e-5 and numbers["pa_mpjpe_end_to_end"] < 1e-5 < numbers["pa_mpjpe_constant"]

@@ -44,6 +44,16 @@ def test_the_torso_frame_of_a_turned_body_is_its_turn() -> None:
     torch.testing.assert_close(torso_frame(bodies(turns)), turns)
 
 
+def test_of_a_twisted_torso_hips_and_shoulders_say_where_the_front_is() -> None:
+    """Shoulders are twice as wide as the hips, so a turn of the hips by twice as much undoes theirs."""
+    twisted = bodies(torch.eye(3)[None])
+    for name, sine in {"shoulder": 0.25, "hip": -0.5}.items():
+        pair = [LANDMARKS.index(f"{side}_{name}") for side in ("left", "right")]
+        turn = torch.from_numpy(Rotation.from_euler("y", np.arcsin(sine)).as_matrix()).float()
+        twisted[:, pair] = twisted[:, pair] @ turn.mT
+    torch.testing.assert_close(torso_frame(twisted), torch.eye(3)[None], atol=0.05, rtol=0)
+
+
 def test_a_torso_without_extent_is_finite() -> None:
     assert torso_frame(torch.zeros(2, 39, 3)).isfinite().all()
 

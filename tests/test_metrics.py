@@ -202,6 +202,14 @@ def test_sparsification_begins_at_one_and_is_the_same_in_any_unit() -> None:
     np.testing.assert_allclose(metrics.sparsification(1000 * error, 3 * sigma)[0], curve)
 
 
+def test_sparsification_by_hand() -> None:
+    """Of four elements, none is removed before the share is a quarter."""
+    by_sigma, best = metrics.sparsification(np.array([4.0, 2, 3, 1]), np.array([1, 4, 3, 2]))
+    shares = [0, 24, 25, 49, 50, 74, 75, 99]
+    np.testing.assert_allclose(by_sigma[shares], np.array([10, 10, 32 / 3, 32 / 3, 10, 10, 16, 16]) / 10)
+    np.testing.assert_allclose(best[shares], np.array([10, 10, 8, 8, 6, 6, 4, 4]) / 10)
+
+
 def test_apd_of_known_points() -> None:
     joints = np.zeros((3, 2, 3))
     joints[1, 0, 0], joints[2, 0, 1] = 3, 4  # pairs of the first joint: 3, 4 and 5; the second never moves

@@ -402,7 +402,7 @@ def test_damaged_connections_are_named(tmp_path: Path) -> None:
         reference.load_tokenizer(file, folder)
     hierarchy.save(folder, hierarchy.load(FIXTURES / "tiny_connections"))
     table = np.load(folder / "_pool1.npy")
-    table[0, 1] = 500
+    table[0, 1] = 162  # one past the last vertex
     np.save(folder / "_pool1.npy", table)
     with pytest.raises(InputError, match=r"_pool1\.npy: the connections do not fit a graph of 162 vertices"):
         reference.load_tokenizer(file, folder)

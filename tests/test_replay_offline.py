@@ -1585,16 +1585,30 @@ def difference_of(name: str, a: list[dict[str, Any]], b: list[dict[str, Any]]) -
 def test_a_difference_is_a_regression_only_if_chance_does_not_explain_it() -> None:
     rng = np.random.default_rng(1)
     before = rng.uniform(0.05, 0.15, 60)
-    noise, shifted = (
-        difference_of("pve", table(before), table(after))
-        for after in (before + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60))
-    )
-    assert not noise.surely and shifted.surely
+    unsure, after = before + 0.001 + rng.normal(0, 0.01, 60), before + 0.003 + rng.normal(0, 0.001, 60)
+    noise, shifted = (difference_of("pve", table(before), table(values)) for values in (unsure, after))
+    assert noise.worse > 0 and not noise.surely and shifted.surely
     assert shifted.interval[0] < shifted.difference < shifted.interval[1]
     assert shifted.difference == pytest.approx(0.003, abs=5e-4)
+    unscored = [{"people": 1}] * 60
+    assert compare(unscored + table(before), unscored + table(after)) == compare(table(before), table(after))
     missed = [row | {"recall": 0} for row in table(before)]
     recall = difference_of("recall", table(before), missed)
     assert (recall.difference, recall.worse) == (-1, 1)
+
+
+def test_only_of_shares_and_of_the_rank_correlation_is_more_better() -> None:
+    for name in (name for name, measure in MEASURES.items() if measure.better in ("low", "high")):
+        before, after = ([{MEASURES[name].weight: 1, name: value}] * 2 for value in (0.5, 0.6))
+        better = name in ("pck", "recall", "precision", "idf1", "spearman")
+        assert difference_of(name, before, after).worse == pytest.approx(-0.1 if better else 0.1), name
+
+
+def test_a_number_that_few_frames_have_may_be_a_regression() -> None:
+    """In some draws of the bootstrap, no frame has it."""
+    nobody: dict[str, Any] = {"compared": 0, "true_people": 1, "recall": 0}
+    before, after = ([nobody | {"compared": 1, "pve": pve}, *[nobody] * 3] for pve in (0.1, 0.2))
+    assert difference_of("pve", before, after).surely
 
 
 def covered(share: float) -> list[dict[str, Any]]:

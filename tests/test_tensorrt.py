@@ -573,15 +573,18 @@ def test_gates_see_each_error() -> None:
     tokens, samples = same.tokens.copy(), same.samples.copy()
     tokens[0, 0] = 1
     samples[:, :, :2] = 1
-    moved = same.vertices.copy()
+    moved, two = same.vertices.copy(), same.vertices.copy()
     moved[0, 0] += 0.01
+    two[0, :2, 0] += 5e-4  # of 100
     assert errors() == []
     assert errors(tokens=tokens) == ["tokens that differ"]
     assert errors(vertices=same.vertices + 9e-5) == ["vertex error, mean", "vertex error, p99"]
     assert errors(vertices=moved)[-1] == "vertex error, max"
-    assert errors(sigma=same.sigma + 0.01) == ["sigma error, mean"]
+    assert errors(vertices=two) == ["vertex error, p99"]
+    assert errors(sigma=same.sigma + 0.01) == errors(sigma=same.sigma - 0.01) == ["sigma error, mean"]
     assert errors(samples=samples) == ["sampled tokens that differ"]
-    assert errors(gates.BundleOutputs(same.tokens, moved, same.sigma, same.samples)) == ["same seed, other people"]
+    for other in ({"tokens": tokens}, {"vertices": moved}, {"samples": samples}):
+        assert errors(gates.BundleOutputs(**{**vars(same), **other})) == ["same seed, other people"]
     assert errors(vertices=same.vertices * np.nan) == [f"vertex error, {which}" for which in ("mean", "p99", "max")] + [
         "same seed, other people"
     ]
