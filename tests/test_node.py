@@ -542,6 +542,16 @@ def test_ends_with_code_0(number: signal.Signals) -> None:
         assert process.wait(timeout=PATIENCE) == 0
 
 
+def test_further_signals_do_not_change_the_code() -> None:
+    """As a launch that sends SIGINT, then SIGTERM, or an impatient user."""
+    with running("-p", "boxes:=full_frame") as (_, process):
+        end = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.002)
+        assert process.returncode == 0
+
+
 SLOW = """
 import sys, time
 def slow(*args, **options):

@@ -334,6 +334,15 @@ def test_a_camera_that_died_is_an_error(peer: Peer) -> None:
     peer.status(lambda s, v: s.level == DiagnosticStatus.ERROR and "/image: no images" in s.message)
 
 
+def test_a_remapped_topic_of_jpegs_is_told_and_used() -> None:
+    remap = ["-r", "image/compressed:=/front/jpeg", "-p", "timeout:=0.1", "-p", "boxes:=full_frame"]
+    with running(*remap, image_type=CompressedImage, image_topic="/front/jpeg") as (peer, _):
+        peer.destroy_publisher(peer.images)
+        peer.status(lambda s, v: s.message.endswith("nobody publishes /image or /front/jpeg"))
+        peer.images = peer.create_publisher(CompressedImage, "/front/jpeg", 1)
+        assert peer.ask(CompressedImage(format="png", data=cv2.imencode(".png", GREY)[1].tobytes()))[0].height == 1
+
+
 def test_two_cameras_on_one_topic_are_noticed(peer: Peer) -> None:
     mixed = "/image: 2 publish it, so two cameras are mixed: remap one"
     other = peer.create_publisher(Image, "image", 1)

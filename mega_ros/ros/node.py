@@ -299,4 +299,5 @@ def main(args: Sequence[str]) -> int:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+        ending.ignore_more()
     return 0 if started else 1

@@ -116,7 +116,7 @@ class MatchedSubscription:
     @property
     def topics(self) -> list[str]:
         """Where messages may come from."""
-        return list(dict.fromkeys(topic for topic, _ in self._sources))
+        return list(dict.fromkeys(self._node.resolve_topic_name(topic) for topic, _ in self._sources))
 
     @property
     def reliable(self) -> bool:
