@@ -53,7 +53,7 @@ def focal_and_centre(found: Camera) -> list[float]:
         (DISTORTED, True, [450, 450, 440, 310]),
         (SENSOR, False, [900, 910, 450, 300]),
         (SENSOR, True, [450, 450, 440, 310]),
-        ({"width": 450, "height": 300}, False, [1800, 1820, 900, 600]),
+        ({"width": 450, "height": 300, "k": [900.0, 0, 300, 0, 910, 200, 0, 0, 1]}, False, [1800, 1820, 600, 400]),
         ({"width": 600, "height": 400, "k": [600.0, 0, 300, 0, 600, 200, 0, 0, 1]}, False, [900, 900, 450, 300]),
         (SENSOR | {"binning_x": 2, "binning_y": 2}, False, [900, 910, 450, 300]),
         (SENSOR | {"binning_x": 2, "binning_y": 2}, True, [450, 450, 440, 310]),
@@ -132,6 +132,13 @@ STAND_INS: list[tuple[dict[str, Any], bool, list[float], str]] = [
 ]
 
 
+@pytest.mark.parametrize(("x", "y"), [(0.0, 0.0), (9000.0, 300.0), (450.0, -1.0)])
+def test_a_principal_point_beside_the_sensor_is_said(x: float, y: float) -> None:
+    found, wrong = camera_for(info(k=[900.0, 0, x, 0, 910, y, 0, 0, 1]), WIDTH, HEIGHT)
+    assert found is not None and focal_and_centre(found)[2:] == [x, y]
+    assert wrong.startswith(f"K's principal point {x:g}, {y:g} is not inside width x height, 900 x 600, so people")
+
+
 @pytest.mark.parametrize(("changes", "rectified", "expected", "warning"), STAND_INS)
 def test_a_stand_in_is_said(changes: dict[str, Any], rectified: bool, expected: list[float], warning: str) -> None:
     found, wrong = camera_for(info(**changes), WIDTH, HEIGHT, rectified)
@@ -178,6 +185,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "many": ({"d": [0.1] * 8}, False, "D has 8 coefficients, plumb_bob has 4 or 5"),
     "rational": ({"distortion_model": "rational_polynomial", "d": [0.1] * 5}, False, "D has 5 coefficients, rational_"),
     "fisheye": ({"distortion_model": "equidistant", "d": []}, False, "D has 0 coefficients, equidistant has 4"),
+    "D without a lens": ({"d": [1e30] * 5}, False, "distortion: the image shows next to nothing through plumb_bob"),
     "ratio": (
         {"width": 1800},
         False,

@@ -123,6 +123,7 @@ def test_yuv_420(encoding: str, padding: int) -> None:
         ("32FC1", "'32FC1' has more than 8 bits"),
         ("rgb16", "'rgb16' has more than 8 bits"),
         ("bayer_gbrg16", "'bayer_gbrg16' has more than 8 bits"),
+        ("nv16", "'nv16' is unknown"),
         ("nv24", "'nv24' is unknown"),
         ("hsv8", "'hsv8' is unknown; use one of bgr8"),
         ("", "'' is unknown"),

@@ -143,6 +143,30 @@ def test_a_misspelt_parameter_is_named(capfd: pytest.CaptureFixture[str], node: 
     assert node.describe_parameter("max_people").integer_range[0].to_value == 1000
 
 
+OVERRIDES = {
+    "qos_overrides./image.subscription.reliability": "best_effort",
+    "qos_overrides./image.subscriber.reliability": "best_effort",
+    "qos_overrides.image.subscription.reliability": "best_effort",
+    "qos_overrides./image.subscription.deadline": "100",
+}
+
+
+@pytest.mark.parametrize(
+    "node",
+    [["-p", "fov.value:=1.0", *(word for item in OVERRIDES.items() for word in ("-p", ":=".join(item)))]],
+    indirect=True,
+)
+def test_a_parameter_in_the_wrong_place_is_named(capfd: pytest.CaptureFixture[str], node: MegaNode) -> None:
+    lines = [line.partition("there is no parameter ")[2] for line in capfd.readouterr().err.splitlines()]
+    overrides = [*OVERRIDES][1:]
+    assert {line.partition(",")[0] for line in lines if line} == {"fov.value", *overrides}
+    for line in filter(None, lines):
+        meant = (
+            "did you mean fov?" if line.startswith("fov") else "what can be set is qos_overrides.<full name of a topic>"
+        )
+        assert meant in line
+
+
 @pytest.mark.parametrize("node", [["-p", "bundle:=nowhere"]], indirect=True)
 def test_a_bad_bundle_fails_to_configure_and_the_node_lives(node: MegaNode, capfd: pytest.CaptureFixture[str]) -> None:
     assert not node.start()

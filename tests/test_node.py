@@ -36,7 +36,7 @@ from mega_ros import Recovery
 from mega_ros.bundle import DEFAULT
 from mega_ros.environment import share
 from mega_ros.ros.dds import use_large_messages
-from mega_ros.ros.parameters import declare, stream_settings
+from mega_ros.ros.parameters import declare, stream_settings, unused_files
 from mega_ros.ros.read import positions, read_cloud
 from mega_ros.stream import StreamSettings
 
@@ -445,7 +445,10 @@ def test_fixed_box(peer: Peer, recovery: Recovery) -> None:
         ({"boxes": "hog"}, "one of detector, detections, full_frame, fixed"),
         ({"boxes": "fixed"}, "fixed_box must be"),
         ({"samples": "many"}, "auto or a whole number"),
-        ({"max_people": "many"}, "Wrong parameter type"),
+        ({"max_people": "many"}, "max_people has the type INTEGER, but many has STRING$"),
+        ({"smoothing": 1}, "smoothing has the type DOUBLE, but 1 has INTEGER; numbers need a point, as 1.0$"),
+        ({"fixed_box": [0, 0, 9, 9]}, "fixed_box has the type DOUBLE_ARRAY, .*; numbers need a point"),
+        ({"max_peple": 3}, "there is no parameter max_peple$"),
         ({"bundle": "other"}, "read-only|read only"),
     ],
 )
@@ -584,6 +587,16 @@ def test_ends_with_code_0(number: signal.Signals) -> None:
         assert process.wait(timeout=PATIENCE) == 0
 
 
+def test_further_signals_do_not_change_the_code() -> None:
+    """As a launch that sends SIGINT, then SIGTERM, or an impatient user."""
+    with running("-p", "boxes:=full_frame") as (_, process):
+        end = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < end:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.002)
+        assert process.returncode == 0
+
+
 SLOW = """
 import sys, time
 def slow(*args, **options):
@@ -689,6 +702,43 @@ def test_bad_arguments_are_one_line_and_code_1(arguments: tuple[str, str]) -> No
     assert end.returncode == 1
     assert len(end.stderr.strip().splitlines()) == 1
     assert arguments[1].split(":=")[0] in end.stderr
+
+
+def test_a_log_folder_that_cannot_be_made_is_one_line() -> None:
+    ended = subprocess.run(command(), env=os.environ | {"ROS_LOG_DIR": "/proc/nowhere"}, capture_output=True, text=True)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.strip().splitlines()
+    assert "/proc/nowhere" in line and line.endswith("; set ROS_LOG_DIR to a folder that can be written")
+
+
+@pytest.mark.parametrize(
+    ("entry", "used"),
+    [
+        ("/**", True),
+        ("/*/mega", True),
+        ("/**/mega", True),
+        ("/robot/mega", True),
+        ("robot/mega", True),
+        ("robot: {mega", True),
+        ("mega", False),
+        ("/*", False),
+        ("/robot/mega_node", False),
+    ],
+)
+def test_parameter_files_without_an_entry_for_the_node_are_known(tmp_path: Path, entry: str, used: bool) -> None:
+    """Whether ROS takes the parameters from the file, and what `unused_files` says."""
+    file = tmp_path / "parameters.yaml"
+    file.write_text(f"{entry}: {{ros__parameters: {{value: 3}}}}{'}' * entry.count('{')}\n")
+    args = ["--ros-args", "-r", "__ns:=/robot", "-r", "__node:=mega", "--params-file", str(file)]
+    context = Context()
+    rclpy.init(args=args, context=context, domain_id=free_domain())
+    node = Node("mega", context=context, automatically_declare_parameters_from_overrides=True)
+    try:
+        assert node.has_parameter("value") == used
+        assert unused_files(args, node.get_fully_qualified_name()) == [str(file)] * (not used)
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_unknown_ros_arguments_are_named() -> None:

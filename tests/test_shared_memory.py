@@ -131,17 +131,21 @@ def test_small_shared_memory(size: str, carrier: str) -> None:
     assert carrier in end.stdout, end.stderr
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
     dds.use_large_messages()
     assert not any(name in os.environ for name in dds.PROFILES)
     assert dds.transport() == ("Fast DDS, FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA", "")
-    monkeypatch.setenv(dds.PROFILES[0], "mine.xml")
+    mine = tmp_path / "mine.xml"
+    monkeypatch.setenv(dds.PROFILES[0], str(mine))
+    carrier, advice = dds.transport()
+    assert f"as there is no file {mine}" in carrier and f"correct or unset {dds.PROFILES[0]}" in advice
+    mine.touch()
     dds.use_large_messages()
-    assert os.environ[dds.PROFILES[0]] == "mine.xml"
-    assert dds.transport() == ("Fast DDS, profile mine.xml", "")
+    assert os.environ[dds.PROFILES[0]] == str(mine)
+    assert dds.transport() == (f"Fast DDS, profile {mine}", "")
 
 
 @pytest.mark.parametrize("distribution", ["humble", "jazzy", "kilted", ""])

@@ -174,6 +174,9 @@ HEALTHY: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "uniform, a third": lambda rng: FRAMES / 30 + rng.uniform(-0.011, 0.011, 300),
     "on arrival": lambda rng: FRAMES / 30 + rng.exponential(0.01, 300),
     "60 Hz": lambda rng: FRAMES / 60 + rng.normal(0, 0.003, 300),
+    "some late": lambda rng: np.maximum.accumulate(
+        FRAMES / 30 + np.where(rng.random(300) < 0.1, rng.exponential(0.02, 300), 0)
+    ),
     "alternating": lambda rng: FRAMES / 30 + FRAMES % 2 * 0.005,
     "pairs": lambda rng: FRAMES // 2 / 15 + FRAMES % 2 * 0.005,
     "pairs on arrival": lambda rng: FRAMES // 2 / 15 + FRAMES % 2 * 0.005 + rng.uniform(0, 0.001, 300),
@@ -330,6 +333,23 @@ def test_a_camera_that_died_is_an_error(peer: Peer) -> None:
     peer.ask(image(GREY))
     assert not peer.set(timeout=0.2)
     peer.status(lambda s, v: s.level == DiagnosticStatus.ERROR and "/image: no images" in s.message)
+
+
+def test_a_remapped_topic_of_jpegs_is_told_and_used() -> None:
+    remap = ["-r", "image/compressed:=/front/jpeg", "-p", "timeout:=0.1", "-p", "boxes:=full_frame"]
+    with running(*remap, image_type=CompressedImage, image_topic="/front/jpeg") as (peer, _):
+        peer.destroy_publisher(peer.images)
+        peer.status(lambda s, v: s.message.endswith("nobody publishes /image or /front/jpeg"))
+        peer.images = peer.create_publisher(CompressedImage, "/front/jpeg", 1)
+        assert peer.ask(CompressedImage(format="png", data=cv2.imencode(".png", GREY)[1].tobytes()))[0].height == 1
+
+
+def test_two_cameras_on_one_topic_are_noticed(peer: Peer) -> None:
+    mixed = "/image: 2 publish it, so two cameras are mixed: remap one"
+    other = peer.create_publisher(Image, "image", 1)
+    peer.status(lambda s, v: s.level == DiagnosticStatus.WARN and mixed in s.message)
+    peer.destroy_publisher(other)
+    peer.status(lambda s, v: mixed not in s.message)
 
 
 def test_two_nodes_of_one_name_are_noticed(peer: Peer) -> None:

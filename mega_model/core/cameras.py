@@ -25,6 +25,8 @@ distances that follow from it are a few centimetres."""
 SAMPLES = 2000
 """Angles at which a lens is sampled: to find its limit, and where to start its inversion."""
 NEWTON_STEPS = 8
+NARROWEST = 1e-3
+"""Of what an image spans at depth 1: the focal length would be 1000 times its side."""
 BEYOND = np.cos(np.radians(89.9))
 """Depth of a unit vector up to which it counts as 90 degrees off the axis: no point at depth 1 lies there."""
 
@@ -83,6 +85,11 @@ class Camera:
         if not all(larger / 50 < focal < 1000 * larger for focal in (self.K[0, 0], self.K[1, 1])):
             focals = f"{self.K[0, 0]:g}, {self.K[1, 1]:g}"
             raise InputError(f"K: focal lengths {focals} pixels do not fit an image of {width} x {height}")
+        middle, side = np.array([[width / 2, height / 2]]), np.array([float(larger)])
+        if self.lens and not self.spans(middle, side, np.zeros(1))[0] > NARROWEST:
+            raise InputError(
+                f"distortion: the image shows next to nothing through {self.lens}, {list(self.distortion)}"
+            )
 
     # -------------------------------------------------------------------------------------------------------- to pixels
 

@@ -168,6 +168,7 @@ class LiveCamera:
         states = {
             "node": warning,
             "losses": self._why_lossy(),
+            "publishers": self._why_mixed(),
             "detections": self._why_unmatched(),
             "clock": self._why_timeless(),
             "stamp": self._why_unstamped(),
@@ -192,6 +193,10 @@ class LiveCamera:
     def _why_lossy(self) -> str:
         losses = self._health.losses()
         return f"{self._images.topic}: {losses}; {self._remedy()}" if losses else ""
+
+    def _why_mixed(self) -> str:
+        count = self._images.publishers
+        return f"{self._images.topic}: {count} publish it, so two cameras are mixed: remap one" if count > 1 else ""
 
     def _why_unmatched(self) -> str:
         if not self._waits_for_detections() or self._pairs.alone_since_pair < WAITING:

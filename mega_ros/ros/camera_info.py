@@ -49,7 +49,7 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
             )
     except InputError as error:
         return None, str(error)
-    return camera, wrong
+    return camera, wrong or _why_beside(info, name)
 
 
 def other_frame(frame_id: str, of_images: str) -> str:
@@ -130,6 +130,17 @@ def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
         scale = width / expected[0], height / expected[1]
     x, y = scale[0] / binning[0], scale[1] / binning[1]
     return np.array([[x, 0, -corner[0] * x], [0, y, -corner[1] * y], [0, 0, 1]])
+
+
+def _why_beside(info: Any, name: str) -> str:
+    """That the principal point is not on the sensor: nothing was filled in there, or the image is a window."""
+    x, y = _matrix(info, name)[:2, 2]
+    if not info.width or (0 < x < info.width and 0 < y < info.height):
+        return ""
+    return (
+        f"{name}'s principal point {x:g}, {y:g} is not inside width x height, {info.width} x {info.height}, so people "
+        "are placed far to the side; calibrate the camera anew, or fill in roi if the image is a window"
+    )
 
 
 def _in_the_middle(matrix: np.ndarray, width: int, height: int) -> bool:

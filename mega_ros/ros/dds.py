@@ -62,6 +62,10 @@ def transport() -> tuple[str, str]:
         return what, f"{what}: start it by `mega node`, or set {PROFILES[0]}; {HELP}"
     profile = Path(chosen[0])
     segment = shared_memory.segment_of(profile)
+    if not profile.is_file():
+        variable = next(name for name in PROFILES if os.environ.get(name))
+        what = f"Fast DDS with its own shared memory of 0.5 MiB, as there is no file {profile}"
+        return what, f"{what}; camera images are likely to be lost: correct or unset {variable}; {HELP}"
     free = f"/dev/shm has {shared_memory.free_space() / MIB:.0f} MiB free"
     if segment and shared_memory.is_mapped():
         return f"Fast DDS, shared memory with a segment of {segment / MIB:.3g} MiB", ""

@@ -20,11 +20,13 @@ from itertools import chain, repeat
 import rclpy
 import tyro
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
@@ -77,6 +79,12 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
             return True
         success = TransitionCallbackReturn.SUCCESS
         return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """What the services for parameters call. A refusal is one line that says why."""
+        if reason := parameters.why_refused(self, parameter_list):
+            return SetParametersResult(successful=False, reason=reason)
+        return super().set_parameters_atomically(parameter_list)
 
     # ------------------------------------------------------------------------------------------------- the transitions
 
@@ -265,11 +273,18 @@ def main(args: Sequence[str]) -> int:
             # rclpy's own handlers, and its spin(), do not always end with code 0
             rclpy.init(args=list(args), signal_handler_options=SignalHandlerOptions.NO)
             node = MegaNode(loading=at_once)
+            name = node.get_fully_qualified_name()
+            for file in parameters.unused_files(args, name):
+                node.get_logger().warning(
+                    f"{file}: it has no entry for {name}, so it is not used; name one /** or {name}"
+                )
             started = node.start()
     except FAULTS as error:
         reason = first_line(error)
         if isinstance(error, rclpy_implementation.UnknownROSArgsError):
             reason = f"unknown ROS arguments: {shlex.join(literal_eval(reason))}"  # rclpy says the list and no more
+        if "log directory" in reason:  # rcl's, which says no more
+            reason += "; set ROS_LOG_DIR to a folder that can be written"
         print(f"mega node: {reason}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
@@ -284,4 +299,5 @@ def main(args: Sequence[str]) -> int:
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+        ending.ignore_more()
     return 0 if started else 1

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
@@ -31,6 +34,11 @@ CHOICES = {
 FOV_LIMITS = 0.1, 3.0
 """Radians."""
 FOV_RANGE = "{:g} to {:g}".format(*FOV_LIMITS)
+
+OVERRIDES = (
+    "qos_overrides.<full name of a topic>.<publisher or subscription>.<history, depth, reliability or durability>"
+)
+OVERRIDE = re.compile(r"qos_overrides\./.+\.(?:publisher|subscription)\.(?:history|depth|reliability|durability)")
 
 
 def _described(what: str, read_only: bool = False) -> ParameterDescriptor:
@@ -136,16 +144,55 @@ def declare(node: Node) -> None:
     """Declares every parameter; raises rclpy's ParameterException for a value that is not allowed.
 
     Parameters that are not read-only can be changed while the node runs; changes apply from the next frame on.
-    Warns of one that is given and misspelt.
+    Warns of one that is given and misspelt, or nested where a value has to be.
     """
     known = [name for name, *_ in PARAMETERS]
     for name in node._parameter_overrides.keys() - known:  # rclpy tells no other way what is given
+        first = name.partition(".")[0]
         # what resembles none may be meant for another node that has the same parameter file
-        if alike := get_close_matches(name, known, n=1):
-            node.get_logger().warning(f"there is no parameter {name}, so it is ignored; did you mean {alike[0]}?")
+        if alike := [first] if first in known else get_close_matches(name, known, n=1):
+            meant = f"did you mean {alike[0]}?"
+        elif first == "qos_overrides" and not OVERRIDE.fullmatch(name):
+            meant = f"what can be set is {OVERRIDES}"
+        else:
+            continue
+        node.get_logger().warning(f"there is no parameter {name}, so it is ignored; {meant}")
     node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
     for name, default, descriptor in PARAMETERS:
         node.declare_parameter(name, default, descriptor)
+
+
+def unused_files(args: Sequence[str], node: str) -> list[str]:
+    """The parameter files in ROS arguments that have no entry for a node, of which ROS says nothing.
+
+    node: its full name. The files are those that ROS has read.
+    """
+
+    def fits(entries: Any, name: str) -> bool:
+        """Whether an entry, which may be within others, has the node's name: * is any part of it, ** any parts."""
+        if not isinstance(entries, dict):
+            return False
+        pattern = re.escape(name).replace(r"/\*\*", "(?:/[^/]+)*").replace(r"\*", "[^/]+")
+        return ("ros__parameters" in entries and bool(re.fullmatch(pattern, node))) or any(
+            fits(entry, f"{name}/{str(key).strip('/')}") for key, entry in entries.items()
+        )
+
+    files = [Path(file) for flag, file in pairwise(args) if flag == "--params-file"]
+    # without types: ROS has its own, and takes values that Python does not
+    return [str(file) for file in files if not fits(yaml.load(file.read_text(errors="replace"), yaml.BaseLoader), "")]
+
+
+def why_refused(node: Node, changes: Sequence[Parameter]) -> str:
+    """Why parameters cannot be set, where rclpy would name no parameter and only the numbers of types; else nothing."""
+    for change in changes:
+        if not node.has_parameter(change.name):
+            return f"there is no parameter {change.name}"
+        descriptor = node.describe_parameter(change.name)
+        wanted, given = Parameter.Type(descriptor.type).name, change.type_.name
+        if wanted != given and not descriptor.dynamic_typing:
+            point = "; numbers need a point, as 1.0" if wanted == given.replace("INTEGER", "DOUBLE") else ""
+            return f"{change.name} has the type {wanted}, but {change.value} has {given}{point}"
+    return ""
 
 
 def get(node: Node, name: str) -> Any:

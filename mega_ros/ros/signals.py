@@ -77,6 +77,11 @@ class Ending:
         finally:
             self._leave = before
 
+    def ignore_more(self) -> None:
+        """Call it last: while Python ends, it has no handlers, and a second signal would end the process by itself."""
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
     def _watch(self, written: int) -> None:
         while os.read(written, 1)[0] not in NUMBERS:
             pass

@@ -106,6 +106,8 @@ class MatchedSubscription:
         """What is subscribed to now: the topic and the class of its messages. Any thread may read them."""
         self.unmatched = ""
         """Why nothing comes from any publisher that is there: its QoS, what asks for another, and what to do."""
+        self.publishers = 0
+        """How many there are."""
         self.follow()
 
     def close(self) -> None:
@@ -114,7 +116,7 @@ class MatchedSubscription:
     @property
     def topics(self) -> list[str]:
         """Where messages may come from."""
-        return list(dict.fromkeys(topic for topic, _ in self._sources))
+        return list(dict.fromkeys(self._node.resolve_topic_name(topic) for topic, _ in self._sources))
 
     @property
     def reliable(self) -> bool:
@@ -127,7 +129,7 @@ class MatchedSubscription:
         type, which has ended.
         """
         (topic, kind), offers = self._offered()
-        self.unmatched = ""
+        self.unmatched, self.publishers = "", len(offers)
         if self._subscription is not None and not offers:
             return
         topic = self._node.resolve_topic_name(topic)
@@ -272,17 +274,20 @@ class Losses:
         count, total = len(intervals), sum(intervals)
         short = [interval for interval in intervals if interval < 1.4 * intervals[count // 10]]
         shortest = short[len(short) // 2]
-        # where so much is lost that no two frames follow each other, the shortest interval has several periods
-        for periods in range(1, 7):
-            period = shortest / periods
+        median = intervals[count // 2]
+        # where frames are late, others follow soon, and the period is the median; where so much is lost that no two
+        # frames follow each other, the shortest interval has several periods
+        late = [(median, 1)] if intervals[0] < 0.6 * median else []
+        for base, periods in [*late, *((shortest, n) for n in range(1, 7))]:
+            period = base / periods
             if period < self.FASTEST:
                 break
             multiples = [round(interval / period) for interval in intervals]
             error = sum(abs(interval / period - n) for interval, n in zip(intervals, multiples)) / count
             # by chance it is 0.25, with a standard error of 0.14 / sqrt(count); two values may fit by chance, too
-            if error < 0.25 - 0.6 / math.sqrt(count) and (periods == 1 or len({*multiples}) > 2):
+            fits = error < 0.25 - 0.6 / math.sqrt(count) and (periods == 1 or len({*multiples}) > 2)
+            if fits and sum(multiples) >= count - 1:  # fewer: images come in bursts
                 return total / sum(multiples)
-        median = intervals[count // 2]
         jitter = sorted(abs(interval - median) for interval in intervals)[6 * count // 10]
         usual = [interval for interval in intervals if interval < median + max(0.5 * median, 3.5 * jitter)]
         period = sum(usual) / len(usual)
