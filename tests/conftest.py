@@ -22,6 +22,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from mega_model.core.geometry import project
 
+pytest_plugins = ["recordings"]
 ROOT = Path(__file__).resolve().parents[1]
 OF_TRAINING = re.compile("No module named '(torch|fsspec|lightning|matplotlib|onnx|safetensors)'")
 """What only the extras `train` and `export` bring."""

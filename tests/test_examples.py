@@ -21,9 +21,9 @@ from little_bundle import little_bundle
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from recordings import Recorder, bag, clip
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool, Header
-from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.ros import messages
 from mega_ros.ros.dds import use_large_messages

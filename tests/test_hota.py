@@ -12,8 +12,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import pytest
 from numpy.lib.recfunctions import append_fields
+from recordings import Recorder, bag, clip
 from test_outputs import some_people
-from test_replay_offline import Recorder, bag, clip
 
 from mega_model.core.topology import Topology
 from mega_ros.bundle import DEFAULT, TOPOLOGY

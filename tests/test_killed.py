@@ -23,8 +23,8 @@ from sensor_msgs.msg import Image
 
 pytest.importorskip("onnx", reason="graphs are made with the extra export")
 from little_bundle import little_bundle
+from recordings import Recorder, bag, clip
 from test_node import PATIENCE, Peer, command
-from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.ros import shared_memory
 from mega_ros.ros.signals import end_with_parent

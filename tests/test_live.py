@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from little_bundle import little_bundle
-from test_replay_offline import ROS1, START, STEP, Recorder, bag, clip, pattern, write_ros1
+from recordings import ROS1, START, STEP, Recorder, bag, clip, pattern, write_ros1
 
 from mega_ros.cli import main
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from little_bundle import little_bundle
+from recordings import Recorder, bag, clip
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sudden_end import ends_suddenly, machine_of_ray
-from test_replay_offline import Recorder, bag, clip
 
 from mega_ros.cli import main
 from mega_ros.replay import many
