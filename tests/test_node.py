@@ -726,9 +726,9 @@ def test_a_log_folder_that_cannot_be_made_is_one_line() -> None:
     ],
 )
 def test_parameter_files_without_an_entry_for_the_node_are_known(tmp_path: Path, entry: str, used: bool) -> None:
-    """Whether ROS takes the parameters from the file, and what `unused_files` says."""
+    """Whether ROS takes the parameters from the file, and what `unused_files` says. To ROS, any date is text."""
     file = tmp_path / "parameters.yaml"
-    file.write_text(f"{entry}: {{ros__parameters: {{value: 3}}}}{'}' * entry.count('{')}\n")
+    file.write_text(f"{entry}: {{ros__parameters: {{value: 3, day: 2026-13-45}}}}{'}' * entry.count('{')}\n")
     args = ["--ros-args", "-r", "__ns:=/robot", "-r", "__node:=mega", "--params-file", str(file)]
     context = Context()
     rclpy.init(args=args, context=context, domain_id=free_domain())
