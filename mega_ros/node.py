@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from .ros.signals import that_end
+
 
 def end_by_signals() -> None:
     """From here on, a signal ends the process with code 0, until the node is imported and has its own handlers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in that_end():
         signal.signal(number, lambda *_: os._exit(0))
 
 

@@ -578,7 +578,7 @@ def test_wrong_type_is_named() -> None:
         assert any("listens to /image, /camera_info" in line and "/mega/mesh, /mega/joints" in line for line in lines)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ends_with_code_0(number: signal.Signals) -> None:
     with running("-p", "boxes:=full_frame") as (peer, process):
         calibrate(peer)
@@ -595,6 +595,16 @@ def test_further_signals_do_not_change_the_code() -> None:
             process.send_signal(signal.SIGTERM)
             time.sleep(0.002)
         assert process.returncode == 0
+
+
+def test_under_nohup_a_closed_terminal_does_not_end_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the node inherits it
+    try:
+        with running("-p", "boxes:=full_frame") as (peer, process):
+            process.send_signal(signal.SIGHUP)
+            assert peer.ask(image(GREY))[0].height == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 SLOW = """
@@ -627,6 +637,7 @@ sys.exit(main([]))
     [
         ("node numpy", signal.SIGINT),
         ("importing rclpy", signal.SIGINT),
+        ("importing rclpy", signal.SIGHUP),
         ("loading", signal.SIGTERM),
         ("configuring", signal.SIGTERM),
     ],

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of the node's process: they end it with code 0, and at once while it loads a model.
+"""Signals of the node's process: they end it with code 0, and at once while it loads a model.
 
 Python runs a handler in the main thread only, after the library call that it is in; loading a model may take minutes
 there. So a thread learns of the signals from the file descriptor that Python's own C handler writes to.
@@ -13,9 +13,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-NUMBERS = (signal.SIGINT, signal.SIGTERM)
 PR_SET_PDEATHSIG = 1
 """Of linux/prctl.h."""
+
+
+def that_end() -> list[signal.Signals]:
+    """SIGINT, SIGTERM, and the SIGHUP of a terminal that closes, unless that is ignored, as under nohup."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 def end_with_parent() -> Callable[[], None]:
@@ -59,7 +64,8 @@ class Ending:
         written, self._write = os.pipe()
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in NUMBERS:
+        self._numbers = that_end()
+        for number in self._numbers:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._watch, args=[written], name="signals", daemon=True).start()
 
@@ -79,11 +85,11 @@ class Ending:
 
     def ignore_more(self) -> None:
         """Call it last: while Python ends, it has no handlers, and a second signal would end the process by itself."""
-        for number in NUMBERS:
+        for number in self._numbers:
             signal.signal(number, signal.SIG_IGN)
 
     def _watch(self, written: int) -> None:
-        while os.read(written, 1)[0] not in NUMBERS:
+        while os.read(written, 1)[0] not in self._numbers:
             pass
         self.asked.set()
         self.wake()
