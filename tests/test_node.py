@@ -578,9 +578,19 @@ def test_wrong_type_is_named() -> None:
         assert any("listens to /image, /camera_info" in line and "/mega/mesh, /mega/joints" in line for line in lines)
 
 
+@contextmanager
+def started_with_sighup(handler: signal.Handlers) -> Iterator[None]:
+    """What processes inherit that are started within: under nohup, SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ends_with_code_0(number: signal.Signals) -> None:
-    with running("-p", "boxes:=full_frame") as (peer, process):
+    with started_with_sighup(signal.SIG_DFL), running("-p", "boxes:=full_frame") as (peer, process):
         calibrate(peer)
         peer.send(image(GREY))  # in the midst of work
         process.send_signal(number)
@@ -598,13 +608,9 @@ def test_further_signals_do_not_change_the_code() -> None:
 
 
 def test_under_nohup_a_closed_terminal_does_not_end_it() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the node inherits it
-    try:
-        with running("-p", "boxes:=full_frame") as (peer, process):
-            process.send_signal(signal.SIGHUP)
-            assert peer.ask(image(GREY))[0].height == 1
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with started_with_sighup(signal.SIG_IGN), running("-p", "boxes:=full_frame") as (peer, process):
+        process.send_signal(signal.SIGHUP)
+        assert peer.ask(image(GREY))[0].height == 1
 
 
 SLOW = """
@@ -643,7 +649,8 @@ sys.exit(main([]))
     ],
 )
 def test_ends_at_once_while_it_starts(phase: str, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SLOW, *phase.split()], stdout=subprocess.PIPE, text=True)
+    with started_with_sighup(signal.SIG_DFL):
+        process = subprocess.Popen([sys.executable, "-c", SLOW, *phase.split()], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         process.stdout.readline()
