@@ -77,7 +77,7 @@ class Camera:
         return np.sqrt(self.K[..., 0, 0] * self.K[..., 1, 1])
 
     def must_fit(self, width: int, height: int) -> None:
-        """Raises InputError if the focal lengths cannot be those of an image of this size."""
+        """Raises InputError if focal lengths or lens cannot be those of an image of this size."""
         if self.K.ndim > 2:
             raise InputError(f"K: must be one 3 x 3 camera matrix, its shape is {list(self.K.shape)}")
         larger = max(width, height)

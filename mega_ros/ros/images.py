@@ -97,6 +97,6 @@ def _refusal(encoding: str) -> str:
     name = "'" + encoding.replace("'", "")[:40] + "'"  # between quotes, by which diagnostics know one kind of problem
     if "bayer" in encoding and "compressed" in encoding:
         return f"encoding {name} is a raw sensor mosaic; subscribe to the colour image of image_proc's debayer node"
-    if re.search("(?<!nv)(?:16|32|64)", encoding):  # nv16 and nv64 have 8 bits, too
+    if re.search("(?<!nv)(?:16|32|64)", encoding):  # nv16 has 8 bits
         return f"encoding {name} has more than 8 bits per channel; subscribe to the camera's 8-bit colour image"
     return f"encoding {name} is unknown; use one of {', '.join([*_PACKED, *_PLANAR])}"
