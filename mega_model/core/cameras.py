@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,11 +85,9 @@ class Camera:
         if not all(larger / 50 < focal < 1000 * larger for focal in (self.K[0, 0], self.K[1, 1])):
             focals = f"{self.K[0, 0]:g}, {self.K[1, 1]:g}"
             raise InputError(f"K: focal lengths {focals} pixels do not fit an image of {width} x {height}")
-        middle, side = np.array([[width / 2, height / 2]]), np.array([float(larger)])
-        if self.lens and not self.spans(middle, side, np.zeros(1))[0] > NARROWEST:
-            raise InputError(
-                f"distortion: the image shows next to nothing through {self.lens}, {list(self.distortion)}"
-            )
+        given = self.lens, tuple(map(float, self.distortion)), tuple(map(float, self.K.ravel()))
+        if self.lens and not _span(*given, width, height) > NARROWEST:
+            raise InputError(f"distortion: the image shows next to nothing through {self.lens}, {list(given[1])}")
 
     # -------------------------------------------------------------------------------------------------------- to pixels
 
@@ -282,3 +280,12 @@ def _mapped(matrix: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarra
     (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
     below = g * x + h * y + i
     return (a * x + b * y + c) / below, (d * x + e * y + f) / below
+
+
+@lru_cache(maxsize=64)
+def _span(lens: str, distortion: tuple[float, ...], K: tuple[float, ...], width: int, height: int) -> float:
+    """What an image spans at depth 1. Kept, because each image is checked, and lenses seldom change."""
+    camera = Camera(np.reshape(K, (3, 3)), lens, distortion)
+    return float(
+        camera.spans(np.array([[width / 2, height / 2]]), np.array([float(max(width, height))]), np.zeros(1))[0]
+    )
