@@ -24,7 +24,7 @@ from std_msgs.msg import Bool
 LOW, HIGH = np.array([-1.0, -2.0, 0.0]), np.array([1.0, 2.0, 2.0])
 """The zone, metres in the camera frame: x right, y down, z ahead."""
 SIGMAS = 3.0
-DISTANCE_ERROR = 0.45
+DISTANCE_ERROR = 0.36
 """As a share of the distance; larger for one person in ten (docs/sigma.md). With a depth camera, take its error."""
 SILENCE = 0.5
 """Seconds."""

@@ -150,18 +150,18 @@ def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
             answers.clear()
             spin_until(told)
 
-        answer(people(z=4.4, sigma=0.1), right=False)  # 2.4 m before the zone: 3 * 0.1 + 0.45 * 4.4 = 2.28
-        answer(people(z=4.4, sigma=0.15), right=True)
-        answer(people(z=4.4, sigma=0.1), right=False)
-        answer(people(z=2.7, sigma=0.0), right=True)  # 0.7 m before it, and 2.7 is wrong by up to 1.2 m
-        answer(people(z=4.4, sigma=0.1), right=False)
-        answer(people(z=0.5, sigma=0.0, x=3.4), right=False)  # beside the zone, and 1.64 m beyond the distance
-        answer(people(z=0.5, sigma=0.1, x=3.4), right=True)
-        answer(people(z=4.4, sigma=0.1), right=False)
-        answer(people(z=4.4, sigma=np.nan), right=True)
-        answer(people(z=4.4, sigma=0.1), right=False)
-        answer(people(z=4.4, sigma=0.1), right=True, age=0.6)
-        answer(people(z=4.4, sigma=0.1), right=False)
+        answer(people(z=3.7, sigma=0.1), right=False)  # 1.7 m before the zone: 3 * 0.1 + 0.36 * 3.7 = 1.63
+        answer(people(z=3.7, sigma=0.15), right=True)
+        answer(people(z=3.7, sigma=0.1), right=False)
+        answer(people(z=2.7, sigma=0.0), right=True)  # 0.7 m before it, and 2.7 is wrong by up to 1.0 m
+        answer(people(z=3.7, sigma=0.1), right=False)
+        answer(people(z=0.5, sigma=0.0, x=2.85), right=False)  # beside the zone, and 1.09 m beyond the distance
+        answer(people(z=0.5, sigma=0.1, x=2.85), right=True)
+        answer(people(z=3.7, sigma=0.1), right=False)
+        answer(people(z=3.7, sigma=np.nan), right=True)
+        answer(people(z=3.7, sigma=0.1), right=False)
+        answer(people(z=3.7, sigma=0.1), right=True, age=0.6)
+        answer(people(z=3.7, sigma=0.1), right=False)
         answer(None, right=True)
 
 
