@@ -240,6 +240,51 @@ def test_a_stale_or_foreign_engine_is_built_again(
     assert len(built) == 2
 
 
+def test_engines_for_other_sizes_are_built_again_and_no_longer_vouched_for(bundle: Bundle, built: list[str]) -> None:
+    checked(bundle)
+    few, many = Profile(Range(2, 2), Range(2, 2)), Profile(Range(8, 8), Range(2, 2))
+    del built[:]
+    for profile in (few, None):  # as they were built, and whatever there is
+        assert OnnxEngine(bundle, "sampler", "tensorrt", "fp16", profile).cache.profile == few  # type: ignore[union-attr]
+    assert built == [] and best_precision(bundle) == "fp16"
+    assert OnnxEngine(bundle, "sampler", "tensorrt", "fp16", many).cache.profile == many  # type: ignore[union-attr]
+    assert built == ["sampler"] and best_precision(bundle) == "fp32"
+    assert not (folder_of(bundle, "fp16") / "checked.json").exists()
+
+
+def test_a_stamp_without_engines_is_no_build(bundle: Bundle, built: list[str]) -> None:
+    OnnxEngine(bundle, "backbone", "tensorrt")
+    folder = folder_of(bundle, "fp32") / "backbone"
+    (folder / "graph.engine").unlink()
+    stamp = json.loads((folder / "engine.json").read_text())
+    (folder / "engine.json").write_text(json.dumps(stamp | {"files": {}}))
+    assert not EngineCache(bundle, "backbone", "fp32").found
+
+
+def test_the_time_of_the_build_is_kept(bundle: Bundle, built: list[str]) -> None:
+    """A start that finds engines may still write a file, such as the timing cache; its own time is not the build's."""
+    cache = EngineCache(bundle, "backbone", "fp32")
+    folder = folder_of(bundle, "fp32") / "backbone"
+    (folder / "graph.engine").write_bytes(b"an engine")
+    cache.seal(12.5)
+    again = EngineCache(bundle, "backbone", "fp32")
+    assert again.found and again.seconds == 12.5
+    (folder / "more.profile").write_bytes(b"written by this start")
+    again.seal(0.5)
+    assert EngineCache(bundle, "backbone", "fp32").seconds == 12.5
+
+
+def test_engines_are_in_the_users_cache_folder(
+    bundle: Bundle, built: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEGA_ENGINES")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert folder_of(bundle, "fp32").parent == tmp_path / ".cache" / "mega_ros" / "engines"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert folder_of(bundle, "fp32").parent == tmp_path / "elsewhere" / "mega_ros" / "engines"
+
+
 def test_a_folder_that_others_may_write_is_refused(bundle: Bundle, built: list[str]) -> None:
     OnnxEngine(bundle, "backbone", "tensorrt")
     folder = folder_of(bundle, "fp32") / "backbone"
