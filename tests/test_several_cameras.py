@@ -129,6 +129,20 @@ def test_cameras_take_turns_and_the_newest_image_wins() -> None:
     assert done[4:] == ["b5"]
 
 
+def test_closing_waits_for_the_image_in_work_and_leaves_the_others() -> None:
+    done: list[str] = []
+    go = threading.Event()
+    a, b = (WaitingCamera(name, done, go) for name in "ab")
+    worker = Worker()
+    worker.put(a, 0)
+    while worker.put(a, 1):  # until the worker has taken one
+        time.sleep(0.01)
+    worker.put(b, 2)
+    threading.Timer(0.2, go.set).start()
+    worker.close()
+    assert len(done) == 1 and done[0].startswith("a")
+
+
 @pytest.mark.parametrize("cameras", ["[front, front]", "['front/left']", "front", "[1, 2]"])
 def test_names_of_cameras_are_checked(cameras: str) -> None:
     context_args = ["--ros-args", "-p", f"cameras:={cameras}"]
