@@ -294,10 +294,13 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
         diagnostics = peer.create_publisher(DiagnosticArray, "/diagnostics", 1)
 
         def tell(image_topic: str) -> None:
-            """What the node's diagnostics say."""
-            said = {"image_topic": image_topic, "camera_info_topic": "/calibration", "rectified": "true"}
-            values = [KeyValue(key=key, value=value) for key, value in said.items()]
-            diagnostics.publish(DiagnosticArray(status=[DiagnosticStatus(name="mega/front", values=values)]))
+            """What the diagnostics of the node say, and those of another camera."""
+            statuses = []
+            for name, topic in (("mega/front", image_topic), ("mega/rear", "/rear/image")):
+                said = {"image_topic": topic, "camera_info_topic": "/calibration", "rectified": "true"}
+                values = [KeyValue(key=key, value=value) for key, value in said.items()]
+                statuses.append(DiagnosticStatus(name=name, values=values))
+            diagnostics.publish(DiagnosticArray(status=statuses))
 
         for node in (view, peer):
             executor.add_node(node)
