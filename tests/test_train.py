@@ -23,6 +23,7 @@ from torch import nn
 
 from mega_model import checkpoint, generate, import_backbone
 from mega_model.backbones import BACKBONES, ViT
+from mega_model.blazepose import BlazePose
 from mega_model.core.errors import InputError
 from mega_model.core.fit import principal_modes
 from mega_model.core.settings import parse
@@ -619,6 +620,20 @@ def test_only_models_with_landmarks_are_lifted(people: Path, tmp_path: Path) -> 
         load_backbone(people / "blazepose", start)
 
 
+def test_eyes_that_have_died_are_told(people: Path, tmp_path: Path) -> None:
+    tiny = MegaConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2, backbone_width=WIDTH)
+    model = checkpoint.begin_mega(tmp_path / "dead", people / "tokenizer", tiny)
+    assert model.lifter is not None
+    for layer in model.lifter.eyes.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, -1.0)  # type: ignore[arg-type]
+    checkpoint.save_weights(model, tmp_path / "dead")
+    words = ["--checkpoint", f"{tmp_path}/dead", "--sets", f"{people}/features/test"]
+    with pytest.raises(InputError, match="dead: the lifter's eyes give the same map for everybody"):
+        errors.main(parse(ErrorTraining, words))
+
+
 @dataclass(frozen=True)
 class Lifted:
     """What the stages on images compute with, little and untrained, and 40 people."""
@@ -718,7 +733,7 @@ def test_meshes_learn_from_the_joints_that_are_labelled(lifted: Lifted) -> None:
 
 
 def test_what_each_stage_learns_by(lifted: Lifted) -> None:
-    """Every loss counts. What is published learns by the losses on meshes, and lifting trains the lifter only."""
+    """Every loss counts. What is published learns by the losses on meshes, and lifting trains the lifter only, without its eyes."""
     losses = lifted.recover.eval()(lifted.batch)
     assert losses.keys() == {"tokens", *LIFTED}
     seen = images.encode_images(lifted.model, lifted.batch)
@@ -737,7 +752,8 @@ def test_what_each_stage_learns_by(lifted: Lifted) -> None:
         wanted = images.pose_losses(seen.rot6d, seen.camera, lifted.batch, compared)["rotation"]
         assert found["rotation"].item() == pytest.approx(wanted.item())
     assert lifted.lift(lifted.batch).keys() == LIFTED
-    assert all(name.startswith("lifter.") == p.requires_grad for name, p in lifted.model.named_parameters())
+    for name, p in lifted.model.named_parameters():
+        assert p.requires_grad == (name.startswith("lifter.") and not name.startswith("lifter.eyes.")), name
 
 
 def test_colours_change_in_training_only() -> None:
@@ -908,8 +924,17 @@ def test_all_stages(
     assert trained("pretrain", "lift") == {"backbone", "lifter"}, "the published backbone came in"
     published = load_file(people / "blazepose" / "model.safetensors")
     assert all(torch.equal(weights["images"][f"backbone.{k}"], v) for k, v in published.items()), "and stays"
+    begun = BlazePose(WIDTH)
+    begun.load_state_dict(published)
+    for name, layer in begun.later_layers().state_dict().items():
+        assert torch.equal(weights["lift"][f"lifter.eyes.{name}"], layer), "the eyes learn later"
     for before, after in (("lift", "recover"), ("recover", "images")):
         assert trained(before, after) >= {"lifter", "decoder", "encoder", "head"}
+    eyes, latents = (
+        max(float((weights["images"][k] - v).abs().max()) for k, v in weights["recover"].items() if k.startswith(part))
+        for part in ("lifter.eyes.", "lifter.latents.")
+    )
+    assert 0.3 < eyes / latents < 0.4, "they learn more slowly"
     codes = load_file(tmp_path / "tokenizer" / "model.safetensors")["quantizer.codebook"]
     lifter = checkpoint.load_mega(tmp_path / "lift")[0].lifter
     assert lifter is not None

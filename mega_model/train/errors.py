@@ -243,6 +243,11 @@ def main(config: ErrorTraining) -> None:
     nobody = of_nobody(model, config.nobody, len(topology.template), config.seed)
     train = join([*(part[:split] for part, split in zip(known, splits)), nobody])
     usual = known[0][: splits[0]].maps
+    if not usual.std(dim=0).any():
+        raise InputError(
+            f"{config.checkpoint}: the lifter's eyes give the same map for everybody, as their ReLUs have died; "
+            "train it again with a smaller lr"
+        )
     head = ErrorHead.begin(model.config.width, tokenizer, topology, usual, torch.from_numpy(modes))
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)

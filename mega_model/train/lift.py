@@ -1,7 +1,7 @@
-"""Before stage 3, for BlazePose: trains only the lifter and its eyes, on latents, rotation and camera.
+"""Before stage 3, for BlazePose: trains only the lifter, without its eyes, on latents, rotation and camera.
 
 Not part of the paper. A crop costs less than half of what it costs in stage 3, which then starts with useful image
-tokens.
+tokens. The eyes, which are a trained network, learn in stage 3: the gradients of a new lifter would wreck them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class LiftObjective(Objective):
             raise InputError(f"{config.pretrained}: its model has no lifter, which needs BlazePose; use train recover")
         model.requires_grad_(False)
         model.lifter.requires_grad_(True)
+        model.lifter.eyes.requires_grad_(False)
         self.linear = linear
         self.frozen = (tokenizer,)  # in a tuple, so that torch neither trains nor saves it
         self.config = config

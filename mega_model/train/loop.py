@@ -60,6 +60,10 @@ class Objective(nn.Module):
     def before_step(self, step: int) -> None:
         """Called before each step, without gradient."""
 
+    def learned(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """What is trained, in groups, each with a factor on the learning rate."""
+        return [(1.0, [p for p in self.parameters() if p.requires_grad])]
+
 
 def fit(
     config: LoopConfig,
@@ -78,8 +82,9 @@ def fit(
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     micro, share = _shares(config, fabric.world_size)
-    learned = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    factors, learned = zip(*objective.learned())
+    groups = [{"params": part} for part in learned]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     trained, optimizer = fabric.setup(objective, optimizer)
     make_folder(config.out)
     if fabric.is_global_zero:
@@ -109,8 +114,8 @@ def fit(
         for step in bar:
             torch.manual_seed(config.seed + step)
             objective.before_step(step)
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * _schedule(step, config)
+            for group, factor in zip(optimizer.param_groups, factors):
+                group["lr"] = factor * config.lr * _schedule(step, config)
             losses = _backward(fabric, trained, drawn, share, config.precision == "bf16-mixed")
             norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip, error_if_nonfinite=False)
             if norm is not None and not norm.isfinite():  # the same in all processes

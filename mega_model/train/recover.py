@@ -7,6 +7,7 @@ metres, through the tokenizer's frozen decoder.
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from mega_model.backbones import Backbone, ViT
 from mega_model.core.errors import InputError
@@ -17,6 +18,9 @@ from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
+
+EYES_RATE = 0.36
+"""Learning rate of a lifter's eyes over that of the rest, as for the default model: they begin as a trained network."""
 
 
 class RecoverObjective(Objective):
@@ -31,6 +35,14 @@ class RecoverObjective(Objective):
         self.config = config
         if config.trained_blocks is not None:
             freeze(model.backbone, config.trained_blocks)
+
+    def learned(self) -> list[tuple[float, list[nn.Parameter]]]:
+        if self.model.lifter is None:
+            return super().learned()
+        eyes = [*self.model.lifter.eyes.parameters()]
+        apart = {id(p) for p in eyes}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+        return [(1.0, rest), (EYES_RATE, eyes)]
 
     def train(self, mode: bool = True) -> RecoverObjective:
         super().train(mode)
