@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -112,6 +113,7 @@ class LiveSet(CroppedScenes):
                 process.join()
             if collector.ident:
                 collector.join()
+            print(f"live:{self.split}: {self.rendered} scenes rendered", file=sys.stderr)
 
     def rows(self, index: np.ndarray) -> dict[str, Any]:
         """See `CroppedScenes.rows`; images are a tensor. Raises the error of a process that failed."""
@@ -191,6 +193,7 @@ def _sharing() -> int:
 def _render(pipe: Connection, split: Split, topology: Topology, side: int) -> None:
     """Send `LabelledCrops` for ever, or what fails in one line."""
     watch_parent()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the GPU's memory is for training
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they may go to all processes; training ends this one
     torch.set_num_threads(1)

@@ -169,7 +169,8 @@ def origin_of(backbone: Path) -> dict[str, Any]:
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """Entries of training.json on the images and on the previous stages."""
-    about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
+    counts = (None if isinstance(images, LiveSet) else len(images) for images in sets)  # a live set is still growing
+    about: dict[str, Any] = {"images": dict(zip(config.sets, counts))}
     if config.backbone:
         about["backbone"] = origin_of(config.backbone) or config.backbone.name
     if config.proportions:
