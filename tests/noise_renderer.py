@@ -29,10 +29,10 @@ def noise(rng: np.random.Generator, bodies: object, renderer: object, count: int
     return LabelledCrops(
         images=rng.integers(256, size=(count, 96, 96, 3), dtype=np.uint8),
         vertices=rng.normal(0, 0.5, (count, 1229, 3)).astype(np.float16),
-        rotation=np.tile(np.diag(np.float32([1, -1, -1])), (count, 1, 1)),
+        rotation=np.tile(np.diag(np.array([1, -1, -1], np.float32)), (count, 1, 1)),
         translation=rng.normal([0, 0, 5], 0.1, (count, 3)).astype(np.float32),
         focal=np.full(count, 2, np.float32),
         visible=np.ones((count, 1229), bool),
-        box=np.tile(np.float32([20, 10, 70, 90]), (count, 1)),
+        box=np.tile(np.array([20, 10, 70, 90], np.float32), (count, 1)),
         kind=np.zeros(count, np.int8),
     )
