@@ -42,13 +42,14 @@ def crop_batch(
     to_image = intrinsics @ crop_from_camera.swapaxes(1, 2) @ np.linalg.inv(crop_intrinsics)
     homographies = torch.from_numpy(to_image.astype(np.float32)).to(images.device, non_blocking=True)
     middle = torch.arange(size, device=images.device) + 0.5
-    y, x = torch.meshgrid(middle, middle, indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], dim=-1).flatten(0, 1)
+    y, x = (part.unsqueeze(-1) for part in torch.meshgrid(middle, middle, indexing="ij"))
     scale = torch.tensor([2 / images.shape[2], 2 / images.shape[1]], device=images.device)
     crops = []
     for some, homography in zip(images.split(AT_ONCE), homographies.split(AT_ONCE)):
-        pixels, depth = (places @ homography.mT).split([2, 1], dim=-1)
+        h = homography[:, None, None]
+        # not a matrix product, which a GPU may round to 10 bits
+        pixels, depth = (x * h[..., 0] + y * h[..., 1] + h[..., 2]).split([2, 1], dim=-1)
         # what is behind the camera is outside of the image
-        at = torch.where(depth > 1e-6, pixels / depth * scale - 1, -2).unflatten(1, (size, size))
+        at = torch.where(depth > 1e-6, pixels / depth * scale - 1, -2)
         crops.append(F.grid_sample(some.permute(0, 3, 1, 2).float(), at, align_corners=False).round().byte())
     return torch.cat(crops)

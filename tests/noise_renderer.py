@@ -10,7 +10,7 @@ import numpy as np
 
 from mega_model.core.topology import Topology
 from mega_model.data import live
-from mega_model.data.scenes import LabelledCrops
+from mega_model.data.scenes import LabelledCrops, NoView
 from mega_model.options import Split
 
 RENDER = live._render
@@ -26,6 +26,8 @@ def render_noise(pipe: Connection, split: Split, topology: Topology, side: int) 
 def noise(rng: np.random.Generator, bodies: object, renderer: object, count: int, shares: object) -> LabelledCrops:
     """In the place of `scenes.draw_crops`."""
     time.sleep(0.1)
+    if rng.random() < 0.3:
+        raise NoView
     return LabelledCrops(
         images=rng.integers(256, size=(count, 96, 96, 3), dtype=np.uint8),
         vertices=rng.normal(0, 0.5, (count, 1229, 3)).astype(np.float16),

@@ -73,8 +73,9 @@ def topology(people: Path) -> Topology:
 @pytest.fixture(scope="module")
 def scenes(topology: Topology) -> Iterator[LiveSet]:
     """With a chunk of them, while more are rendered."""
-    rendered = LiveSet("test", topology)
+    rendered, free = LiveSet("test", topology), psutil.virtual_memory().available
     with rendered.rendering(Sideways(), 1, CPU):
+        assert sum(array.nbytes for array in rendered.fields.values()) < 0.6 * free
         yield rendered
 
 
@@ -116,22 +117,31 @@ def test_crops_show_what_their_labels_say(scenes: LiveSet) -> None:
     )
 
 
-def test_crops_are_placed_as_at_run_time(scenes: LiveSet) -> None:
+def angles(batch: dict[str, Tensor]) -> np.ndarray:
+    """[B], degrees: of the bodies from upright in their crops."""
+    hips, shoulders = (batch["joints2d"][:, pair].mean(dim=1) for pair in ([1, 2], [16, 17]))
+    x, y = (shoulders - hips).T
+    return torch.atan2(x, -y).abs().rad2deg().numpy()
+
+
+def test_crops_are_placed_as_at_run_time(scenes: LiveSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """By joints, most clear people; by landmarks the others, once or twice: these turn the crop by 90 degrees."""
     rng, part = np.random.default_rng(2), first_chunk(scenes)["kind"]
     upright: dict[str, list[bool]] = {"clear": [], "occluded": []}
     turns = []
-    for _ in range(12):
+    for _ in range(10):
         for name, found in upright.items():
             batch = scenes.batch(np.flatnonzero(part == PARTS.index(name)), rng)
-            hips, shoulders = (batch["joints2d"][:, pair].mean(dim=1) for pair in ([1, 2], [16, 17]))
-            x, y = (shoulders - hips).T
-            angle = torch.atan2(x, -y).abs().rad2deg().numpy()
+            angle = angles(batch)
             found += (angle < 50).tolist()
             turns += [round(float(np.median(angle[angle > 50])) / 90)] if (angle > 50).any() else []
     assert 0.85 < np.mean(upright["clear"]) < 0.99
     assert 0.5 < np.mean(upright["occluded"]) < 0.8
     assert {*turns} == {1, 2} and turns.count(2) > turns.count(1)
+    monkeypatch.setattr(live, "TURNED", 1)
+    monkeypatch.setattr(live, "PLACED", np.zeros(5))
+    turned = angles(scenes.batch(np.flatnonzero(part == 0), rng))
+    assert len({*(turned // 45)}) > 2
 
 
 def test_a_renderer_that_dies_ends_the_training(scenes: LiveSet) -> None:
@@ -166,8 +176,10 @@ def test_a_renderer_says_what_failed(topology: Topology, monkeypatch: pytest.Mon
 def test_the_latest_scenes_replace_the_oldest(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_render", render_noise)
     monkeypatch.setattr(live, "MOST", 3 * CHUNK + 7)
+    monkeypatch.setattr(live, "FIRST", 2 * CHUNK)
     few = LiveSet("train", topology)
-    with few.rendering(Sideways(), 1, CPU):
+    with few.rendering(Sideways(), 10**6, CPU):
+        assert len(few) >= 2 * CHUNK
         oldest, ends = few.fields["translation"][0].copy(), time.time() + PATIENCE
         while (few.fields["translation"][0] == oldest).all():
             assert time.time() < ends

@@ -57,7 +57,10 @@ class LiveSet(CroppedScenes):
     """An `images.ImageSet` of the scenes that have been rendered so far, inside of `rendering`.
 
     Its length grows, and what an index stands for changes. Which scenes are there depends on the speed of the machine,
-    and their random numbers are new in each run: the same training twice, or a resumed one, is not the same.
+    and their random numbers are new in each run. So a resumed run does not equal an uninterrupted one here, nor are two
+    runs of the same command equal.
+
+    Crops are whole images, not features: these would be of colours that `train.images.augment` has not changed.
     """
 
     def __init__(self, split: str, topology: Topology, size: tuple[int, int] | None = None) -> None:
