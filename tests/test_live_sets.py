@@ -127,21 +127,15 @@ def angles(batch: dict[str, Tensor]) -> np.ndarray:
 def test_crops_are_placed_as_at_run_time(scenes: LiveSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """By joints, most clear people; by landmarks the others, once or twice: these turn the crop by 90 degrees."""
     rng, part = np.random.default_rng(2), first_chunk(scenes)["kind"]
-    upright: dict[str, list[bool]] = {"clear": [], "occluded": []}
-    turns = []
-    for _ in range(10):
-        for name, found in upright.items():
-            batch = scenes.batch(np.flatnonzero(part == PARTS.index(name)), rng)
-            angle = angles(batch)
-            found += (angle < 50).tolist()
-            turns += [round(float(np.median(angle[angle > 50])) / 90)] if (angle > 50).any() else []
-    assert 0.85 < np.mean(upright["clear"]) < 0.99
-    assert 0.5 < np.mean(upright["occluded"]) < 0.8
-    assert {*turns} == {1, 2} and turns.count(2) > turns.count(1)
-    monkeypatch.setattr(live, "TURNED", 1)
+    clear, occluded = (np.flatnonzero(part == PARTS.index(name)) for name in ("clear", "occluded"))
+    found = [[angles(scenes.batch(index, rng)) < 50 for _ in range(10)] for index in (clear, occluded)]
+    assert 0.85 < np.mean(found[0]) < 0.99 and 0.5 < np.mean(found[1]) < 0.8
     monkeypatch.setattr(live, "PLACED", np.zeros(5))
-    turned = angles(scenes.batch(np.flatnonzero(part == 0), rng))
-    assert len({*(turned // 45)}) > 2
+    for twice, turn in ((0, 90), (1, 180)):
+        monkeypatch.setattr(live, "TWICE", twice)
+        assert abs(np.median(angles(scenes.batch(clear, rng))) - turn) < 20
+    monkeypatch.setattr(live, "TURNED", 1)
+    assert len({*(angles(scenes.batch(clear, rng)) // 45)}) > 2
 
 
 def test_a_renderer_that_dies_ends_the_training(scenes: LiveSet) -> None:

@@ -63,7 +63,8 @@ def test_crops_are_those_of_numpy(side: float, monkeypatch: pytest.MonkeyPatch) 
     for image, K, crop, turn, got in zip(images, intrinsics, *cameras, found):
         wanted = crop_images(image, K, crop[None], turn[None], 96)[0].astype(int)
         # OpenCV interpolates in steps of 1/32 pixel
-        assert np.abs(got - wanted).mean() < 1 and np.abs(got - wanted).max() < 40
+        off = got - wanted
+        assert abs(off.mean()) < 0.2 and np.abs(off).mean() < 1 and np.abs(off).max() < 40
     assert (found[1] == 0).all(axis=-1).any(), "beyond the edge"
     assert not crop_batch(torch.from_numpy(images), intrinsics, cameras[0], cameras[1] @ BEHIND, 96).any()
     cameras[0][:, 0, 0] *= -1
