@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from mega_model.core.geometry import project
-from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
+from mega_model import geometry
+from mega_model.core.geometry import crop_images, project, square_cameras
+from mega_model.geometry import crop_batch, matrix_to_rot6d, project_weak, rot6d_to_matrix
+
+BEHIND = np.diag([-1.0, 1, -1])
+"""[3, 3]: turns a camera around."""
 
 
 @given(st.integers(0, 10_000))
@@ -42,3 +48,25 @@ def test_perspective_is_that_of_numpy() -> None:
     pixels = project(torch.from_numpy(points), torch.from_numpy(intrinsics))
     np.testing.assert_allclose(pixels, project(points, intrinsics))
     np.testing.assert_allclose(pixels, focal[:, None] * points[..., :2] / points[..., 2:] + [320, 240])
+
+
+@pytest.mark.parametrize("side", [30.0, 60.0, 150.0])
+def test_crops_are_those_of_numpy(side: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of smooth images, rolled, near the edges, and wider than the image, which leaves black around it."""
+    monkeypatch.setattr(geometry, "AT_ONCE", 2)
+    rng = np.random.default_rng(0)
+    images = np.stack([cv2.resize(rng.integers(256, size=(12, 15, 3), dtype=np.uint8), (100, 80)) for _ in range(3)])
+    intrinsics = np.tile([[90.0, 0, 50], [0, 90, 40], [0, 0, 1]], (3, 1, 1))
+    centre, roll = np.array([[50.0, 40], [5, 70], [95, 20]]), np.array([0, 0.6, -2.5])
+    cameras = square_cameras(centre, np.full(3, side), roll, intrinsics, 96)
+    found = crop_batch(torch.from_numpy(images), intrinsics, *cameras, 96).permute(0, 2, 3, 1).numpy()
+    for image, K, crop, turn, got in zip(images, intrinsics, *cameras, found):
+        wanted = crop_images(image, K, crop[None], turn[None], 96)[0].astype(int)
+        # OpenCV interpolates in steps of 1/32 pixel
+        off = got - wanted
+        assert abs(off.mean()) < 0.2 and np.abs(off).mean() < 1 and np.abs(off).max() < 40
+    assert (found[1] == 0).all(axis=-1).any(), "beyond the edge"
+    assert not crop_batch(torch.from_numpy(images), intrinsics, cameras[0], cameras[1] @ BEHIND, 96).any()
+    cameras[0][:, 0, 0] *= -1
+    mirrored = crop_batch(torch.from_numpy(images), intrinsics, *cameras, 96).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(mirrored[:, :, ::-1], found.astype(float), atol=1)  # they are rounded

@@ -65,7 +65,8 @@ def _notes(kind: Any) -> Iterator[Any]:
 def _check_place(place: Path | str | None) -> None:
     if isinstance(place, str):
         kind, colon, rest = place.partition(":")
-        place = None if "://" in rest else Path(rest if colon else kind)
+        # what is live is rendered when it is used
+        place = None if "://" in rest or kind == "live" else Path(rest if colon else kind)
     if place is not None and not os.path.exists(place):  # Path.exists raises for some names
         raise InputError(f"{place}: there is no such file or folder")
 

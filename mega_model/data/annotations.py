@@ -29,7 +29,7 @@ SPIN_KINDS = ("coco", "mpii", "h36m", "mpi-inf-3dhp")
 PEOPLE_KINDS = (*SPIN_KINDS, "3dpw", "3dpw-occ", "emdb")
 """The kinds of `read_people`."""
 
-KINDS = (*PEOPLE_KINDS, "rendered", "features", "shards")
+KINDS = (*PEOPLE_KINDS, "rendered", "features", "shards", "live")
 """The kinds of `images.open_set`."""
 
 OCCLUDED_SCENES = (

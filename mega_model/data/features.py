@@ -31,7 +31,7 @@ from mega_model.core.topology import LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
 from mega_model.data.crops import ACROSS
-from mega_model.data.rendered import SceneSet, mirror
+from mega_model.data.rendered import SceneSet, intrinsics_of, mirror
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 
@@ -78,9 +78,10 @@ class FeatureSet:
         `blazepose.PoseFeatures`, and keypoints [B, 12, 3] (crop coordinates and score).
         """
         f = {name: array[index] for name, array in self.fields.items()}
+        scenes = {name: self.scenes.fields[name][f["scene"]] for name in ("vertices", "visible", "kind")}
         arrays = {
             **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
-            **self.scenes.labels(f["scene"], f["mirrored"], f["rotation"], f["translation"], f["focal"]),
+            **self.scenes.labels(scenes, f["mirrored"], f["rotation"], f["translation"], f["focal"]),
             "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMBS), 3), np.float32)),
         }
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
@@ -156,7 +157,7 @@ class FeatureExtractor:
         """What `extract` stores of the scenes of a chunk."""
         rng = np.random.default_rng([self.config.seed, chunk])
         index = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, len(self.scenes)))
-        f = {name: self.scenes.fields[name][index] for name in ("images", "box", "rotation", "translation")}
+        f = {name: self.scenes.fields[name][index] for name in ("images", "box", "rotation", "translation", "focal")}
         count, pixels = len(index), f["images"].shape[1]
         flip = np.zeros(count, bool)
         centre, side, roll = box_squares(f["box"], BOX_MARGIN)
@@ -168,9 +169,10 @@ class FeatureExtractor:
         if self.config.turned:
             roll = rng.uniform(np.pi / 2, 3 * np.pi / 2, count)
         images, rotation, translation = f["images"], f["rotation"], f["translation"]
-        mirror(flip, images, rotation, translation)
+        images[flip] = images[flip][:, :, ::-1]
+        mirror(flip, rotation, translation)
         centre[flip, 0] = pixels - centre[flip, 0]
-        intrinsics = self.scenes.intrinsics(index)
+        intrinsics = intrinsics_of(f)
 
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
 

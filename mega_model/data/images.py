@@ -21,6 +21,7 @@ from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.data.annotations import read_people
 from mega_model.data.features import FeatureSet
+from mega_model.data.live import LiveSet
 from mega_model.data.people import SPIN_JOINTS, PeopleSet
 from mega_model.data.rendered import SceneSet
 from mega_model.data.shards import ShardedPeople
@@ -82,7 +83,8 @@ class Mixture:
                 # without repetition, unless the set is too small; sorted for sequential reads
                 index = np.sort(rng.choice(len(images), n, replace=n > len(images)))
                 parts.append(images.batch(index, rng))
-        return {name: torch.cat([part[name] for part in parts]) for name in self.names}
+        devices = {name: parts[0][name].device for name in self.names}  # live images may be on a GPU
+        return {name: torch.cat([part[name].to(device) for part in parts]) for name, device in devices.items()}
 
 
 def open_set(
@@ -97,17 +99,22 @@ def open_set(
     `rendered:FOLDER`  written by `mega render`
     `features:FOLDER`  written by `mega features`
     `shards:FOLDER`    or URL, written by `mega shards`
+    `live:SPLIT`       rendered while a stage trains on it: train, calibration or test, see `live.LiveSet`
 
-    body: for all kinds except `rendered` and `features`, the SMPL model file, or a folder with one per gender (by
-    default the environment variable MEGA_SMPL). This folder holds J_regressor_h36m.npy, the regressor of Human3.6M's
-    joints. Data sets with labels of these joints need it, and so does the evaluation on 14 joints. topology: of a
-    rendered set, by default the one in its folder. Raises InputError that names the file and the fault.
+    body: for the first kinds and `shards`, the SMPL model file, or a folder with one per gender (by default the
+    environment variable MEGA_SMPL). This folder holds J_regressor_h36m.npy, the regressor of Human3.6M's joints. Data
+    sets with labels of these joints need it, and so does the evaluation on 14 joints. topology: of a rendered set, by
+    default the one in its folder; a live set needs one. Raises InputError that names the file and the fault.
     """
     kind, _, place = name.partition(":")
     if kind == "rendered":
         return SceneSet(Path(place), topology, size)
     if kind == "features":
         return FeatureSet(Path(place), topology)
+    if kind == "live":
+        if topology is None:
+            raise InputError(f"{name}: needs the topology of a model")
+        return LiveSet(place, topology, size)
     source = ShardedPeople(place) if kind == "shards" else read_people(name)
     bodies = load_bodies(body)
     vertices = len(next(iter(bodies.values())).topology().template)
@@ -138,4 +145,6 @@ def open_for(
                 f"{name}: features of {channels} channels are not of the model's backbone, {model.backbone} of width "
                 f"{model.backbone_width}; use the rendered set instead"
             )
+    if isinstance(images, LiveSet) and model.backbone != "blazepose":
+        raise InputError(f"{name}: landmarks place its crops, and the model's backbone has none; use a rendered set")
     return images

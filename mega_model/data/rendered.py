@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +17,12 @@ from torch import Tensor
 from mega_model.core.detection import KEYPOINTS
 from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
-from mega_model.core.geometry import crop_images, project, square_cameras
-from mega_model.core.regions import BOX_MARGIN, keypoint_region
+from mega_model.core.geometry import box_squares, crop_images, project, square_cameras
+from mega_model.core.regions import BOX_MARGIN, Cameras, keypoint_region
 from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
-from mega_model.data.crops import ACROSS, columns
+from mega_model.data.crops import ACROSS
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.options import Render
@@ -30,30 +33,33 @@ UNSURE = 0.025
 """Standard deviation of these keypoints over the side of a crop around the box."""
 
 
-class SceneSet:
-    """Reads what `render` wrote, an `images.ImageSet`; `fields[name]` is an array over all scenes."""
+class CroppedScenes(ABC):
+    """Crops of rendered scenes, an `images.ImageSet`. A subclass keeps the scenes."""
 
     evaluation_regressor: np.ndarray | None = None
 
-    def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
-        """`topology` replaces the folder's topology.npz, which sets of older versions lack.
+    def __init__(self, size: tuple[int, int] | None = None) -> None:
+        """`size` (H, W): of the crops in batches, by default 256 x 256."""
+        self.size = size or (256, 256)
 
-        `size` (H, W): of the crops in batches, by default 256 x 256. Raises InputError that names the file and the
-        fault.
-        """
-        self.folder = folder
-        self.fields = open_fields(folder, "no rendered scenes; make some with mega render")
-        if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
-            has, wanted = self.fields["vertices"].shape[1], len(topology.template)
-            raise InputError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
-        self._topology, self.size = topology, size or (256, 256)
+    @property
+    @abstractmethod
+    def topology(self) -> Topology: ...
 
-    def __len__(self) -> int:
-        return len(self.fields["images"])
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    @cached_property
-    def topology(self) -> Topology:
-        return self._topology or Topology.load(self.folder / "topology.npz")
+    @abstractmethod
+    def rows(self, index: np.ndarray) -> dict[str, Any]:
+        """The fields of `scenes.LabelledCrops` of the scenes `index` int [B]. Raises InputError if one is missing."""
+
+    @abstractmethod
+    def cameras(self, rng: np.random.Generator, rows: Mapping[str, Any], intrinsics: np.ndarray) -> Cameras:
+        """Where the training crops of scenes are. intrinsics [B, 3, 3]: of the scenes."""
+
+    @abstractmethod
+    def crops(self, images: Any, intrinsics: np.ndarray, cameras: Cameras, flip: np.ndarray) -> Tensor:
+        """uint8 [B, 3, H, H]: a crop of each image [B, S, S, 3]; a mirrored one for those with flip bool [B]."""
 
     @cached_property
     def mirror_index(self) -> np.ndarray:
@@ -68,103 +74,163 @@ class SceneSet:
     def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> dict[str, Tensor]:
         """See `images.ImageSet`. Crops are around the person's box and come from virtual cameras, as at run time.
 
-        With `rng`, crops are scaled by up to 20 %, shifted by up to 8 % of their side and rolled (15 degrees rms, at
-        most 45), and half of them are mirrored. A share of `PLACED` is the region of the person's keypoints instead, in
-        which the body is upright, unless a shoulder or hip lies outside the image.
-
-        Further fields: vertices2d [B, V, 2] (-1 to 1 in the crop), visible bool [B, V], part int64 [B] (index into
-        `scenes.PARTS`), translation [B, 3] (metres) and focal [B] (half crop sides) of the crop's camera. Raises
-        InputError if a field is missing.
+        With `rng`, they are where `cameras` says, and half of them are mirrored. Further fields: those of `labels`.
+        Raises InputError if a field is missing.
         """
-        missing = [f.name for f in fields(LabelledCrops) if f.name not in self.fields]
-        if missing:
-            raise InputError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
-        scenes = LabelledCrops(**{f.name: self.fields[f.name][index] for f in fields(LabelledCrops)})
+        rows = self.rows(index)
+        rows["vertices"] = rows["vertices"].astype(np.float32)
         count, (height, width) = len(index), self.size
-        box, roll = scenes.box, np.zeros(count)
-        side = BOX_MARGIN * (box[:, 2:] - box[:, :2]).max(axis=1)
-        centre = (box[:, :2] + box[:, 2:]) / 2
-        intrinsics = self.intrinsics(index)
+        intrinsics = intrinsics_of(rows)
         if rng:
-            keypoints = self._keypoints(scenes, intrinsics)
-            keypoints[..., :2] += rng.normal(0, UNSURE, keypoints[..., :2].shape) * side[:, None, None]
-            side = side * rng.uniform(0.8, 1.2, count)
-            centre = centre + side[:, None] * rng.uniform(-0.08, 0.08, (count, 2))
-            roll = np.radians(rng.normal(0, 15, count).clip(-45, 45))
-            *region, found = keypoint_region(keypoints)
-            placed = found & (rng.random(count) < PLACED)
-            centre[placed], side[placed], roll[placed] = (part[placed] for part in region)
-        crop_intrinsics, crop_from_camera = square_cameras(centre, side, roll, intrinsics, height)
-        images = np.concatenate([
-            crop_images(image, k, crop[None], turn[None], height)
-            for image, k, crop, turn in zip(scenes.images, intrinsics, crop_intrinsics, crop_from_camera)
-        ])  # fmt: skip
-        crop_from_camera = crop_from_camera.astype(np.float32)
+            cameras = self.cameras(rng, rows, intrinsics)
+        else:
+            cameras = square_cameras(*box_squares(rows["box"], BOX_MARGIN), intrinsics, height)
         flip = rng.random(count) < 0.5 if rng else np.zeros(count, bool)
-        rotation = crop_from_camera @ scenes.rotation
-        translation = np.einsum("bij,bj->bi", crop_from_camera, scenes.translation)
-        mirror(flip, images, rotation, translation)
+        images = self.crops(rows["images"], intrinsics, cameras, flip)
+        crop_intrinsics, crop_from_camera = cameras[0], cameras[1].astype(np.float32)
+        rotation = crop_from_camera @ rows["rotation"]
+        translation = np.einsum("bij,bj->bi", crop_from_camera, rows["translation"])
+        mirror(flip, rotation, translation)
         focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
-        images = columns(images, width).transpose(0, 3, 1, 2)
-        batch = {"images": images, **self.labels(index, flip, rotation, translation, focal)}
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
+        labels = self.labels(rows, flip, rotation, translation, focal)
+        cut = (height - width) // 2
+        images = images[..., cut : cut + width].contiguous()
+        return {"images": images, **{name: torch.from_numpy(array) for name, array in labels.items()}}
 
-    def intrinsics(self, index: np.ndarray) -> np.ndarray:
-        """[B, 3, 3]: those of the cameras of the scenes `index` int [B], pixels."""
-        middle = self.fields["images"].shape[1] / 2
-        intrinsics = np.zeros((len(index), 3, 3))
-        intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = self.fields["focal"][index] * middle
-        intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
-        return intrinsics
+    def guesses(
+        self, rng: np.random.Generator, rows: Mapping[str, Any], intrinsics: np.ndarray
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """Where a program takes people to be: squares (centre, side, roll) around boxes, and keypoints [B, 17, 3].
+
+        Squares are scaled by up to 20 %, shifted by up to 8 % of their side and rolled (15 degrees rms, at most 45).
+        Keypoints are noisy joints of arms and legs, pixels, with score 0 outside the image.
+        """
+        centre, side, roll = box_squares(rows["box"], BOX_MARGIN)
+        joints = self.topology.joint_regressor[LIMB_JOINTS] @ rows["vertices"]
+        joints = joints @ rows["rotation"].transpose(0, 2, 1) + rows["translation"][:, None]
+        at = project(joints, intrinsics)
+        inside = ((at > 0) & (at < rows["images"].shape[1])).all(axis=-1)
+        keypoints = np.zeros((len(joints), len(KEYPOINTS), 3))
+        keypoints[:, -len(LIMBS) :, :2] = at
+        keypoints[:, -len(LIMBS) :, 2] = inside & (joints[..., 2] > 0)
+        keypoints[..., :2] += rng.normal(0, UNSURE, keypoints[..., :2].shape) * side[:, None, None]
+        side = side * rng.uniform(0.8, 1.2, len(side))
+        centre = centre + side[:, None] * rng.uniform(-0.08, 0.08, centre.shape)
+        roll = np.radians(rng.normal(0, 15, len(side)).clip(-45, 45))
+        return (centre, side, roll), keypoints
 
     def labels(
-        self, index: np.ndarray, mirrored: np.ndarray, rotation: np.ndarray, translation: np.ndarray, focal: np.ndarray
+        self,
+        rows: Mapping[str, np.ndarray],
+        mirrored: np.ndarray,
+        rotation: np.ndarray,
+        translation: np.ndarray,
+        focal: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """The fields of a batch, but for the crops, of the people `index` int [B].
+        """The fields of a batch, but for the crops. rows: vertices and kind of B scenes.
 
-        mirrored bool [B]: whose crops are. rotation [B, 3, 3], translation [B, 3] and focal [B]: as in the batch.
+        Beside those of `images.ImageSet`: part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and
+        focal [B] (half crop sides) of the crop's camera. mirrored bool [B]: whose crops are. rotation [B, 3, 3],
+        translation and focal: as in the batch.
         """
-        vertices, visible = self.fields["vertices"][index].astype(np.float32), self.fields["visible"][index]
+        vertices = rows["vertices"].astype(np.float32)
         if mirrored.any():
-            vertices[mirrored] = vertices[mirrored][:, self.mirror_index] * ACROSS
-            visible[mirrored] = visible[mirrored][:, self.mirror_index]
-
-        def seen(points: np.ndarray) -> np.ndarray:
-            x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
-            return focal[:, None, None] * x[..., :2] / x[..., 2:]
-
-        joints, vertices2d = self.topology.joints(vertices), seen(vertices)
+            vertices[mirrored] = vertices[mirrored].take(self.mirror_index, axis=1) * ACROSS
+        joints = self.topology.joints(vertices)
         return {
             "vertices": vertices,
             "joints": joints,
             "rotation": rotation,
             "translation": translation,
             "focal": focal,
-            "joints2d": seen(joints),
+            "joints2d": _in_crop(joints, rotation, translation, focal),
             "confidence": np.ones(joints.shape[:2], np.float32),
-            "vertices2d": vertices2d,
-            "visible": visible & (np.abs(vertices2d) < 1).all(axis=-1),
-            "part": self.fields["kind"][index].astype(np.int64),
+            "part": rows["kind"].astype(np.int64),
         }
 
-    def _keypoints(self, scenes: LabelledCrops, intrinsics: np.ndarray) -> np.ndarray:
-        """The joints of arms and legs as a detector's keypoints [B, 17, 3], pixels; score 0 outside the image."""
-        joints = self.topology.joints(scenes.vertices.astype(np.float32))[:, LIMB_JOINTS]
-        joints = joints @ scenes.rotation.transpose(0, 2, 1) + scenes.translation[:, None]
-        at = project(joints, intrinsics)
-        inside = ((at > 0) & (at < scenes.images.shape[1])).all(axis=-1)
-        keypoints = np.zeros((len(joints), len(KEYPOINTS), 3))
-        keypoints[:, -len(LIMBS) :, :2] = at
-        keypoints[:, -len(LIMBS) :, 2] = inside & (joints[..., 2] > 0)
-        return keypoints
+
+class SceneSet(CroppedScenes):
+    """Reads what `render` wrote; `fields[name]` is an array over all scenes."""
+
+    def __init__(self, folder: Path, topology: Topology | None = None, size: tuple[int, int] | None = None) -> None:
+        """`topology` replaces the folder's topology.npz, which sets of older versions lack.
+
+        Raises InputError that names the file and the fault.
+        """
+        super().__init__(size)
+        self.folder = folder
+        self.fields = open_fields(folder, "no rendered scenes; make some with mega render")
+        if topology and "vertices" in self.fields and self.fields["vertices"].shape[1] != len(topology.template):
+            has, wanted = self.fields["vertices"].shape[1], len(topology.template)
+            raise InputError(f"{folder}: has meshes of {has} vertices, the model's body has {wanted}")
+        self._topology = topology
+
+    def __len__(self) -> int:
+        return len(self.fields["images"])
+
+    @cached_property
+    def topology(self) -> Topology:
+        return self._topology or Topology.load(self.folder / "topology.npz")
+
+    def rows(self, index: np.ndarray) -> dict[str, Any]:
+        names = [f.name for f in fields(LabelledCrops)]
+        missing = [name for name in names if name not in self.fields]
+        if missing:
+            raise InputError(f"{self.folder}: no rendered crops, it lacks {missing[0]}.npy")
+        return {name: self.fields[name][index] for name in names}
+
+    def cameras(self, rng: np.random.Generator, rows: Mapping[str, Any], intrinsics: np.ndarray) -> Cameras:
+        """The noisy squares of `guesses`. A share of `PLACED` is the region of the person's keypoints instead, in
+        which the body is upright, unless a shoulder or hip lies outside the image.
+        """
+        (centre, side, roll), keypoints = self.guesses(rng, rows, intrinsics)
+        *region, found = keypoint_region(keypoints)
+        placed = found & (rng.random(len(found)) < PLACED)
+        centre[placed], side[placed], roll[placed] = (part[placed] for part in region)
+        return square_cameras(centre, side, roll, intrinsics, self.size[0])
+
+    def crops(self, images: Any, intrinsics: np.ndarray, cameras: Cameras, flip: np.ndarray) -> Tensor:
+        crops = np.concatenate([
+            crop_images(image, k, crop[None], turn[None], self.size[0])
+            for image, k, crop, turn in zip(images, intrinsics, *cameras)
+        ])  # fmt: skip
+        crops[flip] = crops[flip][:, :, ::-1]
+        return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+    def labels(
+        self,
+        rows: Mapping[str, np.ndarray],
+        mirrored: np.ndarray,
+        rotation: np.ndarray,
+        translation: np.ndarray,
+        focal: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Also vertices2d [B, V, 2] (-1 to 1 in the crop) and visible bool [B, V], from rows with visible."""
+        labels = super().labels(rows, mirrored, rotation, translation, focal)
+        vertices2d, visible = _in_crop(labels["vertices"], rotation, translation, focal), rows["visible"].copy()
+        if mirrored.any():
+            visible[mirrored] = visible[mirrored][:, self.mirror_index]
+        visible &= (np.abs(vertices2d) < 1).all(axis=-1)
+        return {**labels, "vertices2d": vertices2d, "visible": visible}
 
 
-def mirror(flip: np.ndarray, images: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> None:
-    """Make those with flip bool [B] mirror images, in place.
+def intrinsics_of(rows: Mapping[str, Any]) -> np.ndarray:
+    """[B, 3, 3]: those of the cameras of scenes, pixels. rows: their images and focal."""
+    middle = rows["images"].shape[1] / 2
+    intrinsics = np.zeros((len(rows["focal"]), 3, 3))
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = rows["focal"] * middle
+    intrinsics[:, :2, 2], intrinsics[:, 2, 2] = middle, 1
+    return intrinsics
 
-    images [B, H, W, 3]. rotation [B, 3, 3] and translation [B, 3]: from the body to the camera.
-    """
-    images[flip] = images[flip][:, :, ::-1]
+
+def _in_crop(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
+    """Canonical points [B, N, 3] in crops [B, N, 2], -1 to 1."""
+    x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
+    return focal[:, None, None] * x[..., :2] / x[..., 2:]
+
+
+def mirror(flip: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> None:
+    """Make those with flip bool [B] mirror images, in place: rotation [B, 3, 3] and translation [B, 3] of the body."""
     rotation[flip] *= ACROSS * ACROSS[:, None]
     translation[flip] *= ACROSS
 

@@ -201,6 +201,10 @@ class LabelledCrops:
     """int8 [B]: index into PARTS"""
 
 
+class NoView(RuntimeError):
+    """Chance found no camera; another body, or another try, will have one."""
+
+
 @dataclass
 class View:
     """A camera on a level floor (world: y up) and its frame."""
@@ -216,7 +220,7 @@ class View:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, body: np.ndarray, cut: bool) -> View:
-        """A camera that sees a body [V, 3]: all of it, or 40 to 90 % of it if `cut`."""
+        """A camera that sees a body [V, 3]: all of it, or 40 to 90 % of it if `cut`. Raises NoView."""
         middle = (body.min(axis=0) + body.max(axis=0)) / 2
         size = np.linalg.norm(np.ptp(body, axis=0))
         for attempt in range(5000):
@@ -248,7 +252,7 @@ class View:
             inside = ((uv > 0) & (uv < frame)).all(axis=1).mean()
             if 0.4 < inside < 0.9 if cut else inside == 1:
                 return view
-        raise RuntimeError("no camera sees the body as wanted")
+        raise NoView("no camera sees the body as wanted")
 
     def camera(self, points: np.ndarray) -> np.ndarray:
         """World points [..., 3] in the camera frame."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,8 +18,9 @@ from mega_model.blazepose import PoseFeatures
 from mega_model.core.files import read_json
 from mega_model.data.features import FeatureSet
 from mega_model.data.images import ImageSet, Mixture, open_for
+from mega_model.data.live import LiveSet
 from mega_model.data.meshes import MOTION
-from mega_model.data.rendered import SceneSet
+from mega_model.data.rendered import CroppedScenes
 from mega_model.geometry import matrix_to_rot6d, project_weak, rot6d_to_matrix
 from mega_model.image_encoding import ImageEncoding
 from mega_model.mega import PRESETS, Mega
@@ -26,7 +28,7 @@ from mega_model.options import ImageTraining
 from mega_model.reference.keys import IMAGE_PART
 from mega_model.tokenizer import MeshTokenizer
 from mega_model.train.linear_decoder import LinearDecoder, weighted_mean
-from mega_model.train.loop import Batch, Losses, Objective, fit
+from mega_model.train.loop import Batch, Losses, Objective, fit, own_device
 from mega_model.train.published import load_backbone
 
 BACKBONE_FIELDS = ("backbone", "backbone_width", "image_size", "head_dropout")
@@ -116,6 +118,13 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
 
     Raises InputError if the model cannot read a set.
     """
+    with ExitStack() as rendering:
+        _run(config, begin, rendering)
+
+
+def _run(
+    config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None], Objective], rendering: ExitStack
+) -> None:
     torch.manual_seed(config.seed)
     pretrained, tokenizer, topology = checkpoint.load_mega(config.pretrained)
     weights, size = pretrained.state_dict(), pretrained.config
@@ -127,7 +136,6 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     if config.preset or size != pretrained.config:
         weights = {name: v for name, v in weights.items() if not name.startswith(IMAGE_PART)}
     sets = [open_for(size, topology, name, config.body, config.pixels) for name in config.sets]
-    mixture = Mixture(sets, config.proportions)
     model = checkpoint.begin_mega(config.out, config.pretrained / "tokenizer", size)
     model.load_state_dict(model.state_dict() | weights)
     if config.backbone:
@@ -137,6 +145,9 @@ def run(config: C, begin: Callable[[Mega, MeshTokenizer, C, LinearDecoder | None
     for images in sets:
         if isinstance(images, FeatureSet):
             images.tokenise(tokenizer)
+        if isinstance(images, LiveSet):
+            rendering.enter_context(images.rendering(model.backbone, config.steps * config.batch, own_device()))
+    mixture = Mixture(sets, config.proportions)
     linear = None
     if model.lifter is not None:
         bodies = mixture.batch(np.random.default_rng(config.seed), min(1500, len(mixture)))["vertices"]
@@ -158,12 +169,13 @@ def origin_of(backbone: Path) -> dict[str, Any]:
 
 def provenance(config: ImageTraining, sets: Sequence[ImageSet]) -> dict[str, Any]:
     """Entries of training.json on the images and on the previous stages."""
-    about: dict[str, Any] = {"images": {name: len(images) for name, images in zip(config.sets, sets)}}
+    counts = (None if isinstance(images, LiveSet) else len(images) for images in sets)  # a live set is still growing
+    about: dict[str, Any] = {"images": dict(zip(config.sets, counts))}
     if config.backbone:
         about["backbone"] = origin_of(config.backbone) or config.backbone.name
     if config.proportions:
         about["proportions"] = config.proportions
-    if any(isinstance(images, SceneSet | FeatureSet) for images in sets):
+    if any(isinstance(images, CroppedScenes | FeatureSet) for images in sets):
         about["motion"] = MOTION
     before = config.pretrained / "training.json"
     if before.exists():

@@ -187,6 +187,12 @@ def _agree(fabric: Fabric, losses: Losses, stop: bool) -> tuple[dict[str, float]
     return dict(zip((name.lstrip("_") for name in losses), means)), stops > 0
 
 
+def own_device() -> torch.device:
+    """The GPU that is this process's among those that torchrun started, or the CPU."""
+    gpu = int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+
+
 def _fabric(config: LoopConfig) -> Fabric:
     """One process, or those that torchrun started."""
     many: dict[str, Any] = {"devices": 1}  # by default, Fabric takes all devices

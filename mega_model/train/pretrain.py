@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from mega_model.data.mesh_sets import MeshSet, open_meshes
 from mega_model.mega import PRESETS, Mega, token_loss
 from mega_model.options import PretrainTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.loop import Batch, Losses, Objective, fit
+from mega_model.train.loop import Batch, Losses, Objective, fit, own_device
 
 
 class PretrainObjective(Objective):
@@ -29,8 +28,7 @@ class PretrainObjective(Objective):
 @torch.no_grad()
 def tokenise(tokenizer: MeshTokenizer, meshes: MeshSet, count: int, seed: int) -> Tensor:
     """Random meshes as tokens: int64 [count, N]. Every process computes all of them, on its own GPU."""
-    gpu = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", gpu) if torch.cuda.is_available() else torch.device("cpu")
+    device = own_device()
     tokenizer.to(device)
     rng = np.random.default_rng(seed)
     sizes = [min(100, count - done) for done in range(0, count, 100)]
