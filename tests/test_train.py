@@ -733,7 +733,7 @@ def test_meshes_learn_from_the_joints_that_are_labelled(lifted: Lifted) -> None:
 
 
 def test_what_each_stage_learns_by(lifted: Lifted) -> None:
-    """Every loss counts. What is published learns by the losses on meshes, and lifting trains the lifter, not its eyes."""
+    """Every loss counts. What is published learns by the losses on meshes; lifting trains the lifter, not its eyes."""
     losses = lifted.recover.eval()(lifted.batch)
     assert losses.keys() == {"tokens", *LIFTED}
     seen = images.encode_images(lifted.model, lifted.batch)
