@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -69,7 +70,8 @@ def kill(process: subprocess.Popen[str]) -> set[str]:
     process.communicate()
     own = {name for name in names if re.fullmatch("fastdds_[0-9a-z]{16}_el", name)}
     for name in own:
-        os.utime(shared_memory.MOUNT / name, (time.time() - 2 * shared_memory.YOUNG,) * 2)
+        with suppress(FileNotFoundError):  # another test's start may have found it already
+            os.utime(shared_memory.MOUNT / name, (time.time() - 2 * shared_memory.YOUNG,) * 2)
     return own
 
 

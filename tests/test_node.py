@@ -621,7 +621,7 @@ import sys, time
 def slow(*args, **options):
     print("now", flush=True)
     while True:
-        time.sleep(3600)  # goes on after a handler in Python
+        time.sleep(0.1)  # goes on after a handler in Python; a signal just before a long one would wait for its end
 class SlowImport:
     def find_spec(self, name, *rest):
         if [name] == sys.argv[2:]:
