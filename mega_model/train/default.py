@@ -96,7 +96,7 @@ def stages(c: Default) -> list[Stage]:
             "pretrain", pretrain.main, PretrainTraining, "--tokenizer", runs / "tokenizer",
         ),
         train(
-            "the lifter alone", 135,
+            "the lifter alone", 30,
             "lift", lift.main, ImageTraining, "--pretrained", runs / "pretrain", "--backbone", blazepose, *seen,
         ),
         train("images to meshes", 100, "recover", recover.main, RecoverTraining, "--pretrained", runs / "lift", *seen),
