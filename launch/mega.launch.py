@@ -29,6 +29,7 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "boxes": (str, "source of the person boxes: detector, detections, full_frame or fixed"),
     "detector_model": (str, "ONNX file of your own person detector"),
     "score_threshold": (float, "detections with a lower score are ignored"),
+    "tiles": (bool, "true also searches four parts of the image for smaller people, which takes five runs"),
     "max_people": (int, "if more are found, the least likely are left out; 0: nobody is"),
     "smoothing": (float, "of people over time, 0 to 1; 0: off"),
     "predict": (bool, "true publishes people where they are expected at publication"),

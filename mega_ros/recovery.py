@@ -34,7 +34,7 @@ from mega_model.core.regions import Cameras, last_cameras
 from mega_model.core.topology import LIMBS, SMPL_JOINTS, Topology
 
 from .bundle import MOST_SAMPLES, TOPOLOGY, Bundle, BundleError
-from .detect import Detector, find_turned
+from .detect import Detector, find_people
 from .engines import OnnxEngine, Provider
 
 FOV_DEFAULT = np.radians(60.0)
@@ -228,8 +228,12 @@ class Recovery:
         boxes: ArrayLike | None = None,
         keypoints: ArrayLike | None = None,
         rotate: int = 0,
+        tiles: bool = True,
     ) -> Observation:
-        """The first part of `run`: people whose ids are not known yet, for example because they depend on meshes."""
+        """The first part of `run`: people whose ids are not known yet, for example because they depend on meshes.
+
+        tiles: whether the bundle's detector searches the image's tiles, too, see `find_people`; `run` does.
+        """
         image = checked_image(image)
         height, width = image.shape[:2]
         if K is None:
@@ -241,14 +245,14 @@ class Recovery:
                 raise InputError(f"boxes: the bundle {self.bundle.name} has no detector, so they must be given")
             if keypoints is not None:
                 raise InputError("keypoints: are those of given boxes, so boxes must be given, too")
-            found, scores, points = find_turned(self.detector, image, rotate)
+            found, scores, points = find_people(self.detector, image, self.detector.threshold, rotate, tiles)
             seen = in_view(found, camera)
             found, scores = found[seen], scores[seen]
             points = None if points is None else points[seen]
         else:
             found = _checked_boxes(boxes, camera, width, height)
             if keypoints is None:
-                points = self._detected(image, found, rotate)
+                points = self._detected(image, found, rotate, tiles)
             else:
                 points = _checked_keypoints(keypoints, len(found))
             scores = np.ones(len(found), np.float32)
@@ -326,11 +330,11 @@ class Recovery:
         types = (np.float32,) * 4 + (np.uint32,) + (np.float32,) * 4
         return People(*(np.zeros((0, *size), kind) for size, kind in zip(sizes, types)))
 
-    def _detected(self, image: np.ndarray, boxes: np.ndarray, rotate: int) -> np.ndarray | None:
+    def _detected(self, image: np.ndarray, boxes: np.ndarray, rotate: int, tiles: bool) -> np.ndarray | None:
         """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
         if self.detector is None or not self._detects_keypoints or not len(boxes):
             return None
-        return keypoints_of(boxes, find_turned(self.detector, image, rotate))
+        return keypoints_of(boxes, find_people(self.detector, image, self.detector.threshold, rotate, tiles))
 
     def _infer(
         self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int

@@ -18,7 +18,7 @@ from mega_model.core.detection import SMALLEST, THRESHOLD, Detections, checked, 
 from mega_model.core.errors import InputError, numbers, shown
 from mega_model.core.geometry import intrinsics_from_fov
 
-from .detect import PersonDetector, find_turned, one_person
+from .detect import PersonDetector, find_people, one_person
 from .recovery import (
     FARTHEST,
     FOV_DEFAULT,
@@ -53,6 +53,8 @@ class StreamSettings:
     """x0, y0, x1, y1 in pixels."""
     score_threshold: float = THRESHOLD
     """Detections with a lower score are left out, 0 to 1."""
+    tiles: bool = False
+    """Whether the detector also searches four overlapping tiles of the image, for smaller people: five runs."""
     max_people: int = 0
     """If more people are found, those with the lowest scores are left out; 0: nobody is."""
     samples: int | Literal["auto"] | None = None
@@ -208,7 +210,12 @@ class Stream:
         inside = shown & in_view(boxes, camera)
         kept = _best(scores, inside, self._settings.max_people)
         observation = self._recovery.observe(
-            image, camera, boxes[kept], None if keypoints is None else keypoints[kept], self._settings.rotate
+            image,
+            camera,
+            boxes[kept],
+            None if keypoints is None else keypoints[kept],
+            self._settings.rotate,
+            self._settings.tiles,
         )
         people = replace(observation.people, scores=scores[kept])
         reasons = {
@@ -262,7 +269,8 @@ class Stream:
         if self._settings.boxes == "fixed":
             return one_person(self._settings.fixed_box)
         assert self._detector is not None  # the settings were checked
-        return find_turned(self._detector, image, self._settings.rotate, self._settings.score_threshold)
+        settings = self._settings
+        return find_people(self._detector, image, settings.score_threshold, settings.rotate, settings.tiles)
 
 
 def warm_up(recovery: Recovery, detector: PersonDetector | None = None) -> None:

@@ -22,10 +22,11 @@ from mega_model.core.detection import KEYPOINTS, THRESHOLD, Detections, detectio
 from mega_model.core.geometry import project
 from mega_model.core.onnx_runtime import ort
 from mega_model.core.topology import LIMB_JOINTS, Topology
-from mega_ros import cli
+from mega_ros import Recovery, Stream, StreamSettings, cli
 from mega_ros.bundle import DEFAULT, TOPOLOGY, Bundle, Graph
-from mega_ros.detect import Detector, find_turned, one_person
+from mega_ros.detect import Detector, find_people, one_person
 from mega_ros.engines import OnnxEngine
+from mega_ros.stream import BoxSource
 
 
 @dataclass
@@ -50,6 +51,11 @@ def frames(clip_frames: list[Any]) -> list[Labelled]:
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return Detector(Bundle.load(), "cpu")
+
+
+@pytest.fixture(scope="module")
+def recovery() -> Recovery:
+    return Recovery.load()
 
 
 def apart(found: Detections, joints: np.ndarray) -> np.ndarray:
@@ -147,7 +153,7 @@ def test_people_in_a_turned_image_are_told_in_its_own_pixels(rotate: int, keypoi
     turned = np.rot90(upright, rotate // 90)
     detector = DotDetector()
     detector.keypoints = keypoints
-    found = find_turned(detector, turned, rotate, 0.25)
+    found = find_people(detector, turned, 0.25, rotate, tiles=False)
     (red,), (green,), (blue,) = (np.argwhere(turned[..., channel])[:, ::-1] + 0.5 for channel in (2, 1, 0))
     np.testing.assert_allclose(found.boxes, [[*np.minimum(green, blue), *np.maximum(green, blue)]])
     assert found.scores.tolist() == [0.25]
@@ -156,6 +162,115 @@ def test_people_in_a_turned_image_are_told_in_its_own_pixels(rotate: int, keypoi
         np.testing.assert_allclose(found.keypoints, np.tile([*red, 0.25], (1, 17, 1)))
     else:
         assert found.keypoints is None
+
+
+def edges(where: np.ndarray) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of a mask [H, W]."""
+    rows, columns = np.flatnonzero(where.any(axis=1)), np.flatnonzero(where.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+class Coarse:
+    """Finds rectangles of one colour (blue: who, green: score) that are at least a third as high as the image."""
+
+    keypoints = True
+
+    def find(self, image: np.ndarray, threshold: float | None = None) -> Detections:
+        assert threshold is not None and image.flags.c_contiguous
+        found = []
+        for who in np.unique(image[..., 0][image[..., 0] > 0]):
+            x0, y0, x1, y1 = edges(image[..., 0] == who)
+            score = image[y0, x0, 1] / 255
+            if y1 - y0 >= image.shape[0] / 3 and score >= threshold:
+                found.append((x0, y0, x1, y1, score))
+        rows = np.array(found, np.float32).reshape(-1, 5)
+        middle = (rows[:, :2] + rows[:, 2:4]) / 2
+        points = np.tile(np.column_stack([middle, rows[:, 4]])[:, None], (1, 17, 1)) if self.keypoints else None
+        return Detections(rows[:, :4], rows[:, 4], points)
+
+
+def painted(*people: tuple[tuple[int, int, int, int], float]) -> np.ndarray:
+    """200 x 300 pixels: boxes and scores for `Coarse`."""
+    image = np.zeros((200, 300, 3), np.uint8)
+    for number, ((x0, y0, x1, y1), score) in enumerate(people, 1):
+        image[y0:y1, x0:x1] = (number, round(255 * score), 0)
+    return image
+
+
+@pytest.mark.parametrize("keypoints", [True, False])
+@pytest.mark.parametrize("rotate", [0, 90, 180, 270])
+def test_tiles_show_smaller_people(rotate: int, keypoints: bool) -> None:
+    """Each once, also those in two tiles; the best first."""
+    large, small, alone = (10, 20, 60, 170), (130, 90, 150, 140), (250, 145, 270, 195)
+    upright = painted((large, 0.7), (small, 0.8), (alone, 0.9))
+    detector = Coarse()
+    detector.keypoints = keypoints
+    image = np.rot90(upright, rotate // 90)
+    assert len(find_people(detector, image, 0.5, rotate, tiles=False).boxes) == 1
+    found = find_people(detector, image, 0.5, rotate)
+    np.testing.assert_allclose(found.boxes, [edges(image[..., 0] == who) for who in (3, 2, 1)])
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.7], abs=0.01)
+    if keypoints:
+        assert found.keypoints is not None
+        middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        np.testing.assert_allclose(found.keypoints[:, 4, :2], middles)
+        np.testing.assert_allclose(found.keypoints[:, 4, 2], found.scores)
+    else:
+        assert found.keypoints is None
+
+
+def test_a_part_of_a_person_in_a_tile_is_nobody() -> None:
+    """The upper tiles are 120 pixels high; the left one ends at 180, the right one begins at 120."""
+    across = painted(((100, 60, 200, 110), 0.9))
+    assert len(Coarse().find(np.ascontiguousarray(across[:120, :180]), 0.5).boxes) == 1
+    assert len(find_people(Coarse(), across, 0.5).boxes) == 0
+    at_the_images_border = (0, 0, 15, 50)
+    assert find_people(Coarse(), painted((at_the_images_border, 0.9)), 0.5).boxes.tolist() == [[*at_the_images_border]]
+    leg_of_a_large_one = painted(((10, 20, 60, 170), 0.9), ((20, 120, 30, 175), 0.9))
+    assert find_people(Coarse(), leg_of_a_large_one, 0.5).boxes.tolist() == [[10, 20, 60, 170]]
+
+
+def test_who_is_found_in_a_tile_only_needs_a_higher_score() -> None:
+    small, large = (130, 90, 150, 140), (10, 20, 60, 170)
+    found = [
+        len(find_people(Coarse(), painted((box, score)), 0.5).boxes)
+        for box, score in ((small, 0.55), (small, 0.65), (large, 0.55))
+    ]
+    assert found == [0, 1, 1]
+
+
+def test_the_detector_finds_small_people_in_tiles(detector: Detector, frames: list[Labelled]) -> None:
+    """The clip at less than half its size, in a corner of a large image: too small for the detector without tiles."""
+    usual = close = 0
+    for frame in frames:
+        image = np.full((600, 800, 3), 127, np.uint8)
+        small = cv2.resize(frame.image, None, fx=0.45, fy=0.45, interpolation=cv2.INTER_AREA)
+        image[: small.shape[0], -small.shape[1] :] = small
+        usual += len(detector.find(image).boxes)
+        found = find_people(detector, image, detector.threshold)
+        close += len(found.boxes)
+        assert apart(found, 0.45 * frame.joints + [800 - small.shape[1], 0]).max() < 0.15
+        np.testing.assert_array_equal(detector(image)[0], found.boxes)
+    assert usual <= len(frames) and close == 2 * len(frames)
+
+
+@pytest.mark.parametrize("boxes", ["detector", "fixed"])
+def test_a_photograph_is_searched_in_tiles_and_a_stream_if_asked(
+    recovery: Recovery, frames: list[Labelled], boxes: BoxSource
+) -> None:
+    """For boxes, or for the keypoints of a given one."""
+    image = np.full((600, 800, 3), 127, np.uint8)
+    image[:216, -288:] = cv2.resize(frames[0].image, None, fx=0.45, fy=0.45, interpolation=cv2.INTER_AREA)
+    photograph = recovery.run(image)
+    assert len(photograph) == 2
+    settings = StreamSettings(boxes=boxes, fixed_box=tuple(photograph.boxes[1].tolist()))
+    usual, close = (Stream(recovery, replace(settings, tiles=tiles)).process(image, None, 0) for tiles in (False, True))
+    if boxes == "detector":
+        assert len(usual) < 2
+        np.testing.assert_array_equal(close.vertices, photograph.vertices)
+    else:
+        np.testing.assert_array_equal(close.vertices, recovery.run(image, boxes=[settings.fixed_box]).vertices)
+        assert np.abs(usual.vertices - close.vertices).max() > 0.001, "it has no keypoints"
 
 
 def test_a_box_without_a_detector_has_a_detectors_types() -> None:

@@ -399,7 +399,7 @@ def test_the_products_own_answer_is_perfect(
 
     monkeypatch.setattr(Detector, "find", counted)
     assert evaluate(path, tmp_path) == 0
-    assert len(runs) == len(frames)
+    assert len(runs) == 5 * len(frames), "each image, and its tiles, once"
     numbers = report(tmp_path)["rows"]["all"]
     assert numbers["people"] == numbers["scored"] == len(annotations) - 1 > 0, "a crowd need not be found"
     assert numbers["joints"] == FEWEST + 12 * (len(annotations) - 2)

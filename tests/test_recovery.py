@@ -607,8 +607,12 @@ def test_a_person_lies_on_the_ray_of_the_box(little: Callable[..., Recovery], le
 
 def test_what_the_detector_finds_beside_the_lens_is_left_out(little: Callable[..., Recovery]) -> None:
     class Both:
+        threshold = 0.5
+
         def find(self, image: np.ndarray, threshold: float | None) -> Detections:
-            return Detections(np.array([[0, 100, 20, 140], MIDDLE[0]], np.float32), np.ones(2, np.float32), None)
+            boxes = np.array([[0, 100, 20, 140], MIDDLE[0]], np.float32)
+            boxes = boxes if image.shape == painted(*GREEN).shape else boxes[:0]  # nobody in its tiles
+            return Detections(boxes, np.ones(len(boxes), np.float32), None)
 
     recovery = little()
     recovery.detector = Both()  # type: ignore[assignment]

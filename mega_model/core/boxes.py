@@ -15,6 +15,14 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
 
 
+def share_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    """Share of the area of boxes [M, 4] that lies in regions [N, 4] -> [M, N] in 0 to 1."""
+    low = np.maximum(boxes[:, None, :2], regions[:, :2])
+    high = np.minimum(boxes[:, None, 2:], regions[:, 2:])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return (high - low).clip(min=0).prod(axis=2) / area[:, None]
+
+
 def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
     """Indices of the boxes [P, 4] with scores [P] that are kept, the best score first.
 

@@ -42,7 +42,7 @@ ALL = "all inputs"
 """Name of the row with the numbers of all frames."""
 TABLES = ("inputs.csv", "report.json")
 """What is written for many inputs, beside their folders."""
-SETTINGS = ("boxes", "samples", "seed", "fov", "rotate", "smoothing")
+SETTINGS = ("boxes", "tiles", "samples", "seed", "fov", "rotate", "smoothing")
 """In the report."""
 
 
@@ -105,6 +105,9 @@ class ReplayOptions:
     """What runs the model."""
     boxes: Literal["detector", "full_frame"] = "detector"
     """Where people are: what the bundle's detector finds, or one who fills the image."""
+    tiles: bool = False
+    """Also search four overlapping parts of each image for people, which finds smaller ones and takes five runs of the
+    detector."""
     samples: int | None = None
     """Q meshes that are drawn for each person beside the published one: they go into meshes.npz, and the error of the
     best of them into the report. Sigma of a bundle without an error head comes from so many."""
@@ -284,6 +287,7 @@ def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
     fov = float(FOV_DEFAULT if options.fov is None else np.radians(options.fov))
     settings = StreamSettings(
         boxes=options.boxes,
+        tiles=options.tiles,
         samples=options.samples,
         keep_samples=options.samples is not None,
         seed=options.seed,
@@ -323,6 +327,7 @@ def _play(
         "bundle": options.bundle,
         "provider": options.provider,
         "boxes": settings.boxes,
+        "tiles": settings.tiles,
         "samples": -1 if settings.samples is None else settings.samples,
         "seed": settings.seed,
         "fov": settings.fov,

@@ -76,7 +76,7 @@ def main(args: list[str]) -> int:
         make_folder(options.out)
         recording, interrupted = play(
             source,
-            {"bundle": options.bundle},
+            {"bundle": options.bundle, "tiles": options.image is not None},
             options.out / "node.log",
             console,
             seconds=options.seconds,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mega_model.core import metrics
-from mega_model.core.boxes import intersection_over_union
+from mega_model.core.boxes import intersection_over_union, share_inside
 from mega_model.core.detection import Detections, keypoints_of
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
 
+from ..detect import find_people
 from ..recovery import FOV_DEFAULT, Recovery
 from .coco import SMALLEST, Person, Photograph
 
@@ -129,16 +130,8 @@ def find(boxes: np.ndarray, scores: np.ndarray, photograph: Photograph) -> tuple
         if wish[d].max(initial=0) > 0:
             who[d] = wish[d].argmax()
             wish[:, who[d]] = 0
-    ignored = (inside(boxes, photograph.ignore) > 0.5).any(axis=1)
+    ignored = (share_inside(boxes, photograph.ignore) > 0.5).any(axis=1)
     return who, (who < 0) & ~ignored & (boxes[:, 3] - boxes[:, 1] >= SMALLEST)
-
-
-def inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """Share of the area of boxes [D, 4] that lies in regions [R, 4] -> [D, R]."""
-    low = np.maximum(boxes[:, None, :2], regions[:, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[:, 2:])
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return (high - low).clip(min=0).prod(axis=2) / area[:, None]
 
 
 def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCounts | None, list[Scored]]:
@@ -146,7 +139,8 @@ def evaluate(recovery: Recovery, photograph: Photograph) -> tuple[DetectionCount
     `FEWEST` annotated joints."""
     image = photograph.load()
     people = {n: p for n, p in enumerate(photograph.people) if p.counts and p.seen.sum() >= FEWEST}
-    found = None if recovery.detector is None else recovery.detector.find(image)
+    detector = recovery.detector
+    found = None if detector is None else find_people(detector, image, detector.threshold)
     answers = recover(recovery, image, {n: p.box for n, p in people.items()}, found)
     detections, end_to_end = None, {}
     if found is not None:
