@@ -45,7 +45,13 @@ VIEW = ["viser>=1.0"]
 # `mega replay --engine ray`
 CLUSTER = ["ray>=2.40"]
 # `make docs`; Material 10 and MkDocs 2 would need another configuration
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.12"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings-python>=1.12",
+    # the last mkdocstrings for Python 3.10 fails with newer ones
+    "pymdown-extensions<12; python_version < '3.11'",
+]
 # without torch; `colcon test` looks for pytest under this name
 TEST = [
     "build>=1",

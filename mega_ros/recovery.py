@@ -331,10 +331,16 @@ class Recovery:
         return People(*(np.zeros((0, *size), kind) for size, kind in zip(sizes, types)))
 
     def _detected(self, image: np.ndarray, boxes: np.ndarray, rotate: int, tiles: bool) -> np.ndarray | None:
-        """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find."""
+        """The detector's keypoints [P, 17, 3] of the people in boxes [P, 4]; score 0 for those it does not find.
+
+        tiles: whether it searches the image's tiles if somebody is missing.
+        """
         if self.detector is None or not self._detects_keypoints or not len(boxes):
             return None
-        return keypoints_of(boxes, find_people(self.detector, image, self.detector.threshold, rotate, tiles))
+        keypoints = keypoints_of(boxes, find_people(self.detector, image, self.detector.threshold, rotate, tiles=False))
+        if tiles and not keypoints.any(axis=(1, 2)).all():
+            keypoints = keypoints_of(boxes, find_people(self.detector, image, self.detector.threshold, rotate))
+        return keypoints
 
     def _infer(
         self, image: np.ndarray, camera: Camera, boxes: np.ndarray, keypoints: np.ndarray | None, rotate: int
