@@ -40,6 +40,27 @@ def test_one_photograph_in_one_result_out(bundle: Path, tmp_path: Path) -> None:
     assert [row["name"] for row in report(tmp_path / "out")["table"]] == ["photo.jpg"]
 
 
+def test_images_are_searched_in_tiles_and_videos_if_asked(clip_frames: list[Any], tmp_path: Path) -> None:
+    """The clip at less than half its size, in a corner of a large image: the detector sees two people in tiles only."""
+    image = np.full((600, 800, 3), 127, np.uint8)
+    small = cv2.resize(clip_frames[4].image, None, fx=0.45, fy=0.45, interpolation=cv2.INTER_AREA)
+    image[: small.shape[0], -small.shape[1] :] = small
+    photo, film, out = tmp_path / "photo.png", tmp_path / "film.avi", tmp_path / "out"
+    cv2.imwrite(str(photo), image)
+    video = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 15, (800, 600))
+    video.write(image)
+    video.release()
+    for path, tiles, searched in (
+        (photo, "auto", True),
+        (photo, "false", False),
+        (film, "auto", False),
+        (film, "true", True),
+    ):
+        assert replay(Path("default"), out, path, "--tiles", tiles, "--boxes", "detector") == 0
+        assert report(out)["provenance"]["settings"]["tiles"] == searched
+        assert (len(np.load(out / "meshes.npz")["vertices"]) == 2) == searched
+
+
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(with_exif(cv2.imencode(".jpg", pattern(0))[1].tobytes()))
     (frame,) = frames.open_input([tmp_path / "a.jpg"]).frames()

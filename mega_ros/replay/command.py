@@ -105,9 +105,9 @@ class ReplayOptions:
     """What runs the model."""
     boxes: Literal["detector", "full_frame"] = "detector"
     """Where people are: what the bundle's detector finds, or one who fills the image."""
-    tiles: bool = False
-    """Also search four overlapping parts of each image for people, which finds smaller ones and takes five runs of the
-    detector."""
+    tiles: Literal["auto", "true", "false"] = "auto"
+    """Whether the detector also searches four overlapping parts of each image, for smaller people, in five runs; auto:
+    in images, not in bags and videos."""
     samples: int | None = None
     """Q meshes that are drawn for each person beside the published one: they go into meshes.npz, and the error of the
     best of them into the report. Sigma of a bundle without an error head comes from so many."""
@@ -287,7 +287,7 @@ def _replay(job: Job, console: Console, pool: many.Pool) -> dict[str, Any]:
     fov = float(FOV_DEFAULT if options.fov is None else np.radians(options.fov))
     settings = StreamSettings(
         boxes=options.boxes,
-        tiles=options.tiles,
+        tiles=options.tiles == "true" or (options.tiles == "auto" and isinstance(source, frames.ImageFiles)),
         samples=options.samples,
         keep_samples=options.samples is not None,
         seed=options.seed,
