@@ -21,6 +21,7 @@ from little_bundle import little_bundle
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from recordings import Recorder, bag, clip
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool, Header
@@ -122,13 +123,13 @@ def running(example: str, *arguments: object) -> Iterator[tuple[Node, Callable[[
         rclpy.shutdown(context=context)
 
 
-def people(z: float, sigma: float, x: float = 0.0) -> bytes:
+def people(z: float, sigma: float, x: float = 0.0) -> PointCloud2:
     """One far away, and one of whom a single vertex is z metres ahead."""
     points = np.full((2, 50, 3), 9, np.float32)
     points[1, 17] = x, 0, z
     spread = np.full((2, 50), 0.1, np.float32)
     spread[1, 17] = sigma
-    return standard.people_cloud(Header(), points, spread, np.array([4, 8]))
+    return deserialize_message(standard.people_cloud(Header(), points, spread, np.array([4, 8])), PointCloud2)
 
 
 def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
