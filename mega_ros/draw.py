@@ -42,9 +42,13 @@ class Surface:
     """float32 [P*V]."""
 
 
-def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera, size: tuple[int, int]) -> Surface:
-    """Surfaces [P, V, 3] with triangles [F, 3] in an image of `size` (width, height), by the painter's algorithm."""
-    width, height = size
+def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera | np.ndarray, size: tuple[int, int]) -> Surface:
+    """Surfaces [P, V, 3] with triangles [F, 3] in an image of `size` (width, height), by the painter's algorithm.
+
+    camera: of that image, or its intrinsics [3, 3]. The surface has FINER times as many pixels in each direction.
+    """
+    camera = Camera.of(camera).moved(np.diag([FINER, FINER, 1]))
+    width, height = size[0] * FINER, size[1] * FINER
     points = vertices.reshape(-1, 3).astype(np.float32)
     triangles = (faces[None] + vertices.shape[1] * np.arange(len(vertices))[:, None, None]).reshape(-1, 3)
     corners = camera.project(points)[triangles]  # [F, 3, 2]
@@ -91,7 +95,7 @@ def vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 def paint(image: np.ndarray, surface: Surface, colours: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    """A copy of `image` [H, W, 3] with `surface` (traced at FINER times its size), vertex `colours` [P*V, 3] BGR."""
+    """A copy of `image` [H, W, 3] with a `surface` that was traced in it, vertex `colours` [P*V, 3] BGR."""
     out = image.copy()
     rows, columns = surface.pixels
     if not len(rows):
@@ -115,16 +119,19 @@ def label(image: np.ndarray, words: str, at: tuple[int, int]) -> None:
         cv2.putText(image, words, at, cv2.FONT_HERSHEY_SIMPLEX, TEXT, colour, thickness, cv2.LINE_AA)
 
 
-def label_people(image: np.ndarray, surface: Surface, ids: np.ndarray) -> None:
-    """Writes the ids [P] over the highest points of what is seen of each person of a painted `surface`, in place."""
-    owner = surface.corners[:, 0] // (len(surface.light) // len(ids))
+def paint_people(image: np.ndarray, surface: Surface, ids: np.ndarray) -> np.ndarray:
+    """`paint` with a colour per person, and the ids [P] over the highest points of what is seen of each."""
+    vertices = len(surface.light) // len(ids)
+    out = paint(image, surface, np.repeat(PEOPLE[np.asarray(ids, int) % len(PEOPLE)], vertices, axis=0), OVER_IMAGE)
+    owner = surface.corners[:, 0] // vertices
     for person, words in enumerate(map(str, ids.tolist())):
         mine = owner == person
         if mine.any():
             first = mine.argmax()  # pixels go from the top down
             x, y = surface.pixels[1][first] // FINER, surface.pixels[0][first] // FINER
             (width, height), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
-            label(image, words, (int(x) - width // 2, max(int(y) - 4, height + 2)))
+            label(out, words, (int(x) - width // 2, max(int(y) - 4, height + 2)))
+    return out
 
 
 def shrunk(image: np.ndarray, camera: Camera) -> tuple[np.ndarray, Camera]:
@@ -135,16 +142,6 @@ def shrunk(image: np.ndarray, camera: Camera) -> tuple[np.ndarray, Camera]:
     size = WIDEST, max(1, round(height * WIDEST / width))
     scale = np.diag([size[0] / width, size[1] / height, 1])
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), camera.moved(scale)
-
-
-def finer(camera: Camera | np.ndarray) -> Camera:
-    """A camera, or that of intrinsics [3, 3], with FINER times as many pixels."""
-    return Camera.of(camera).moved(np.diag([FINER, FINER, 1]))
-
-
-def person_colours(ids: np.ndarray, vertices: int) -> np.ndarray:
-    """Ids [P] -> colours [P*V, 3], one per person."""
-    return np.repeat(PEOPLE[np.asarray(ids, int) % len(PEOPLE)], vertices, axis=0)
 
 
 def sigma_colours(sigma: np.ndarray, limit: float) -> np.ndarray:
@@ -162,29 +159,18 @@ def overlay(
     """The surfaces [P, V, 3] over their image, one colour per person, with their ids [P]."""
     if not len(vertices):
         return image.copy()
-    surface = trace(vertices, faces, finer(camera), (image.shape[1] * FINER, image.shape[0] * FINER))
-    out = paint(image, surface, person_colours(ids, vertices.shape[1]), OVER_IMAGE)
-    label_people(out, surface, ids)
-    return out
+    return paint_people(image, trace(vertices, faces, camera, (image.shape[1], image.shape[0])), ids)
 
 
-def sigma_views(
-    vertices: np.ndarray,
-    sigma: np.ndarray,
-    faces: np.ndarray,
-    camera: Camera | np.ndarray,
-    size: tuple[int, int],
-    limit: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Surfaces [P, V, 3] coloured by sigma [P, V]: the camera's view and a side view, of `size`."""
+def side_view(
+    vertices: np.ndarray, sigma: np.ndarray, faces: np.ndarray, size: tuple[int, int], limit: float
+) -> np.ndarray:
+    """Surfaces [P, V, 3] coloured by sigma [P, V], from the side; an image of `size` (width, height)."""
     paper = np.full((size[1], size[0], 3), PAPER, np.uint8)
     if not len(vertices):
-        return paper, paper.copy()
-    colours = sigma_colours(sigma, limit)
-    large = (size[0] * FINER, size[1] * FINER)
-    surface = trace(vertices, faces, finer(camera), large)
-    turned, side_camera = from_the_side(vertices, large)
-    return paint(paper, surface, colours), paint(paper, trace(turned, faces, side_camera, large), colours)
+        return paper
+    turned, camera = from_the_side(vertices, size)
+    return paint(paper, trace(turned, faces, camera, size), sigma_colours(sigma, limit))
 
 
 def from_the_side(vertices: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Camera]:

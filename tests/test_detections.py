@@ -125,6 +125,14 @@ def test_images_that_the_detector_skipped_are_counted() -> None:
     assert pairs.add_detections(4, read()) is not None
 
 
+def test_an_image_that_another_of_its_stamp_replaces_is_counted() -> None:
+    pairs: Pairs[str] = Pairs()
+    assert pairs.add_image(1, "first") is None and pairs.add_image(1, "second") is None
+    found = read()
+    assert pairs.add_detections(1, found) == ("second", found)
+    assert pairs.alone == 1
+
+
 def test_images_wait_for_a_second() -> None:
     """Of a slow camera, as many as of a fast one would be minutes, and all the memory."""
     pairs: Pairs[int] = Pairs()

@@ -7,9 +7,10 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import Image
 
+from mega_model.core.errors import InputError
 from mega_ros.recovery import People
 from mega_ros.ros.diagnostics import TIMES, Health
-from mega_ros.ros.images import ImageError, to_bgr
+from mega_ros.ros.images import to_bgr
 
 GIVEN = (*TIMES, "infer_cpu")
 
@@ -200,7 +201,7 @@ def test_unknown_encodings_are_one_kind_of_problem() -> None:
     health, due = Health(), 0
     for encoding in ("mono16", "16SC1", "a 16 b", "it's 16", "'16' '32"):
         message = Image(width=2, height=2, step=6, encoding=encoding)
-        with pytest.raises(ImageError, match="more than 8 bits") as raised:
+        with pytest.raises(InputError, match="more than 8 bits") as raised:
             to_bgr(message)
         due += health.problem("/image", str(raised.value))
     assert due == 1

@@ -21,11 +21,12 @@ from little_bundle import little_bundle
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.serialization import deserialize_message
 from recordings import Recorder, bag, clip
 from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import Bool, Header
 
-from mega_ros.ros import messages
+from mega_ros.ros import standard
 from mega_ros.ros.dds import use_large_messages
 from mega_ros.ros.read import points_of
 
@@ -128,7 +129,7 @@ def people(z: float, sigma: float, x: float = 0.0) -> PointCloud2:
     points[1, 17] = x, 0, z
     spread = np.full((2, 50), 0.1, np.float32)
     spread[1, 17] = sigma
-    return messages.point_cloud(Header(), points, spread, np.array([4, 8]))
+    return deserialize_message(standard.people_cloud(Header(), points, spread, np.array([4, 8])), PointCloud2)
 
 
 def test_a_person_grown_by_three_sigma_stops_the_robot() -> None:
@@ -192,7 +193,7 @@ def test_people_of_a_node_become_rows_at_once(tmp_path: Path, capfd: pytest.Capt
         header.stamp.sec, header.stamp.nanosec = 5, 250_000_000
 
         def written() -> bool:
-            joints.publish(messages.point_cloud(header, POSITIONS, SIGMA.astype(np.float32), IDS, DISTANCE))
+            joints.publish(standard.people_cloud(header, POSITIONS, SIGMA.astype(np.float32), IDS, DISTANCE))
             return table.exists() and len(table.read_text().splitlines()) > 2
 
         spin_until(written)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image as Photograph
 from sensor_msgs.msg import CompressedImage, Image
 
+from mega_model.core.errors import InputError
 from mega_model.core.images import without_stderr
-from mega_ros.ros.images import ImageError, to_bgr
+from mega_ros.ros.images import to_bgr
 
 HEIGHT, WIDTH = 6, 8
 
@@ -130,7 +131,7 @@ def test_yuv_420(encoding: str, padding: int) -> None:
     ],
 )
 def test_refused_encodings(encoding: str, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
+    with pytest.raises(InputError, match=reason):
         to_bgr(message(np.zeros((HEIGHT, WIDTH, 2), np.uint8), encoding))
 
 
@@ -146,7 +147,7 @@ def test_refused_encodings(encoding: str, reason: str) -> None:
     ],
 )
 def test_refused_geometry(bgr: np.ndarray, changes: dict[str, int], reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
+    with pytest.raises(InputError, match=reason):
         to_bgr(message(bgr, "bgr8", **changes))
 
 
@@ -170,7 +171,7 @@ def test_any_fields_are_an_image_or_a_reason(
     fields = {"width": width, "height": height, "step": step, "is_bigendian": bigendian, "encoding": encoding}
     try:
         image = to_bgr(Image(data=array.array("B", data), **fields))
-    except ImageError as error:
+    except InputError as error:
         assert str(error).isprintable()
     else:
         assert image.shape == (height, width, 3) and image.dtype == np.uint8
@@ -178,7 +179,7 @@ def test_any_fields_are_an_image_or_a_reason(
 
 @pytest.mark.parametrize("encoding", ["yuyv", "nv12"])
 def test_odd_width_has_no_shared_colours(encoding: str) -> None:
-    with pytest.raises(ImageError, match="must be even"):
+    with pytest.raises(InputError, match="must be even"):
         to_bgr(message(np.zeros((HEIGHT, 7, 2), np.uint8), encoding))
 
 
@@ -239,7 +240,7 @@ def test_pixels_stay_where_the_camera_info_has_them() -> None:
     ],
 )
 def test_refused_files(data: bytes, kind: str, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
+    with pytest.raises(InputError, match=reason):
         to_bgr(compressed(data, kind))
 
 
@@ -249,7 +250,7 @@ def test_codecs_do_not_print(capfd: pytest.CaptureFixture[str]) -> None:
     for suffix in (".jpg", ".png"):
         data = cv2.imencode(suffix, noise)[1].tobytes()
         damaged = CompressedImage(format=suffix, data=array.array("B", data[:800] + data[850:]))
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(InputError):
             to_bgr(damaged)
     with without_stderr():
         os.write(2, b"libpng error: damaged\n[WARN] of another thread\n")

@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
-from mega_ros.ros import messages
+from mega_ros.ros import messages, standard
 from mega_ros.ros.images import to_bgr
 from mega_ros.ros.read import positions, read_cloud, read_stamp
 
@@ -29,8 +29,7 @@ def some_people(people: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.n
 @given(people=st.integers(0, 4), columns=st.integers(1, 30))
 def test_round_trip(people: int, columns: int) -> None:
     points, sigma, ids = some_people(people, columns)
-    sent = serialize_message(messages.point_cloud(HEADER, points, sigma, ids))
-    message = deserialize_message(sent, PointCloud2)
+    message = deserialize_message(standard.people_cloud(HEADER, points, sigma, ids), PointCloud2)
     assert message.header == HEADER and message.is_dense
     assert (message.height, message.width, message.point_step) == (people, columns, 20)
     assert [(f.name, f.offset, f.datatype) for f in message.fields] == [
@@ -48,11 +47,11 @@ def test_round_trip(people: int, columns: int) -> None:
 
 
 def test_bags_hold_the_same() -> None:
-    """What rosbags reads from the bytes is what rclpy wrote."""
+    """What rosbags reads from rclpy's bytes is what was sent."""
     points, sigma, ids = some_people(2, 5)
-    sent = serialize_message(messages.point_cloud(HEADER, points, sigma, ids))
+    message = deserialize_message(standard.people_cloud(HEADER, points, sigma, ids), PointCloud2)
     store = get_typestore(Stores.ROS2_JAZZY)
-    cloud = read_cloud(store.deserialize_cdr(sent, "sensor_msgs/msg/PointCloud2"))
+    cloud = read_cloud(store.deserialize_cdr(serialize_message(message), "sensor_msgs/msg/PointCloud2"))
     np.testing.assert_array_equal(positions(cloud), points)
     np.testing.assert_array_equal(cloud["id"][:, 0], ids)
 
@@ -83,7 +82,7 @@ def test_foreign_clouds_are_read_by_field_name(order: str) -> None:
 
 
 def test_cut_off_cloud() -> None:
-    message = messages.point_cloud(HEADER, *some_people(2, 5))
+    message = deserialize_message(standard.people_cloud(HEADER, *some_people(2, 5)), PointCloud2)
     del message.data[-1:]
     with pytest.raises(InputError, match="only 199 bytes"):
         read_cloud(message)
@@ -108,7 +107,7 @@ def test_images_are_read_as_they_were_sent() -> None:
     raw = deserialize_message(serialize_message(messages.image(HEADER, bgr)), Image)
     assert (raw.header, raw.height, raw.width, raw.step, raw.encoding) == (HEADER, 32, 64, 192, "bgr8")
     np.testing.assert_array_equal(to_bgr(raw), bgr)
-    jpeg = deserialize_message(serialize_message(messages.compressed_image(HEADER, bgr)), CompressedImage)
+    jpeg = deserialize_message(standard.jpeg_image(HEADER, bgr), CompressedImage)
     assert (jpeg.header, jpeg.format) == (HEADER, "bgr8; jpeg compressed bgr8")
     assert np.abs(to_bgr(jpeg).astype(int) - bgr).mean() < 3
 

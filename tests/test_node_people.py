@@ -21,7 +21,7 @@ from test_node import GREY, Peer, image
 from test_outputs import HRI, IdsList
 from test_transport import damaged
 
-from mega_ros.ros import bodies, messages, parameters
+from mega_ros.ros import bodies, parameters, standard
 from mega_ros.ros.detections import WAITING
 from mega_ros.ros.node import MegaNode
 from mega_ros.ros.standard import serialised
@@ -203,14 +203,14 @@ def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch
 
 
 def test_a_frame_whose_mesh_fails_is_rejected(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    point_cloud = messages.point_cloud
+    people_cloud = standard.people_cloud
 
     def fail_without_distance(*arguments: Any) -> Any:
         if len(arguments) == 4:
             raise ValueError("no ink")
-        return point_cloud(*arguments)
+        return people_cloud(*arguments)
 
-    monkeypatch.setattr(messages, "point_cloud", fail_without_distance)
+    monkeypatch.setattr(standard, "people_cloud", fail_without_distance)
     node, peer = start()
     assert node.start()
     values = peer.status(lambda s, v: v.get("frames_rejected", "0") != "0", lambda: peer.send(image(GREY)))

@@ -30,6 +30,7 @@ from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
 from mega_model.core.geometry import intrinsics_from_fov, project
 from mega_model.core.topology import LIMB_JOINTS, SMPL_JOINTS, Topology
+from mega_ros import cli
 from mega_ros.recovery import People
 from mega_ros.replay import score as scoring
 from mega_ros.replay import sources
@@ -698,10 +699,8 @@ def test_ctrl_c_ends_demo_and_node(tmp_path: Path, environment: dict[str, str]) 
 def test_what_cannot_be_played_is_one_line_and_code_1(
     args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from mega_ros.replay.demo import main
-
     monkeypatch.chdir(tmp_path)
-    assert main(list(args)) == 1
+    assert cli.main(["demo", *args]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("mega demo: ")
     assert args[1] in line

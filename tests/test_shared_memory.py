@@ -49,8 +49,8 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 
 def test_only_what_nobody_has_locked_is_removed(tmp_path: Path) -> None:
-    dead = files(tmp_path, "fastdds_0123456789abcdef", "fastdds_0123456789abcdef_el")
-    dead += files(tmp_path, "fastdds_port7411", "fastdds_port7411_el", "sem.fastdds_port7411_mutex")
+    files(tmp_path, "fastdds_0123456789abcdef", "fastdds_0123456789abcdef_el")
+    files(tmp_path, "fastdds_port7411", "fastdds_port7411_el", "sem.fastdds_port7411_mutex")
     alive = files(tmp_path, "fastdds_fedcba9876543210", "fastdds_fedcba9876543210_el")
     # one of its two locks is held
     alive += files(tmp_path, "fastdds_port7400", "fastdds_port7400_el", "fastdds_port7400_sl")
@@ -60,9 +60,9 @@ def test_only_what_nobody_has_locked_is_removed(tmp_path: Path) -> None:
     with alive[1].open() as first, alive[4].open() as second:
         fcntl.flock(first, fcntl.LOCK_EX)
         fcntl.flock(second, fcntl.LOCK_SH)
-        assert shared_memory.clean(tmp_path) == 4 * len(dead)
+        shared_memory.clean(tmp_path)
     assert {*tmp_path.iterdir()} == {*alive, *others, *young}
-    assert shared_memory.clean(tmp_path / "nowhere") == 0
+    shared_memory.clean(tmp_path / "nowhere")
 
 
 PROCESS = """

@@ -5,6 +5,7 @@ import pytest
 
 from mega_model.core.cameras import Camera
 from mega_model.core.geometry import intrinsics_from_fov
+from mega_ros import draw
 from mega_ros.replay import sheets
 
 CAMERA = Camera(intrinsics_from_fov(320, 240, 1.0))
@@ -37,6 +38,17 @@ def test_contact_sheet_has_a_row_per_frame_also_for_nobody(image: np.ndarray) ->
     two = sheets.contact_sheet([somebody, nobody], FACES)
     assert two.shape[0] - one.shape[0] > 300
     assert two.shape[1:] == one.shape[1:]
+
+
+def test_the_image_stays_and_the_view_by_sigma_shows_it(image: np.ndarray) -> None:
+    sigma = 0.05 + (BALL[..., 0] / 6)  # 0 to 0.1 m, uncertain to the right
+    frame = sheets.PageFrame(image, CAMERA, BALL, sigma, np.array([0]))
+    plain, over, by_sigma = sheets.views(frame, FACES, (320, 240), 0.1)
+    np.testing.assert_array_equal(plain, image)
+    assert (over != image).any() and tuple(by_sigma[0, 0]) == draw.PAPER
+    left, right = by_sigma[120, 140].astype(int), by_sigma[120, 180].astype(int)
+    assert left[0] > left[2]
+    assert right[2] > right[0]
 
 
 def test_video_frames_have_ids_over_the_image(image: np.ndarray) -> None:

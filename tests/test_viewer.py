@@ -36,7 +36,7 @@ from mega_model.core.topology import Topology
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 from mega_ros.draw import vertex_normals
 from mega_ros.replay.results import MeshFile
-from mega_ros.ros import messages
+from mega_ros.ros import messages, standard
 from mega_ros.viewer import Meshes, Page, RecordedMeshes, ViewOptions, main
 
 msgspec = pytest.importorskip("msgspec")
@@ -315,10 +315,10 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
             header.stamp.sec = stamp
             images.publish(bytes(40))  # a damaged one costs nothing
             images.publish(messages.image(header, IMAGE))
-            clouds.publish(messages.point_cloud(Header(), people.vertices[:, :9], people.sigma[:, :9], people.ids))
+            clouds.publish(standard.people_cloud(Header(), people.vertices[:, :9], people.sigma[:, :9], people.ids))
             for _ in range(5):
                 executor.spin_once(timeout_sec=0.02)
-            clouds.publish(messages.point_cloud(header, people.vertices, people.sigma, people.ids))
+            clouds.publish(standard.people_cloud(header, people.vertices, people.sigma, people.ids))
             for _ in range(5):
                 executor.spin_once(timeout_sec=0.02)
         np.testing.assert_allclose(surface(scene(view.page)["/people/3"]).vertices, people.vertices[0], atol=1e-5)

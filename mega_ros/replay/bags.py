@@ -252,7 +252,7 @@ def _stamp_form(data: bytes, is_ros2: bool) -> struct.Struct:
 
 def _stamp(data: bytes, is_ros2: bool = True) -> int:
     form = _stamp_form(data, is_ros2)
-    if len(data) < HEADER + form.size:
+    if len(data) < STAMP_END:
         return 0
     seconds, nanoseconds = form.unpack_from(data, HEADER)
     return int(seconds) * 10**9 + int(nanoseconds)
@@ -261,10 +261,10 @@ def _stamp(data: bytes, is_ros2: bool = True) -> int:
 def with_stamp(message: Message) -> Message:
     """A message with a header, whose stamp, if it is zero, is the time at which it was recorded."""
     form = _stamp_form(message.data, True)
-    if message.stamp or len(message.data) < HEADER + form.size:
+    if message.stamp or len(message.data) < STAMP_END:
         return message
     stamp = form.pack(*divmod(message.time, 10**9))
-    return message._replace(data=message.data[:HEADER] + stamp + message.data[HEADER + form.size :])
+    return message._replace(data=message.data[:HEADER] + stamp + message.data[STAMP_END:])
 
 
 @contextmanager

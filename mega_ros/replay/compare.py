@@ -235,9 +235,9 @@ def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions)
     def differ(what: str) -> InputError:
         return InputError(f"{options.a} and {options.b} are not comparable: {what}")
 
-    for field, what in (("inputs", "input files"), ("reference", "references"), ("topics", "topics")):
-        x, y = getattr(a.provenance, field), getattr(b.provenance, field)
-        if [*map(_identity, x)] != [*map(_identity, y)] or (field == "topics" and x != y):
+    was, now = _made_from(a.provenance), _made_from(b.provenance)
+    for what in was:
+        if was[what] != now[what]:
             raise differ(f"they are of different {what}")
     samples = {report.provenance.settings.samples for report in (a, b)} - {0}
     if len(samples) > 1:
@@ -248,8 +248,13 @@ def _check_comparable(a: ReplayReport, b: ReplayReport, options: CompareOptions)
         raise differ("no frame is scored in both")
 
 
-def _identity(file: Any) -> Any:
-    return file.get("sha256") if isinstance(file, dict) else file
+def _made_from(provenance: Provenance) -> dict[str, Any]:
+    """What two reports must share: files are known by their hashes."""
+    return {
+        "input files": [file.get("sha256") for file in provenance.inputs],
+        "references": [file.get("sha256") for file in provenance.reference],
+        "topics": provenance.topics,
+    }
 
 
 def _table(a: ReplayReport, b: ReplayReport, differences: list[Difference], regressions: list[Difference]) -> Table:

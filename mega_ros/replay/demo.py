@@ -7,7 +7,6 @@ on the machine.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
 from .results import put_in_place
-from .sources import Source, SourceError
+from .sources import Source
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
 """What it may write into its folder, beside the node's log."""
@@ -62,40 +61,33 @@ def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
     options = tyro.cli(DemoOptions, args=args, prog="mega demo")
     console = Console()
-    try:
-        if not 1 <= options.fov <= 170:
-            raise SourceError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
-        given = [value for value in (options.image, options.video, options.camera) if value is not None]
-        if len(given) > 1:
-            raise SourceError("--image, --video and --camera exclude each other")
-        clip = None if given else share() / "demo" / "clip"
-        source = Recorded(clip).played() if clip else _source(options)
-        bundle = Bundle.load(options.bundle)
-        from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
+    if not 1 <= options.fov <= 170:
+        raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    given = [value for value in (options.image, options.video, options.camera) if value is not None]
+    if len(given) > 1:
+        raise InputError("--image, --video and --camera exclude each other")
+    clip = None if given else share() / "demo" / "clip"
+    source = Recorded(clip).played() if clip else _source(options)
+    bundle = Bundle.load(options.bundle)
+    from .live.play import play  # needs rclpy, which is slow to load, and optional for other users of this module
 
-        make_folder(options.out)
-        recording, interrupted = play(
-            source,
-            {"bundle": options.bundle, "tiles": options.image is not None},
-            options.out / "node.log",
-            console,
-            seconds=options.seconds,
-            keep_images=True,
-        )
-        if not recording.sent:
-            raise SourceError(f"{source.name}: no images in it")
-        report = {"source": source.name, **summarise(recording)}
-        if clip:
-            report["truth"] = scores_of(clip, Recovery(bundle), console)
-        with put_in_place(options.out, NAMES) as fresh:
-            (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-            write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
-    except InputError as error:
-        print(f"mega demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("mega demo: interrupted", file=sys.stderr)
-        return 130
+    make_folder(options.out)
+    recording, interrupted = play(
+        source,
+        {"bundle": options.bundle, "tiles": options.image is not None},
+        options.out / "node.log",
+        console,
+        seconds=options.seconds,
+        keep_images=True,
+    )
+    if not recording.sent:
+        raise InputError(f"{source.name}: no images in it")
+    report = {"source": source.name, **summarise(recording)}
+    if clip:
+        report["truth"] = scores_of(clip, Recovery(bundle), console)
+    with put_in_place(options.out, NAMES) as fresh:
+        (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
     console.print(demo_table(report))
     console.print(what_is_normal(report))
     for path in (options.out / name for name in NAMES):

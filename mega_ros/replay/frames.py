@@ -41,7 +41,7 @@ from .bags import (
     read_bag,
     with_stamp,
 )
-from .sources import FRAME, STREAMS, Source, SourceError, is_still, open_video, read_image
+from .sources import FRAME, STREAMS, Source, is_still, open_video, read_image
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 IMAGE_ENDINGS = (
@@ -282,7 +282,7 @@ class Video:
                 image, problem = None, ""
                 try:
                     image = read_image(capture, str(self.files[0]))
-                except SourceError as error:
+                except InputError as error:
                     problem = str(error)
                 if image is None and not problem:
                     # in a container that holds no count, it is one that OpenCV took from length and mean rate

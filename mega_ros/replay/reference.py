@@ -264,9 +264,8 @@ def _of_npz(path: Path, topology: Topology, within: float) -> Reference:
     frame = arrays.get("frame", np.arange(count))
     if keys.ndim != 1 or keys.dtype.kind not in {"stamps": "iu", "names": "U"}[key]:
         raise InputError(f"{path}: field '{key}' must hold {'whole nanoseconds' if key == 'stamps' else 'texts'}, [F]")
-    for name, wanted in (("frame", (count,)), ("ids", (count,))):
-        value = frame if name == "frame" else arrays.get(name, np.zeros(count, int))
-        if value.shape != wanted or value.dtype.kind not in "iu":
+    for name, value in (("frame", frame), ("ids", arrays.get("ids", frame))):
+        if value.shape != (count,) or value.dtype.kind not in "iu":
             raise InputError(f"{path}: field '{name}' must hold {count} whole numbers, one per person")
     if count and not 0 <= frame.min() <= frame.max() < len(keys):
         raise InputError(

@@ -66,7 +66,7 @@ class Worst:
         limit = sheets.nice_limit([frame.sigma for _, _, frame in self._kept])
         for _, row, frame in self._kept:
             size = frame.image.shape[1], frame.image.shape[0]
-            _, over, by_sigma, _ = sheets.panels(frame, faces, size, limit)
+            _, over, by_sigma = sheets.views(frame, faces, size, limit)
             both = np.concatenate([over, by_sigma], axis=1)
             both = np.concatenate([both, sheets.legend(both.shape[1], limit)])
             data = cv2.imencode(".jpg", both, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()

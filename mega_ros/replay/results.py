@@ -13,10 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
@@ -26,8 +24,7 @@ from mega_model.core.topology import Topology
 from .. import draw
 from ..recovery import People
 from ..ros.markers import Markers
-from ..ros.read import points_of
-from ..ros.standard import BGR_AS_JPEG, MESSAGES, header, point_cloud, serialised
+from ..ros.standard import MESSAGES, header, jpeg_image, people_cloud
 from .bags import is_bag, open_bag
 from .frames import Frame
 from .measures import Row
@@ -170,12 +167,11 @@ class MeshBag:
         assert frame.image is not None
         head = header(frame.stamp, frame.frame_id)
         drawn = draw.overlay(frame.image, people.vertices, people.ids, self._faces, camera)
-        jpeg = cv2.imencode(".jpg", drawn)[1].ravel()
         messages = (
-            serialised(point_cloud(head, points_of(people.vertices, people.sigma, people.ids))),
-            serialised(point_cloud(head, points_of(people.joints, people.joints_sigma, people.ids, people.distance))),
+            people_cloud(head, people.vertices, people.sigma, people.ids),
+            people_cloud(head, people.joints, people.joints_sigma, people.ids, people.distance),
             self._markers.message(head, people),
-            serialised(ros.sensor_msgs__msg__CompressedImage(head, BGR_AS_JPEG, jpeg)),
+            jpeg_image(head, drawn),
         )
         for connection, data in zip(self._connections, messages):
             self._writer.write(connection, max(0, frame.stamp), data)  # a bag's times cannot be negative

@@ -87,7 +87,7 @@ class Score:
         visible = in_view(true_points, camera, size) if truth.visible is None else truth.visible
         overlap = overlaps(people.vertices if solid else people.joints, true_points, camera)
         pairs = match(overlap)
-        counted = visible.mean(axis=1) >= MINIMUM_VISIBLE if len(visible) else np.zeros(0, bool)
+        counted = visible.mean(axis=1) >= MINIMUM_VISIBLE
         found = {t: p for p, t in pairs if counted[t]}
         row |= {
             "true_people": int(counted.sum()),

@@ -13,20 +13,7 @@ import numpy as np
 
 from mega_model.core.cameras import Camera
 
-from ..draw import (
-    FINER,
-    OVER_IMAGE,
-    PAPER,
-    finer,
-    label,
-    label_people,
-    overlay,
-    paint,
-    person_colours,
-    sigma_colours,
-    sigma_views,
-    trace,
-)
+from ..draw import PAPER, label, paint, paint_people, side_view, sigma_colours, trace
 
 INK = (64, 52, 44)
 SMALLEST = (160, 64)
@@ -84,13 +71,16 @@ class PageFrame:
     caption: str = ""
 
 
-def panels(frame: PageFrame, faces: np.ndarray, size: tuple[int, int], limit: float) -> list[np.ndarray]:
-    """Image, mesh over it, mesh by sigma from the camera and from the side: four images of `size` (width, height)."""
+def views(
+    frame: PageFrame, faces: np.ndarray, size: tuple[int, int], limit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, mesh over it, and mesh by sigma: three images of `size` (width, height)."""
     image, moved = fit(frame.image, size)
-    camera = frame.camera.moved(moved)
-    over = overlay(image, frame.vertices, frame.ids, faces, camera)
-    label(image, frame.caption, (8, image.shape[0] - 10))
-    return [image, over, *sigma_views(frame.vertices, frame.sigma, faces, camera, size, limit)]
+    paper = np.full_like(image, PAPER)
+    if not len(frame.vertices):
+        return image, image.copy(), paper
+    surface = trace(frame.vertices, faces, frame.camera.moved(moved), size)
+    return image, paint_people(image, surface, frame.ids), paint(paper, surface, sigma_colours(frame.sigma, limit))
 
 
 def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
@@ -99,20 +89,14 @@ def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int 
     scale = largest / max(height, width) / 2
     size = (2 * round(width * scale), 2 * round(height * scale))  # video needs even numbers
     size = max(SMALLEST[0], size[0]), max(SMALLEST[1], size[1])
-    image, moved = fit(frame.image, size)
-    paper = np.full_like(image, PAPER)
-    if len(frame.vertices):
-        surface = trace(frame.vertices, faces, finer(frame.camera.moved(moved)), (size[0] * FINER, size[1] * FINER))
-        image = paint(image, surface, person_colours(frame.ids, frame.vertices.shape[1]), OVER_IMAGE)
-        paper = paint(paper, surface, sigma_colours(frame.sigma, limit))
-        label_people(image, surface, frame.ids)
-    paper[-44:] = legend(size[0], limit)
-    label(image, frame.caption, (8, image.shape[0] - 10))
-    return np.concatenate([image, paper], axis=1)
+    _, over, by_sigma = views(frame, faces, size, limit)
+    by_sigma[-44:] = legend(size[0], limit)
+    label(over, frame.caption, (8, size[1] - 10))
+    return np.concatenate([over, by_sigma], axis=1)
 
 
 def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray, width: int = 400) -> np.ndarray:
-    """Rows of `panels`, `width` pixels each, a heading and the colour scale."""
+    """Rows of `views` and `side_view`, `width` pixels each, a heading and the colour scale."""
     limit = nice_limit([f.sigma for f in frames])
     gap = 10
     image_height, image_width = frames[0].image.shape[:2]
@@ -124,7 +108,10 @@ def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray, width: int = 4
     rows = [head]
     for frame in frames:
         row = np.full((height + gap, page_width, 3), PAPER, np.uint8)
-        for column, panel in enumerate(panels(frame, faces, (width, height), limit)):
+        side = side_view(frame.vertices, frame.sigma, faces, (width, height), limit)
+        panels = *views(frame, faces, (width, height), limit), side
+        label(panels[0], frame.caption, (8, height - 10))
+        for column, panel in enumerate(panels):
             x = gap + column * (width + gap)
             row[:height, x : x + width] = panel
             if column >= 2:

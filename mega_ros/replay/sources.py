@@ -38,10 +38,6 @@ STREAMS = (".mjpeg", ".mjpg")
 CLOSEST = 0.75  # smallest visible share of the photograph
 
 
-class SourceError(InputError):
-    """An input that cannot be played. The message has one line."""
-
-
 @dataclass(frozen=True)
 class Source:
     """A stream of messages to play."""
@@ -76,25 +72,25 @@ def open_video(path: Path) -> cv2.VideoCapture:
     """Raises InputError that names the file."""
     # FFmpeg does not see the damage of an image, and gives a tile of one in HEIC
     if is_still(path):
-        raise SourceError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
+        raise InputError(f"{path}: an image, not a video; mega demo --image and mega replay read images")
     if path.name.endswith(FILES):
-        raise SourceError(f"{path}: a bag, not a video; mega replay reads bags")
+        raise InputError(f"{path}: a bag, not a video; mega replay reads bags")
     try:
         name = os.fsencode(path).decode()
     except UnicodeDecodeError:  # OpenCV would crash
-        raise SourceError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
+        raise InputError(f"{path}: the name is not UTF-8, so OpenCV cannot open it; rename the file") from None
     with without_stderr():
         capture = cv2.VideoCapture(name)
     # FFmpeg draws a text
     if not capture.isOpened() or capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi"):
-        raise SourceError(f"{path}: not a video that OpenCV can read")
+        raise InputError(f"{path}: not a video that OpenCV can read")
     return capture
 
 
 def read_image(capture: cv2.VideoCapture, name: str) -> np.ndarray | None:
     """The next image, uint8 [H, W, 3] BGR, with square pixels; None after the last one.
 
-    Raises SourceError with the name for one that cannot be read.
+    Raises InputError with the name for one that cannot be read.
     Since FFmpeg 8, OpenCV cannot convert interlaced images: it gives one of what its memory held before, and prints.
     What another thread's video prints meanwhile would count as this one's.
     """
@@ -102,7 +98,7 @@ def read_image(capture: cv2.VideoCapture, name: str) -> np.ndarray | None:
         good, image = capture.read()
     if any(b"Cannot convert interlaced" in line for line in said):
         convert = "of a file, others are made by ffmpeg -i FILE -vf yadif OUT.mp4"
-        raise SourceError(f"{name}: OpenCV cannot read interlaced images; {convert}")
+        raise InputError(f"{name}: OpenCV cannot read interlaced images; {convert}")
     if not good:
         return None
     ratio = capture.get(cv2.CAP_PROP_SAR_NUM) / (capture.get(cv2.CAP_PROP_SAR_DEN) or 1)
@@ -124,7 +120,7 @@ def camera(name: str, fov: float) -> Source:
     with without_stderr():
         capture = cv2.VideoCapture(int(name) if name.isdecimal() else name)
     if not capture.isOpened():
-        raise SourceError(f"camera {name}: cannot be opened; give a number, a device such as /dev/video0 or a URL")
+        raise InputError(f"camera {name}: cannot be opened; give a number, a device such as /dev/video0 or a URL")
     images = ((time.time_ns(), image) for image in _frames(capture, f"camera {name}"))
     return Source(f"camera {name}", _stream(images, fov), live=True)
 

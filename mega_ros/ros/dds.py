@@ -54,16 +54,15 @@ def transport() -> tuple[str, str]:
     implementation = get_rmw_implementation_identifier()
     if "fastrtps" not in implementation:
         return implementation, _advice(implementation)
-    chosen = [os.environ[name] for name in PROFILES if os.environ.get(name)]
-    if not chosen:
+    variable = next((name for name in PROFILES if os.environ.get(name)), None)
+    if variable is None:
         if builtin := os.environ.get("FASTDDS_BUILTIN_TRANSPORTS"):
             return f"Fast DDS, FASTDDS_BUILTIN_TRANSPORTS={builtin}", ""
         what = "Fast DDS with its own shared memory of 0.5 MiB, too small for camera images"
         return what, f"{what}: start it by `mega node`, or set {PROFILES[0]}; {HELP}"
-    profile = Path(chosen[0])
+    profile = Path(os.environ[variable])
     segment = shared_memory.segment_of(profile)
     if not profile.is_file():
-        variable = next(name for name in PROFILES if os.environ.get(name))
         what = f"Fast DDS with its own shared memory of 0.5 MiB, as there is no file {profile}"
         return what, f"{what}; camera images are likely to be lost: correct or unset {variable}; {HELP}"
     free = f"/dev/shm has {shared_memory.free_space() / MIB:.0f} MiB free"

@@ -70,6 +70,7 @@ class Pairs(Generic[T]):
 
     def add_image(self, stamp: int, image: T) -> tuple[T, Detections] | None:
         """The pair, if the image's detections are here."""
+        self._left(stamp in self._images)  # the one that waited under this stamp
         self._images[stamp] = image
         late = [other for other in self._images if stamp - other > PATIENCE] or [*self._images][:-WAITING]
         for other in late:

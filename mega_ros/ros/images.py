@@ -1,4 +1,4 @@
-"""ROS images to arrays. An unsupported image raises ImageError with the reason.
+"""ROS images to arrays. An unsupported image raises InputError with the reason.
 
 Only 8-bit encodings are supported, so `is_bigendian` does not matter. Other encodings hold depth, or sensor data of
 unknown range, which would give wrong bodies without a warning. A ROS installation's cv_bridge is not used: it refuses
@@ -15,11 +15,6 @@ import numpy as np
 
 from mega_model.core.errors import InputError
 from mega_model.core.images import decode, without_stderr
-
-
-class ImageError(InputError):
-    """An image message that cannot be used: what is wrong, and what to do."""
-
 
 # encoding -> bytes per pixel and the OpenCV conversion to BGR; the old and new names of sensor_msgs/image_encodings.hpp
 _PACKED: dict[str, tuple[int, int | None]] = {
@@ -51,27 +46,27 @@ _PACKETS = re.compile(r"(?i)h\.?26[3-6]|hevc|av1|vp[89]|mpeg-?[24]|theora")
 
 
 def to_bgr(message: Any) -> np.ndarray:
-    """sensor_msgs Image or CompressedImage (of rclpy or of rosbags) -> uint8 [H, W, 3] BGR. Raises ImageError."""
+    """sensor_msgs Image or CompressedImage (of rclpy or of rosbags) -> uint8 [H, W, 3] BGR. Raises InputError."""
     return _decode(message) if hasattr(message, "format") else _convert(message)
 
 
 def _convert(message: Any) -> np.ndarray:
     width, height, step, encoding = message.width, message.height, message.step, message.encoding
     if encoding not in _PACKED and encoding not in _PLANAR:
-        raise ImageError(_refusal(encoding))
+        raise InputError(_refusal(encoding))
     if width == 0 or height == 0:
-        raise ImageError(f"the image is {width} x {height} pixels")
+        raise InputError(f"the image is {width} x {height} pixels")
     planar = encoding in _PLANAR
     channels, conversion = (1, _PLANAR[encoding]) if planar else _PACKED[encoding]
     if (planar and height % 2) or ((planar or channels == 2) and width % 2):
-        raise ImageError(f"{encoding} shares colours between pixels, so {width} x {height} must be even")
+        raise InputError(f"{encoding} shares colours between pixels, so {width} x {height} must be even")
     row, rows = width * channels, height * 3 // 2 if planar else height
     data = np.frombuffer(message.data, np.uint8)
     if step < row:
-        raise ImageError(f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
+        raise InputError(f"step is {step} bytes, but a row of {width} {encoding} pixels takes {row}")
     # the last row may lack its padding
     if len(data) < step * (rows - 1) + row:
-        raise ImageError(f"the data are cut off: {len(data)} bytes, {rows} rows of {step} bytes are {rows * step}")
+        raise InputError(f"the data are cut off: {len(data)} bytes, {rows} rows of {step} bytes are {rows * step}")
     pixels = np.lib.stride_tricks.as_strided(data, (rows, row), (step, 1), writeable=False)
     pixels = np.ascontiguousarray(pixels).reshape(rows, width, channels)
     return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
@@ -80,17 +75,17 @@ def _convert(message: Any) -> np.ndarray:
 def _decode(message: Any) -> np.ndarray:
     """JPEG, PNG, and the other formats of `core.images`."""
     if not len(message.data):
-        raise ImageError("the compressed image has no data")
+        raise InputError("the compressed image has no data")
     if _DEPTH.match(message.format) or ("bayer" in message.format and "bgr8" not in message.format):
-        raise ImageError(_refusal(message.format))
+        raise InputError(_refusal(message.format))
     if _PACKETS.match(message.format):
-        raise ImageError(f"format '{message.format}' is packets of a video; republish it as raw images or as JPEG")
+        raise InputError(f"format '{message.format}' is packets of a video; republish it as raw images or as JPEG")
     try:
         # rotation by EXIF would make the image inconsistent with its camera_info
         with without_stderr():
             return decode(message.data, turn=False)
     except InputError as error:
-        raise ImageError(f"format '{message.format}': {error}") from None
+        raise InputError(f"format '{message.format}': {error}") from None
 
 
 def _refusal(encoding: str) -> str:

@@ -20,7 +20,7 @@ from mega_model.core.topology import Topology
 
 from .. import draw
 from ..recovery import People
-from . import bodies, messages
+from . import bodies, messages, standard
 from .markers import Markers
 from .transport import create_publisher, within
 
@@ -84,7 +84,7 @@ class Outputs:
             (
                 CompressedImage,
                 own("overlay/compressed"),
-                lambda frame: messages.compressed_image(frame.header, frame.overlay),
+                lambda frame: standard.jpeg_image(frame.header, frame.overlay),
             ),
         ]
         if vision := bodies.package("vision_msgs"):
@@ -137,11 +137,11 @@ class Outputs:
         self._open.close()
 
 
-def _mesh(frame: ProcessedFrame) -> PointCloud2:
+def _mesh(frame: ProcessedFrame) -> bytes:
     people = frame.people
-    return messages.point_cloud(frame.header, people.vertices, people.sigma, people.ids)
+    return standard.people_cloud(frame.header, people.vertices, people.sigma, people.ids)
 
 
-def _joints(frame: ProcessedFrame) -> PointCloud2:
+def _joints(frame: ProcessedFrame) -> bytes:
     people = frame.people
-    return messages.point_cloud(frame.header, people.joints, people.joints_sigma, people.ids, people.distance)
+    return standard.people_cloud(frame.header, people.joints, people.joints_sigma, people.ids, people.distance)

@@ -158,7 +158,12 @@ def declare(node: Node) -> None:
         else:
             continue
         node.get_logger().warning(f"there is no parameter {name}, so it is ignored; {meant}")
-    node.add_on_set_parameters_callback(lambda changes: _allowed(node, changes))
+
+    def check(changes: list[Parameter]) -> SetParametersResult:
+        reason = _why_not_allowed(node, changes)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    node.add_on_set_parameters_callback(check)
     for name, default, descriptor in PARAMETERS:
         node.declare_parameter(name, default, descriptor)
 
@@ -226,43 +231,38 @@ def stream_settings(node: Node, period: float) -> StreamSettings:
     )
 
 
-def _allowed(node: Node, changes: list[Parameter]) -> SetParametersResult:
+def _why_not_allowed(node: Node, changes: Sequence[Parameter]) -> str:
+    """What is wrong with the first value that is not allowed, or with a combination of values; else nothing."""
+
     def value(name: str) -> Any:
         new = [change.value for change in changes if change.name == name]
         return new[0] if new else node.has_parameter(name) and get(node, name)
 
     for change in changes:
         if change.name == "samples" and str(change.value) not in ("auto", *map(str, range(-1, MOST + 1))):
-            reason = f"samples must be auto or a whole number from -1 to {MOST}, not {change.value}"
-            return SetParametersResult(successful=False, reason=reason)
+            return f"samples must be auto or a whole number from -1 to {MOST}, not {change.value}"
         if change.name == "cameras":
             names = change.value or []
             if not _are_names(names):
-                reason = f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
-                return SetParametersResult(successful=False, reason=reason)
+                return f"cameras must be different names of letters, digits and _, as [front, rear], not {names}"
         if change.name == "fov" and change.type_ == Parameter.Type.DOUBLE:
             low, high = FOV_LIMITS
             if not low <= change.value <= high:
                 given = f"{change.value:g} degrees are {np.radians(change.value):.3f}"
-                reason = f"fov must be in radians, {FOV_RANGE}, not {change.value:g}: {given}"
-                return SetParametersResult(successful=False, reason=reason)
+                return f"fov must be in radians, {FOV_RANGE}, not {change.value:g}: {given}"
         # -p and parameter files read true as a bool
         choice = str(change.value).lower() if isinstance(change.value, bool) else change.value
         if change.name in CHOICES and choice not in CHOICES[change.name]:
-            reason = f"{change.name} must be one of {', '.join(CHOICES[change.name])}, not '{change.value}'"
-            return SetParametersResult(successful=False, reason=reason)
+            return f"{change.name} must be one of {', '.join(CHOICES[change.name])}, not '{change.value}'"
         if change.name in ("boxes", "fixed_box") and node.has_parameter("fixed_box") and value("boxes") == "fixed":
             box = list(value("fixed_box"))
             if not (len(box) == 4 and np.isfinite(box).all() and box[0] < box[2] and box[1] < box[3]):
-                reason = f"fixed_box must be four finite numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1, not {box}"
-                return SetParametersResult(successful=False, reason=reason)
+                return f"fixed_box must be four finite numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1, not {box}"
         if change.name == "boxes" and change.value == "detections" and not package("vision_msgs"):
-            reason = "boxes: detections needs the package vision_msgs: apt install ros-$ROS_DISTRO-vision-msgs"
-            return SetParametersResult(successful=False, reason=reason)
+            return "boxes: detections needs the package vision_msgs: apt install ros-$ROS_DISTRO-vision-msgs"
         if change.name in ("smoothing", "predict") and value("predict") and not value("smoothing"):
-            reason = "predict needs smoothing above 0: without it, velocities are not known"
-            return SetParametersResult(successful=False, reason=reason)
-    return SetParametersResult(successful=True)
+            return "predict needs smoothing above 0: without it, velocities are not known"
+    return ""
 
 
 def _are_names(names: Any) -> bool:

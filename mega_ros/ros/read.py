@@ -1,6 +1,6 @@
 """PointCloud2 messages, of rclpy or of rosbags, to arrays; `images` and `camera_info` read the other two.
 
-Also the points of a PointCloud2 as an array, which `messages` and the replay put into messages.
+Also the points of a PointCloud2 as an array, which `standard` puts into messages.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import xml.etree.ElementTree as ElementTree
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 MOUNT = Path("/dev/shm")
@@ -63,35 +63,27 @@ def segment_of(profile: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def clean(mount: Path = MOUNT) -> int:
-    """Removes what killed processes left, and returns how many bytes that were.
+def clean(mount: Path = MOUNT) -> None:
+    """Removes what killed processes left.
 
     It decides as Fast DDS' own `fastdds shm clean`: each segment and each port has a lock file which a living process
     keeps locked (flock), and the system unlocks it when the process ends. The lock is held while the files go, so no
     process can begin to use them meanwhile.
     """
-    freed = 0
     try:
         found = [match for path in mount.iterdir() if (match := _LOCK.fullmatch(path.name))]
     except OSError:
-        return 0
+        return
     for name in {match["name"] for match in found}:
         locks = [mount / match.string for match in found if match["name"] == name]
-        with ExitStack() as held:
-            try:
-                for lock in locks:
-                    file = held.enter_context(lock.open("rb"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if time.time() - os.fstat(file.fileno()).st_mtime < YOUNG:
-                        raise BlockingIOError
-                for path in (mount / name, mount / f"sem.{name}_mutex", *locks):
-                    if path.exists():
-                        size = path.stat().st_size
-                        path.unlink()
-                        freed += size
-            except OSError:  # alive, somebody else's, or gone by now
-                continue
-    return freed
+        with suppress(OSError), ExitStack() as held:  # alive, somebody else's, or gone by now
+            for lock in locks:
+                file = held.enter_context(lock.open("rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(file.fileno()).st_mtime < YOUNG:
+                    raise BlockingIOError
+            for path in (mount / name, mount / f"sem.{name}_mutex", *locks):
+                path.unlink(missing_ok=True)
 
 
 def is_mapped() -> bool:

@@ -1,19 +1,21 @@
-"""ROS's standard message types and their serialisation, without a ROS installation."""
+"""ROS's standard message types and their serialisation, without a ROS installation.
+
+Headers may be those of rclpy or of rosbags.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.stores import ros2_jazzy as ros
 
+from .read import points_of
+
 MESSAGES = get_typestore(Stores.ROS2_JAZZY)
 """Serialises and reads messages. It also takes messages of rclpy, as their fields have the same names."""
-
-
-BGR_AS_JPEG = "bgr8; jpeg compressed bgr8"
-"""The format of a CompressedImage, as compressed_image_transport writes it."""
 
 
 def header(stamp: int, frame_id: str) -> Any:
@@ -60,3 +62,16 @@ def point_cloud(head: Any, points: np.ndarray) -> Any:
         data=np.frombuffer(points.tobytes(), np.uint8),
         is_dense=True,
     )
+
+
+def people_cloud(
+    head: Any, positions: np.ndarray, sigma: np.ndarray, ids: np.ndarray, distance: np.ndarray | None = None
+) -> bytes:
+    """A PointCloud2 with a row per person and a column per vertex (or joint), as CDR; see `points_of`."""
+    return serialised(point_cloud(head, points_of(positions, sigma, ids, distance)))
+
+
+def jpeg_image(head: Any, bgr: np.ndarray) -> bytes:
+    """A CompressedImage of uint8 [H, W, 3], as CDR, in the format that compressed_image_transport writes."""
+    jpeg = cv2.imencode(".jpg", bgr)[1].ravel()
+    return serialised(ros.sensor_msgs__msg__CompressedImage(head, "bgr8; jpeg compressed bgr8", jpeg))

@@ -74,7 +74,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
                     self._listen(*topics)
                 for source in self._sources:
                     source.follow()
-            except (InputError, ValueError, RuntimeError) as error:  # rclpy's, about names that are no topics
+            except (ValueError, RuntimeError) as error:  # rclpy's, about names that are no topics
                 why = f"image_topic and camera_info_topic {', '.join(topics)}: {first_line(error)}"
                 self._warn(why, "/diagnostics")
 
@@ -107,7 +107,7 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
                 raise InputError(f"{cloud.shape[1]} vertices, the topology has {self._vertices}")
             ids = cloud["id"][:, 0] if cloud.size else np.zeros(0, np.uint32)
             meshes = Meshes(positions(cloud), cloud["sigma"], ids, *self._image(read_stamp(message)))
-        except (InputError, ValueError, KeyError) as error:  # the first word on what other nodes publish
+        except (ValueError, KeyError) as error:  # the first word on what other nodes publish
             self._warn(str(error), f"{self._options.node}/mesh")
             return
         self.page.show(meshes)
