@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -102,16 +103,10 @@ def affine_crop(image: np.ndarray, square: Square, pixels: int, smooth: bool = F
     return crop if crop.dtype == np.uint8 else np.rint(crop).astype(np.uint8)
 
 
-def resize(crop: np.ndarray, pixels: int) -> np.ndarray:
-    """A square crop at another size: [H, H, 3] -> [pixels, pixels, 3]."""
-    smaller = pixels < len(crop)
-    return cv2.resize(crop, (pixels, pixels), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-
-def columns(crop: np.ndarray, width: int) -> np.ndarray:
-    """The middle `width` columns of crops [..., H, W, 3]."""
-    cut = (crop.shape[-2] - width) // 2
-    return crop[..., cut : cut + width, :]
+def columns(crops: Any, width: int) -> Any:
+    """The middle `width` columns of crops [..., 3, H, W]: numpy arrays or torch tensors."""
+    cut = (crops.shape[-1] - width) // 2
+    return crops[..., cut : cut + width]
 
 
 def occlude(crop: np.ndarray, rng: np.random.Generator) -> None:

@@ -31,7 +31,7 @@ from mega_model.core.topology import LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
 from mega_model.data.crops import ACROSS
-from mega_model.data.rendered import SceneSet, intrinsics_of, mirror
+from mega_model.data.rendered import SceneSet, crop_each, intrinsics_of, mirror
 from mega_model.options import Extract
 from mega_model.tokenizer import MeshTokenizer
 
@@ -78,10 +78,10 @@ class FeatureSet:
         `blazepose.PoseFeatures`, and keypoints [B, 12, 3] (crop coordinates and score).
         """
         f = {name: array[index] for name, array in self.fields.items()}
-        scenes = {name: self.scenes.fields[name][f["scene"]] for name in ("vertices", "visible", "kind")}
+        f |= {name: self.scenes.fields[name][f["scene"]] for name in ("vertices", "visible", "kind")}
         arrays = {
             **{name: f[name].astype(np.float32) for name in PoseFeatures._fields},
-            **self.scenes.labels(scenes, f["mirrored"], f["rotation"], f["translation"], f["focal"]),
+            **self.scenes.labels(f),
             "keypoints": f.get("keypoints", np.zeros((len(index), len(LIMBS), 3), np.float32)),
         }
         batch = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
@@ -177,11 +177,7 @@ class FeatureExtractor:
         keypoints = self.keypoints(rng, index, flip, images, centre, side, roll, intrinsics)
 
         def see(people: np.ndarray, cameras: Cameras) -> PoseFeatures:
-            crops = [
-                crop_images(images[b], intrinsics[b], crop_intrinsics[None], turn[None], self.size)
-                for b, crop_intrinsics, turn in zip(people, *cameras)
-            ]
-            return self.backbone(np.concatenate(crops))
+            return self.backbone(crop_each(images[people], intrinsics[people], cameras, self.size))
 
         def stored(cameras: Cameras) -> dict[str, np.ndarray]:
             features = see(np.arange(count), cameras)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -59,6 +58,8 @@ class Mixture:
         if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
             raise InputError(f"proportions {weights.tolist()} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
+        self.names = [name for name in first[0] if all(name in batch for batch in first)]
+        """The fields common to all sets."""
         for field, what in (("images", "crops"), ("maps", "features"), ("vertices", "bodies")):
             shapes = [tuple(batch[field].shape[1:]) if field in batch else None for batch in first]
             if len(set(shapes)) > 1:
@@ -68,14 +69,8 @@ class Mixture:
     def __len__(self) -> int:
         return sum(len(s) for s in self.sets)
 
-    @cached_property
-    def names(self) -> list[str]:
-        """The fields common to all sets when the first batch is drawn."""
-        first, *others = (s.batch(np.zeros(1, int), None) for s in self.sets)
-        return [name for name in first if all(name in batch for batch in others)]
-
     def batch(self, rng: np.random.Generator, count: int) -> dict[str, Tensor]:
-        """`count` random people, augmented, with the fields common to all sets."""
+        """`count` random people, augmented, with the fields `names`."""
         counts = rng.multinomial(count, self.proportions)
         parts = []
         for images, n in zip(self.sets, counts):

@@ -143,7 +143,7 @@ class PeopleSet:
         missing = ((0, 0), (0, len(SMPL_JOINTS) - len(self.regressor)), (0, 0))
         joints2d = np.pad(joints2d, missing)
         batch = {
-            "images": np.stack(crops).transpose(0, 3, 1, 2),
+            "images": columns(np.stack(crops).transpose(0, 3, 1, 2), self.size[1]),
             "vertices": vertices,
             "joints": np.pad(self.regressor @ vertices, missing),
             "rotation": rotation,
@@ -153,16 +153,13 @@ class PeopleSet:
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in batch.items()}
 
     def _cut(self, read_image: ImageReader, square: Square, seed: int | None) -> np.ndarray:
-        image = read_image()
+        """uint8 [H, H, 3], augmented by a seed."""
         height, width = self.size
+        cut = square_crop if seed is None and height == width else affine_crop
+        crop = cut(read_image(), square, height)
         if seed is not None:
-            crop = affine_crop(image, square, height)
             occlude(crop, np.random.default_rng(seed))
-        elif height == width:
-            crop = square_crop(image, square, height)
-        else:
-            crop = affine_crop(image, square, height)
-        return columns(crop, width)
+        return crop
 
 
 def mirrored(names: Sequence[str]) -> list[int]:

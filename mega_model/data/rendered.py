@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from mega_model.core.regions import BOX_MARGIN, Cameras, keypoint_region
 from mega_model.core.topology import LIMB_JOINTS, LIMBS, Topology
 from mega_model.data import chunks
 from mega_model.data.chunks import CHUNK, open_fields
-from mega_model.data.crops import ACROSS
+from mega_model.data.crops import ACROSS, columns
 from mega_model.data.meshes import BodySampler
 from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.options import Render
@@ -86,16 +86,14 @@ class CroppedScenes(ABC):
         else:
             cameras = square_cameras(*box_squares(rows["box"], BOX_MARGIN), intrinsics, height)
         flip = rng.random(count) < 0.5 if rng else np.zeros(count, bool)
-        images = self.crops(rows["images"], intrinsics, cameras, flip)
+        images = columns(self.crops(rows["images"], intrinsics, cameras, flip), width).contiguous()
         crop_intrinsics, crop_from_camera = cameras[0], cameras[1].astype(np.float32)
         rotation = crop_from_camera @ rows["rotation"]
         translation = np.einsum("bij,bj->bi", crop_from_camera, rows["translation"])
         mirror(flip, rotation, translation)
         focal = (2 / height * crop_intrinsics[:, 0, 0]).astype(np.float32)
-        labels = self.labels(rows, flip, rotation, translation, focal)
-        cut = (height - width) // 2
-        images = images[..., cut : cut + width].contiguous()
-        return {"images": images, **{name: torch.from_numpy(array) for name, array in labels.items()}}
+        rows |= {"mirrored": flip, "rotation": rotation, "translation": translation, "focal": focal}
+        return {"images": images, **{name: torch.from_numpy(array) for name, array in self.labels(rows).items()}}
 
     def guesses(
         self, rng: np.random.Generator, rows: Mapping[str, Any], intrinsics: np.ndarray
@@ -119,31 +117,22 @@ class CroppedScenes(ABC):
         roll = np.radians(rng.normal(0, 15, len(side)).clip(-45, 45))
         return (centre, side, roll), keypoints
 
-    def labels(
-        self,
-        rows: Mapping[str, np.ndarray],
-        mirrored: np.ndarray,
-        rotation: np.ndarray,
-        translation: np.ndarray,
-        focal: np.ndarray,
-    ) -> dict[str, np.ndarray]:
-        """The fields of a batch, but for the crops. rows: vertices and kind of B scenes.
+    def labels(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The fields of a batch, but for the images.
 
         Beside those of `images.ImageSet`: part int64 [B] (index into `scenes.PARTS`), translation [B, 3] (metres) and
-        focal [B] (half crop sides) of the crop's camera. mirrored bool [B]: whose crops are. rotation [B, 3, 3],
-        translation and focal: as in the batch.
+        focal [B] (half crop sides) of the crop's camera. rows, of B crops: vertices and kind of their scenes; mirrored
+        bool [B]; rotation, translation and focal as in the batch.
         """
-        vertices = rows["vertices"].astype(np.float32)
+        vertices, mirrored = rows["vertices"].astype(np.float32), rows["mirrored"]
         if mirrored.any():
             vertices[mirrored] = vertices[mirrored].take(self.mirror_index, axis=1) * ACROSS
         joints = self.topology.joints(vertices)
         return {
             "vertices": vertices,
             "joints": joints,
-            "rotation": rotation,
-            "translation": translation,
-            "focal": focal,
-            "joints2d": _in_crop(joints, rotation, translation, focal),
+            **{name: rows[name] for name in ("rotation", "translation", "focal")},
+            "joints2d": _in_crop(joints, rows),
             "confidence": np.ones(joints.shape[:2], np.float32),
             "part": rows["kind"].astype(np.int64),
         }
@@ -190,24 +179,14 @@ class SceneSet(CroppedScenes):
         return square_cameras(centre, side, roll, intrinsics, self.size[0])
 
     def crops(self, images: Any, intrinsics: np.ndarray, cameras: Cameras, flip: np.ndarray) -> Tensor:
-        crops = np.concatenate([
-            crop_images(image, k, crop[None], turn[None], self.size[0])
-            for image, k, crop, turn in zip(images, intrinsics, *cameras)
-        ])  # fmt: skip
+        crops = crop_each(images, intrinsics, cameras, self.size[0])
         crops[flip] = crops[flip][:, :, ::-1]
         return torch.from_numpy(crops).permute(0, 3, 1, 2)
 
-    def labels(
-        self,
-        rows: Mapping[str, np.ndarray],
-        mirrored: np.ndarray,
-        rotation: np.ndarray,
-        translation: np.ndarray,
-        focal: np.ndarray,
-    ) -> dict[str, np.ndarray]:
+    def labels(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Also vertices2d [B, V, 2] (-1 to 1 in the crop) and visible bool [B, V], from rows with visible."""
-        labels = super().labels(rows, mirrored, rotation, translation, focal)
-        vertices2d, visible = _in_crop(labels["vertices"], rotation, translation, focal), rows["visible"].copy()
+        labels, mirrored = super().labels(rows), rows["mirrored"]
+        vertices2d, visible = _in_crop(labels["vertices"], rows), rows["visible"].copy()
         if mirrored.any():
             visible[mirrored] = visible[mirrored][:, self.mirror_index]
         visible &= (np.abs(vertices2d) < 1).all(axis=-1)
@@ -223,10 +202,18 @@ def intrinsics_of(rows: Mapping[str, Any]) -> np.ndarray:
     return intrinsics
 
 
-def _in_crop(points: np.ndarray, rotation: np.ndarray, translation: np.ndarray, focal: np.ndarray) -> np.ndarray:
-    """Canonical points [B, N, 3] in crops [B, N, 2], -1 to 1."""
-    x = points @ rotation.transpose(0, 2, 1) + translation[:, None]
-    return focal[:, None, None] * x[..., :2] / x[..., 2:]
+def crop_each(
+    images: Iterable[np.ndarray], intrinsics: Iterable[np.ndarray], cameras: Cameras, size: int
+) -> np.ndarray:
+    """`geometry.crop_images` with one crop of each image: uint8 [B, size, size, 3]."""
+    each = zip(images, intrinsics, *cameras)
+    return np.concatenate([crop_images(image, k, crop[None], turn[None], size) for image, k, crop, turn in each])
+
+
+def _in_crop(points: np.ndarray, rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Canonical points [B, N, 3] in crops [B, N, 2], -1 to 1. rows: see `CroppedScenes.labels`."""
+    x = points @ rows["rotation"].transpose(0, 2, 1) + rows["translation"][:, None]
+    return rows["focal"][:, None, None] * x[..., :2] / x[..., 2:]
 
 
 def mirror(flip: np.ndarray, rotation: np.ndarray, translation: np.ndarray) -> None:
@@ -263,5 +250,4 @@ class _Worker:
     def draw(self, chunk: int) -> dict[str, np.ndarray]:
         c = self.config
         rng = np.random.default_rng([c.seed, ["train", "calibration", "test"].index(c.split), chunk])
-        scenes = draw_crops(rng, self.bodies, self.renderer, CHUNK, c.shares)
-        return {f.name: getattr(scenes, f.name) for f in fields(scenes)}
+        return vars(draw_crops(rng, self.bodies, self.renderer, CHUNK, c.shares))
