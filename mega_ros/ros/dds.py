@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
@@ -20,7 +22,8 @@ OURS = "mega_fastdds_"
 LARGE_BUFFER = 32 * MIB
 """Bytes of a socket's buffer: several camera images have room."""
 HELP = "see docs/robot/transport.md"
-_written: list[Path] = []
+_written: list[IO[str]] = []
+"""Profiles of this process. They stay open and locked, so that others know whether it lives."""
 
 
 def use_large_messages() -> None:
@@ -32,9 +35,12 @@ def use_large_messages() -> None:
         return
     shared_memory.clean()
     segment = shared_memory.segment_size(shared_memory.free_space())
-    with tempfile.NamedTemporaryFile("w", prefix=OURS, suffix=".xml", delete=False) as file:
-        file.write(shared_memory.profile(segment, share() / "config" / "fastdds.xml"))
-        _written.append(Path(file.name))
+    shared_memory.remove_left(Path(tempfile.gettempdir()).glob(f"{OURS}*.xml"))
+    file = tempfile.NamedTemporaryFile("w", prefix=OURS, suffix=".xml", delete=False)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    file.write(shared_memory.profile(segment, share() / "config" / "fastdds.xml"))
+    file.flush()
+    _written.append(file)
     atexit.register(remove_profile)
     version_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     os.environ[PROFILES[version_2]] = file.name
@@ -43,7 +49,7 @@ def use_large_messages() -> None:
 def remove_profile() -> None:
     """Remove what `use_large_messages` wrote in this process."""
     for profile in _written:
-        profile.unlink(missing_ok=True)
+        Path(profile.name).unlink(missing_ok=True)
 
 
 def transport() -> tuple[str, str]:
