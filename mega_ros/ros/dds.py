@@ -7,7 +7,6 @@ import fcntl
 import os
 import tempfile
 from pathlib import Path
-from typing import IO
 
 from rclpy.utilities import get_rmw_implementation_identifier
 
@@ -22,8 +21,7 @@ OURS = "mega_fastdds_"
 LARGE_BUFFER = 32 * MIB
 """Bytes of a socket's buffer: several camera images have room."""
 HELP = "see docs/robot/transport.md"
-_written: list[IO[str]] = []
-"""Profiles of this process. They stay open and locked, so that others know whether it lives."""
+_written: list[Path] = []
 
 
 def use_large_messages() -> None:
@@ -36,20 +34,19 @@ def use_large_messages() -> None:
     shared_memory.clean()
     segment = shared_memory.segment_size(shared_memory.free_space())
     shared_memory.remove_left(Path(tempfile.gettempdir()).glob(f"{OURS}*.xml"))
-    file = tempfile.NamedTemporaryFile("w", prefix=OURS, suffix=".xml", delete=False)
-    fcntl.flock(file, fcntl.LOCK_SH)
-    file.write(shared_memory.profile(segment, share() / "config" / "fastdds.xml"))
-    file.flush()
-    _written.append(file)
+    file, name = tempfile.mkstemp(prefix=OURS, suffix=".xml")
+    fcntl.flock(file, fcntl.LOCK_SH)  # it stays open, and so locked, as long as this process lives
+    os.write(file, shared_memory.profile(segment, share() / "config" / "fastdds.xml").encode())
+    _written.append(Path(name))
     atexit.register(remove_profile)
     version_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    os.environ[PROFILES[version_2]] = file.name
+    os.environ[PROFILES[version_2]] = name
 
 
 def remove_profile() -> None:
     """Remove what `use_large_messages` wrote in this process."""
     for profile in _written:
-        Path(profile.name).unlink(missing_ok=True)
+        profile.unlink(missing_ok=True)
 
 
 def transport() -> tuple[str, str]:
