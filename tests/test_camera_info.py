@@ -169,7 +169,16 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "D not finite": ({"d": [0.1, NAN, 0, 0, 0]}, False, "D is not finite: .*calibrate"),
     "K negative": ({"k": [-900.0, *K[1:]]}, False, "K is no camera matrix in pixels"),
     "K in metres": ({"k": [0.0035, *K[1:]]}, False, "K is no camera matrix in pixels"),
-    "K too short": ({"k": [15.0, 0, 450, 0, 15, 300, 0, 0, 1]}, False, "K: focal lengths 15, 15 pixels do not fit"),
+    "K too short": (
+        {"k": [15.0, 0, 450, 0, 15, 300, 0, 0, 1]},
+        False,
+        "K: focal lengths 15, 15 pixels do not fit .*; cal",
+    ),
+    "P too short": (
+        {"p": [15.0, 0, 450, 0, 0, 15, 300, 0, 0, 0, 1, 0]},
+        True,
+        "P: focal lengths 15, 15 pixels do not fit an image of 900 x 600; calibrate the camera anew",
+    ),
     "K by columns": ({"k": [900.0, 0, 0, 0, 900, 0, 450, 300, 1]}, False, "K is no camera matrix in pixels"),
     "P no matrix": ({"p": [0.0, *P[1:]]}, True, "P is no camera matrix"),
     "unknown lens": ({"distortion_model": "fov", "d": [0.9]}, False, "distortion_model 'fov' is unknown; known are"),
@@ -185,7 +194,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bool, str]] = {
     "many": ({"d": [0.1] * 8}, False, "D has 8 coefficients, plumb_bob has 4 or 5"),
     "rational": ({"distortion_model": "rational_polynomial", "d": [0.1] * 5}, False, "D has 5 coefficients, rational_"),
     "fisheye": ({"distortion_model": "equidistant", "d": []}, False, "D has 0 coefficients, equidistant has 4"),
-    "D without a lens": ({"d": [1e30] * 5}, False, "distortion: the image shows next to nothing through plumb_bob"),
+    "D without a lens": ({"d": [1e30] * 5}, False, "D: the image shows next to nothing through .*; calibrate"),
     "ratio": (
         {"width": 1800},
         False,

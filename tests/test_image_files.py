@@ -4,6 +4,7 @@ import contextlib
 import os
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -124,6 +125,49 @@ def test_size_is_limited_before_decoding(ending: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(InputError, match=r"2000[01] x 2000[01] pixels; a side may have 32766, the whole 134 million"):
         decode(large(ending), turn=False)
+
+
+def many_scans() -> bytes:
+    """A small JPEG that goes over its 4 million pixels 700 times."""
+    jpeg = cv2.imencode(".jpg", np.zeros((2000, 2000), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    last, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
+    return jpeg[:end] + 700 * jpeg[last:end] + jpeg[end:]
+
+
+def long_chunk() -> bytes:
+    """A small PNG with a chunk that says it has 3 GB."""
+    png = encoded(".png", SMALL)
+    at = png.index(b"IDAT")
+    return png[: at - 4] + b"\xd0\0\0\0" + png[at:]
+
+
+def large_tile() -> bytes:
+    """A TIFF of 10 x 10 pixels whose tiles are of 16000 x 16000."""
+    tags = {256: 10, 257: 10, 322: 16000, 323: 16000}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (many_scans, "the JPEG has 7.. scans of 2000 x 2000 pixels"),
+        (long_chunk, "the PNG data are cut off or damaged: .* end inside a chunk"),
+        (large_tile, "16000 x 16000 pixels; a side may have"),
+    ],
+)
+def test_small_images_do_not_take_gigabytes_or_minutes(
+    make: Callable[[], bytes], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((cv2, "imdecode"), (simplejpeg, "decode_jpeg")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=reason):
+        decode(make(), turn=False)
+
+
+def test_a_video_behind_a_jpeg_is_no_scan_of_it() -> None:
+    jpeg = plain_jpeg()
+    np.testing.assert_array_equal(decode(jpeg + 10**5 * b"\xff\xda\0\2", turn=False), decode(jpeg, turn=False))
 
 
 @pytest.mark.parametrize("turned", [False, True])

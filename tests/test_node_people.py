@@ -22,7 +22,7 @@ from test_outputs import HRI, IdsList
 from test_transport import damaged
 
 from mega_ros.ros import bodies, parameters, standard
-from mega_ros.ros.detections import WAITING
+from mega_ros.ros.detections import MOST, WAITING
 from mega_ros.ros.node import MegaNode
 from mega_ros.ros.standard import serialised
 from mega_ros.user_detector import UserDetector
@@ -124,6 +124,19 @@ def test_detections_with_other_stamps_are_told(waiting: tuple[Peer, Publisher]) 
     peer.status(lambda s, v: int(v["frames_dropped"]) >= 2 and reason not in s.message)  # a few may be late
     peer.status(lambda s, v: reason in s.message, lambda: send(peer, WAITING, answer))
     assert not peer.meshes
+
+
+def test_of_a_crowd_of_detections_the_likeliest_are_taken(waiting: tuple[Peer, Publisher]) -> None:
+    peer, publisher = waiting
+    crowd = [detection((50, 60, 30, 60), ("person", 0.5 + k / 400)) for k in range(MOST + 20)]
+
+    def answer(stamp: int) -> None:
+        publisher.publish(serialised(detections(stamp, *crowd)))
+
+    mesh = peer.wait(lambda: peer.meshes[:1], lambda: send(peer, 1, answer))[0]
+    assert mesh.height == MOST
+    reason = "/detections: 120 people in one image, of whom only the likeliest 100 are recovered"
+    peer.status(lambda s, v: reason in s.message, lambda: send(peer, 1, answer))
 
 
 def test_damaged_detections_are_named(waiting: tuple[Peer, Publisher]) -> None:

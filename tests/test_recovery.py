@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -167,6 +169,26 @@ def test_a_person_does_not_depend_on_who_else_is_there(recovery: Recovery, frame
     alone = recovery.run(frame.image, frame.K, frame.boxes[1:])
     np.testing.assert_allclose(alone.vertices[0], people.vertices[1], atol=1e-3)
     np.testing.assert_allclose(alone.sigma[0], people.sigma[1], atol=1e-3)
+
+
+def test_a_crowd_takes_little_memory() -> None:
+    """In a process of its own, as memory that was used stays with a process."""
+    program = """
+import resource
+import numpy as np
+from mega_ros import Recovery
+
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+recovery, image = Recovery.load("default", provider="cpu"), np.zeros((480, 640, 3), np.uint8)
+recovery.run(image, boxes=[[10, 10, 90, 90]])
+before = megabytes()
+recovery.run(image, boxes=[[10 + k, 10, 90 + k, 90] for k in range(60)])
+print(megabytes() - before)
+"""
+    grown = float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+    assert grown < 500, "60 people at once take 900 MB"
 
 
 def test_nobody(recovery: Recovery, frame: Any, people: People) -> None:

@@ -109,6 +109,34 @@ def test_segments_of_killed_processes_go_and_living_ones_stay() -> None:
             process.communicate()
 
 
+def test_profiles_of_killed_processes_go_and_living_ones_stay(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if "PROFILES_FILE" not in name}
+    command = [sys.executable, "-c", PROCESS, str(os.getpid() % 200 + 1)]
+    os.mkfifo(tmp_path / "mega_fastdds_pipe.xml")
+    processes: list[subprocess.Popen[str]] = []
+    made: list[set[Path]] = []
+    try:
+        for number in range(3):
+            before = {*tmp_path.iterdir()}
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, text=True, env=environment | {"TMPDIR": str(tmp_path)}
+            )
+            processes.append(process)
+            assert "shared memory with a segment of" in process.stdout.readline()  # type: ignore[union-attr]
+            made.append({*tmp_path.iterdir()} - before)
+            for path in tmp_path.iterdir():
+                os.utime(path, (0, 0))
+            if not number:
+                process.kill()
+                process.wait()
+                assert len(made[0]) == 1 and made[0] < {*tmp_path.iterdir()}
+        assert {*tmp_path.iterdir()} == made[1] | made[2] and len(made[1] | made[2]) == 2
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
 SMALL = """
 mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"
 """

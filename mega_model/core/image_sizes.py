@@ -17,6 +17,8 @@ from mega_model.core.errors import InputError
 
 _TIFF_TYPES = {3: "H", 4: "I", 16: "Q"}
 """Types of a TIFF's whole numbers."""
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""One that a length follows, or the end marker."""
 _SEVERAL = "it has several images, as an animation or a document; save each as a file of its own"
 
 
@@ -26,7 +28,8 @@ def format_of(data: bytes) -> str | None:
 
 
 def format_and_size(data: bytes) -> tuple[str, int, int]:
-    """Name of the format, width and height in pixels. Raises InputError, which does not name the file."""
+    """Name of the format, width and height in pixels of what is decoded. Raises InputError, which does not name the
+    file."""
     name = format_of(data)
     if name is None:
         raise InputError(f"not an image: its {len(data)} bytes are none of {', '.join(_SIZES)}")
@@ -46,10 +49,26 @@ def _jpeg(data: bytes) -> tuple[int, int]:
     return width, height
 
 
+def jpeg_scans(data: bytes) -> int:
+    """How often a JPEG goes over its pixels. What lies behind its end marker, as a phone's video, does not count."""
+    at, scans = 0, 0
+    while (marker := _JPEG_MARKER.search(data, at)) and marker[0] != b"\xff\xd9":
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
+
+
 def _png(data: bytes) -> tuple[int, int]:
+    """All chunks must be there: OpenCV takes as much memory as one says that it is long."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"")
+        at += 12 + length
+        if at > len(data):
+            raise InputError(f"the PNG data are cut off or damaged: {len(data)} bytes end inside a chunk")
+        if kind == b"acTL":
+            raise InputError(_SEVERAL)
     width, height = struct.unpack_from(">II", data, 16)
-    if b"\0\0\0\x08acTL" in data[: data.find(b"IDAT")]:
-        raise InputError(_SEVERAL)
     return width, height
 
 
@@ -79,7 +98,7 @@ def _tiff(data: bytes) -> tuple[int, int]:
         found = {}
         for entry in range(entries, min(entries + count * step, len(data)), step):
             tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-            if tag in (254, 255, 256, 257):
+            if tag in (254, 255, 256, 257, 322, 323):
                 found[tag] = struct.unpack_from(order + _TIFF_TYPES[kind], data, entry + (12 if big else 8))[0]
         end = entries + count * step
         return found, int.from_bytes(data[end : end + struct.calcsize(offset)], "little" if order == "<" else "big")
@@ -93,7 +112,8 @@ def _tiff(data: bytes) -> tuple[int, int]:
             # neither a reduced one of the first, also by the older tag, nor a mask
             if not second.get(254, 0) & 5 and second.get(255) != 2:
                 raise InputError(_SEVERAL)
-    return first[256], first[257]
+    # OpenCV has room for a whole tile, which may be larger than the image
+    return max(first[256], first.get(322, 0)), max(first[257], first.get(323, 0))
 
 
 def _bmp(data: bytes) -> tuple[int, int]:

@@ -15,12 +15,14 @@ import simplejpeg
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import must_exist, read_bytes
-from mega_model.core.image_sizes import format_and_size, format_of
+from mega_model.core.image_sizes import format_and_size, format_of, jpeg_scans
 
 LONGEST_SIDE = 32766
 """Pixels: OpenCV warps no larger images."""
 MOST_PIXELS = 2**27
 """Of one image: it then takes 400 MB."""
+MOST_SCANNED = 2**31
+"""Pixels of a JPEG times its scans: each scan goes over all of them, whatever it holds. They take three seconds."""
 MOST_BYTES = 2**29
 """Of an image file."""
 _lock, _inside, _stderr, _caught = threading.Lock(), 0, -1, -1
@@ -78,6 +80,8 @@ def decode(data: np.ndarray | bytes, *, turn: bool) -> np.ndarray:
     if max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
         limits = f"a side may have {LONGEST_SIDE}, the whole {MOST_PIXELS // 10**6} million"
         raise InputError(f"the image has {width} x {height} pixels; {limits}")
+    if kind == "JPEG" and (scans := jpeg_scans(raw)) * width * height > MOST_SCANNED:
+        raise InputError(f"the JPEG has {scans} scans of {width} x {height} pixels; save it without progressive scans")
     image: np.ndarray | None
     try:
         # OpenCV fills up what a JPEG lacks, and only warns

@@ -29,7 +29,7 @@ from ..user_detector import UserDetector
 from . import bodies, messages, parameters
 from .camera_info import camera_for, is_rectified, other_frame
 from .dds import HELP
-from .detections import WAITING, Pairs, to_detections
+from .detections import MOST, WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .images import to_bgr
 from .outputs import Outputs, ProcessedFrame
@@ -134,6 +134,10 @@ class LiveCamera:
         if self._waits_for_detections():
             classes, threshold = (parameters.get(self._node, name) for name in ("person_classes", "score_threshold"))
             found = to_detections(message, classes, threshold)
+            if len(found.boxes) > MOST:
+                many = f"{len(found.boxes)} people in one image, of whom only the likeliest {MOST} are recovered"
+                self._warn(many, self._node.resolve_topic_name(within(self.name, "detections")))
+                found = Detections(found.boxes[:MOST], found.scores[:MOST], None)
             if pair := self._pairs.add_detections(read_stamp(message), found):
                 self._put(*pair)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -32,12 +33,14 @@ def use_large_messages() -> None:
         return
     shared_memory.clean()
     segment = shared_memory.segment_size(shared_memory.free_space())
-    with tempfile.NamedTemporaryFile("w", prefix=OURS, suffix=".xml", delete=False) as file:
-        file.write(shared_memory.profile(segment, share() / "config" / "fastdds.xml"))
-        _written.append(Path(file.name))
+    shared_memory.remove_left(Path(tempfile.gettempdir()).glob(f"{OURS}*.xml"))
+    file, name = tempfile.mkstemp(prefix=OURS, suffix=".xml")
+    fcntl.flock(file, fcntl.LOCK_SH)  # it stays open, and so locked, as long as this process lives
+    os.write(file, shared_memory.profile(segment, share() / "config" / "fastdds.xml").encode())
+    _written.append(Path(name))
     atexit.register(remove_profile)
     version_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    os.environ[PROFILES[version_2]] = file.name
+    os.environ[PROFILES[version_2]] = name
 
 
 def remove_profile() -> None:

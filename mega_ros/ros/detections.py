@@ -17,6 +17,8 @@ from .standard import MESSAGES
 
 WAITING = 30
 """Images, and messages of detections, that wait for their partner at most."""
+MOST = 100
+"""Detections of one image that are taken: each is a person to recover, which takes time and memory."""
 PATIENCE = 10**9
 """Nanoseconds between the stamps of an image that waits and of the newest one: images are large."""
 

@@ -11,6 +11,7 @@ import os
 import re
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -78,12 +79,26 @@ def clean(mount: Path = MOUNT) -> None:
         locks = [mount / match.string for match in found if match["name"] == name]
         with suppress(OSError), ExitStack() as held:  # alive, somebody else's, or gone by now
             for lock in locks:
-                file = held.enter_context(lock.open("rb"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(file.fileno()).st_mtime < YOUNG:
-                    raise BlockingIOError
+                _lock_left(lock, held)
             for path in (mount / name, mount / f"sem.{name}_mutex", *locks):
                 path.unlink(missing_ok=True)
+
+
+def remove_left(files: Iterable[Path]) -> None:
+    """Removes those that killed processes have left: a living one keeps its file locked (flock)."""
+    for file in files:
+        with suppress(OSError), ExitStack() as held:
+            _lock_left(file, held)
+            file.unlink()
+
+
+def _lock_left(path: Path, held: ExitStack) -> None:
+    """Locks a file that no living process has locked, until `held` ends. Raises OSError for one that must stay."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # everybody may write where it is: it may be a pipe
+    held.callback(os.close, file)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if time.time() - os.fstat(file).st_mtime < YOUNG:
+        raise BlockingIOError
 
 
 def is_mapped() -> bool:
