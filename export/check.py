@@ -34,7 +34,6 @@ from mega_ros.engines import OnnxEngine, Provider
 SIZES = ((1, 1), (1, 10), (3, 4), (5, 2))
 """P, Q"""
 
-
 Differences = dict[tuple[str, str], float]
 """(graph, output) -> largest difference."""
 
@@ -53,7 +52,11 @@ class Parity:
         given = gates.inputs(self.bundle, crops, samples)
         expected = self.expected(given)
         known = given | {name: x.numpy() for graph in gates.CHAIN[:2] for name, x in expected[graph].items()}
-        return self._compare(expected, known)
+        differences: Differences = {}
+        for graph, outputs in expected.items():
+            got = self.engines[graph].run(**{name: known[name] for name in self.bundle.graphs[graph].inputs})
+            differences |= {(graph, name): _largest(got[name], tensor.numpy()) for name, tensor in outputs.items()}
+        return differences
 
     def gated(self, crops: np.ndarray, samples: int) -> dict[str, float]:
         """`gates.errors` of the whole bundle."""
@@ -64,14 +67,6 @@ class Parity:
     def expected(self, given: Arrays) -> GraphOutputs:
         """Torch's outputs of the three graphs, from `gates.inputs`."""
         return in_torch.outputs(self.model, GraphInputs.of(self.model, given), self.bundle.sampling.temperature)
-
-    def _compare(self, expected: GraphOutputs, given: Arrays) -> Differences:
-        differences: Differences = {}
-        for graph, outputs in expected.items():
-            got = self.engines[graph].run(**{name: given[name] for name in self.bundle.graphs[graph].inputs})
-            for name, tensor in outputs.items():
-                differences[graph, name] = _largest(got[name], tensor.numpy())
-        return differences
 
 
 def _largest(got: np.ndarray, expected: np.ndarray) -> float:
@@ -92,7 +87,7 @@ def worst(found: Iterable[Differences]) -> Differences:
 
 
 def rendered_crops(parity: Parity, count: int) -> np.ndarray:
-    """The same for rendered people of test clips."""
+    """uint8 [count, H, H, 3]: rendered people of test clips, of the bundle's crop size."""
     from mega_model.data.meshes import BodySampler  # needs Anny
     from mega_model.data.scenes import Renderer, draw_crops
 

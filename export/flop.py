@@ -1,7 +1,7 @@
 """Floating point operations of an ONNX graph: those of its matrix products and convolutions, two per multiplication.
 
-All else is left out: it is a few percent, and no machine's peak is about it. So is what depends on the weights only,
-because a runtime computes it once, at loading.
+All else is left out: it is a few percent, and a machine's peak counts these only. So is what depends on the weights
+alone, because a runtime computes it once, at loading.
 """
 
 from __future__ import annotations

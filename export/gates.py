@@ -117,7 +117,7 @@ def noise_crops(size: int, count: int) -> np.ndarray:
 
 
 def photographed_crops(size: int, count: int) -> np.ndarray:
-    """The same from the checkout's photograph of a person: RGB, more and more from the left."""
+    """The same from the checkout's photograph of a person: RGB, each cut further to the right than the one before."""
     photograph = cv2.imread(str(Path(__file__).parents[1] / "demo" / "photographer.png"))
     assert photograph is not None
     height, width = photograph.shape[:2]

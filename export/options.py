@@ -10,7 +10,7 @@ import tyro
 from msgspec import Meta
 
 from mega_model.core.settings import Count, ExistingPath, Positive, Whole
-from mega_model.options import STEPS, TEMPERATURE
+from mega_model.options import STEPS, TEMPERATURE, Preset
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import Provider
@@ -95,7 +95,7 @@ class BenchConfig:
     """folder of the bundle; by default the default bundle, or one that is exported from the checkpoint or preset"""
     checkpoint: ExistingPath | None = None
     """folder that the bundle was exported from: the weights of torch"""
-    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    preset: Preset | None = None
     """random weights of this size take the place of a checkpoint"""
     steps: Count = 5
     """T, of a bundle that is exported here, at temperature 1"""

@@ -239,11 +239,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
             sampling=sampling,
             calibration=calibration,
             body=body,
-            training={
-                **training,
-                "scores": scores,
-                "model": dataclasses.asdict(mega.config),
-            },
+            training={**training, "scores": scores, "model": dataclasses.asdict(mega.config)},
             origins=origins,
         )
         write(fp32=half.stay_fp32(write()) if config.fp32 is None else config.fp32)
@@ -306,7 +302,8 @@ def save_graphs(folder: Path, model: LoadedModel, config: ExportConfig) -> bundl
         made = dict(zip(names, deterministic(*features.values())))
     uniforms = torch.rand(11, 13, config.steps, tokenizer.length, 2)
     sampled = {"image": made["image"], "logits": made["logits"], "uniforms": uniforms}
-    sampled |= {name: made[name] for name in ("prior",) if name in made}
+    if "prior" in made:
+        sampled["prior"] = made["prior"]
     return {
         "backbone": save_graph(folder / "backbone.onnx", backbone, {"crops": crops}, [{0: "P"}], outputs),
         "deterministic": save_graph(

@@ -23,10 +23,6 @@ class Backbone(nn.Module):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Of RGB in 0..1: the input is (RGB - mean) / std. The defaults are ImageNet's."""
 
-    def levels(self, images: Tensor) -> list[Tensor]:
-        """The maps at strides 4, 8, 16 and 32. The last one is the output."""
-        raise NotImplementedError(f"{type(self).__name__} gives one map; only ResNets give one per stage")
-
 
 class Given(Backbone):
     """No backbone: the inputs are feature maps [B, channels, h, w]."""
@@ -114,14 +110,11 @@ class ResNet(Backbone):
             self.channels = block.expansion * (width << stage)
         _initialise(self)
 
-    def levels(self, images: Tensor) -> list[Tensor]:
-        maps = [self.stem(images)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps[1:]
-
     def forward(self, images: Tensor) -> Tensor:
-        return self.levels(images)[-1]
+        x = self.stem(images)
+        for stage in self.stages:
+            x = stage(x)
+        return x
 
 
 class HRNet(Backbone):

@@ -21,6 +21,8 @@ from mega_model.core.settings import (
 )
 
 Several = Annotated[int, Meta(ge=2)]
+Side = Annotated[int, Meta(ge=32, le=1023)]
+"""Of rendered images, pixels. In smaller ones a person may have no pixel; the noise of `data.sensor` is no larger."""
 Beta = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -36,6 +38,8 @@ class MeshOptions:
 
 STEPS, TEMPERATURE = 2, 2.5
 """Of the sampler of an exported bundle, by default: chosen on calibration people (docs/deploy/samples.md)."""
+Preset = Literal["default", "hrnet", "vit", "resnet"]
+"""See `mega.PRESETS`."""
 Split = Literal["train", "calibration", "test"]
 MIXTURE = (0.55, 0.20, 0.12, 0.08, 0.05)
 """Shares of `scenes.PARTS` in training."""
@@ -50,7 +54,7 @@ class Render:
     """Scenes, a multiple of 40."""
     out: Path
     topology: ExistingPath
-    size: Count = 320
+    size: Side = 320
     """Side of the images, pixels."""
     shares: tuple[NotNegative, NotNegative, NotNegative, NotNegative, NotNegative] = MIXTURE
     """Relative shares of `scenes.PARTS`. Use 1 1 1 1 1 for a test set: equally many of each."""
@@ -98,9 +102,6 @@ class Write:
     """People per file."""
 
 
-Preset = Literal["hrnet", "vit", "resnet"]
-
-
 @dataclass(frozen=True)
 class ImportReference:
     """Convert a pair of released files to a checkpoint of this project."""
@@ -117,7 +118,7 @@ class ImportReference:
     """SMPL model file: gives the checkpoint template, faces and joints, which the export needs"""
     smpl_faces: ExistingPath | None = None
     """file with SMPL's faces (.npy, .npz or .obj), if there is no model file; they must give the same connections"""
-    preset: Preset = "hrnet"
+    preset: Literal["hrnet", "vit", "resnet"] = "hrnet"
     """preset of the untrained backbone for mega_pretrained"""
 
 
@@ -182,7 +183,7 @@ class TokenizerTraining(MeshOptions, LoopConfig):
 class PretrainTraining(MeshOptions, LoopConfig):
     """Stage 2: MEGA learns masked mesh tokens without images."""
 
-    preset: Literal["default", "hrnet", "vit", "resnet"] = "default"
+    preset: Preset = "default"
     """Size of the model, and its backbone, which this stage does not train."""
     tokenizer: ExistingPath = Path("runs/tokenizer")
     bodies: Count = 20000
@@ -203,7 +204,7 @@ class ImageTraining(LoopConfig):
     """Share of each set in a batch. By default proportional to the number of people."""
     body: ExistingPath | None = None
     """SMPL model for sets without meshes, see `images.open_set`."""
-    preset: Literal["default", "hrnet", "vit", "resnet"] | None = None
+    preset: Preset | None = None
     """Use this preset's backbone instead of that of `pretrained`, of which only the transformer is used then."""
     backbone: ExistingPath | None = None
     """Published weights that the backbone starts from, see `published.load_backbone`. What the eyes of a lifter have

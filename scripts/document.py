@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone that is 
 import numpy as np
 import tyro
 
-from mega_model.core.commands import Verb
+from mega_model.core.commands import Verb, named
 from mega_ros.cli import OF_CHECKOUT, VERBS
 from mega_ros.ros import interface, parameters
 from mega_ros.ros.read import JOINT, POINT
@@ -125,11 +125,6 @@ def options_of(verb: Verb) -> type[Any]:
         except Asked as found:
             return found.args[0]
     raise AssertionError(verb)
-
-
-def named(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def texts(kind: type[Any]) -> dict[str, str]:

@@ -29,17 +29,10 @@ def test_presets_run_on_their_crops(name: str, shape: tuple[int, int, int]) -> N
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_levels_of_a_resnet(name: str) -> None:
+def test_a_resnet_has_stride_32(name: str) -> None:
     backbone = BACKBONES[name](4).eval()
     with torch.no_grad():
-        levels = backbone.levels(torch.randn(1, 3, 64, 64))
-    assert [level.shape[2] for level in levels] == [16, 8, 4, 2]
-    assert [backbone.channels >> k for k in (3, 2, 1, 0)] == [level.shape[1] for level in levels]
-
-
-def test_only_resnets_have_levels() -> None:
-    with pytest.raises(NotImplementedError, match="HRNet gives one map"):
-        HRNet(4).levels(torch.zeros(1, 3, 64, 64))
+        assert backbone(torch.randn(1, 3, 64, 64)).shape == (1, backbone.channels, 2, 2)
 
 
 @torch.no_grad()

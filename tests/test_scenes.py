@@ -23,6 +23,7 @@ from mega_model.data.scenes import (
     HIDDEN,
     PARTS,
     LabelledCrops,
+    NoView,
     Renderer,
     Scene,
     Thing,
@@ -334,3 +335,18 @@ def test_sets_are_the_same_for_any_number_of_workers(bodies: BodySampler, topolo
     for name, array in every.items():
         np.testing.assert_array_equal(array[CHUNK : 2 * CHUNK], getattr(second, name))
         assert (array[CHUNK : 2 * CHUNK] != array[:CHUNK]).any(), "chunks differ"
+
+
+def test_bodies_without_a_camera_make_way_for_others(
+    bodies: BodySampler, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, tries = View.draw, iter(range(100))
+
+    def unlucky(rng: np.random.Generator, body: np.ndarray, cut: bool) -> View:
+        if next(tries) == 1:
+            raise NoView
+        return draw(rng, body, cut)
+
+    monkeypatch.setattr(View, "draw", unlucky)
+    assert len(draw_crops(np.random.default_rng(0), bodies, Renderer(topology, 32, 32), 2).images) == 2
+    assert next(tries) == 4

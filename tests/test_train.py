@@ -406,6 +406,8 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: st
         (RecoverTraining, "save_every", "0", ">= 1"),
         (RecoverTraining, "seed", "4294967296", "<= 4294967295"),
         (Render, "shares", "1 1 1 1 -1", ">= 0.0"),
+        (Render, "size", "31", ">= 32"),
+        (Render, "size", "1024", "<= 1023"),
         (Evaluate, "count", "0", ">= 1"),
         (Evaluate, "temperature", "-1", ">= 0.0"),
     ],

@@ -29,7 +29,7 @@ WHERE = (
 GENDERS = ("neutral", "male", "female")
 
 HIERARCHY_SEEDS = (412, 2000, 3077, 3443, 5459, 6843)
-"""Seed vertices of the pooling hierarchy. They give the paper's 54 tokens (spec section 2)."""
+"""Seed vertices of the pooling hierarchy of SMPL's mesh. They give the paper's 54 tokens (spec section 2)."""
 
 H36M_14 = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
 """Rows of the H36M-17 regressor for the 14 joints of published tables, in LSP's order (spec section 5)."""
@@ -126,6 +126,11 @@ class SmplBody:
                 **self._skinning,
             )
         return vertices.numpy()
+
+
+def hierarchy_seeds(vertices: int) -> tuple[int, ...]:
+    """Of a mesh with so many vertices: those of another mesh than SMPL's are not known."""
+    return HIERARCHY_SEEDS if vertices == 6890 else ()
 
 
 def body_pose(pose: np.ndarray) -> np.ndarray:

@@ -105,13 +105,14 @@ def run(verbs: Verbs, args: Sequence[str]) -> int:
     found, rest = verbs[verb], [*args[len(verb.split()) :]]
 
     def command() -> int | None:
-        options = parse(_named(found.options), rest) if found.options else rest
-        return _named(found.function)(options)
+        options = parse(named(found.options), rest) if found.options else rest
+        return named(found.function)(options)
 
     return call(f"mega {verb}", command)
 
 
-def _named(place: str) -> Any:
+def named(place: str) -> Any:
+    """The function or class at module:name."""
     module, name = place.split(":")
     return getattr(import_module(module), name)
 

@@ -1,4 +1,4 @@
-"""Reads arrays from NumPy files without running code from them.
+"""Reads files without running code from them: NumPy's arrays, JSON and text.
 
 Faults raise InputError with one line that names the file and the field.
 """

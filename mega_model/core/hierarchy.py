@@ -7,7 +7,7 @@ pool     row i: the input vertices within s hops of centre i, breadth first, the
 unpool   row v: the centres within s hops of input vertex v, ascending. Never empty, as the centres are maximal.
 graph    two centres are adjacent if at most 2 s - 1 hops apart; listed breadth first, each vertex its own neighbour.
 
-On SMPL's faces and red template vertices this gives the tables that the authors published, bit for bit.
+With `body.smpl.HIERARCHY_SEEDS`, SMPL's faces give the tables that the authors published, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""`mega features`: a frozen BlazePose's outputs for crops of rendered people, computed once, with labels.
+"""`mega features`: a frozen BlazePose's outputs for crops of rendered people, see `options.Extract`.
 
-Crops are made as at run time: where the detector's keypoints place the crop, that one; else the first around the box,
-and each further one around the region that the landmarks give. A training set keeps the crop around the box and the
-next one of every scene, and mirrors half of the scenes.
+A training set keeps the crop around the box and the next one of every scene, and mirrors half of the scenes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -31,7 +31,7 @@ from mega_model.core.workers import watch_parent
 from mega_model.data.chunks import CHUNK
 from mega_model.data.meshes import BodySampler
 from mega_model.data.rendered import CroppedScenes
-from mega_model.data.scenes import LabelledCrops, NoView, Renderer, draw_crops
+from mega_model.data.scenes import LabelledCrops, Renderer, draw_crops
 from mega_model.geometry import crop_batch
 from mega_model.options import Split
 
@@ -208,8 +208,7 @@ def _render(pipe: Connection, split: Split, topology: Topology, side: int) -> No
             raise InputError(f"its bodies have {has} vertices, the model's {wanted}")
         renderer = Renderer(topology, side, side)
         while True:
-            with suppress(NoView):
-                pipe.send(draw_crops(rng, bodies, renderer, CHUNK, SHARES))
+            pipe.send(draw_crops(rng, bodies, renderer, CHUNK, SHARES))
     except Exception as error:
         pipe.send(first_line(error))
         raise

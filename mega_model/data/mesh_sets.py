@@ -119,8 +119,7 @@ class SmplMeshes:
             "meshes": f"SMPL bodies of {vertices} vertices",
             "motion": f"{folder.name}, {len(self.files)} files",
         }
-        # these are vertices of SMPL's mesh only
-        self.seeds = smpl.HIERARCHY_SEEDS if vertices == 6890 else ()
+        self.seeds = smpl.hierarchy_seeds(vertices)
         # files are drawn repeatedly: cache some of them
         self._read = lru_cache(maxsize=1000)(read_motion)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from mega_model.body.smpl import H36M_14, SmplBody, of_genders
 from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.data.crops import ACROSS, Square, affine_crop, columns, occlude, read, square_crop
+from mega_model.options import Joints
 
 SPIN_JOINTS = (
     "right_ankle right_knee right_hip left_hip left_knee left_ankle right_wrist right_elbow right_shoulder "
@@ -25,9 +26,6 @@ SPIN_JOINTS = (
 """The 17 of the 24 joints in SPIN's layout that Human3.6M's regressor finds on meshes."""
 
 _MOVED = SMPL_JOINTS[:22]  # the joints whose rotations `LabelledPeople.pose` holds
-
-Compared = Literal["h36m14", "smpl24"]
-"""The joints that papers compare on a data set: 14 that Human3.6M's regressor finds, or SMPL's own."""
 
 ImageReader = Callable[[], np.ndarray]
 """Reads an image: uint8 [H, W, 3] RGB. Raises InputError that names the file."""
@@ -51,7 +49,8 @@ class LabelledPeople:
     """str [N]: "neutral", "male" or "female" """
     joints2d: np.ndarray
     """float32 [N, J, 3]: pixels of the image, and a confidence from 0 (unknown) to 1"""
-    compared: Compared = "h36m14"
+    compared: Joints = "h36m14"
+    """The joints that papers compare on this data set: 14 that Human3.6M's regressor finds, or SMPL's own."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,7 +86,7 @@ class PeopleSource(Protocol):
     def joints(self) -> int: ...
 
     @property
-    def compared(self) -> Compared: ...
+    def compared(self) -> Joints: ...
 
     def __len__(self) -> int: ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -202,7 +203,7 @@ class LabelledCrops:
 
 
 class NoView(RuntimeError):
-    """Chance found no camera; another body, or another try, will have one."""
+    """Chance found no camera for a body; others will have one."""
 
 
 @dataclass
@@ -325,11 +326,14 @@ def draw_crops(
     """Images of random people, PARTS in their shares (relative), in random order."""
     bounds = np.cumsum(shares) / np.sum(shares)
     parts = rng.permutation(np.searchsorted(bounds, (np.arange(count) + 0.5) / count)).astype(np.int8)
-    vertices, root = draw_bodies(rng, bodies, parts)
-    world = standing(vertices, root)
-    crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # a third of the images needs one
+    while True:
+        vertices, root = draw_bodies(rng, bodies, parts)
+        world = standing(vertices, root)
+        crowd = iter(standing(*bodies.draw(rng, count // 2 + 1)))  # a third of the images needs one
+        with suppress(NoView):
+            real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
+            break
     drawer = _SceneDrawer(rng, renderer)
-    real = [View.draw(rng, body, PARTS[part] == "truncated") for body, part in zip(world, parts)]
     views = [camera.crop_view(rng, body, renderer.width) for camera, body in zip(real, world)]
     others, things = drawer.company(parts, world, real, views, crowd)
     scenes = [

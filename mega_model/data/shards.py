@@ -27,8 +27,8 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import floats, make_folder
 from mega_model.data.annotations import read_people
 from mega_model.data.crops import Square, affine_crop, decode
-from mega_model.data.people import COLUMNS, Compared, ImageReader, LabelledPeople
-from mega_model.options import Write
+from mega_model.data.people import COLUMNS, ImageReader, LabelledPeople
+from mega_model.options import Joints, Write
 
 REACH = 1.8
 """Side of a stored image over that of the person's square: enough for augmentation (1.25 times as large, turned)."""
@@ -71,13 +71,13 @@ class ShardedPeople:
         try:
             with np.load(io.BytesIO(self.files.cat_file(index)), allow_pickle=False) as data:
                 self.places, self.joints = data["places"], int(data["joints"])
-                self.compared = cast(Compared, str(data["compared"]))
+                self.compared = cast(Joints, str(data["compared"]))
         except Exception as error:  # damaged archives raise anything
             raise InputError(f"{index}: not the index of shards ({error})") from error
         if self.places.ndim != 2 or self.places.shape[1] != 5 or self.places.dtype.kind != "i":
             raise InputError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
-        if self.compared not in get_args(Compared):
-            raise InputError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Compared))}")
+        if self.compared not in get_args(Joints):
+            raise InputError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Joints))}")
 
     def __len__(self) -> int:
         return len(self.places)

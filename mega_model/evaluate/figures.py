@@ -24,6 +24,7 @@ from mega_model.evaluate.predict import (
     Prediction,
     device_of,
     facts_of,
+    features_of,
     open_subject,
     predict,
     publish_table,
@@ -142,9 +143,9 @@ def qualitative(shown: list[ShownPerson], faces: np.ndarray) -> Figure:
 def steps_of_images(model: LoadedModel, shown: list[ShownPerson], faces: np.ndarray, config: Figures) -> Figure:
     """Figure 7, upper part: a row per image."""
     mega, tokenizer, _, _ = model
-    images = torch.from_numpy(np.stack([p.image for p in shown])).to(device_of(config))
-    seen, _, logits = generate.first_pass(mega, mega.backbone(mega.normalise(images.float() / 255)))
-    uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(device_of(config))
+    device, images = device_of(config), torch.from_numpy(np.stack([p.image for p in shown]))
+    seen, _, logits = generate.first_pass(mega, features_of(mega, {"images": images}, device))
+    uniforms = generate.uniforms((len(shown), config.steps, tokenizer.length, 2), config.seed).to(device)
     noise = generate.temperatures(config.steps, config.temperature)
     states = generate.unmask(mega, seen.image, logits, uniforms, noise)
     meshes = [known_bodies(tokenizer, *state) for state in states]

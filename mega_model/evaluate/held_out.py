@@ -1,10 +1,4 @@
-"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, for each kind of image.
-
-Errors are computed in the camera's orientation, with both meshes centred at the pelvis, and printed in millimetres.
-Writes a report into the checkpoint's folder `evaluation`, and scores.json, which the export reads, into the checkpoint,
-if the mesh is the published one.
-The paper's tables: mega evaluate deterministic|stochastic|mean|random|uncertainty|figures.
-"""
+"""`mega evaluate`: scores of a trained model on rendered people of held-out clips, see `options.Evaluate`."""
 
 from __future__ import annotations
 

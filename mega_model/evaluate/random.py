@@ -58,11 +58,10 @@ def evaluate(config: Random) -> Report:
 @torch.no_grad()
 def random_bodies(model: Mega, tokenizer: MeshTokenizer, config: Random) -> np.ndarray:
     """[count, V, 3] canonical, metres. The random numbers of a body do not depend on its batch."""
+    uniforms = generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed)
     parts = []
-    for uniforms in generate.uniforms((config.count, config.steps, tokenizer.length, 2), config.seed).split(
-        config.batch
-    ):
-        *_, (tokens, _) = generate.unmask_bodies(model, uniforms.to(device_of(config)), config.temperature)
+    for part in uniforms.split(config.batch):
+        *_, (tokens, _) = generate.unmask_bodies(model, part.to(device_of(config)), config.temperature)
         parts.append(tokenizer.decode(tokens).cpu())
     return torch.cat(parts).numpy()
 

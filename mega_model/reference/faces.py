@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mega_model.body.smpl import HIERARCHY_SEEDS
+from mega_model.body.smpl import hierarchy_seeds
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
 from mega_model.core.files import npz_fields, read_npy, read_npz, read_text
@@ -50,7 +50,3 @@ def check_faces(path: Path, faces: np.ndarray, levels: Sequence[hierarchy.Level]
                 raise InputError(
                     f"{path}: its faces give another table _{kind}{i} than the one in the connections folder"
                 )
-
-
-def hierarchy_seeds(vertices: int) -> tuple[int, ...]:
-    return HIERARCHY_SEEDS if vertices == 6890 else ()

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mega_model.body.smpl import hierarchy_seeds
 from mega_model.core import hierarchy
 from mega_model.core.errors import InputError
 from mega_model.core.topology import Topology
 from mega_model.mega import PRESETS, Mega, MegaConfig
-from mega_model.reference.faces import hierarchy_seeds
 from mega_model.reference.files import get, matched, read_weights
 from mega_model.reference.keys import IMAGE_PART, released_name, tokenizer_names
 from mega_model.tokenizer import Layer, MeshTokenizer, TokenizerConfig
@@ -28,8 +28,8 @@ def load_mega(path: Path | str, preset: str = "hrnet") -> Mega:
     """A released MEGA with any backbone, or the pre-training checkpoint, which has no image part.
 
     The latter gets the untrained backbone and heads of `preset`. A file with image heads but no backbone gives a model
-    that takes feature maps for images. The weights stay on disk until they are used. Raises InputError
-    that names the file and the keys that are missing, unexpected or of another shape.
+    that takes feature maps for images. The weights stay on disk until they are used. Raises InputError that names the
+    file and the keys that are missing, unexpected or of another shape.
     """
     weights = read_weights(path)
     config = _mega_config(path, weights, preset)

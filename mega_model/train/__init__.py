@@ -1,1 +1,1 @@
-"""One script per training stage, one shared loop."""
+"""One module per training stage, one shared loop."""

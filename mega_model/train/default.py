@@ -1,8 +1,4 @@
-"""`mega train default`: trains the default model from scratch, stage by stage. Completed stages are skipped.
-
-Every stage is also a separate command and can resume, so after an interruption, run the same command again. The times
-are for two CPU cores.
-"""
+"""`mega train default`: the stages of the default model, see `options.Default`."""
 
 from __future__ import annotations
 
@@ -127,7 +123,7 @@ def export(checkpoint: Path, bundle: Path, detector: Path | None) -> None:
 
 def main(config: Default) -> None:
     todo = [stage for stage in stages(config) if not stage.made.exists()]
-    # what later stages need, an hour before they do
+    # what later stages need, before the first one takes half an hour
     rendered.must_be_chunks("scenes", config.scenes)
     for stage in todo:
         if stage.needs:

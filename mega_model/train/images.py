@@ -56,6 +56,13 @@ def encode_images(model: Mega, batch: Batch) -> ImageEncoding:
         return model.encode_image(features.float())
 
 
+@torch.no_grad()
+def tokens_of(batch: Batch, tokenizer: MeshTokenizer) -> Tensor:
+    """int64 [B, N]: those that are stored, or of the meshes, in full precision."""
+    with full_precision(batch["vertices"]):
+        return batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
+
+
 def latent_losses(seen: ImageEncoding, tokens: Tensor, tokenizer: MeshTokenizer) -> Losses:
     """Loss on the lifter's latents, in units of the codes' standard deviation."""
     assert seen.latents is not None

@@ -10,7 +10,7 @@ from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.options import ImageTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run
+from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run, tokens_of
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
 
@@ -36,9 +36,8 @@ class LiftObjective(Objective):
         assert seen.latents is not None
         tokenizer = self.frozen[0].to(seen.camera.device)
         with full_precision(seen.camera):
-            tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
             return {
-                **latent_losses(seen, tokens, tokenizer),
+                **latent_losses(seen, tokens_of(batch, tokenizer), tokenizer),
                 **self.linear.losses(seen.latents, seen, batch),
                 **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
             }

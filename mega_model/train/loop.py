@@ -117,12 +117,7 @@ def fit(
             for group, factor in zip(optimizer.param_groups, factors):
                 group["lr"] = factor * config.lr * _schedule(step, config)
             losses = _backward(fabric, trained, drawn, share, config.precision == "bf16-mixed")
-            norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip, error_if_nonfinite=False)
-            if norm is not None and not norm.isfinite():  # the same in all processes
-                raise InputError(
-                    f"{config.out}: step {step + 1}: a gradient is not finite, so the run cannot go on; what it has "
-                    "saved stays. Train into another folder with a smaller lr, a longer warmup or a smaller clip"
-                )
+            _clip(fabric, trained, optimizer, config, step)
             optimizer.step()
             optimizer.zero_grad()
             now, stop = _agree(fabric, losses, came())
@@ -132,15 +127,7 @@ def fit(
                 bar.set_postfix({name: f"{v:.4g}" for name, v in shown.items()})
             if (step + 1) % config.save_every == 0 or step + 1 == config.steps or stop:
                 if fabric.is_global_zero:
-                    made = {
-                        **data,
-                        "steps": step + 1,
-                        "batch": config.batch,
-                        "examples": (step + 1) * config.batch,
-                        "processes": fabric.world_size,
-                        "seed": config.seed,
-                        "losses": {name: float(f"{v:.4g}") for name, v in shown.items()},
-                    }
+                    made = {**data, **_progress(config, step + 1, fabric.world_size, shown)}
                     _save(config.out, objective, optimizer, made, settings)
                     if validation:
                         fabric.log_dict(_validate(fabric, objective, validation, config.seed), step)
@@ -166,13 +153,22 @@ def _backward(fabric: Fabric, trained: Any, drawn: Iterator[tuple[int, Batch]], 
     return means
 
 
+def _clip(fabric: Fabric, trained: Any, optimizer: Optimizer, config: LoopConfig, step: int) -> None:
+    """Clip the gradients. Raises InputError if one is not finite."""
+    norm = fabric.clip_gradients(trained, optimizer, max_norm=config.clip, error_if_nonfinite=False)
+    if norm is not None and not norm.isfinite():  # the same in all processes
+        raise InputError(
+            f"{config.out}: step {step + 1}: a gradient is not finite, so the run cannot go on; what it has "
+            "saved stays. Train into another folder with a smaller lr, a longer warmup or a smaller clip"
+        )
+
+
 @torch.no_grad()
 def _validate(fabric: Fabric, objective: Objective, validation: Sequence[Batch], seed: int) -> dict[str, float]:
-    """The mean losses of the batches, by the same masks every time, as `validation/NAME`."""
+    """The mean losses of the batches, in full precision and by the same masks every time, as `validation/NAME`."""
     torch.manual_seed(seed)
     objective.eval()
-    with fabric.autocast():
-        found = [objective(fabric.to_device(dict(batch))) for batch in validation]
+    found = [objective(fabric.to_device(dict(batch))) for batch in validation]
     objective.train()
     means = {name: torch.stack([losses[name].float() for losses in found]).mean() for name in found[0]}
     return {f"validation/{name.lstrip('_')}": float(value) for name, value in means.items()}
@@ -247,6 +243,18 @@ def _sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _progress(config: LoopConfig, steps: int, processes: int, losses: Mapping[str, float]) -> dict[str, Any]:
+    """Entries of training.json after so many steps."""
+    return {
+        "steps": steps,
+        "batch": config.batch,
+        "examples": steps * config.batch,
+        "processes": processes,
+        "seed": config.seed,
+        "losses": {name: float(f"{v:.4g}") for name, v in losses.items()},
+    }
 
 
 def _rest(objective: Objective) -> dict[str, Tensor]:

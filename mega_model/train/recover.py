@@ -6,7 +6,6 @@ metres, through the tokenizer's frozen decoder.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from mega_model.backbones import Backbone, ViT
@@ -15,7 +14,7 @@ from mega_model.generate import first_logits
 from mega_model.mega import Mega, token_loss
 from mega_model.options import RecoverTraining
 from mega_model.tokenizer import MeshTokenizer
-from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run
+from mega_model.train.images import encode_images, full_precision, latent_losses, pose_losses, run, tokens_of
 from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
 
@@ -53,8 +52,7 @@ class RecoverObjective(Objective):
     def forward(self, batch: Batch) -> Losses:
         seen = encode_images(self.model, batch)
         tokenizer = self.frozen[0].to(seen.camera.device)
-        with torch.no_grad(), full_precision(seen.camera):
-            tokens = batch["tokens"] if "tokens" in batch else tokenizer.encode(batch["vertices"])
+        tokens = tokens_of(batch, tokenizer)
         losses = {
             "tokens": token_loss(self.model, seen.image, tokens),
             **pose_losses(seen.rot6d, seen.camera, batch, self.config.rotation),
