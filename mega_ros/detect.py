@@ -16,7 +16,8 @@ from .engines import OnnxEngine, Provider
 TILE = 0.6
 """Share of the image's width and height that each of the four tiles has. They begin at its corners, so they overlap."""
 STRICTER = 0.1
-"""Somebody who is found in a tile only needs a score that is so much higher than the threshold."""
+"""Somebody who is found in a tile only needs a score that is so much higher than the threshold: five runs see people
+where there are none more often than one, see docs/robot/detector.md."""
 CUT = 4.0
 """Pixels: a box that ends so close to a tile's border within the image may be a part of somebody."""
 
