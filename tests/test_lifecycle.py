@@ -136,7 +136,7 @@ def test_cleanup_frees_the_model(node: MegaNode) -> None:
 def test_a_failed_configure_frees_the_model_and_the_detector(node: MegaNode, monkeypatch: pytest.MonkeyPatch) -> None:
     detectors: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    class Detector:
+    class FakeDetector:
         name = "own"
 
         def __init__(self, *_: object) -> None:
@@ -146,7 +146,7 @@ def test_a_failed_configure_frees_the_model_and_the_detector(node: MegaNode, mon
         assert detectors
         raise InputError("no")
 
-    monkeypatch.setattr("mega_ros.ros.node.UserDetector", Detector)
+    monkeypatch.setattr("mega_ros.ros.node.UserDetector", FakeDetector)
     monkeypatch.setattr("mega_ros.ros.node.warm_up", fail)
     before = len(models())
     assert node.trigger_configure() == FAILURE
