@@ -5,6 +5,7 @@ import importlib.util
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import rclpy
@@ -17,6 +18,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
 from test_node import GREY, Peer, image, running
 
+from mega_model.core.errors import InputError
 from mega_ros import Recovery
 from mega_ros.ros.node import MegaNode
 from mega_ros.ros.read import read_cloud
@@ -128,6 +130,27 @@ def test_cleanup_frees_the_model(node: MegaNode) -> None:
         assert freed() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("node", [["-p", "detector_model:=own.onnx"]], indirect=True)
+def test_a_failed_configure_frees_the_model_and_the_detector(node: MegaNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    detectors: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class FakeDetector:
+        name = "own"
+
+        def __init__(self, *_: object) -> None:
+            detectors.add(self)
+
+    def fail(*_: object) -> None:
+        assert detectors
+        raise InputError("no")
+
+    monkeypatch.setattr("mega_ros.ros.node.UserDetector", FakeDetector)
+    monkeypatch.setattr("mega_ros.ros.node.warm_up", fail)
+    before = len(models())
+    assert node.trigger_configure() == FAILURE
+    assert len(models()) == before and not detectors
 
 
 @pytest.mark.parametrize(

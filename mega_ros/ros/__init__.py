@@ -1,4 +1,5 @@
 """Everything that depends on ROS: the node, its parameters and diagnostics, and conversion of messages.
 
-`images` and `read` also accept messages of rosbags, so they do not import ROS.
+What the offline replay uses works without a ROS installation: `camera_info`, `images`, `markers`, `read`, `signals`,
+`standard`.
 """

@@ -91,10 +91,10 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         with self._loading():
-            return self._change(self._load, "inactive")
+            return self._change(self._load, "inactive", self._free)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._change(self._begin, "active")
+        return self._change(self._begin, "active", self._end)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._change(self._end, "inactive")
@@ -105,8 +105,11 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self._change(self.close, "finalized")
 
-    def _change(self, step: Callable[[], None], goal: str) -> TransitionCallbackReturn:
-        """Go to the state `goal`. If `step` fails, the state stays, and the reason is told: rclpy would hide it."""
+    def _change(
+        self, step: Callable[[], None], goal: str, undo: Callable[[], None] = lambda: None
+    ) -> TransitionCallbackReturn:
+        """Go to the state `goal`. If `step` fails, what it has done is undone, the state stays, and the reason is told:
+        rclpy would hide it."""
         try:
             step()
         except FAULTS as error:
@@ -119,48 +122,40 @@ class MegaNode(LifecycleNode):  # type: ignore[misc]  # rclpy's types are skippe
         else:
             self._state, self._fault = goal, ""
             return TransitionCallbackReturn.SUCCESS
+        undo()
         return TransitionCallbackReturn.FAILURE
 
     def _load(self) -> None:
         bundle, provider = Bundle.load(parameters.get(self, "bundle")), parameters.get(self, "provider")
         with self._announced(to_build(bundle, provider)):
-            recovery = Recovery(bundle, provider)
+            self._recovery = recovery = Recovery(bundle, provider)
         self.get_logger().info(f"the model runs in {recovery.backend}{recovery.why and f', {recovery.why}'}")
         path = parameters.get(self, "detector_model")
         self._detector = UserDetector(path, provider) if path else None
         if self._detector:
             self.get_logger().info(f"detector: {self._detector.name}")
         warm_up(recovery, self._detector)
-        try:
-            if hri := bodies.package("hri_msgs"):
-                self._humans = bodies.Humans(self, hri)
-            for name in parameters.cameras(self) or [""]:
-                self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name, self._humans)
-        except BaseException:
-            self._free()
-            raise
-        self._recovery = recovery
+        if hri := bodies.package("hri_msgs"):
+            self._humans = bodies.Humans(self, hri)
+        for name in parameters.cameras(self) or [""]:
+            self._outputs[name] = Outputs(self, recovery.topology, parameters.get(self, "tf"), name, self._humans)
 
     def _begin(self) -> None:
         assert self._recovery  # the node was configured
         self._worker = Worker()
-        try:
-            for name, outputs in self._outputs.items():
-                self._cameras.append(
-                    LiveCamera(
-                        self,
-                        name,
-                        self._recovery,
-                        outputs,
-                        self._worker,
-                        self._advice,
-                        self._detector,
-                        self._next_ids.get(name, 0),
-                    )
+        for name, outputs in self._outputs.items():
+            self._cameras.append(
+                LiveCamera(
+                    self,
+                    name,
+                    self._recovery,
+                    outputs,
+                    self._worker,
+                    self._advice,
+                    self._detector,
+                    self._next_ids.get(name, 0),
                 )
-        except BaseException:
-            self._end()
-            raise
+            )
 
     def _end(self) -> None:
         if self._worker:
