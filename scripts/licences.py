@@ -104,9 +104,13 @@ def required(*names: str) -> dict[str, str]:
 
 def licence_of(name: str) -> str:
     """As a package's metadata say; a wheel of ROS has them in its package.xml."""
-    package, metadata = distribution(name), distribution(name).metadata
-    classifiers = [c.split(" :: ")[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")]
-    stated = metadata["License-Expression"] or ", ".join(classifiers) or (metadata["License"] or "").split("\n")[0]
+    package = distribution(name)
+
+    def said(field: str) -> list[str]:
+        return package.metadata.get_all(field) or []
+
+    classifiers = [c.split(" :: ")[-1] for c in said("Classifier") if c.startswith("License ::")]
+    stated = ", ".join(said("License-Expression") or classifiers) or "".join(said("License")).split("\n")[0]
     manifests = [Path(str(file.locate())) for file in package.files or [] if file.name == "package.xml"]
     of_ros = [found.text or "" for path in manifests for found in ElementTree.parse(path).iter("license")]
     return stated or ", ".join(of_ros) or "not stated"

@@ -15,16 +15,18 @@ from mega_ros.cli import main
 def test_the_node_answers_as_the_offline_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bag has its only camera_info at the end; the node is told before the first image, as offline."""
+    """The bag has its only camera_info at the end; the node is told before the first image, as offline. The name of the
+    bundle's folder is not a number for the node, either."""
     for name in ("ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE"):
         monkeypatch.setenv(name, "")
-    (tmp_path / "bundle").mkdir()
-    little_bundle(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    little_bundle(tmp_path / "2024")
     recorder = Recorder()
     # recorded 20 ms after their stamps
     images = [(topic, stamp + 20_000_000, message) for topic, stamp, message in map(recorder.raw, range(6))]
     path = bag(tmp_path / "bag", *images, recorder.info(6))
-    words = ["--bundle", tmp_path / "bundle", "--boxes", "full_frame", "--out", tmp_path / "out", "--rate", "0.5"]
+    words = ["--bundle", "2024", "--boxes", "full_frame", "--out", tmp_path / "out", "--rate", "0.5"]
     assert main(["replay", str(path), "--live", *map(str, words)]) == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["frames"] == 6 and report["assumed"] == 0

@@ -181,16 +181,28 @@ def test_the_variable_is_the_one_that_this_fast_dds_reads(monkeypatch: pytest.Mo
     for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("ROS_DISTRO", distribution)
+    named = [name for name in dds.PROFILES if f"or set {name};" in dds.transport()[1]]
     dds.use_large_messages()
+    assert [name for name in dds.PROFILES if os.environ[name]] == named
     assert bool(os.environ[dds.PROFILES[1]]) == (distribution in ("humble", "jazzy"))
     assert bool(os.environ[dds.PROFILES[0]]) != (distribution in ("humble", "jazzy"))
+
+
+def test_what_stays_on_this_machine_does_so_on_each_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):
+        monkeypatch.setenv(name, "")
+    for distribution, localhost_only in (("kilted", ""), ("humble", "1")):
+        monkeypatch.setenv("ROS_DISTRO", distribution)
+        dds.stay_on_this_machine()
+        assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+        assert os.environ["ROS_LOCALHOST_ONLY"] == localhost_only
 
 
 def test_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     """No profile, and other DDS implementations: what to set. Nothing where nothing is needed."""
     for name in (*dds.PROFILES, "FASTDDS_BUILTIN_TRANSPORTS", "CYCLONEDDS_URI"):
         monkeypatch.delenv(name, raising=False)
-    assert dds.PROFILES[0] in dds.transport()[1]
+    assert dds.profile_variable() in dds.transport()[1]
     for implementation, words in {
         "rmw_cyclonedds_cpp": ["net.core.rmem_max", "SocketReceiveBufferSize", "CYCLONEDDS_URI"],
         "rmw_zenoh_cpp": [],

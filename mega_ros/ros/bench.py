@@ -33,7 +33,7 @@ from mega_model.core.errors import InputError
 from ..environment import share
 from ..recovery import Recovery
 from . import messages
-from .dds import use_large_messages
+from .dds import stay_on_this_machine, use_large_messages
 from .images import to_bgr
 from .process import NodeProcess
 from .standard import MESSAGES
@@ -136,7 +136,7 @@ class BenchClient(Node):  # type: ignore[misc]  # rclpy's types are skipped
 def measure(config: NodeBenchConfig, people: int, cameras: int, image: np.ndarray) -> list[str]:
     """The row of a table. Raises InputError if the node does not answer."""
     names = ["front", "rear"][:cameras]
-    node = NodeProcess({"bundle": config.bundle, "cameras": f"[{', '.join(names)}]"})
+    node = NodeProcess({"bundle": config.bundle, "cameras": names})
     peer = BenchClient(names)
     try:
         end = time.monotonic() + PATIENCE
@@ -175,7 +175,7 @@ def main(args: Sequence[str]) -> int:
         raise InputError("images: must be at least 1")
     shown = example_images(config.bundle)
     use_large_messages()
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    stay_on_this_machine()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     title = f"{WIDTH} x {HEIGHT}, {len(os.sched_getaffinity(0))} cores, milliseconds per image"
     table = Table(

@@ -28,7 +28,7 @@ from ..stream import Stream
 from ..user_detector import UserDetector
 from . import bodies, messages, parameters
 from .camera_info import camera_for, is_rectified, other_frame
-from .dds import HELP
+from .dds import HELP, profile_variable
 from .detections import MOST, WAITING, Pairs, to_detections
 from .diagnostics import Health
 from .images import to_bgr
@@ -229,7 +229,7 @@ class LiveCamera:
         return problem and f"{self._infos.topic}: {problem}: is it another camera's?"
 
     def _remedy(self) -> str:
-        return self._advice or f"set FASTDDS_DEFAULT_PROFILES_FILE for the camera's process, too; {HELP}"
+        return self._advice or f"set {profile_variable()} for the camera's process, too; {HELP}"
 
     def _why_silent(self) -> str:
         if self._health.silence() < parameters.get(self._node, "timeout"):

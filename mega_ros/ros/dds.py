@@ -15,7 +15,7 @@ from . import shared_memory
 
 MIB = shared_memory.MIB
 PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Variables that name a profile of Fast DDS; the second one until version 2."""
+"""Variables that name a profile of Fast DDS; the second one until version 2, see `profile_variable`."""
 OURS = "mega_fastdds_"
 """How the names of the profiles begin that are written here."""
 LARGE_BUFFER = 32 * MIB
@@ -39,8 +39,19 @@ def use_large_messages() -> None:
     os.write(file, shared_memory.profile(segment, share() / "config" / "fastdds.xml").encode())
     _written.append(Path(name))
     atexit.register(remove_profile)
-    version_2 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
-    os.environ[PROFILES[version_2]] = name
+    os.environ[profile_variable()] = name
+
+
+def profile_variable() -> str:
+    """Which of PROFILES this ROS distribution's Fast DDS reads."""
+    return PROFILES[os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")]
+
+
+def stay_on_this_machine() -> None:
+    """Hides this process, and those that it starts, from other machines; call it before ROS starts."""
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if os.environ.get("ROS_DISTRO") == "humble":  # it does not know that variable, later ones warn of this one
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"
 
 
 def remove_profile() -> None:
@@ -62,7 +73,7 @@ def transport() -> tuple[str, str]:
         if builtin := os.environ.get("FASTDDS_BUILTIN_TRANSPORTS"):
             return f"Fast DDS, FASTDDS_BUILTIN_TRANSPORTS={builtin}", ""
         what = "Fast DDS with its own shared memory of 0.5 MiB, too small for camera images"
-        return what, f"{what}: start it by `mega node`, or set {PROFILES[0]}; {HELP}"
+        return what, f"{what}: start it by `mega node`, or set {profile_variable()}; {HELP}"
     profile = Path(os.environ[variable])
     segment = shared_memory.segment_of(profile)
     if not profile.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,9 @@ class NodeProcess:
         command = [sys.executable, "-m", "mega_ros.node", "--ros-args"]
         if not log:
             command += ["--log-level", "error"]
-        for flag, pairs in (("-r", remap or {}), ("-p", parameters)):
+        # JSON is YAML, in which a text of digits would be a number
+        values = {name: json.dumps(value, default=str) for name, value in parameters.items()}
+        for flag, pairs in (("-r", remap or {}), ("-p", values)):
             command += [word for name, value in pairs.items() for word in (flag, f"{name}:={value}")]
         self._log = log
         with log.open("w") if log else nullcontext() as output:

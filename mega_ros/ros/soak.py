@@ -7,7 +7,6 @@ is really sent, so the node sees each that is missing as a gap.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from mega_model.core.errors import InputError
 
 from . import messages
 from .bench import PLACES, BenchClient, example_images
-from .dds import use_large_messages
+from .dds import stay_on_this_machine, use_large_messages
 from .process import NodeProcess
 from .transport import Losses
 
@@ -149,7 +148,7 @@ def run(
     parameters: further ones of the node. quality: of the images, reliable by default.
     Raises InputError if the node ends or does not answer.
     """
-    node = NodeProcess({"cameras": f"[{CAMERA}]", **parameters})
+    node = NodeProcess({"cameras": [CAMERA], **parameters})
     camera, result = ImagePublisher(image, quality), SoakResult()
     try:
         for _ in range(Losses.MEMORY + 2):  # the node learns the camera's period
@@ -180,7 +179,7 @@ def main(args: Sequence[str]) -> int:
     image = example_images(config.bundle)[PLACES]
     if config.profile:
         use_large_messages()
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    stay_on_this_machine()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     try:
         quality = qos_profile_sensor_data if config.best_effort else 1

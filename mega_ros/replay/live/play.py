@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from mega_model.core.errors import InputError
 
-from ...ros.dds import use_large_messages
+from ...ros.dds import stay_on_this_machine, use_large_messages
 from ...ros.process import NodeProcess
 from ...ros.signals import ended_as_by_ctrl_c
 from ..bags import Message
@@ -101,7 +101,7 @@ def _play(
 def _use_domain(domain: int | None) -> None:
     if domain is None:
         domain = random.randint(1, 101)
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        stay_on_this_machine()
     os.environ["ROS_DOMAIN_ID"] = str(domain)
     use_large_messages()
 
