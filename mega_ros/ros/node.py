@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain, repeat
 
-import cv2
 import rclpy
 import tyro
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -261,8 +260,6 @@ def options() -> None:
 
 def main(args: Sequence[str]) -> int:
     ending = Ending()
-    # OpenCV's threads spin while they wait for each other: with two of them, an image takes 1 ms more of CPU
-    cv2.setNumThreads(1)
     use_large_messages()
     at_once = partial(ending.at_once, remove_profile)
     try:
