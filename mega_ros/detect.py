@@ -16,8 +16,8 @@ from .engines import OnnxEngine, Provider
 TILE = 0.6
 """Share of the image's width and height that each of the four tiles has. They begin at its corners, so they overlap."""
 STRICTER = 0.1
-"""Somebody who is found in a tile only needs a score that is so much higher than the threshold: five runs see people
-where there are none more often than one, see docs/robot/detector.md."""
+"""Whom only a tile shows needs a score that is so much above the threshold, because five runs make more false
+detections than one, see docs/robot/detector.md."""
 CUT = 4.0
 """Pixels: a box that ends so close to a tile's border within the image may be a part of somebody."""
 
@@ -78,22 +78,20 @@ def _with_small_ones(found: Detections, detector: PersonDetector, image: np.ndar
     """Those found in an image, and those who are found in its tiles only."""
     height, width = image.shape[:2]
     right, low = round(TILE * width), round(TILE * height)
-    answers = [
+    in_tiles = (
         _in_tile(detector, image, (x, y, x + right, y + low), threshold + STRICTER)
         for y in (0, height - low)
         for x in (0, width - right)
-    ]
-    boxes, scores = (np.concatenate([answer[k] for answer in answers]) for k in (0, 1))
+    )
+    parts = [found, *in_tiles]
+    boxes, scores = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
     known = np.maximum(intersection_over_union(boxes, found.boxes), share_inside(boxes, found.boxes))
     new = np.flatnonzero(known.max(axis=1, initial=0) < OVERLAP)
     new = new[non_maximum_suppression(boxes[new], scores[new], OVERLAP)]
-    scores = np.concatenate([found.scores, scores[new]])
-    best = np.argsort(-scores, kind="stable")
-    keypoints = None
-    if found.keypoints is not None:
-        of_tiles = np.concatenate([answer.keypoints for answer in answers])
-        keypoints = np.concatenate([found.keypoints, of_tiles[new]])[best]
-    return Detections(np.concatenate([found.boxes, boxes[new]])[best], scores[best], keypoints)
+    kept = np.concatenate([np.arange(len(found.boxes)), new])
+    kept = kept[np.argsort(-scores[kept], kind="stable")]
+    keypoints = None if found.keypoints is None else np.concatenate([part.keypoints for part in parts])[kept]
+    return Detections(boxes[kept], scores[kept], keypoints)
 
 
 def _in_tile(

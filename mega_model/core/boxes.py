@@ -7,20 +7,26 @@ import numpy as np
 
 def intersection_over_union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Boxes [M, 4] and [N, 4] -> [M, N] in 0 to 1."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    overlap = np.maximum(high - low, 0)
-    shared = overlap[..., 0] * overlap[..., 1]
-    area_a, area_b = ((x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    shared = _shared(a, b)
+    return shared / np.maximum(_area(a)[:, None] + _area(b) - shared, 1e-9)
 
 
 def share_inside(boxes: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """Share of the area of boxes [M, 4] that lies in regions [N, 4] -> [M, N] in 0 to 1."""
-    low = np.maximum(boxes[:, None, :2], regions[:, :2])
-    high = np.minimum(boxes[:, None, 2:], regions[:, 2:])
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return (high - low).clip(min=0).prod(axis=2) / area[:, None]
+    return _shared(boxes, regions) / _area(boxes)[:, None]
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    """[N, 4] -> [N]."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Areas of the intersections of boxes [M, 4] and [N, 4] -> [M, N]."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    overlap = np.maximum(high - low, 0)
+    return overlap[..., 0] * overlap[..., 1]
 
 
 def non_maximum_suppression(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:

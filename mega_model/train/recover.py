@@ -19,8 +19,8 @@ from mega_model.train.linear_decoder import LinearDecoder
 from mega_model.train.loop import Batch, Losses, Objective
 
 EYES_RATE = 0.03
-"""Learning rate of a lifter's eyes over that of the rest: they begin as a trained network, which 0.36 wrecked in
-batches of 64 (the default model learned with 0.36 in batches of 512, see docs/train/experiments.md)."""
+"""Learning rate of a lifter's eyes over that of the rest: they begin as a trained network. In batches of 64, they
+forget it at 0.36; the default model learned with 0.36 in batches of 512, see docs/train/experiments.md."""
 
 
 class RecoverObjective(Objective):
