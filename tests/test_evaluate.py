@@ -579,7 +579,7 @@ def test_an_imported_model_is_trained_and_evaluated(imported: str, tmp_path: Pat
 @pytest.mark.usefixtures("imported")
 def test_an_imported_model_is_exported(tmp_path: Path) -> None:
     body = Body("smpl", "made up", "none")
-    bundle = export(ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=2, body=body, fp32=[]))
+    bundle = export(ExportConfig(tmp_path / "model", tmp_path / "bundle", steps=1, body=body, fp32=[]))
     size = bundle.crop.size
     crops = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
     differences = Parity(bundle, tmp_path / "model").people(crops, samples=2)

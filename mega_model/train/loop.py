@@ -60,9 +60,9 @@ class Objective(nn.Module):
     def before_step(self, step: int) -> None:
         """Called before each step, without gradient."""
 
-    def learned(self) -> list[tuple[float, list[nn.Parameter]]]:
-        """What is trained, in groups, each with a factor on the learning rate."""
-        return [(1.0, [p for p in self.parameters() if p.requires_grad])]
+    def learned(self) -> list[dict[str, Any]]:
+        """What is trained: parameter groups of torch, each with `rate`, a factor on the learning rate."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad], "rate": 1.0}]
 
 
 def fit(
@@ -82,9 +82,9 @@ def fit(
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     micro, share = _shares(config, fabric.world_size)
-    factors, learned = zip(*objective.learned())
-    groups = [{"params": part} for part in learned]
+    groups = objective.learned()
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    rates = [group["rate"] for group in groups]  # not from the optimizer, which a resumed run loads
     trained, optimizer = fabric.setup(objective, optimizer)
     make_folder(config.out)
     if fabric.is_global_zero:
@@ -114,8 +114,8 @@ def fit(
         for step in bar:
             torch.manual_seed(config.seed + step)
             objective.before_step(step)
-            for group, factor in zip(optimizer.param_groups, factors):
-                group["lr"] = factor * config.lr * _schedule(step, config)
+            for group, rate in zip(optimizer.param_groups, rates):
+                group["lr"] = rate * config.lr * _schedule(step, config)
             losses = _backward(fabric, trained, drawn, share, config.precision == "bf16-mixed")
             _clip(fabric, trained, optimizer, config, step)
             optimizer.step()
