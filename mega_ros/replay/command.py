@@ -36,7 +36,7 @@ from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
-from .results import is_of_replay, must_be_of_replay, put_in_place, write_csv
+from .results import is_of_replay, must_be_of_replay, put_in_place, write_csv, write_json
 
 ALL = "all inputs"
 """Name of the row with the numbers of all frames."""
@@ -261,7 +261,7 @@ def _many(
         if reports:
             together = joined(reports)
             table.append(_numbers(together) | {"input": ALL})
-            (fresh / "report.json").write_text(json.dumps(together, indent=1, allow_nan=False) + "\n")
+            write_json(fresh / "report.json", together)
         write_csv(fresh / "inputs.csv", table)
     console.print(*tables_of_inputs(table))
     console.print(

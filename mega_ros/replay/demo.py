@@ -6,7 +6,6 @@ on the machine.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from .drawings import CONTACT_SHEET, OVERLAY, write_drawings
 from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
-from .results import put_in_place
+from .results import put_in_place, write_json
 from .sources import Source
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
@@ -86,7 +85,7 @@ def main(args: list[str]) -> int:
     if clip:
         report["truth"] = scores_of(clip, Recovery(bundle), console)
     with put_in_place(options.out, NAMES) as fresh:
-        (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(fresh / "report.json", report)
         write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
     console.print(demo_table(report))
     console.print(what_is_normal(report))

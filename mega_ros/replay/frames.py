@@ -75,7 +75,7 @@ class Frame:
     camera_problem: str = NO_INFO
     """why there is no camera, or what is wrong with its camera_info; else empty."""
     frame_id: str = FRAME
-    """name of the camera's coordinate frame."""
+    """name of the camera's coordinate frame; empty where it is not known."""
     name: str = ""
     """of the file, where every frame has its own: one of `names_of`."""
 
@@ -353,7 +353,7 @@ class Recorded:
                 try:
                     message = bag.read(connection, data)
                 except InputError as error:
-                    yield Frame(stamp, None, str(error))
+                    yield Frame(stamp, None, str(error), frame_id="")
                     continue
                 frame_id = message.header.frame_id
                 frame_ids.add(frame_id)
