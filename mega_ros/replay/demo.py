@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
+from mega_model.core.settings import parse
 from mega_model.core.topology import Topology
 
 from ..bundle import TOPOLOGY, Bundle
@@ -26,7 +26,7 @@ from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
 from .results import put_in_place, write_json
-from .sources import Source
+from .sources import Degrees, Source
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
 """What it may write into its folder, beside the node's log."""
@@ -50,7 +50,7 @@ class DemoOptions:
     """Folder for the results."""
     seconds: float = 60.0
     """Maximum playing time."""
-    fov: float = 60.0
+    fov: Degrees = 60.0
     """Field of view of your camera over the larger image side, degrees."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
@@ -58,10 +58,8 @@ class DemoOptions:
 
 def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
-    options = tyro.cli(DemoOptions, args=args, prog="mega demo")
+    options = parse(DemoOptions, args)
     console = Console()
-    if not 1 <= options.fov <= 170:
-        raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
     given = [value for value in (options.image, options.video, options.camera) if value is not None]
     if len(given) > 1:
         raise InputError("--image, --video and --camera exclude each other")
