@@ -182,7 +182,9 @@ def test_annotations_of_images_of_another_size(
     assert "1.png: 96 x 96 pixels, but 'width' and 'height' say 96 x 192" in capsys.readouterr().err
 
 
-def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
+def test_images_of_a_json_are_not_one_camera_and_are_not_turned(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """People of different photographs are different people. Annotations refer to the stored pixels."""
     names = photographs(tmp_path / "images", 2)
     sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
@@ -192,6 +194,13 @@ def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tm
     assert shapes[2] == (12, LARGE)
     assert replay(bundle, tmp_path / "out", path) == 0
     assert np.load(tmp_path / "out" / "meshes.npz")["ids"].tolist() == [0, 0, 0]
+    # so nobody is tracked, also where a reference has such ids
+    assert replay(bundle, tmp_path / "again", path, "--reference", tmp_path / "out" / "meshes.npz") == 0
+    said = report(tmp_path / "again")
+    assert said["scores"]["pve"] == 0 and said["persons"] == []
+    assert not {"acceleration", "idf1", "switches", "tracks"} & {*said["scores"], *said}
+    assert replay(bundle, tmp_path / "again", path, "--export", "npz", "--export-by", "track") == 1
+    assert "a.json: --export-by track: ids start again in each image" in capsys.readouterr().err
     assert replay(bundle, tmp_path / "photos", tmp_path / "images", "--reference", path) == 0
     assert report(tmp_path / "photos")["scores"]["frames"] == 3
     turned = np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2]

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
-from mega_model.core.settings import parse
+from mega_model.core.settings import Positive, parse
 from mega_model.core.topology import Topology
 
 from ..bundle import TOPOLOGY, Bundle
@@ -48,7 +48,7 @@ class DemoOptions:
     runs until Ctrl-C or --seconds."""
     out: Path = Path("mega_out")
     """Folder for the results."""
-    seconds: float = 60.0
+    seconds: Positive = 60.0
     """Maximum playing time."""
     fov: Degrees = 60.0
     """Field of view of your camera over the larger image side, degrees."""

@@ -29,7 +29,7 @@ from .frames import Frame, Input, open_input
 from .measures import Row
 from .meshes import Format, Grouping, write_frame, write_tracks
 from .progress import progress
-from .reference import Matched, Reference, open_reference
+from .reference import Matched, Reference, Truth, open_reference
 from .report_page import Worst, write_page
 from .results import MeshBag, MeshFile, put_in_place, write_csv, write_json, write_parquet
 from .score import Score
@@ -156,6 +156,8 @@ class Run:
                 self.why_assumed = self.why_assumed or stream.assumed
                 if truth is not None:
                     assert frame.image is not None
+                    if isinstance(truth, Truth) and not source.one_camera:
+                        truth = replace(truth, ids=None)  # they may start again in each image, as ours do
                     height, width = frame.image.shape[:2]
                     self.score.add(row, people, truth, stream.camera, (width, height))
                 self.counts.without_reference += self.reference is not None and truth is None
@@ -251,7 +253,10 @@ def write(
     """Replays `source` and writes `NAMES`; those of an earlier run are replaced when these are complete.
 
     `finished` gives the report at the end. `outputs.bag` is a bag of its own.
+    Raises InputError, also for tracks of images whose ids start again in each.
     """
+    if outputs.export and outputs.by == "track" and not source.one_camera:
+        raise InputError(f"{source.name}: --export-by track: ids start again in each image of a json; export by frame")
     with ExitStack() as stack:
         fresh = stack.enter_context(put_in_place(out, NAMES))
         meshes = MeshFile(fresh, run.recovery.topology)
