@@ -323,8 +323,7 @@ class Recorded:
             self._infos = list(_infos(bag, info)) if info else []
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
             announced = bag.announced(image)
-        self.count, unstamped = len(stamps), stamps.count(0)
-        repeated = self.count - unstamped - len({*stamps} - {0})
+        self.count = len(stamps)
         lost = f"of {announced} messages that the bag announces on {image}, {self.count} are in it"
         if not stamps:
             raise InputError(f"{path}: {lost if announced else f'{image} has no messages'}")
@@ -334,17 +333,8 @@ class Recorded:
             notes.append(f"left out, as their images cannot be read: {', '.join(unread)}")
         if compressed[1] > FEWER * self.count:
             notes.append(f"{image} has {self.count} images, {compressed[0]} {compressed[1]}; --image-topic chooses")
-        runs = Runs()
-        for stamp in filter(None, stamps):
-            runs.time(stamp)
-        if runs.count:
-            often = "once" if runs.count == 1 else f"{runs.count} times"
-            notes.append(f"the stamps go back by more than a second {often}; people get new ids each time")
-        if unstamped:
-            notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
-        if repeated:
-            notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
-        self._notes, self.note = notes, "; ".join(notes)
+        self._notes = [*notes, *_notes_on(stamps)]
+        self.note = "; ".join(self._notes)
 
     def frames(self) -> Iterator[Frame]:
         frame_ids = set[str]()
@@ -390,6 +380,20 @@ class Recorded:
         if not problem and (other := other_frame(info.header.frame_id, frame_id)):
             problem = f"{other}: is it another camera's?"
         return camera, f"{topic}: {problem}" if problem else ""
+
+
+def _notes_on(stamps: Sequence[int]) -> Iterator[str]:
+    """What the user should know about the stamps (ns) of images, in the order in which they were recorded."""
+    given, runs = [stamp for stamp in stamps if stamp], Runs()
+    for stamp in given:
+        runs.time(stamp)
+    if runs.count:
+        often = "once" if runs.count == 1 else f"{runs.count} times"
+        yield f"the stamps go back by more than a second {often}; people get new ids each time"
+    if unstamped := len(stamps) - len(given):
+        yield f"{unstamped} of {len(stamps)} images have the stamp 0: the time of recording is used instead"
+    if repeated := len(given) - len({*given}):
+        yield f"{repeated} of {len(stamps)} images have the stamp of another, live they count as one"
 
 
 def _image_topic(bag: Bag, named: str | None) -> tuple[str, list[str]]:

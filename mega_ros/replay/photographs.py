@@ -54,7 +54,7 @@ class DetectionCounts:
 @dataclass(frozen=True)
 class Scored:
     """One annotated person; L joints of `LIMBS`. Errors of joints without annotation are NaN, those of people who were
-    not recovered are infinite. Without annotated 3D joints, the 3D errors are NaN."""
+    not recovered are infinite. `pa_mpjpe` and the like are metres, NaN without annotated 3D joints."""
 
     group: str
     torso: float
