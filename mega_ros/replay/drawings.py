@@ -57,20 +57,25 @@ class Film:
         self._seconds, self._written = 0.0, 0
 
     def add(self, stamp: int, frame: sheets.PageFrame) -> None:
-        """stamp: nanoseconds. Where stamps go back, as a recording starts again, the frame before is left out."""
+        """stamp: nanoseconds."""
         if self._waiting is not None:
-            self._show(self._waiting[1], (stamp - self._waiting[0]) / 1e9)
+            seconds = (stamp - self._waiting[0]) / 1e9
+            if seconds > 0 and not self._rate:
+                self._rate = float(np.clip(1 / seconds, 1, 60))
+            self._show(self._waiting[1], seconds)
         self._waiting = stamp, frame
 
     def close(self) -> None:
-        """Shows the last frame for one period, and completes the file."""
+        """Completes the file. The last frame is shown for one period."""
         if self._waiting is not None:
-            self._show(self._waiting[1], 1 / (self._rate or 1.0))
+            self._rate = self._rate or 1.0
+            self._show(self._waiting[1], -1.0)
         self._writer.release()
 
     def _show(self, frame: sheets.PageFrame, seconds: float) -> None:
-        if seconds > 0:
-            self._rate = self._rate or float(np.clip(1 / seconds, 1, 60))
+        """seconds: until the next frame. Negative, as where a recording starts again: for one period."""
+        if seconds < 0 and self._rate:
+            seconds = 1 / self._rate
         self._seconds += float(np.clip(seconds, 0, LONGEST))
         count = round(self._seconds * self._rate) - self._written
         if not count:

@@ -253,16 +253,16 @@ def totals(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def intervals(
-    rows: Sequence[Row], parts: Callable[[str, Row], tuple[float, float] | None] = parts
+    rows: Sequence[Row], fraction: Callable[[str, Row], tuple[float, float] | None] = parts
 ) -> dict[str, tuple[float, float]]:
     """The 95 % confidence interval of each measure of `totals`, by `bootstrap`. Empty for a single frame.
 
-    parts: numerator and denominator of a measure in a row.
+    fraction: numerator and denominator of a measure in a row.
     """
     if len(rows) < 2:
         return {}
     names = [name for name in MEASURES if any(name in row for row in rows)]
-    sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in rows], np.float64)
+    sums = np.array([[fraction(name, row) or (0, 0) for name in names] for row in rows], np.float64)
     return {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
 
 
