@@ -30,8 +30,8 @@ def frames(bag: Path, replay: Path) -> list[tuple[np.ndarray, np.ndarray, np.nda
         sys.exit(f"{bag} has no ground truth")
     with np.load(replay / "meshes.npz") as found:
         which, ids, vertices = (found[name] for name in ("frame", "ids", "vertices"))
-    for number, frame in enumerate(Recorded(bag).frames()):
-        truth, here = reference.at(frame), which == number
+    for number, (frame, truth) in enumerate(reference.matched(Recorded(bag).frames())):
+        here = which == number
         if truth is None:
             continue
         assert isinstance(truth, Truth) and frame.camera is not None  # of a bag with `/mega/ground_truth`

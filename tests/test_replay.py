@@ -105,6 +105,11 @@ def test_people_are_matched_by_where_they_are_not_by_their_order() -> None:
     assert sorted(match(overlaps(vertices, vertices[::-1], Camera(K)))) == [(0, 1), (1, 0)]
 
 
+def test_boxes_that_overlap_too_little_part_nobody() -> None:
+    """Two overlaps of 0.29 are more than one of 0.35, but neither is enough for a pair."""
+    assert match(np.array([[0.35, 0.29], [0.29, 0]])) == [(0, 0)]
+
+
 def test_a_perfect_answer_has_no_error(topology: Topology) -> None:
     summary = scored(
         topology, (found((1, 0, 5), (-1, 0, 4), sigma=0.03), truth((-1, 0, 4), (1, 0, 5), visible=0.5))
@@ -169,6 +174,15 @@ def test_keypoints_in_the_image_are_scored_by_the_torso(topology: Topology) -> N
     summary = score.summary()
     assert summary["pck"] == pytest.approx(first["pck"] / 2)
     assert summary["normalised_error"] == first["normalised_error"]
+
+
+def test_a_joint_that_is_recovered_behind_the_camera_is_wrong(topology: Topology) -> None:
+    """It has no place in the image, but is not without annotation."""
+    people, true = found((0, 0, 4)), truth((0, 0, 4))
+    joints = people.joints.copy()
+    joints[0, LIMB_JOINTS[-1], 2] = -0.1
+    (row,) = scored(topology, (replace(people, joints=joints), true)).rows
+    assert (row["joints"], row["joints_found"]) == (12, 11) and row["pck"] == pytest.approx(11 / 12)
 
 
 def test_sigma_is_compared_across_the_line_of_sight_only(topology: Topology) -> None:

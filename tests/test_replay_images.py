@@ -16,6 +16,7 @@ from little_bundle import VERTICES
 from recordings import (
     HEIGHT,
     JPEG,
+    START,
     STEP,
     WIDTH,
     Recorder,
@@ -227,15 +228,24 @@ def test_a_photograph_in_heic_is_a_frame_that_says_so(brand: bytes, tmp_path: Pa
     assert alone.problem == second.problem
 
 
-def test_a_video_of_the_result_keeps_the_times(bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "rate", "count"),
+    [
+        ((0, 1, 2, 7), 10, 8),  # 0.1 s each, the third is shown for 0.5 s
+        ((0, 2, 3, 4, 5, 6), 5, 4),  # the first for 0.2 s, and of the others every second one
+        ((50, 51, 53, 0, 1), 10, 6),  # the recording starts again: the last before that is shown once
+    ],
+)
+def test_a_video_of_the_result_keeps_the_times(
+    steps: tuple[int, ...], rate: int, count: int, bundle: Path, tmp_path: Path
+) -> None:
     r = Recorder()
-    path = bag(tmp_path / "bag", r.info(0), *(r.raw(k) for k in (0, 1, 2, 7)))
+    raw = [(topic, START + n * STEP, message) for n, (topic, _, message) in enumerate(map(r.raw, steps))]
+    path = bag(tmp_path / "bag", r.info(0), *raw)
     assert replay(bundle, tmp_path / "out", path, "--video") == 0
-    video, count = cv2.VideoCapture(str(tmp_path / "out" / "video.webm")), 0
-    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
-    while video.read()[0]:
-        count += 1
-    assert count == 8  # 0.1 s each, the third is shown for 0.5 s
+    video = cv2.VideoCapture(str(tmp_path / "out" / "video.webm"))
+    assert video.get(cv2.CAP_PROP_FPS) == pytest.approx(rate)
+    assert len([*iter(lambda: video.read()[0], False)]) == count
     assert replay(bundle, tmp_path / "out", path) == 0
     assert not (tmp_path / "out" / "video.webm").exists()  # that was of another run
 

@@ -182,7 +182,9 @@ def test_annotations_of_images_of_another_size(
     assert "1.png: 96 x 96 pixels, but 'width' and 'height' say 96 x 192" in capsys.readouterr().err
 
 
-def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tmp_path: Path) -> None:
+def test_images_of_a_json_are_not_one_camera_and_are_not_turned(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """People of different photographs are different people. Annotations refer to the stored pixels."""
     names = photographs(tmp_path / "images", 2)
     sideways = with_exif(cv2.imencode(".jpg", np.full((12, LARGE, 3), 90, np.uint8))[1].tobytes())
@@ -192,6 +194,13 @@ def test_images_of_a_json_are_not_one_camera_and_are_not_turned(bundle: Path, tm
     assert shapes[2] == (12, LARGE)
     assert replay(bundle, tmp_path / "out", path) == 0
     assert np.load(tmp_path / "out" / "meshes.npz")["ids"].tolist() == [0, 0, 0]
+    # so nobody is tracked, also where a reference has such ids
+    assert replay(bundle, tmp_path / "again", path, "--reference", tmp_path / "out" / "meshes.npz") == 0
+    said = report(tmp_path / "again")
+    assert said["scores"]["pve"] == 0 and said["persons"] == []
+    assert not {"acceleration", "idf1", "switches", "tracks"} & {*said["scores"], *said}
+    assert replay(bundle, tmp_path / "again", path, "--export", "npz", "--export-by", "track") == 1
+    assert "a.json: --export-by track: ids start again in each image" in capsys.readouterr().err
     assert replay(bundle, tmp_path / "photos", tmp_path / "images", "--reference", path) == 0
     assert report(tmp_path / "photos")["scores"]["frames"] == 3
     turned = np.load(tmp_path / "photos" / "meshes.npz")["boxes"][2]
@@ -242,6 +251,36 @@ def test_a_frame_has_the_nearest_reference_within_the_tolerance(bundle: Path, tm
             assert said["scores"]["position"] == pytest.approx(0, abs=1e-5)
 
 
+def test_a_reference_belongs_to_the_nearest_frame(bundle: Path, tmp_path: Path) -> None:
+    """It is within reach of the frame before, too, and of one that has a reference of its own."""
+    path = KINDS["mcap"](tmp_path)
+    assert replay(bundle, tmp_path / "first", path) == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    late = np.array([0, 70, 170, 380]) * 10**6  # the frames are at 0, 100, 200 and 300
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"], stamps=START + late)
+    args = "--reference", tmp_path / "a.npz", "--within", 0.09
+    assert replay(bundle, tmp_path / "out", path, *args) == 0
+    said = report(tmp_path / "out")
+    assert said["scores"]["frames"] == 4 and said["reference"]["unused"] == []
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"][:2], stamps=START + late[[1, 3]])
+    assert replay(bundle, tmp_path / "out", path, *args) == 0
+    assert report(tmp_path / "out")["reference"]["frames_without"] == [0, 2]
+
+
+@pytest.mark.parametrize("key", ["names", "stamps"])
+def test_the_reference_of_a_frame_that_cannot_be_used_is_no_other_ones(key: str, bundle: Path, tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 3)
+    assert replay(bundle, tmp_path / "first", tmp_path / "photos") == 0
+    meshes = np.load(tmp_path / "first" / "meshes.npz")
+    arrays: dict[str, Any] = {"names": np.array(["1.png"])} if key == "names" else {"stamps": meshes["stamps"][1:2]}
+    np.savez(tmp_path / "a.npz", vertices=meshes["vertices"][:1], **arrays)
+    (tmp_path / "photos" / "1.png").write_bytes(b"no image")
+    args = "--reference", tmp_path / "a.npz", "--within", 0.05  # the next frame is so near
+    assert replay(bundle, tmp_path / "out", tmp_path / "photos", *args) == 0
+    said = report(tmp_path / "out")
+    assert (said["unreadable"], said["scores"]["frames"], said["reference"]["unused"]) == (1, 0, [])
+
+
 @pytest.mark.parametrize("kind", ["vertices", "joints", "some joints", "names"])
 def test_npz_references(kind: str, bundle: Path, tmp_path: Path) -> None:
     """Two people in a frame, of whom the recovered one is the second; 0.1 m away."""
@@ -288,7 +327,7 @@ def test_parameters_of_bodies_are_a_reference(bundle: Path, tmp_path: Path, monk
     topology = Recovery.load(bundle, provider="cpu").topology
     truth = open_reference(str(tmp_path / "a.npz"), KINDS["mcap"](tmp_path), topology)
     assert truth is not None
-    first, second = (truth.at(frames.Frame(START + k * STEP, None)) for k in range(2))
+    (_, first), (_, second) = truth.matched(frames.Frame(START + k * STEP, None) for k in range(2))
     assert isinstance(first, Truth) and isinstance(second, Truth)
     assert not len(first.joints) and second.ids is not None and second.ids.tolist() == [8, 9]
     assert second.vertices is not None and second.vertices.shape == (2, VERTICES, 3)

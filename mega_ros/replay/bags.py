@@ -29,6 +29,7 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from mega_model.core.errors import InputError
+from mega_model.core.files import MOST_JSON, read_bytes
 
 from ..ros.standard import MESSAGES
 from ..stream import RESTART
@@ -135,11 +136,10 @@ def parts_of(path: Path) -> list[Path]:
     if not has_metadata(path):
         return files_of(path)
     where, anew = path / "metadata.yaml", "ros2 bag reindex writes it anew"
+    content = read_bytes(where, MOST_JSON)
     try:
-        names = yaml.safe_load(where.read_bytes())[INFORMATION]["relative_file_paths"]
+        names = yaml.safe_load(content)[INFORMATION]["relative_file_paths"]
         parts = [path / PurePath(name).name for name in names]
-    except OSError as error:
-        raise InputError(f"{where}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeError, ValueError, KeyError, TypeError):
         raise InputError(f"{where}: not what rosbag2 writes; {anew}") from None
     missing = [part.name for part in parts if not part.is_file()]

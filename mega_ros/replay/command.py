@@ -16,11 +16,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from msgspec import Meta
 from rich.console import Console
 
 from mega_model.core.commands import must_have
 from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
+from mega_model.core.settings import Count, Whole, parse
 
 from ..engines import Provider
 from ..recovery import FOV_DEFAULT, Recovery
@@ -36,14 +38,15 @@ from .progress import progress
 from .recording import Recording
 from .reference import WITHIN, open_reference
 from .report import FORMAT, offline_table, summarise, tables_of_inputs
-from .results import is_of_replay, must_be_of_replay, put_in_place, write_csv
+from .results import is_of_replay, must_be_of_replay, put_in_place, write_csv, write_json
+from .sources import Degrees
 
 ALL = "all inputs"
 """Name of the row with the numbers of all frames."""
 TABLES = ("inputs.csv", "report.json")
 """What is written for many inputs, beside their folders."""
 SETTINGS = ("boxes", "tiles", "samples", "seed", "fov", "rotate", "smoothing")
-"""In the report."""
+"""Of the stream: in the report, and parameters of the node."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ReplayOptions:
     """Ground truth: a topic of the bag, another bag, an .npz of vertices (such as the meshes.npz of a replay), of 3D
     joints or of parameters of SMPL or Anny, or a .json of 2D keypoints in COCO's format. By default
     /mega/ground_truth, or the replayed json."""
-    within: float = WITHIN
+    within: Annotated[float, Meta(ge=0, le=1e10)] = WITHIN
     """Largest difference of the stamps of a frame and its ground truth, seconds."""
     images: Path | None = None
     """Folder of a json's images, by default `images` beside it, else beside it."""
@@ -81,11 +84,11 @@ class ReplayOptions:
     live: bool = False
     """Also play the bag to the node, in real time over DDS and with /clock (needs ROS): latency, drops, losses, CPU,
     and whether its meshes are those of the offline run."""
-    rate: float = 1.0
+    rate: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     """How much faster than recorded --live plays."""
-    domain: int | None = None
+    domain: Annotated[int, Meta(ge=0, le=232)] | None = None
     """ROS domain of --live, for example to watch it in RViz; by default a random one on this machine only."""
-    workers: int = 1
+    workers: Count = 1
     """Processes that share the work: inputs, and the frames of a large one. Results do not depend on their number."""
     engine: many.Engine = "local"
     """Who works: --workers on this machine, or Ray, on all CPUs of its cluster (needs the extra `cluster`)."""
@@ -97,7 +100,7 @@ class ReplayOptions:
     """Whether the bag's images are rectified; auto: by the name of their topic."""
     rotate: Literal[0, 90, 180, 270] = 0
     """Degrees, clockwise, by which the images must be turned so that people are upright."""
-    fov: float | None = None
+    fov: Degrees | None = None
     """Field of view over the larger image side, degrees: in place of camera_info. Without either, 60 are assumed."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
@@ -108,47 +111,30 @@ class ReplayOptions:
     tiles: Literal["auto", "true", "false"] = "auto"
     """Whether the detector also searches four overlapping parts of each image, for smaller people, in five runs; auto:
     in images, not in bags and videos."""
-    samples: int | None = None
+    samples: Annotated[int, Meta(ge=0, le=MOST)] | None = None
     """Q meshes that are drawn for each person beside the published one: they go into meshes.npz, and the error of the
     best of them into the report. Sigma of a bundle without an error head comes from so many."""
-    seed: int = 0
+    seed: Whole = 0
     """Of the samples' noise."""
-    smoothing: float = 0.0
+    smoothing: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """Of people over time, 0 to 1: 0 is off, 1 takes sigma as the noise of the measurements."""
 
 
 def main(args: list[str]) -> int:
     """`mega replay`: returns the exit code; 1 if one of the inputs could not be replayed."""
-    options = tyro.cli(ReplayOptions, args=args, prog="mega replay")
-    if options.fov is not None and not 1 <= options.fov <= 170:
-        raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
+    options = parse(ReplayOptions, args)
     if options.fov is not None and options.camera_info_topic not in (None, frames.WITHOUT):
         raise InputError("--fov stands in place of camera_info, so --camera-info-topic cannot be given with it")
     if not options.input:
         raise InputError("INPUT: name a bag, a video, an image or a folder of these")
     inputs = _inputs(options.input)
-    if options.write and len(inputs) > 1:
-        raise InputError(f"--write is for one input, these are {len(inputs)}")
+    for option, given in (("--write", options.write), ("--live", options.live)):
+        if given and len(inputs) > 1:
+            raise InputError(f"{option} is for one input, these are {len(inputs)}")
     if options.write and options.write.exists() and not is_of_replay(options.write):
         raise InputError(f"--write {options.write}: there is something that no replay has written; choose another name")
-    if not 0 <= options.smoothing <= 1:
-        raise InputError(f"--smoothing {options.smoothing:g}: not between 0 and 1")
-    if options.samples is not None and not 0 <= options.samples <= MOST:
-        raise InputError(f"--samples {options.samples}: not between 0 and {MOST}")
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: must not be negative")
-    if not options.within >= 0:
-        raise InputError(f"--within {options.within:g}: must not be negative")
-    if options.live and len(inputs) > 1:
-        raise InputError(f"--live is for one input, these are {len(inputs)}")
-    if not 0.01 <= options.rate <= 100:
-        raise InputError(f"--rate {options.rate:g}: not between 0.01 and 100")
-    if options.domain is not None and not 0 <= options.domain <= 232:
-        raise InputError(f"--domain {options.domain}: not between 0 and 232")
     if options.engine == "ray" and options.workers != 1:
         raise InputError("--workers is for --engine local; Ray takes all CPUs of its cluster")
-    if options.workers < 1:
-        raise InputError(f"--workers {options.workers}: at least one is needed")
     mesh_file = options.export not in (None, "npz")
     for needed, package in ((mesh_file, "trimesh"), (options.parquet, "pyarrow"), (options.engine == "ray", "ray")):
         if needed:
@@ -261,7 +247,7 @@ def _many(
         if reports:
             together = joined(reports)
             table.append(_numbers(together) | {"input": ALL})
-            (fresh / "report.json").write_text(json.dumps(together, indent=1, allow_nan=False) + "\n")
+            write_json(fresh / "report.json", together)
         write_csv(fresh / "inputs.csv", table)
     console.print(*tables_of_inputs(table))
     console.print(
@@ -323,17 +309,11 @@ def _play(
         raise InputError(f"{source.name}: --live plays bags; mega demo plays images, videos and cameras")
     from .live.play import play  # needs rclpy, which the rest does not
 
-    parameters = {
+    parameters = {name: getattr(settings, name) for name in SETTINGS} | {
         "bundle": options.bundle,
         "provider": options.provider,
-        "boxes": settings.boxes,
-        "tiles": settings.tiles,
-        "samples": -1 if settings.samples is None else settings.samples,
-        "seed": settings.seed,
-        "fov": settings.fov,
-        "rotate": settings.rotate,
-        "smoothing": settings.smoothing,
         "rectified": options.rectified,
+        "samples": -1 if settings.samples is None else settings.samples,
     }
     make_folder(out)
     recording, interrupted = play(

@@ -191,9 +191,7 @@ def _tolerances(options: CompareOptions) -> dict[str, float]:
 
 def _read_thresholds(path: Path) -> dict[str, float | str]:
     try:
-        return msgspec.yaml.decode(path.read_bytes(), type=dict[str, float | str])
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return msgspec.yaml.decode(read_bytes(path, MOST_JSON), type=dict[str, float | str])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a YAML file with a line such as `pve: 2` for each number ({reason})") from None

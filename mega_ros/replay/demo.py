@@ -6,16 +6,15 @@ on the machine.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
+from mega_model.core.settings import Positive, parse
 from mega_model.core.topology import Topology
 
 from ..bundle import TOPOLOGY, Bundle
@@ -26,8 +25,8 @@ from .drawings import CONTACT_SHEET, OVERLAY, write_drawings
 from .frames import Recorded
 from .offline import scores_of
 from .report import demo_table, summarise, what_is_normal
-from .results import put_in_place
-from .sources import Source
+from .results import put_in_place, write_json
+from .sources import Degrees, Source
 
 NAMES = ("report.json", OVERLAY, CONTACT_SHEET)
 """What it may write into its folder, beside the node's log."""
@@ -49,9 +48,9 @@ class DemoOptions:
     runs until Ctrl-C or --seconds."""
     out: Path = Path("mega_out")
     """Folder for the results."""
-    seconds: float = 60.0
+    seconds: Positive = 60.0
     """Maximum playing time."""
-    fov: float = 60.0
+    fov: Degrees = 60.0
     """Field of view of your camera over the larger image side, degrees."""
     bundle: str = "default"
     """The model: "default" or a folder made by `mega export onnx`."""
@@ -59,10 +58,8 @@ class DemoOptions:
 
 def main(args: list[str]) -> int:
     """`mega demo`: returns the exit code."""
-    options = tyro.cli(DemoOptions, args=args, prog="mega demo")
+    options = parse(DemoOptions, args)
     console = Console()
-    if not 1 <= options.fov <= 170:
-        raise InputError(f"--fov {options.fov:g}: not between 1 and 170 degrees")
     given = [value for value in (options.image, options.video, options.camera) if value is not None]
     if len(given) > 1:
         raise InputError("--image, --video and --camera exclude each other")
@@ -86,7 +83,7 @@ def main(args: list[str]) -> int:
     if clip:
         report["truth"] = scores_of(clip, Recovery(bundle), console)
     with put_in_place(options.out, NAMES) as fresh:
-        (fresh / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_json(fresh / "report.json", report)
         write_drawings(recording, Topology.load(bundle.folder / TOPOLOGY), fresh, console)
     console.print(demo_table(report))
     console.print(what_is_normal(report))

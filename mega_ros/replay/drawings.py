@@ -25,15 +25,12 @@ LONGEST = 5.0
 def write_drawings(recording: Recording, topology: Topology, out: Path, console: Console) -> None:
     """Write the overlay video and, if there are people, the contact sheet."""
     stamps = sorted(recording.sent)
-    limit = sheets.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()])
-    seconds = (stamps[-1] - stamps[0]) / 1e9
-    rate = (len(stamps) - 1) / seconds if seconds else 1.0
-    writer, shown = cv2.VideoWriter(), None
+    film = Film(out / OVERLAY, topology, sheets.nice_limit([cloud["sigma"] for cloud in recording.clouds.values()]))
+    shown = None
     for stamp in track(stamps, "drawing", console=console, transient=True):
         shown = stamp if stamp in recording.clouds else shown
-        drawn = sheets.video_frame(_frame(recording, stamp, shown), topology.faces, limit)
-        _write(writer, out / OVERLAY, rate, drawn)
-    writer.release()
+        film.add(stamp, _frame(recording, stamp, shown))
+    film.close()
     populated = [s for s in stamps if len(recording.clouds.get(s, ()))]
     if populated:
         chosen = [populated[round(k)] for k in np.linspace(0, len(populated) - 1, SHEET_ROWS + 2)[1:-1]]
@@ -42,53 +39,59 @@ def write_drawings(recording: Recording, topology: Topology, out: Path, console:
 
 
 class Film:
-    """A video of a replay, of frames that are added with their stamps.
+    """A video of frames that are added with their stamps: a VP8 file, which browsers can play and every build of OpenCV
+    can write.
 
-    The time between the first two frames gives the video's rate; a later frame that stays longer is repeated, so that
-    times are kept. The scale of sigma is that of the first frame with people, the size that of the first frame: others
-    are fitted into it.
+    The time between the first two frames gives the video's rate. Each frame is shown until the next one, at most for
+    `LONGEST`: it is repeated, or left out, so that times are kept. The size is that of the first frame: others are
+    fitted into it.
     """
 
-    def __init__(self, path: Path, topology: Topology) -> None:
-        self._path, self._topology = path, topology
+    def __init__(self, path: Path, topology: Topology, limit: float | None = None) -> None:
+        """limit: upper end of sigma's scale, metres; None: by the first frame with people."""
+        self._path, self._topology, self._limit = path, topology, limit
         self._writer = cv2.VideoWriter()
         self._waiting: tuple[int, sheets.PageFrame] | None = None
-        self._limit = 0.0
         self._rate = 0.0
         self._size: tuple[int, int] | None = None
+        self._seconds, self._written = 0.0, 0
 
     def add(self, stamp: int, frame: sheets.PageFrame) -> None:
-        """stamp: nanoseconds, not before that of the last frame."""
+        """stamp: nanoseconds."""
         if self._waiting is not None:
-            self._show(self._waiting[1], (stamp - self._waiting[0]) / 1e9)
+            seconds = (stamp - self._waiting[0]) / 1e9
+            if seconds > 0 and not self._rate:
+                self._rate = float(np.clip(1 / seconds, 1, 60))
+            self._show(self._waiting[1], seconds)
         self._waiting = stamp, frame
 
     def close(self) -> None:
+        """Completes the file. The last frame is shown for one period."""
         if self._waiting is not None:
-            self._show(self._waiting[1], 0.0)
+            self._rate = self._rate or 1.0
+            self._show(self._waiting[1], -1.0)
         self._writer.release()
 
     def _show(self, frame: sheets.PageFrame, seconds: float) -> None:
-        if not self._limit and len(frame.sigma):
+        """seconds: until the next frame. Negative, as where a recording starts again: for one period."""
+        if seconds < 0 and self._rate:
+            seconds = 1 / self._rate
+        self._seconds += float(np.clip(seconds, 0, LONGEST))
+        count = round(self._seconds * self._rate) - self._written
+        if not count:
+            return
+        if self._limit is None and len(frame.sigma):
             self._limit = sheets.nice_limit([frame.sigma])
         drawn = sheets.video_frame(frame, self._topology.faces, self._limit or 0.1)
-        size = drawn.shape[1], drawn.shape[0]
-        self._size = self._size or size
-        if size != self._size:
+        self._size = self._size or (drawn.shape[1], drawn.shape[0])
+        if drawn.shape[1::-1] != self._size:
             drawn, _ = sheets.fit(drawn, self._size)
-        if not self._rate:
-            self._rate = float(np.clip(1 / seconds, 1, 60)) if seconds else 1.0
-        for _ in range(max(1, round(min(seconds, LONGEST) * self._rate))):
-            _write(self._writer, self._path, self._rate, drawn)
-
-
-def _write(writer: cv2.VideoWriter, path: Path, rate: float, image: np.ndarray) -> None:
-    """Add an image to a video. The first one makes it: a VP8 file, which browsers can play and every build of OpenCV
-    can write."""
-    if not writer.isOpened():
-        with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
-            writer.open(str(path), cv2.VideoWriter.fourcc(*"VP80"), rate, image.shape[1::-1])
-    writer.write(image)
+        if not self._writer.isOpened():
+            with without_stderr():  # OpenCV's warning about the tag of VP8 in WebM is harmless
+                self._writer.open(str(self._path), cv2.VideoWriter.fourcc(*"VP80"), self._rate, self._size)
+        for _ in range(count):
+            self._writer.write(drawn)
+        self._written += count
 
 
 def _frame(recording: Recording, stamp: int, shown: int | None) -> sheets.PageFrame:

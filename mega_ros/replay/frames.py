@@ -9,7 +9,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,7 +75,7 @@ class Frame:
     camera_problem: str = NO_INFO
     """why there is no camera, or what is wrong with its camera_info; else empty."""
     frame_id: str = FRAME
-    """name of the camera's coordinate frame."""
+    """name of the camera's coordinate frame; empty where it is not known."""
     name: str = ""
     """of the file, where every frame has its own: one of `names_of`."""
 
@@ -83,33 +83,17 @@ class Frame:
 class Input(Protocol):
     """Something to replay."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """All that it consists of."""
-        ...
-
-    @property
-    def count(self) -> int | None:
-        """Number of frames, where that is known beforehand."""
-        ...
-
-    @property
-    def one_camera(self) -> bool:
-        """Whether the frames follow each other in time, so that people can be tracked."""
-        ...
-
-    @property
-    def topics(self) -> dict[str, str]:
-        """Which topics of a bag are read: image and, if there is one, camera_info."""
-        ...
-
-    @property
-    def note(self) -> str:
-        """What the user should know about how it is read; whether frames are missing is known after the last one."""
-        ...
+    name: str
+    files: list[Path]
+    """all that it consists of."""
+    count: int | None
+    """number of frames, where that is known beforehand."""
+    one_camera: bool
+    """whether the frames follow each other in time, so that people can be tracked."""
+    topics: dict[str, str]
+    """which topics of a bag are read: image and, if there is one, camera_info."""
+    note: str
+    """what the user should know about how it is read; whether frames are missing is known after the last one."""
 
     def frames(self) -> Iterator[Frame]:
         """In the order of their stamps. May be called again."""
@@ -227,33 +211,23 @@ def _image_files_in(folder: Path) -> list[Path]:
     return in_order(found)
 
 
-@dataclass
 class ImageFiles:
     """Image files, `RATE` to the second."""
 
-    name: str
-    images: Sequence[Path]
-    turn: bool
-    """whether each is turned as its EXIF data say."""
-    one_camera: bool = True
-    beside: Sequence[Path] = ()
-    """the file that lists the images."""
-    topics: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-    @property
-    def files(self) -> Sequence[Path]:
-        return [*self.beside, *self.images]
-
-    @property
-    def count(self) -> int:
-        return len(self.images)
+    def __init__(
+        self, name: str, images: Sequence[Path], turn: bool, one_camera: bool = True, beside: Sequence[Path] = ()
+    ) -> None:
+        """turn: whether each is turned as its EXIF data say. beside: the file that lists the images."""
+        self.name, self.images, self.one_camera = name, images, one_camera
+        self.files = [*beside, *images]
+        self.count: int | None = len(images)
+        self.topics, self.note, self._turn = dict[str, str](), "", turn
 
     def frames(self) -> Iterator[Frame]:
         for k, (path, name) in enumerate(zip(self.images, names_of(self.images))):
             stamp = round(k * 1e9 / RATE)
             try:
-                yield Frame(stamp, image_files.read(path, turn=self.turn), name=name)
+                yield Frame(stamp, image_files.read(path, turn=self._turn), name=name)
             except InputError as error:
                 yield Frame(stamp, None, str(error), name=name)
 
@@ -315,7 +289,7 @@ class Recorded:
             notes.append(f"metadata.yaml does not list {', '.join(others)}: left out; ros2 bag reindex adds it")
         with open_bag(path) as bag:
             image, unread = _image_topic(bag, image_topic)
-            compressed = f"{image}/compressed", bag.announced(f"{image}/compressed")
+            announced_compressed = bag.announced(f"{image}/compressed")
             info, self._why_no_info = _info_topic(bag, info_topic, image)
             self._rectified = is_rectified(image, rectified)
             self._types = {topic: bag.topics[topic] for topic in (image, info) if topic}
@@ -323,28 +297,19 @@ class Recorded:
             self._infos = list(_infos(bag, info)) if info else []
             stamps = [bag.stamp(data) for _, _, data in bag.messages([image])]
             announced = bag.announced(image)
-        self.count, unstamped = len(stamps), stamps.count(0)
-        repeated = self.count - unstamped - len({*stamps} - {0})
-        lost = f"of {announced} messages that the bag announces on {image}, {self.count} are in it"
+        self.count: int | None = len(stamps)
+        lost = f"of {announced} messages that the bag announces on {image}, {len(stamps)} are in it"
         if not stamps:
             raise InputError(f"{path}: {lost if announced else f'{image} has no messages'}")
-        if self.count < announced:
+        if len(stamps) < announced:
             notes.append(lost)
         if unread:
             notes.append(f"left out, as their images cannot be read: {', '.join(unread)}")
-        if compressed[1] > FEWER * self.count:
-            notes.append(f"{image} has {self.count} images, {compressed[0]} {compressed[1]}; --image-topic chooses")
-        runs = Runs()
-        for stamp in filter(None, stamps):
-            runs.time(stamp)
-        if runs.count:
-            often = "once" if runs.count == 1 else f"{runs.count} times"
-            notes.append(f"the stamps go back by more than a second {often}; people get new ids each time")
-        if unstamped:
-            notes.append(f"{unstamped} of {self.count} images have the stamp 0: the time of recording is used instead")
-        if repeated:
-            notes.append(f"{repeated} of {self.count} images have the stamp of another, live they count as one")
-        self._notes, self.note = notes, "; ".join(notes)
+        if announced_compressed > FEWER * len(stamps):
+            more = f"{image}/compressed {announced_compressed}"
+            notes.append(f"{image} has {len(stamps)} images, {more}; --image-topic chooses")
+        self._notes = [*notes, *_notes_on(stamps)]
+        self.note = "; ".join(self._notes)
 
     def frames(self) -> Iterator[Frame]:
         frame_ids = set[str]()
@@ -353,7 +318,7 @@ class Recorded:
                 try:
                     message = bag.read(connection, data)
                 except InputError as error:
-                    yield Frame(stamp, None, str(error))
+                    yield Frame(stamp, None, str(error), frame_id="")
                     continue
                 frame_id = message.header.frame_id
                 frame_ids.add(frame_id)
@@ -390,6 +355,20 @@ class Recorded:
         if not problem and (other := other_frame(info.header.frame_id, frame_id)):
             problem = f"{other}: is it another camera's?"
         return camera, f"{topic}: {problem}" if problem else ""
+
+
+def _notes_on(stamps: Sequence[int]) -> Iterator[str]:
+    """What the user should know about the stamps (ns) of images, in the order in which they were recorded."""
+    given, runs = [stamp for stamp in stamps if stamp], Runs()
+    for stamp in given:
+        runs.time(stamp)
+    if runs.count:
+        often = "once" if runs.count == 1 else f"{runs.count} times"
+        yield f"the stamps go back by more than a second {often}; people get new ids each time"
+    if unstamped := len(stamps) - len(given):
+        yield f"{unstamped} of {len(stamps)} images have the stamp 0: the time of recording is used instead"
+    if repeated := len(given) - len({*given}):
+        yield f"{repeated} of {len(stamps)} images have the stamp of another, live they count as one"
 
 
 def _image_topic(bag: Bag, named: str | None) -> tuple[str, list[str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from .offline import Counts
 from .report import FORMAT
 from .score import intervals, totals
-
-COUNTS = ("frames", "unreadable", "people", "assumed", "without_reference")
 
 
 def joined(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def joined(reports: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         for row in report["table"]
     ]
     out: dict[str, Any] = {"format": FORMAT, "input": f"{len(reports)} inputs"}
-    out |= {name: sum(report[name] for report in reports.values()) for name in COUNTS}
+    out |= {f.name: sum(report[f.name] for report in reports.values()) for f in fields(Counts)}
     if any("scores" in report for report in reports.values()):
         scored = [row for row in rows if "true_people" in row]
         out |= {"scores": totals(scored), "intervals": intervals(scored)}

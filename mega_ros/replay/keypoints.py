@@ -7,7 +7,6 @@ hips lie a few centimetres inside and below the annotated ones.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from mega_model.core.files import make_folder
 from ..recovery import Recovery
 from .coco import read
 from .photographs import PARTS, Row, evaluate, rows
-from .results import put_in_place
+from .results import put_in_place, write_json
 
 REPORT = "keypoints_report.json"
 """Name of the file."""
@@ -95,7 +94,7 @@ def main(args: list[str]) -> None:
         "command": f"mega evaluate keypoints {shlex.join(args)}",
     }
     with put_in_place(options.out, (REPORT,)) as fresh:
-        (fresh / REPORT).write_text(json.dumps(facts | {"rows": numbers}, indent=1) + "\n")
+        write_json(fresh / REPORT, facts | {"rows": numbers})
     for name, fact in facts.items():
         console.print(f"{name}: {fact}", markup=False, highlight=False, soft_wrap=True)
     for caption in TABLES:

@@ -7,7 +7,6 @@ workers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -30,9 +29,9 @@ from .frames import Frame, Input, open_input
 from .measures import Row
 from .meshes import Format, Grouping, write_frame, write_tracks
 from .progress import progress
-from .reference import Reference, open_reference
+from .reference import Matched, Reference, Truth, open_reference
 from .report_page import Worst, write_page
-from .results import MeshBag, MeshFile, put_in_place, write_csv, write_parquet
+from .results import MeshBag, MeshFile, put_in_place, write_csv, write_json, write_parquet
 from .score import Score
 from .sheets import PageFrame
 
@@ -90,7 +89,10 @@ def _observe(job: tuple[Recovery, StreamSettings, Frame]) -> Seen | str:
     return seen if settings.samples else replace(seen, observation=replace(seen.observation, outputs=None))
 
 
-def _identify(job: tuple[Recovery, StreamSettings, Observation, np.ndarray] | None) -> People | None:
+_Identifying = tuple[Recovery, StreamSettings, Observation, np.ndarray]
+
+
+def _identify(job: _Identifying | None) -> People | None:
     """Those of an observation with their ids and samples; None where there is none."""
     if job is None:
         return None
@@ -134,10 +136,9 @@ class Run:
         """
         self.one_camera = source.one_camera
         drawing = pool if self.settings.samples else many.HERE  # else a job is too small to send
-        for (frame, stream, seen), people in many.in_order(drawing, _identify, self._seen(source, pool)):
-            row: Row = {"frame": self.counts.frames, "stamp": frame.stamp} | (
-                {"name": frame.name} if frame.name else {}
-            )
+        for ((frame, truth), stream, seen), people in many.in_order(drawing, _identify, self._seen(source, pool)):
+            row: Row = {"frame": self.counts.frames, "stamp": frame.stamp}
+            row |= {"name": frame.name} if frame.name else {}
             if not isinstance(seen, Seen) or people is None:
                 why = seen if isinstance(seen, str) else f"its worker died {many.ATTEMPTS} times"
                 row["problem"] = frame.problem or f"{source.name}: {why}"
@@ -153,7 +154,13 @@ class Run:
                 self.people += _rows_of(people, row)
                 self.counts.assumed += bool(stream.assumed)
                 self.why_assumed = self.why_assumed or stream.assumed
-                self._add_scores(row, frame, people, stream.camera)
+                if truth is not None:
+                    assert frame.image is not None
+                    if isinstance(truth, Truth) and not source.one_camera:
+                        truth = replace(truth, ids=None)  # they may start again in each image, as ours do
+                    height, width = frame.image.shape[:2]
+                    self.score.add(row, people, truth, stream.camera, (width, height))
+                self.counts.without_reference += self.reference is not None and truth is None
             self.counts.frames += 1
             self.rows.append(row)
             self.watch(self.counts.frames)
@@ -162,33 +169,26 @@ class Run:
         if self.counts.unreadable == self.counts.frames:
             raise InputError(self.rows[0]["problem"] if self.rows else f"{source.name}: no images in it")
         if self.reference is not None:
-            self.reference.finish()
             self.note = "; ".join(filter(None, (self.note, self.reference.note)))
         self.score.finish()
 
     def _seen(
         self, source: Input, pool: many.Pool
-    ) -> Iterator[
-        tuple[tuple[Frame, Stream, Seen | str | None], tuple[Recovery, StreamSettings, Observation, np.ndarray] | None]
-    ]:
-        """Frames, their streams and what they show, and the jobs of `_identify`."""
+    ) -> Iterator[tuple[tuple[Matched, Stream, Seen | str | None], _Identifying | None]]:
+        """Frames, their references and streams, what they show, and the jobs of `_identify`."""
         stream = Stream(self.recovery, self.settings)
-        jobs = ((frame, (self.recovery, self.settings, frame)) for frame in source.frames())
-        for frame, seen in many.in_order(pool, _observe, jobs):
+        frames: Iterator[Matched] = ((frame, None) for frame in source.frames())
+        if self.reference is not None:
+            frames = self.reference.matched(source.frames())
+        # those of frames that cannot be used are matched, too, and not left for others
+        jobs = ((matched, (self.recovery, self.settings, matched[0])) for matched in frames)
+        for matched, seen in many.in_order(pool, _observe, jobs):
             if not source.one_camera:
                 stream = Stream(self.recovery, self.settings)
             job = None
             if isinstance(seen, Seen):
-                job = self.recovery, self.settings, seen.observation, stream.identify(seen, frame.stamp)
-            yield (frame, stream, seen), job
-
-    def _add_scores(self, row: Row, frame: Frame, people: People, camera: Camera) -> None:
-        truth = None if self.reference is None else self.reference.at(frame)
-        if truth is None:
-            self.counts.without_reference += self.reference is not None
-            return
-        assert frame.image is not None
-        self.score.add(row, people, truth, camera, (frame.image.shape[1], frame.image.shape[0]))
+                job = self.recovery, self.settings, seen.observation, stream.identify(seen, matched[0].stamp)
+            yield (matched, stream, seen), job
 
     def results(self) -> dict[str, Any]:
         """The report's part that says what was found."""
@@ -253,7 +253,10 @@ def write(
     """Replays `source` and writes `NAMES`; those of an earlier run are replaced when these are complete.
 
     `finished` gives the report at the end. `outputs.bag` is a bag of its own.
+    Raises InputError, also for tracks of images whose ids start again in each.
     """
+    if outputs.export and outputs.by == "track" and not source.one_camera:
+        raise InputError(f"{source.name}: --export-by track: ids start again in each image of a json; export by frame")
     with ExitStack() as stack:
         fresh = stack.enter_context(put_in_place(out, NAMES))
         meshes = MeshFile(fresh, run.recovery.topology)
@@ -284,7 +287,7 @@ def write(
         if film:
             film.close()
         report = finished()
-        (fresh / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+        write_json(fresh / "report.json", report)
         write_csv(fresh / "frames.csv", run.rows)
         write_csv(fresh / "people.csv", run.people, PERSON)
         if outputs.parquet:

@@ -54,7 +54,7 @@ class DetectionCounts:
 @dataclass(frozen=True)
 class Scored:
     """One annotated person; L joints of `LIMBS`. Errors of joints without annotation are NaN, those of people who were
-    not recovered are infinite. Without annotated 3D joints, the 3D errors are NaN."""
+    not recovered are infinite. `pa_mpjpe` and the like are metres, NaN without annotated 3D joints."""
 
     group: str
     torso: float
@@ -102,6 +102,15 @@ def torso(person: Person) -> float:
     ]
     side = (person.box[2:] - person.box[:2]).max()
     return float(max(np.mean(diagonals) if diagonals else 0.35 * side, 0.2 * side))
+
+
+def pixel_error(pixels: np.ndarray, person: Person) -> np.ndarray:
+    """Distances [L] of projected joints [L, 2] from the annotated ones, pixels.
+
+    NaN for a joint without annotation; infinite for one that is not recovered, or that the camera does not see.
+    """
+    error = np.linalg.norm(pixels - person.keypoints, axis=-1)
+    return np.where(person.seen, np.where(np.isnan(error), np.inf, error), np.nan)
 
 
 def rest_pose(topology: Topology, box: np.ndarray) -> np.ndarray:
@@ -182,22 +191,18 @@ def score(photograph: Photograph, person: Person, answer: Limbs, end_to_end: Lim
     """Score one person, recovered from the annotated box and from the detector's."""
     intrinsics = intrinsics_from_fov(photograph.width, photograph.height, FOV_DEFAULT)
 
-    def pixels(points: np.ndarray) -> np.ndarray:
-        error = np.linalg.norm(points - person.keypoints, axis=-1)
-        return np.where(person.seen, np.where(np.isnan(error), np.inf, error), np.nan)
-
     def in_space(joints: np.ndarray) -> float:
         if person.joints3d is None or np.isnan(joints).any():
             return np.nan
         return float(metrics.pa_mpjpe(joints, person.joints3d))
 
-    error = pixels(project(answer.joints, intrinsics))
+    error = pixel_error(project(answer.joints, intrinsics), person)
     return Scored(
         group=photograph.group,
         torso=torso(person),
         error=error,
-        error_end_to_end=pixels(project(end_to_end.joints, intrinsics)),
-        error_constant=pixels(rest_pose(topology, person.box)),
+        error_end_to_end=pixel_error(project(end_to_end.joints, intrinsics), person),
+        error_constant=pixel_error(rest_pose(topology, person.box), person),
         error_metres=error * answer.joints[:, 2] / intrinsics[0, 0],
         sigma=answer.sigma,
         pa_mpjpe=in_space(answer.joints),

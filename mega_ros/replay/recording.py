@@ -40,7 +40,7 @@ class Recording:
     """of `read_cloud`."""
     status: dict[str, str] = field(default_factory=dict)
     """The node's last diagnostics."""
-    cpu: float = np.nan
+    cpu: float = 0.0
     """Seconds of CPU that the node took per second."""
     memory: int = 0
     """Bytes that the node had at the end."""

@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -50,8 +51,12 @@ class Truth:
     """name of their coordinate frame; empty where it is not known, or not that of the images."""
 
 
+Matched = tuple[Frame, Truth | Photograph | None]
+"""A frame and its reference."""
+
+
 class Reference(Protocol):
-    """True people, to be asked for frame by frame, in the order of the stamps."""
+    """True people, of some of the frames."""
 
     name: str
     files: list[Path]
@@ -59,23 +64,19 @@ class Reference(Protocol):
     matching: str
     """how references and frames are matched, for the report."""
     unused: list[int | str]
-    """stamps or names of references to which no frame belongs; complete after `finish`."""
+    """stamps or names of references to which no frame belongs; complete after the last frame."""
     note: str
-    """what the user should know about it; complete after `finish`."""
+    """what the user should know about it; complete after the last frame."""
 
-    def at(self, frame: Frame) -> Truth | Photograph | None:
-        """The reference of this frame. Raises InputError if it cannot be used."""
-        ...
-
-    def finish(self) -> None:
-        """After the last frame."""
+    def matched(self, frames: Iterable[Frame]) -> Iterator[Matched]:
+        """frames: in the order of their stamps. Raises InputError for a reference that cannot be used."""
         ...
 
 
 class ByStamp:
-    """References with stamps. Each belongs to at most one frame: the nearest that is left, in the order of the stamps.
+    """References with stamps. A frame has the nearest one, unless that is nearer to the next frame.
 
-    Only a few are held at a time.
+    Only a few references, and two frames, are held at a time.
     """
 
     def __init__(
@@ -87,28 +88,42 @@ class ByStamp:
         self.unused: list[int | str] = []
         self.note = ""
         self._within = round(1e9 * within)
-        self._truths = truths
-        self._truths_run, self._frames_run = Runs(), Runs()
+        self._truths, self._runs = truths, Runs()
         self._prefetched: deque[tuple[int, int, Truth | Photograph]] = deque()
         if not self._fill(1):
             raise InputError(f"{name}: no ground truth in it")
 
-    def at(self, frame: Frame) -> Truth | Photograph | None:
-        time = self._frames_run.time(frame.stamp)
+    def matched(self, frames: Iterable[Frame]) -> Iterator[Matched]:
+        runs = Runs()
+        waiting: tuple[int, Frame] | None = None
+        for frame in frames:
+            time = runs.time(frame.stamp)
+            if waiting is not None:
+                yield waiting[1], self._of(*waiting, time)
+            waiting = time, frame
+        if waiting is not None:
+            yield waiting[1], self._of(*waiting, inf)
+        while self._fill(1):
+            self._drop()
+
+    def _of(self, time: int, frame: Frame, following: float) -> Truth | Photograph | None:
+        """time, following: `Runs.time` of this frame and of the next one, for which is left what is nearer to it."""
+
+        def away(number: int) -> float:
+            """Nanoseconds from the frame to a reference; infinite for one that is left."""
+            at = self._prefetched[number][0]
+            return abs(at - time) if abs(at - time) <= abs(at - following) else inf
+
         while self._fill(1) and self._prefetched[0][0] < time - self._within:
             self._drop()
-        while self._fill(2) and abs(self._prefetched[1][0] - time) < abs(self._prefetched[0][0] - time):
+        while self._fill(2) and away(1) < away(0):
             self._drop()
-        if not self._prefetched or self._prefetched[0][0] > time + self._within:
+        if not self._prefetched or away(0) > self._within:
             return None
         truth = self._prefetched.popleft()[2]
         if isinstance(truth, Truth) and not self.note and (other := other_frame(truth.frame_id, frame.frame_id)):
             self.note = f"{self.name}: {other}: scores are right only if both names mean one frame"
         return truth
-
-    def finish(self) -> None:
-        while self._fill(1):
-            self._drop()
 
     def _fill(self, count: int) -> bool:
         """Whether the next `count` references exist; they are read."""
@@ -117,7 +132,7 @@ class ByStamp:
             if following is None:
                 return False
             stamp, truth = following
-            self._prefetched.append((self._truths_run.time(stamp), stamp, truth))
+            self._prefetched.append((self._runs.time(stamp), stamp, truth))
         return True
 
     def _drop(self) -> None:
@@ -141,14 +156,13 @@ class ByName:
         if not truths:
             raise InputError(f"{name}: no ground truth in it")
 
-    def at(self, frame: Frame) -> Truth | Photograph | None:
-        if not frame.name:
-            raise InputError(
-                f"{self.name}: has names of images but no stamps, and the frames of a bag or a video have no names"
-            )
-        return self._left.pop(frame.name, None)
-
-    def finish(self) -> None:
+    def matched(self, frames: Iterable[Frame]) -> Iterator[Matched]:
+        for frame in frames:
+            if not frame.name:
+                raise InputError(
+                    f"{self.name}: has names of images but no stamps, and the frames of a bag or a video have no names"
+                )
+            yield frame, self._left.pop(frame.name, None)
         self.unused += self._left
 
 
@@ -214,7 +228,7 @@ def _of_cloud(cloud: np.ndarray, topology: Topology) -> Truth:
     if missing:
         raise InputError(f"its points lack the fields {', '.join(missing)}")
     if not len(cloud):
-        cloud = cloud.reshape(-1)[:0].repeat(len(topology.template)).reshape(0, len(topology.template))
+        cloud = np.zeros((0, len(topology.template)), cloud.dtype)
     vertices = positions(cloud)
     _check_body(vertices, topology)
     if not np.isfinite(vertices).all():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -107,6 +108,11 @@ class MeshFile:
             joint_names=np.array(self._topology.joint_names),
             **arrays,
         )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises ValueError for a number that is not finite, which JSON cannot hold."""
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:

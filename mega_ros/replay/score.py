@@ -18,7 +18,7 @@ from .bootstrap import interval, ratios, resamples
 from .coco import Person, Photograph
 from .identities import Identities
 from .measures import MEASURES, Row, parts
-from .photographs import FEWEST, find, torso
+from .photographs import FEWEST, NOBODY, find, pixel_error, torso
 from .reference import Truth
 
 MINIMUM_OVERLAP = 0.3
@@ -99,18 +99,17 @@ class Score:
         bodies, pool = [], []
         for t in map(int, np.flatnonzero(counted)):
             body: Row = {} if truth.ids is None else {"truth": int(truth.ids[t])}
-            pixels, seen = _projected(truth.joints[t, LIMB_JOINTS], camera, size)
-            error = np.where(seen, np.inf, np.nan)
+            limbs = NOBODY.joints
             if t in found:
                 p = found[t]
                 numbers, points = self._compare(people, p, truth, t, visible[t])
                 body |= {"id": int(people.ids[p]), **numbers}
                 pool.append(points)
-                limbs = camera.project(people.joints[p, LIMB_JOINTS])
-                error = np.where(seen, np.linalg.norm(limbs - pixels, axis=1), np.nan)
+                limbs = people.joints[p, LIMB_JOINTS]
+            pixels, seen = _projected(truth.joints[t, LIMB_JOINTS], camera, size)
             if seen.any():
                 box = np.concatenate([pixels[seen].min(axis=0), pixels[seen].max(axis=0)])
-                body |= _keypoints(error, torso(Person(box, pixels, seen, False, None)))
+                body |= _keypoints(camera.project(limbs), Person(box, pixels, seen, False, None))
             bodies.append(body)
         if truth.ids is not None:
             ids = {int(truth.ids[t]): (int(people.ids[p]), people.joints[p], truth.joints[t]) for t, p in found.items()}
@@ -129,22 +128,23 @@ class Score:
     ) -> tuple[dict[str, float], _Points]:
         joints, true_joints = people.joints[p], truth.joints[t]
         pelvis, true_pelvis = joints[0], true_joints[0]
-        # sigma is also about where the person is across the line of sight
-        moved = pelvis - metrics.beside(pelvis, true_pelvis)
-        errors = metrics.distances(joints - moved, true_joints - true_pelvis)
-        sigma = people.joints_sigma[p]
-        some: Any = np.isfinite(true_joints).all(axis=1)
         true_vertices = None if truth.vertices is None else truth.vertices[t]
         numbers = _mesh_errors(people.vertices[p], joints, true_vertices, true_joints)
         if len(meshes := people.samples[p]):
             each = _mesh_errors(meshes, self.topology.joints(meshes), true_vertices, true_joints)
             numbers |= {f"best_{name}": metrics.best_of(those) for name, those in each.items()}
         numbers["position"] = metrics.distances(pelvis, true_pelvis)
-        if true_vertices is not None:
-            errors = metrics.distances(people.vertices[p] - moved, true_vertices - true_pelvis)
-            sigma = people.sigma[p]
+        some: Any
+        if true_vertices is None:
+            body, true_body, sigma = joints, true_joints, people.joints_sigma[p]
+            some = np.isfinite(true_joints).all(axis=1)
+        else:
+            body, true_body, sigma = people.vertices[p], true_vertices, people.sigma[p]
             some = slice(None, None, -(-len(sigma) // POOLED))
-        points = _Points(errors[some].astype(np.float32), sigma[some].astype(np.float32), visible[some])
+        # sigma is also about where the person is across the line of sight
+        moved = pelvis - metrics.beside(pelvis, true_pelvis)
+        errors = metrics.distances(body[some] - moved, true_body[some] - true_pelvis)
+        points = _Points(errors.astype(np.float32), sigma[some].astype(np.float32), visible[some])
         return {name: float(value) for name, value in numbers.items()}, points
 
     def _add_photograph(self, row: Row, people: People, photograph: Photograph, camera: Camera) -> list[_Points]:
@@ -163,15 +163,14 @@ class Score:
         for n in sorted(counts):
             person = photograph.people[n]
             body: Row = {}
-            error = np.where(person.seen, np.inf, np.nan)
+            limbs = NOBODY.joints
             if n in found:
-                joints = people.joints[found[n], LIMB_JOINTS]
+                limbs = people.joints[found[n], LIMB_JOINTS]
                 body["id"] = int(people.ids[found[n]])
-                error = np.where(person.seen, np.linalg.norm(camera.project(joints) - person.keypoints, axis=1), np.nan)
                 if person.joints3d is not None:
-                    body["pa_mpjpe"] = float(metrics.pa_mpjpe(joints, person.joints3d))
+                    body["pa_mpjpe"] = float(metrics.pa_mpjpe(limbs, person.joints3d))
             if person.seen.sum() >= FEWEST:
-                body |= _keypoints(error, torso(person))
+                body |= _keypoints(camera.project(limbs), person)
             bodies.append(body)
         row["compared"] = sum("pa_mpjpe" in body for body in bodies)
         _summarise_bodies(row, bodies)
@@ -254,16 +253,16 @@ def totals(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def intervals(
-    rows: Sequence[Row], parts: Callable[[str, Row], tuple[float, float] | None] = parts
+    rows: Sequence[Row], fraction: Callable[[str, Row], tuple[float, float] | None] = parts
 ) -> dict[str, tuple[float, float]]:
     """The 95 % confidence interval of each measure of `totals`, by `bootstrap`. Empty for a single frame.
 
-    parts: numerator and denominator of a measure in a row.
+    fraction: numerator and denominator of a measure in a row.
     """
     if len(rows) < 2:
         return {}
     names = [name for name in MEASURES if any(name in row for row in rows)]
-    sums = np.array([[parts(name, row) or (0, 0) for name in names] for row in rows], np.float64)
+    sums = np.array([[fraction(name, row) or (0, 0) for name in names] for row in rows], np.float64)
     return {name: interval(values) for name, values in zip(names, ratios(sums.reshape(-1, len(names), 2)).T)}
 
 
@@ -285,10 +284,11 @@ def overlaps(predicted: np.ndarray, truth: np.ndarray, camera: Camera) -> np.nda
 
 
 def match(overlap: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (recovered, true) of people whose image boxes overlap most in total; see `overlaps`."""
+    """Pairs (recovered, true) of people whose image boxes overlap enough, and most in total; see `overlaps`."""
     from scipy.optimize import linear_sum_assignment  # slow to load
 
-    pairs = zip(*linear_sum_assignment(-overlap))
+    # pairs that overlap too little would otherwise count in the total, and part people who overlap enough
+    pairs = zip(*linear_sum_assignment(np.where(overlap >= MINIMUM_OVERLAP, -overlap, 0)))
     return [(int(p), int(t)) for p, t in pairs if overlap[p, t] >= MINIMUM_OVERLAP]
 
 
@@ -318,8 +318,9 @@ def _mesh_errors(
     return out
 
 
-def _keypoints(error: np.ndarray, length: float) -> Row:
-    """2D numbers of a person: `error` [L] in pixels as `metrics.pck` takes it, `length` of the torso in pixels."""
+def _keypoints(pixels: np.ndarray, person: Person) -> Row:
+    """2D numbers of a person whose recovered limbs are at `pixels` [L, 2]; NaN: nowhere in the image."""
+    error, length = pixel_error(pixels, person), torso(person)
     annotated, found = ~np.isnan(error), np.isfinite(error)
     row: Row = {"joints": int(annotated.sum()), "joints_found": int(found.sum())}
     if annotated.any():

@@ -16,6 +16,8 @@ from mega_model.core.cameras import Camera
 from ..draw import PAPER, label, paint, paint_people, side_view, sigma_colours, trace
 
 INK = (64, 52, 44)
+VIDEO, PANEL = 640, 400
+"""Pixels: the larger side of an image in a video, and the width of one in the contact sheet."""
 SMALLEST = (160, 64)
 """Width and height, pixels: in less, there is no room for the colour scale. Strips are drawn with a border."""
 
@@ -83,10 +85,10 @@ def views(
     return image, paint_people(image, surface, frame.ids), paint(paper, surface, sigma_colours(frame.sigma, limit))
 
 
-def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int = 640) -> np.ndarray:
-    """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `largest` pixels."""
+def video_frame(frame: PageFrame, faces: np.ndarray, limit: float) -> np.ndarray:
+    """Mesh over the image, and beside it the mesh by sigma; the larger side of each is `VIDEO` pixels."""
     height, width = frame.image.shape[:2]
-    scale = largest / max(height, width) / 2
+    scale = VIDEO / max(height, width) / 2
     size = (2 * round(width * scale), 2 * round(height * scale))  # video needs even numbers
     size = max(SMALLEST[0], size[0]), max(SMALLEST[1], size[1])
     _, over, by_sigma = views(frame, faces, size, limit)
@@ -95,10 +97,10 @@ def video_frame(frame: PageFrame, faces: np.ndarray, limit: float, largest: int 
     return np.concatenate([over, by_sigma], axis=1)
 
 
-def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray, width: int = 400) -> np.ndarray:
-    """Rows of `views` and `side_view`, `width` pixels each, a heading and the colour scale."""
+def contact_sheet(frames: Sequence[PageFrame], faces: np.ndarray) -> np.ndarray:
+    """Rows of `views` and `side_view`, a heading and the colour scale."""
     limit = nice_limit([f.sigma for f in frames])
-    gap = 10
+    width, gap = PANEL, 10
     image_height, image_width = frames[0].image.shape[:2]
     height = round(width * image_height / image_width)
     page_width = 4 * width + 5 * gap

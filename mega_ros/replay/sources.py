@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
+from msgspec import Meta
 from rosbags.typesys.stores import ros2_jazzy as ros
 
 from mega_model.core.errors import InputError
@@ -22,6 +24,8 @@ from mega_model.core.images import is_image, read, without_stderr
 from ..ros.standard import camera_info, header, serialised
 from .bags import FILES, Message
 
+Degrees = Annotated[float, Meta(ge=1, le=170)]
+"""A field of view, as an option."""
 IMAGE = "/camera/image_raw"
 COMPRESSED = f"{IMAGE}/compressed"
 INFO = "/camera/camera_info"
@@ -144,9 +148,7 @@ def _walk_over(image: np.ndarray, count: int) -> Iterator[np.ndarray]:
     scale = min(1.0, 640 / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     # warping does not average, so shrink first, to the resolution of the closest view
-    shrink = min(1.0, scale / CLOSEST)
-    small = (max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink)))
-    image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    image = _shrunk(image, scale / CLOSEST)
     height, width = image.shape[:2]
     for phase in np.linspace(0, 2 * np.pi, count, endpoint=False):
         share = (1 + CLOSEST) / 2 + (1 - CLOSEST) / 2 * np.cos(phase)
@@ -157,15 +159,19 @@ def _walk_over(image: np.ndarray, count: int) -> Iterator[np.ndarray]:
         yield cv2.warpAffine(image, window, size, flags=cv2.INTER_LINEAR)
 
 
+def _shrunk(image: np.ndarray, scale: float) -> np.ndarray:
+    """An image [H, W, 3] whose sides are `scale` times as long; as it is where that would not be less."""
+    if scale >= 1:
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def _stream(images: Iterable[tuple[int, np.ndarray]], fov: float) -> Iterator[Message]:
     """Images [H, W, 3] BGR with stamps (ns) as camera_info and JPEG messages."""
     for stamp, image in images:
+        image = _shrunk(image, LARGEST / max(image.shape[:2]))
         height, width = image.shape[:2]
-        if max(height, width) > LARGEST:
-            scale = LARGEST / max(height, width)
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            height, width = image.shape[:2]
         head = header(stamp, FRAME)
         jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].ravel()
         messages = {
