@@ -15,6 +15,9 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --no-compile
 # where it is turned off, each of the hundreds of processes of the tests would compile all that it imports
 export PYTHONDONTWRITEBYTECODE :=
 
+# one more than there are cores, as tests of the node mostly wait
+PYTEST := .venv/bin/python -m pytest -q --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile
+
 # by the environment, so that the shell reads nothing into the names of files
 export IMAGE VIDEO CAMERA
 
@@ -25,7 +28,7 @@ run: .venv/runtime
 test: .venv/development
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile
+	$(PYTEST)
 
 docs: .venv/documentation
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
@@ -38,7 +41,7 @@ release: .venv/development
 	.venv/bin/python -m pytest -q tests/test_package.py tests/test_wheel.py tests/test_licences.py
 
 coverage: .venv/development
-	.venv/bin/python -m pytest -q --numprocesses auto --dist loadfile --cov --cov-report term
+	$(PYTEST) --cov --cov-report term
 
 mutants: .venv/development
 	.venv/bin/mutmut run $(if $(ONLY),"$(ONLY)")
