@@ -40,7 +40,7 @@ def camera_for(info: Any, width: int, height: int, rectified: bool = False) -> t
         # a rectified image has no distortion, whatever D says of the lens
         lens, distortion = ("", np.zeros(0)) if rectified or name == "P" else _lens(info)
         camera = Camera(matrix, lens, distortion)
-        _must_fit(camera, width, height, name)
+        camera.must_fit(width, height, name, "D")
         if not (info.width or info.roi.width) and not _in_the_middle(matrix, width, height):
             x, y = matrix[:2, 2]
             raise InputError(
@@ -130,15 +130,6 @@ def _window(info: Any, width: int, height: int, rectified: bool) -> np.ndarray:
         scale = width / expected[0], height / expected[1]
     x, y = scale[0] / binning[0], scale[1] / binning[1]
     return np.array([[x, 0, -corner[0] * x], [0, y, -corner[1] * y], [0, 0, 1]])
-
-
-def _must_fit(camera: Camera, width: int, height: int, matrix: str) -> None:
-    """matrix: the field that the camera's K is made of."""
-    try:
-        camera.must_fit(width, height)
-    except InputError as error:  # it names what a Camera has
-        what, _, why = str(error).partition(": ")
-        raise InputError(f"{matrix if what == 'K' else 'D'}: {why}; calibrate the camera anew") from None
 
 
 def _why_beside(info: Any, name: str) -> str:
