@@ -203,7 +203,7 @@ def test_an_output_that_fails_does_not_hide_the_others(start: Start, monkeypatch
     def fail(*arguments: Any) -> None:
         raise ValueError("no ink")
 
-    monkeypatch.setattr("mega_ros.ros.outputs.draw.overlay", fail)
+    monkeypatch.setattr("mega_ros.draw.overlay", fail)
     monkeypatch.setattr("mega_ros.ros.markers.Markers.message", fail)
     node, peer = start()
     assert node.start()

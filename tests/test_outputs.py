@@ -32,8 +32,9 @@ from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_ros.bundle import DEFAULT, TOPOLOGY
 from mega_ros.recovery import People
 from mega_ros.ros import bodies
+from mega_ros.ros.frame import ProcessedFrame
 from mega_ros.ros.markers import Markers
-from mega_ros.ros.outputs import Outputs, ProcessedFrame
+from mega_ros.ros.outputs import Outputs
 from mega_ros.ros.read import read_cloud
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_optical_frame")

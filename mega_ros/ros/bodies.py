@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import (
@@ -27,10 +27,8 @@ from mega_model.core.errors import InputError
 from mega_model.core.topology import SMPL_JOINTS
 
 from ..track import PATIENCE
+from .frame import ProcessedFrame
 from .transport import create_publisher, within
-
-if TYPE_CHECKING:
-    from .outputs import ProcessedFrame
 
 PELVIS, LEFT_HIP, RIGHT_HIP, NECK = (SMPL_JOINTS.index(name) for name in ("pelvis", "left_hip", "right_hip", "neck"))
 UNKNOWN_ANGLE = np.pi**2 / 3

@@ -31,8 +31,9 @@ from .camera_info import camera_for, is_rectified, other_frame
 from .dds import HELP, profile_variable
 from .detections import MOST, WAITING, Pairs, to_detections
 from .diagnostics import Health
+from .frame import ProcessedFrame
 from .images import to_bgr
-from .outputs import Outputs, ProcessedFrame
+from .outputs import Outputs
 from .read import read_stamp
 from .standard import header
 from .transport import MatchedSubscription, camera_info_topic, image_sources, type_name, within

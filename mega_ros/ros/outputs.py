@@ -4,45 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from shape_msgs.msg import Mesh
 from visualization_msgs.msg import MarkerArray
 
-from mega_model.core.cameras import Camera
 from mega_model.core.topology import Topology
 
-from .. import draw
-from ..recovery import People
 from . import bodies, messages, standard
+from .frame import ProcessedFrame
 from .markers import Markers
 from .transport import create_publisher, within
-
-
-@dataclass(frozen=True)
-class ProcessedFrame:
-    """An image and the people in it."""
-
-    header: Any
-    """The image's std_msgs/Header."""
-    image: np.ndarray
-    """uint8 [H, W, 3] BGR."""
-    camera: Camera
-    people: People
-    faces: np.ndarray
-    """int [F, 3]: triangles of every person's vertices."""
-
-    @cached_property
-    def overlay(self) -> np.ndarray:
-        """The surfaces over the image, at most `draw.WIDEST` wide: both transports of `~/overlay` need it."""
-        image, camera = draw.shrunk(self.image, self.camera)
-        return draw.overlay(image, self.people.vertices, self.people.ids, self.faces, camera)
 
 
 class Output:
