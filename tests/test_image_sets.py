@@ -565,7 +565,7 @@ def test_what_cannot_be_mixed(tmp_path: Path, body: Path) -> None:
     small, large = (open_set(f"coco:{path}", size, body) for size in ((32, 32), (64, 64)))
     with pytest.raises(InputError, match=r"different crops cannot be mixed: .*\(3, 32, 32\), \(3, 64, 64\)"):
         Mixture([small, large])
-    for wrong in ([1.0], [1, -1], [0, 0]):
+    for wrong in ([1.0], [1, -1], [0, 0], [1, np.inf]):
         with pytest.raises(InputError, match="do not fit 2 image sets"):
             Mixture([small, small], wrong)
     with pytest.raises(InputError, match="different bodies cannot be mixed"):
@@ -771,6 +771,25 @@ def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     np.savez(folder / "index.npz", places=np.zeros((3, 5), int), joints=17, compared="all")
     with pytest.raises(InputError, match=r"index\.npz: .*'compared' is 'all'"):
         open_set(f"shards:{folder}", body=body)
+    for places in (np.zeros((0, 5), int), np.full((3, 5), -1)):
+        np.savez(folder / "index.npz", places=places, joints=17, compared="h36m14")
+        with pytest.raises(InputError, match=r"index\.npz: field 'places' holds no places in files"):
+            open_set(f"shards:{folder}", body=body)
     (folder / "index.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"index\.npz: not the index of shards"):
         open_set(f"shards:{folder}", body=body)
+    with pytest.raises(InputError, match=r"shards:cloud://bucket/coco: cannot be opened .*cloud"):
+        open_set("shards:cloud://bucket/coco", body=body)
+
+
+def test_shards_that_are_half_replaced_are_not_read(
+    tmp_path: Path, body: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The places of what was there would be those of other people's files."""
+    name = f"coco:{write_spin(tmp_path)}"
+    shards.write(Write(name, tmp_path / "shards"))
+    (tmp_path / "train2014" / "000000000003.jpg").unlink()
+    with pytest.raises(InputError, match=r"000000000003\.jpg: there is no such file"):
+        shards.write(Write(name, tmp_path / "shards", per_shard=2))
+    with pytest.raises(InputError, match=r"index\.npz: there is no such file"):
+        open_set(f"shards:{tmp_path / 'shards'}", body=body)
