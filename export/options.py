@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
-from msgspec import Meta
 
-from mega_model.core.settings import Count, ExistingPath, Positive, Whole
+from mega_model.core.settings import NOT_EMPTY, Count, ExistingPath, Positive, Whole
 from mega_model.options import STEPS, TEMPERATURE, Preset
 from mega_ros import bundle
 from mega_ros.engine_cache import Precision
 from mega_ros.engines import Provider
-
-NOT_EMPTY = Meta(min_length=1)
 
 
 @dataclass(frozen=True)

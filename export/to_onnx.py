@@ -207,11 +207,7 @@ def export(config: ExportConfig) -> bundle.Bundle:
     if body is None:
         raise InputError(f"{config.checkpoint}: no known body has {vertices} vertices; see ExportConfig.body")
     scores = _notes(config.checkpoint / "scores.json")
-    calibration = NOT_CALIBRATED
-    if sigma := _notes(config.checkpoint / "calibration.json"):
-        # measured on people who took no part in the calibration
-        shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
-        calibration = bundle.Calibration(sigma["scale"], sigma["how"], **shares)
+    calibration = _calibration(config.checkpoint / "calibration.json", scores)
     training = _notes(config.checkpoint / "training.json")
     make_folder(config.out)
     # the export takes minutes, so the old bundle stays complete until the new one is
@@ -257,6 +253,20 @@ def _sampling(config: ExportConfig) -> bundle.Sampling:
         return msgspec.json.decode(written, type=bundle.Sampling)
     except msgspec.ValidationError as error:
         raise InputError(str(error).replace("$.", "--")) from None
+
+
+def _calibration(file: Path, scores: dict[str, Any]) -> bundle.Calibration:
+    """As the bundle will be read, with shares that were measured on people who took no part in the calibration.
+
+    Raises InputError that names the file.
+    """
+    if not file.exists():
+        return NOT_CALIBRATED
+    shares = {name: scores.get(name, {}) for name in ("coverage", "quantiles")}
+    try:
+        return msgspec.json.decode(msgspec.json.encode(_notes(file) | shares), type=bundle.Calibration)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file}: with the scores beside it, no calibration ({error}); calibrate again") from None
 
 
 def backbone_origin(training: dict[str, Any]) -> dict[str, str]:
@@ -320,7 +330,11 @@ def save_graphs(folder: Path, model: LoadedModel, config: ExportConfig) -> bundl
 
 
 def _notes(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    """Nothing if there is no such file. Raises InputError unless it holds names and values."""
+    notes = read_json(path) if path.exists() else {}
+    if not isinstance(notes, dict):
+        raise InputError(f"{path}: damaged, it holds no names and values")
+    return notes
 
 
 def save_graph(

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from mega_model.blazepose import BlazePose
 from mega_model.core import hierarchy
@@ -59,7 +60,9 @@ def save_weights(model: nn.Module, folder: Path, name: str = "model.safetensors"
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Raises InputError that names the file, and the first key that is missing, unexpected or of another shape."""
+    """Raises InputError that names the file, and the first key that is missing, unexpected, of another shape or not
+    finite.
+    """
     file = folder / "model.safetensors"
     must_exist(file)
     try:
@@ -72,7 +75,15 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         if here is None or there is None or here.shape != there.shape:
             shapes = ["nothing" if part is None else str(list(part.shape)) for part in (there, here)]
             raise InputError(f"{file}: of another model: {key} is {shapes[0]}, the model has {shapes[1]}")
+    must_be_finite(file, weights)
     model.load_state_dict(weights)
+
+
+def must_be_finite(file: Path | str, weights: Mapping[str, Tensor]) -> None:
+    """Raises InputError that names the first of a file's weights that are not all numbers."""
+    for key, values in weights.items():
+        if not values.isfinite().all():
+            raise InputError(f"{file}: {key} holds something other than finite numbers")
 
 
 def begin_tokenizer(folder: Path, topology: Topology, config: TokenizerConfig) -> MeshTokenizer:
@@ -155,6 +166,7 @@ def load_errors(folder: Path, model: Mega) -> ErrorHead | None:
         width, channels = weights["token.0.weight"].shape[1] - AGREEMENT, len(weights["centre"])
         head = ErrorHead(width, tokens, vertices, joints, channels, len(weights["modes"]))
         head.load_state_dict(weights)
+        must_be_finite(file, weights)
         backbone = model.backbone
         if not isinstance(backbone, BlazePose) or (width, channels) != (model.config.width, backbone.branch_channels):
             raise ValueError(f"of another model: states of width {width} and maps of {channels} channels")
@@ -181,6 +193,9 @@ def _read_config(kind: type[C], folder: Path) -> C:
     file = folder / "config.json"
     values = read_json(file)
     try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except (ValueError, TypeError, AttributeError) as error:
+        config = msgspec.convert(values, kind)
+        if unknown := values.keys() - asdict(config).keys():  # type: ignore[call-overload]
+            raise ValueError(f"it has no {min(unknown)}")
+        return config
+    except (ValueError, msgspec.ValidationError) as error:
         raise InputError(f"{file}: not the config of a {kind.__name__.removesuffix('Config')} ({error})") from error

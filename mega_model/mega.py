@@ -41,6 +41,10 @@ class MegaConfig:
     latent: int = 9
     """Width of the tokenizer's latents, which the lifter predicts."""
 
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"its width of {self.width} cannot be divided among {self.heads} heads")
+
 
 _PAPER = MegaConfig(width=1024, encoder_blocks=12, decoder_blocks=4, head_dropout=0.5)
 

@@ -10,6 +10,7 @@ import tyro
 from msgspec import Meta
 
 from mega_model.core.settings import (
+    NOT_EMPTY,
     Count,
     Existing,
     ExistingPath,
@@ -24,6 +25,7 @@ Several = Annotated[int, Meta(ge=2)]
 Side = Annotated[int, Meta(ge=32, le=1023)]
 """Of rendered images, pixels. In smaller ones a person may have no pixel; the noise of `data.sensor` is no larger."""
 Beta = Annotated[float, Meta(ge=0, lt=1)]
+ExistingSets = Annotated[tuple[ExistingSet, ...], NOT_EMPTY]
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class ImageTraining(LoopConfig):
 
     pretrained: ExistingPath = Path("runs/lift")
     """Checkpoint to start from, with its tokenizer."""
-    sets: tuple[ExistingSet, ...] = ("features:runs/features/train",)
+    sets: ExistingSets = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     validate: ExistingSet | None = None
     """Image set, KIND:PATH, whose losses are logged at every save, beside those of the training. At most 500 people."""
@@ -210,7 +212,7 @@ class ImageTraining(LoopConfig):
     """Published weights that the backbone starts from, see `published.load_backbone`. What the eyes of a lifter have
     learned is lost: they begin as BlazePose's later layers again. A BlazePose of another size than that of `pretrained`
     takes its place, and the lifter begins anew."""
-    pixels: Count | None = None
+    pixels: Annotated[int, Meta(ge=32)] | None = None
     """Side of the crops, by default the model's. Smaller crops are faster."""
     rotation: Literal["rot6d", "matrix"] = "rot6d"
     """What the rotation loss compares. The released code compares matrices. With rot6d, an uncertain network can output
@@ -232,7 +234,7 @@ class ErrorTraining:
 
     checkpoint: ExistingPath
     """Folder that `mega train recover` wrote; the head is added to it."""
-    sets: tuple[ExistingSet, ...] = ("runs/features/calibration", "runs/features/calibration_turned")
+    sets: ExistingSets = ("runs/features/calibration", "runs/features/calibration_turned")
     """Folders with features of held-out people."""
     steps: Count = 3000
     batch: Count = 128

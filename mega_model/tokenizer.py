@@ -49,7 +49,7 @@ class TokenizerConfig:
     def stack(self) -> list[Layer]:
         """The encoder's layers, then equally many of the decoder; every second layer changes the graph."""
         if self.layers:
-            return [Layer(*layer) for layer in self.layers]  # files give plain lists
+            return [*self.layers]
         down = [Layer(c, bases, rate) for c in self.channels for bases, rate in ((self.bases, 0), (0, 1))]
         up = [Layer(c, bases, rate) for c in self.channels[::-1] for bases, rate in ((self.bases, 0), (0, 1))]
         return [*down, Layer(self.latent, self.bases, 0), *up, Layer(3, self.bases, 0)]

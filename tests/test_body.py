@@ -280,6 +280,7 @@ def test_vertices_of_anny_face_the_camera(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"betas": np.zeros((1, 10))}, "field 'poses' is missing"),
         ({"poses": np.zeros((1, 70))}, "has 70 numbers per person"),
+        ({"poses": np.full((1, 72), 90)}, "field 'poses' holds rotations of up to 90 radians, so they may be degrees"),
         ({"poses": np.zeros((1, 72))}, "field 'betas' is missing"),
         ({"poses": np.zeros((1, 72)), "betas": np.zeros(10)}, "field 'trans' is missing"),
         ({"poses": np.zeros((2, 72)), "betas": np.zeros((3, 10)), "trans": np.zeros((2, 3))}, "'betas'"),

@@ -123,6 +123,23 @@ def test_a_set_does_not_go_on_with_other_options(tmp_path: Path) -> None:
     fill(tmp_path, SetOptions(tmp_path, scenes=Path("moved")), partial(Numbers, 3), COUNT, EACH, 1)
 
 
+def test_a_set_does_not_go_on_with_files_of_other_content(tmp_path: Path) -> None:
+    network, out = tmp_path / "network", tmp_path / "out"
+    network.write_text("weights")
+    out.mkdir()
+
+    def go(file: Path | None) -> None:
+        fill(out, SetOptions(out), partial(Numbers, 3), COUNT, EACH, 1, {"network": file})
+
+    go(network)
+    go(network.rename(tmp_path / "moved"))
+    (tmp_path / "moved").write_text("other weights")
+    with pytest.raises(InputError, match=f"{out}: a set with network of SHA-256 .*, not of SHA-256 .*; give the same"):
+        go(tmp_path / "moved")
+    with pytest.raises(InputError, match="network: there is no such file"):
+        go(network)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
     call = f"fill(Path({str(tmp_path)!r}), SetOptions(Path()), partial(Endless, 3), COUNT, EACH, 2)"

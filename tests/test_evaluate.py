@@ -505,6 +505,7 @@ def test_a_model_of_another_body_is_refused(folder: Path, tmp_path: Path, capsys
         ("deterministic --checkpoint model --set features:features", "are not of the model's backbone, resnet18"),
         ("figures --checkpoint lifting --set features:features", "features have no images to draw"),
         ("uncertainty --checkpoint model --set rendered:crops --samples 1", "sigma is the spread of at least 2"),
+        ("uncertainty --checkpoint model --set rendered:crops --steps 1", "all samples are the same"),
         ("deterministic --checkpoint model --set rendered:crops --device tpu", "--device tpu: "),
     ],
 )
@@ -515,6 +516,42 @@ def test_what_cannot_be_evaluated_is_one_line(
     assert cli.main(["evaluate", *words.split()]) == 1
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("mega evaluate"))
     assert message in line
+
+
+def test_samples_that_are_all_the_same_calibrate_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their spread is rounding, and the factor was 28 million."""
+    command = ["calibrate", "--checkpoint", folder / "model", "--set", folder / "crops", "--temperature", "0"]
+    assert cli.main([*map(str, command)]) == 1
+    assert "mega calibrate: --steps 2 --temperature 0: all samples are the same" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 16.5}, "Expected `int`, got `float` - at `$.width`"),
+        ({"heads": "2"}, "Expected `int`, got `str` - at `$.heads`"),
+        ({"heads": 3}, "its width of 16 cannot be divided among 3 heads"),
+        ({"backbone": "cat"}, "Invalid enum value 'cat' - at `$.backbone`"),
+        ({"colour": 1}, "it has no colour"),
+    ],
+)
+def test_a_config_of_something_else_is_named(
+    change: dict[str, Any], message: str, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=rf"config\.json: not the config of a Mega .*{re.escape(message)}"):
+        checkpoint.load(tmp_path / "model")
+
+
+def test_weights_that_are_no_numbers_are_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "model", tmp_path / "model")
+    model = checkpoint.load(tmp_path / "model").mega
+    model.head.weight.data[3, 2] = torch.nan
+    checkpoint.save_weights(model, tmp_path / "model")
+    with pytest.raises(InputError, match=r"model\.safetensors: head\.weight holds something other than finite numbers"):
+        checkpoint.load(tmp_path / "model")
 
 
 def test_data_sets_on_disk_are_trained_on_and_evaluated(body: Path, tmp_path: Path) -> None:

@@ -132,6 +132,27 @@ def test_damaged_scores_are_refused(checkpoints: Path, tmp_path: Path) -> None:
         export(replace(CONFIG, checkpoint=tmp_path / "mega", out=tmp_path / "bundle"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("calibration", '{"how": "guessed"}', ".*no calibration .*missing required field `scale`"),
+        ("calibration", '{"how": "guessed", "scale": "2"}', r".*no calibration .*at `\$\.scale`"),
+        ("calibration", '{"how": "guessed", "scale": Infinity}', r".*no calibration .*at `\$\.scale`"),
+        ("calibration", "[1]", "damaged, it holds no names and values"),
+        ("training", "[1]", "damaged, it holds no names and values"),
+    ],
+)
+def test_damaged_notes_are_refused_at_once(
+    name: str, content: str, message: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the graphs, which take minutes."""
+    shutil.copytree(checkpoints / "mega", tmp_path / "mega")
+    (tmp_path / "mega" / f"{name}.json").write_text(content)
+    monkeypatch.setattr(to_onnx, "save_graphs", None)
+    with pytest.raises(InputError, match=rf"{name}\.json: {message}"):
+        export(replace(CONFIG, checkpoint=tmp_path / "mega", out=tmp_path / "bundle"))
+
+
 @pytest.fixture(scope="module")
 def parity(bundle: Bundle, checkpoints: Path) -> Parity:
     return Parity(bundle, checkpoints / "mega")

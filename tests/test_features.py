@@ -46,6 +46,7 @@ def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Extract:
     """How to extract features of six images that show one joint each."""
     write_rendered(tmp_path / "scenes", 160)
     blazepose(tmp_path / "blazepose")
+    (tmp_path / "detector.onnx").write_bytes(b"what `SpotDetector` stands for")
     monkeypatch.setattr(features, "compiled", lambda backbone: find_spot)
     return Extract(tmp_path / "scenes", tmp_path / "features", tmp_path / "blazepose", width=WIDTH)
 
@@ -106,7 +107,7 @@ def test_keypoints_place_the_crop_and_are_kept_in_it(
     monkeypatch.setattr(features, "open_graph", lambda file: SpotDetector())
     monkeypatch.setattr(features, "WIDEST", 1.01)
     alone = Extract(**{**vars(spots), "turned": turned, "out": spots.out / "alone"})
-    config = Extract(**{**vars(spots), "turned": turned, "detector": Path("detector.onnx")})
+    config = Extract(**{**vars(spots), "turned": turned, "detector": spots.out.with_name("detector.onnx")})
     extract(alone)
     extract(config)
     batch, without = whole(FeatureSet(config.out)), whole(FeatureSet(alone.out))
@@ -134,7 +135,7 @@ def test_the_detector_sees_rgb_and_more_than_the_crop(spots: Extract, monkeypatc
 
     monkeypatch.setattr(features, "open_graph", lambda file: Watching())
     np.save(spots.scenes / "images.npy", np.load(spots.scenes / "images.npy") * np.array([1, 0, 0], np.uint8))
-    extract(Extract(**{**vars(spots), "detector": Path("detector.onnx")}))
+    extract(Extract(**{**vars(spots), "detector": spots.out.with_name("detector.onnx")}))
     colours = np.array([image.sum(axis=(0, 1)) for image in seen])
     assert (colours[:, 0] > 0).all() and not colours[:, 1:].any(), "the spots are red"
     assert colours[:, 0].max() > 1.5 * colours[:, 0].min()
@@ -145,7 +146,7 @@ def test_training_keeps_keypoints_of_both_crops_mirrored_or_not(
 ) -> None:
     monkeypatch.setattr(features, "open_graph", lambda file: SpotDetector())
     monkeypatch.setattr(features, "WIDEST", 1.01)
-    config = Extract(**{**vars(spots), "train": True, "seed": 3, "detector": Path("detector.onnx")})
+    config = Extract(**{**vars(spots), "train": True, "seed": 3, "detector": spots.out.with_name("detector.onnx")})
     extract(config)
     people = FeatureSet(config.out)
     batch, mirrored = whole(people), torch.from_numpy(np.array(people.fields["mirrored"]))
@@ -229,6 +230,25 @@ def test_features_know_their_scenes_from_anywhere(
     np.testing.assert_array_equal(FeatureSet(tmp_path / "moved" / "features").scenes.fields["focal"], focal)
 
 
+def test_features_go_on_with_the_same_detector_only(spots: Extract) -> None:
+    """The keypoints of the other half would have been zeros."""
+    extract(spots)
+    detector = spots.out.with_name("detector.onnx")
+    with pytest.raises(InputError, match=r"features: a set with detector None, not of SHA-256 "):
+        extract(replace(spots, detector=detector))
+
+
+def test_features_of_other_scenes_are_refused(spots: Extract) -> None:
+    """Where the scenes were rendered anew: labels would be of other people than the maps."""
+    extract(spots)
+    rotation = np.load(spots.scenes / "rotation.npy")
+    np.save(spots.scenes / "rotation.npy", rotation[::-1])
+    with pytest.raises(InputError, match=r"features: not made of the scenes that are in .*scenes now"):
+        open_set(f"features:{spots.out}")
+    with pytest.raises(InputError, match=r"features: a set with scenes of SHA-256 "):
+        extract(spots)
+
+
 def test_features_of_older_versions_are_refused(spots: Extract) -> None:
     extract(spots)
     file = spots.out / "maps.npy"
@@ -270,6 +290,10 @@ def test_rendering_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.
     rendered.render(config)
     np.testing.assert_array_equal(np.load(file)[80:], made[80:])
     assert not np.load(file)[40:80].any(), "what is done is left alone"
+    other = write_rendered(tmp_path / "others", 32).topology
+    replace(other, template=2 * other.template).save(tmp_path / "others" / "topology.npz")
+    with pytest.raises(InputError, match=r"whole: a set with topology of SHA-256 "):
+        rendered.render(replace(config, topology=tmp_path / "others" / "topology.npz"))
 
 
 def test_splits_and_seeds_are_other_people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -89,11 +90,16 @@ def write_spin(folder: Path) -> Path:
 def test_people_without_a_body_are_left_out(tmp_path: Path) -> None:
     arrays = spin_arrays()
     count = len(arrays["imgname"])
-    has = (np.arange(count) != 1).astype(np.float32)
-    np.savez(tmp_path / "coco.npz", **arrays, has_smpl=has[:, None])
-    people = read_people(f"coco:{tmp_path / 'coco.npz'}")
-    assert len(people) == count - 1
-    np.testing.assert_allclose(people.side, np.delete(200 * arrays["scale"], 1), rtol=1e-6)
+    has = np.arange(count) != 1
+    arrays["pose_cam"][1], arrays["scale"][1], arrays["gender"][1] = np.nan, 0, "none"  # nobody reads them
+    for flags in (has, has.astype(np.float32)[:, None]):
+        np.savez(tmp_path / "coco.npz", **arrays, has_smpl=flags)
+        people = read_people(f"coco:{tmp_path / 'coco.npz'}")
+        assert len(people) == count - 1
+        np.testing.assert_allclose(people.side, np.delete(200 * arrays["scale"], 1), rtol=1e-6)
+        assert people.gender.tolist() == ["male", "neutral", "male"]
+    np.savez(tmp_path / "coco.npz", **spin_arrays(1), has_smpl=np.ones((1, 1)))
+    assert len(read_people(f"coco:{tmp_path / 'coco.npz'}")) == 1
     np.savez(tmp_path / "coco.npz", **arrays, has_smpl=np.zeros(count))
     with pytest.raises(InputError, match=r"coco\.npz: field 'has_smpl' is 0 for all"):
         read_people(f"coco:{tmp_path / 'coco.npz'}")
@@ -271,7 +277,8 @@ def test_3dpw_npz_of_spin_and_of_the_released_code(tmp_path: Path, body: Path) -
     np.savez(tmp_path / "3DPW_occ.npz", **shared, **released, betas=people.betas)
     want = whole(open_set(f"3dpw:{tmp_path}", body=body))
     spin = whole(open_set(f"3dpw:{tmp_path / '3dpw_test.npz'}", body=body))
-    own = whole(open_set(f"3dpw-occ:{tmp_path / '3DPW_occ.npz'}", body=body))
+    (tmp_path / "3DPW_occ.npz").rename(tmp_path / "3DPW_OCC.NPZ")
+    own = whole(open_set(f"3dpw-occ:{tmp_path / '3DPW_OCC.NPZ'}", body=body))
     for name in FIELDS:
         torch.testing.assert_close(own[name], want[name], atol=1e-4, rtol=0)
         if name not in ("joints2d", "confidence"):
@@ -287,6 +294,34 @@ def test_emdb_is_read_from_its_own_files(tmp_path: Path, body: Path) -> None:
     np.testing.assert_allclose(project_joints(batch, cameras(4)[[0, 3]]), people.joints2d[..., :2], atol=0.05)
     inside = batch["joints2d"].abs().amax(dim=(1, 2))
     np.testing.assert_allclose(inside.numpy(), 1 / 1.2, atol=1e-3), "the square is 1.2 times the box"
+
+
+def test_parts_of_a_set_may_lie_elsewhere(tmp_path: Path, body: Path) -> None:
+    """Behind links to folders, which `Path.rglob` leaves out; a link to a folder above adds nothing."""
+    emdb = write_emdb(tmp_path / "emdb", body)
+    shutil.copytree(emdb / "P1", tmp_path / "disk" / "P3")
+    (emdb / "P3").symlink_to(tmp_path / "disk" / "P3")
+    (emdb / "P3" / "all").symlink_to(emdb)
+    images = open_set(f"emdb:{emdb}", body=body)
+    assert len(images) == 4 and len(whole(images)["images"]) == 4
+    path = write_spin(tmp_path / "coco")
+    path.rename(tmp_path / "disk" / "labels.npz")
+    path.symlink_to(tmp_path / "disk" / "labels.npz")
+    assert len(whole(open_set(f"coco:{path}", body=body))["images"]) == 4, "images are beside the link"
+    pw3d = write_3dpw(tmp_path / "3dpw", body)
+    (pw3d / "sequenceFiles").rename(tmp_path / "disk" / "sequences")
+    (pw3d / "sequenceFiles").symlink_to(tmp_path / "disk" / "sequences")
+    assert len(whole(open_set(f"3dpw:{pw3d}", body=body))["images"]) == 4
+
+
+def test_frames_that_show_nearly_nothing_are_left_out(tmp_path: Path, body: Path) -> None:
+    """One detected joint, or a box of two pixels: a crop of it would be a plain colour."""
+    name, labels, _ = pw3d_set(tmp_path / "3dpw", body)
+    rewrite(labels, lambda values: values["poses2d"][0][0, 2].__setitem__(slice(1, None), 0))
+    assert [Path(image).name for image in read_people(name).images] == [f"image_0000{k}.jpg" for k in (1, 1, 2)]
+    name, labels, _ = emdb_set(tmp_path / "emdb", body)
+    rewrite(labels, lambda values: values["bboxes"]["bboxes"].__setitem__(0, [100, 100, 102, 102]))
+    assert [Path(image).name for image in read_people(name).images] == ["00003.jpg"]
 
 
 # ------------------------------------------------------------------------------------------------------- wrong inputs
@@ -333,7 +368,7 @@ def emdb_set(folder: Path, body: Path) -> tuple[str, Path, Path]:
 
 SETS = [spin_set, pw3d_set, emdb_set]
 DAMAGED = [
-    (spin_set, "center", np.zeros((4, 3)), r"field 'center' has the shape \[4, 3\] in place of \[4, 2\]"),
+    (spin_set, "center", np.zeros((4, 3)), r"field 'center' has the shape \[4, 3\] in place of \[any, 2\]"),
     (spin_set, "scale", np.zeros(4), "field 'scale' holds numbers that are not positive"),
     (spin_set, "pose_cam", np.zeros((4, 9)), r"field 'pose_cam' has the shape \[4, 9\], but its rows need 66"),
     (spin_set, "betas", np.zeros((3, 10)), r"field 'betas' has the shape \[3, 10\]"),
@@ -347,7 +382,7 @@ DAMAGED = [
         pw3d_set,
         "cam_poses",
         np.zeros((2, 4, 4)),
-        r"field 'cam_poses' has the shape \[2, 4, 4\], but there are 3 frames",
+        r"field 'cam_poses' has the shape \[2, 4, 4\], but there are 3 rows",
     ),
     (pw3d_set, "cam_intrinsics", np.zeros(9), r"field 'cam_intrinsics' has the shape \[9\]"),
     (pw3d_set, "betas", [np.zeros(4)] * 2, r"field 'betas' has the shape \[1, 4\]"),
@@ -357,6 +392,19 @@ DAMAGED = [
     (emdb_set, "smpl", {"poses_root": np.zeros((4, 3))}, r"field 'smpl\.poses_body' is missing"),
     (emdb_set, "good_frames_mask", np.ones((4, 2)), r"field 'good_frames_mask' has the shape \[4, 2\]"),
     (emdb_set, "emdb1", False, "no sequence in it belongs to EMDB 1"),
+    (emdb_set, "good_frames_mask", np.zeros(4, bool), "no sequence in it belongs to EMDB 1 and has a good frame"),
+    (spin_set, "has_smpl", np.ones(3), "field 'has_smpl' is of 3 people, but 'imgname' of 4"),
+    (spin_set, "pose_cam", np.degrees(poses(4)), "field 'pose_cam' holds rotations of up to .* may be degrees"),
+    (pw3d_set, "poses", [np.degrees(poses(3))] * 2, "field 'poses' holds rotations of up to .* may be degrees"),
+    (pw3d_set, "poses", None, "field 'poses' has no entry per person"),
+    (pw3d_set, "betas", 1.0, "field 'betas' has no entry per person"),
+    (pw3d_set, "cam_poses", np.zeros((3, 4, 4)), "field 'cam_poses' holds something other than rotations"),
+    (pw3d_set, "cam_poses", cameras(3) * [1, 1, -1, 1], "field 'cam_poses' holds something other than rotations"),
+    # labels that do not fit together
+    (spin_set, "center", np.full((4, 2), 5000), "the joints of most people lie outside of the squares"),
+    (spin_set, "scale", np.full(4, 180), "the joints of most people fill less than a twentieth of the squares"),
+    (pw3d_set, "jointPositions", [np.full((3, 72), 9000.0)] * 2, "the joints of most people lie outside"),
+    (pw3d_set, "cam_intrinsics", np.zeros((3, 3)), "the joints of most people lie outside of the squares"),
 ]
 
 
@@ -450,7 +498,7 @@ def test_other_wrong_inputs(tmp_path: Path, body: Path) -> None:
     with pytest.raises(InputError, match="the data need a female SMPL body, but there are neutral ones"):
         whole(open_set(f"coco:{path}", body=neutral.parent))
     assert len(whole(open_set(f"coco:{path}", body=neutral))["images"]) == 4, "one file is for everybody"
-    with pytest.raises(InputError, match="there is no such folder"):
+    with pytest.raises(InputError, match="there is no such file or folder"):
         open_set(f"emdb:{tmp_path / 'nowhere'}", body=body)
 
 
@@ -517,7 +565,7 @@ def test_what_cannot_be_mixed(tmp_path: Path, body: Path) -> None:
     small, large = (open_set(f"coco:{path}", size, body) for size in ((32, 32), (64, 64)))
     with pytest.raises(InputError, match=r"different crops cannot be mixed: .*\(3, 32, 32\), \(3, 64, 64\)"):
         Mixture([small, large])
-    for wrong in ([1.0], [1, -1], [0, 0]):
+    for wrong in ([1.0], [1, -1], [0, 0], [1, np.inf]):
         with pytest.raises(InputError, match="do not fit 2 image sets"):
             Mixture([small, small], wrong)
     with pytest.raises(InputError, match="different bodies cannot be mixed"):
@@ -723,6 +771,25 @@ def test_damaged_shards_are_named(tmp_path: Path, body: Path) -> None:
     np.savez(folder / "index.npz", places=np.zeros((3, 5), int), joints=17, compared="all")
     with pytest.raises(InputError, match=r"index\.npz: .*'compared' is 'all'"):
         open_set(f"shards:{folder}", body=body)
+    for places in (np.zeros((0, 5), int), np.full((3, 5), -1)):
+        np.savez(folder / "index.npz", places=places, joints=17, compared="h36m14")
+        with pytest.raises(InputError, match=r"index\.npz: field 'places' holds no places in files"):
+            open_set(f"shards:{folder}", body=body)
     (folder / "index.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"index\.npz: not the index of shards"):
         open_set(f"shards:{folder}", body=body)
+    with pytest.raises(InputError, match=r"shards:cloud://bucket/coco: cannot be opened .*cloud"):
+        open_set("shards:cloud://bucket/coco", body=body)
+
+
+def test_shards_that_are_half_replaced_are_not_read(
+    tmp_path: Path, body: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The places of what was there would be those of other people's files."""
+    name = f"coco:{write_spin(tmp_path)}"
+    shards.write(Write(name, tmp_path / "shards"))
+    (tmp_path / "train2014" / "000000000003.jpg").unlink()
+    with pytest.raises(InputError, match=r"000000000003\.jpg: there is no such file"):
+        shards.write(Write(name, tmp_path / "shards", per_shard=2))
+    with pytest.raises(InputError, match=r"index\.npz: there is no such file"):
+        open_set(f"shards:{tmp_path / 'shards'}", body=body)

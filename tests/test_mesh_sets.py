@@ -85,6 +85,14 @@ def test_files_are_split_and_not_their_frames(folder: Path) -> None:
     assert splits[2] <= set(again), "a file stays in its split"
 
 
+def test_folders_may_be_links(folder: Path) -> None:
+    for number, name in enumerate(("motions/set1", "smplh/male")):
+        (folder / name).rename(folder / f"disk_{number}")
+        (folder / name).symlink_to(folder / f"disk_{number}")
+    bodies = load_bodies(folder / "smplh")
+    assert sum(len(SmplMeshes(folder / "motions", bodies, s).files) for s in ("train", "calibration", "test")) == 40
+
+
 def test_readers_of_both_formats(tmp_path: Path) -> None:
     fields = amass(0)
     motion = read_motion(write(tmp_path / "a.npz", fields))
@@ -106,6 +114,7 @@ def test_readers_of_both_formats(tmp_path: Path) -> None:
         ({"poses": np.zeros((5, 100))}, r"field 'poses': poses of the shape \[5, 100\]"),
         ({"poses": np.full((5, 156), np.inf)}, "field 'poses' holds something other than finite numbers"),
         ({"poses": np.zeros((0, 156))}, "field 'poses' has no frames"),
+        ({"poses": np.full((5, 156), 90)}, "field 'poses' holds rotations of up to 90 radians, so they may be degrees"),
         ({"betas": np.zeros(3)}, "field 'betas' has 3 shapes"),
         ({"poses": np.array([{}])}, "field 'poses' cannot be read"),
     ],

@@ -310,8 +310,9 @@ def test_faces_are_read_in_three_formats(tmp_path: Path) -> None:
     for file in tmp_path.iterdir():
         assert (read_faces(file) == faces).all(), file.name
     np.save(tmp_path / "wrong.npy", faces.astype(float))
+    np.save(tmp_path / "none.npy", faces[:0])
     (tmp_path / "squares.obj").write_text("f 1 2 3\nf 1 2 3 4\n")
-    for name in ("wrong.npy", "squares.obj", "faces.stl"):
+    for name in ("wrong.npy", "none.npy", "squares.obj", "faces.stl"):
         with pytest.raises(InputError, match=name):
             read_faces(tmp_path / name)
 
@@ -353,6 +354,23 @@ def test_every_wrong_key_and_shape_is_named(cvqmae: Arrays, tmp_path: Path) -> N
     assert str(tmp_path / "wrong") in text
     assert "encoder.cls_token is missing" in text and "decoder.extra is unexpected" in text
     assert "decoder.head.bias has the shape [3] in place of [64]" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoder.proj.weight", torch.zeros(3), r"has the shape \[3\], not one of 2 axes"),
+        ("encoder.proj.weight", torch.zeros(64, 6), "its width of 6 cannot be divided among 4 heads"),
+        ("encoder.pos_embedding", torch.zeros(()), r"has the shape \[\], not one of 3 axes"),
+        ("decoder.cond_emb.weight", torch.zeros(3), r"has the shape \[3\], not one of 2 axes"),
+        ("decoder.head.bias", torch.full((64,), torch.nan), "holds something other than finite numbers"),
+    ],
+)
+def test_weights_that_tell_no_size_or_no_numbers_are_named(
+    key: str, value: torch.Tensor, message: str, cvqmae: Arrays, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"wrong: .*{message}"):
+        reference.load_mega(save(weights_of(cvqmae) | {key: value}, tmp_path / "wrong"))
 
 
 def test_only_a_tokenizer_has_its_layers_twice(cvqmae: Arrays, tmp_path: Path) -> None:

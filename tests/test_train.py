@@ -403,6 +403,7 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, line: str, message: st
         (RecoverTraining, "lr", "nan", ">= 0.0"),
         (RecoverTraining, "betas", "0.9 1.0", "< 1.0"),
         (RecoverTraining, "proportions", "0.5 -0.5", ">= 0.0"),
+        (RecoverTraining, "pixels", "31", ">= 32"),
         (RecoverTraining, "save_every", "0", ">= 1"),
         (RecoverTraining, "seed", "4294967296", "<= 4294967295"),
         (Render, "shares", "1 1 1 1 -1", ">= 0.0"),
@@ -578,6 +579,9 @@ def test_published_backbones(tmp_path: Path, kind: Any) -> None:
         load_backbone(file, model)
     torch.save({**weights, name: torch.zeros(2, 2)}, file)
     with pytest.raises(InputError, match="has the shape"):
+        load_backbone(file, model)
+    torch.save({**weights, name: torch.full_like(weights[name], torch.inf)}, file)
+    with pytest.raises(InputError, match=r"published\.pth: .* holds something other than finite numbers"):
         load_backbone(file, model)
     torch.save([1, 2], file)
     with pytest.raises(InputError, match=r"published\.pth: not published weights"):
@@ -857,6 +861,15 @@ def test_held_out_people_only_calibrate_the_error_head(
     how = json.loads((lifted.folder / "calibration.json").read_text())["how"]
     half, most = map(int, re.findall(r"off by (\d+)% in the median and (\d+)%", how)[0])
     assert half <= most
+
+
+def test_the_error_head_needs_people_of_both_kinds(lifted: Lifted, people: Path) -> None:
+    checkpoint.save_weights(lifted.model, lifted.folder)
+    options = ["--checkpoint", str(lifted.folder), "--sets", str(people / "features" / "test"), "--held-out", "0.99"]
+    with pytest.raises(InputError, match=r"held_out 0\.99: of some set, nobody is left to learn from"):
+        errors.main(parse(ErrorTraining, options))
+    with pytest.raises(InputError, match="--sets : must be of length >= 1"):
+        parse(ErrorTraining, [*options[:2], "--sets"])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import floats, read_npy, read_npz
+from mega_model.core.files import files_below, floats, read_npy, read_npz
 from mega_model.core.topology import SMPL_JOINTS, Topology
 from mega_model.pickles import as_array, read_pickle
 
@@ -153,7 +153,7 @@ def load_bodies(path: Path | str | None = None) -> dict[str, SmplBody]:
     if path.is_file():
         return dict.fromkeys(GENDERS, SmplBody(path))
     files: dict[str, Path] = {}
-    for file in sorted(p for p in path.rglob("*") if p.suffix in (".npz", ".pkl")):
+    for file in (p for p in files_below(path, "*") if p.suffix in (".npz", ".pkl")):
         words = re.split("[^a-z]+", str(file.relative_to(path)).lower())
         for gender in {_GENDERS[word] for word in words if word in _GENDERS}:
             if gender in files:

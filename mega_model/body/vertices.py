@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import floats, npz_fields, read_npz
+from mega_model.core.files import floats, npz_fields, read_npz, rotation_vectors
 
 TO_CAMERA = np.diag([1, -1, -1]).astype(np.float32)
 """From the canonical axes (x left, y up, z forward) to those of a camera that the body faces."""
@@ -58,7 +58,7 @@ def smpl_vertices(path: Path, arrays: Mapping[str, np.ndarray], model: Path | No
     """float32 [N, V, 3], metres. `path` is named in errors."""
     from .smpl import SmplBody, gender_of, load_bodies, of_genders
 
-    poses = floats(path, "poses", arrays["poses"], (None, None))
+    poses = rotation_vectors(path, "poses", arrays["poses"], (None, None))
     if poses.shape[1] not in (66, 72):
         raise InputError(f"{path}: field 'poses' has {poses.shape[1]} numbers per person; SMPL has 72 (or 66)")
     count = len(poses)
@@ -85,7 +85,7 @@ def anny_vertices(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     from .anny import AnnyBody
 
     bones = [str(bone) for bone in arrays["bones"]]
-    poses = floats(path, "poses", arrays["poses"], (None, len(bones), 3))
+    poses = rotation_vectors(path, "poses", arrays["poses"], (None, len(bones), 3))
     phenotypes = floats(path, "phenotypes", _get(path, arrays, "phenotypes"), (len(poses), 6))
     trans = floats(path, "trans", _get(path, arrays, "trans"), (len(poses), 3))
     body = AnnyBody()

@@ -5,6 +5,7 @@ Faults raise InputError with one line that names the file and the field.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -66,6 +67,22 @@ def read_bytes(path: Path, most: int) -> bytes:
             return file.read(most)  # it may have grown
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder and in those inside of it whose names fit the pattern, in order of their paths.
+
+    Folders may be links, as where parts of a data set lie on several disks: `Path.rglob` leaves these out.
+    """
+    found, seen = [], set()
+    for place, inside, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above, or a second one to the same folder
+            inside.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name) for name in fnmatch.filter(names, pattern)]
+    return sorted(found)
 
 
 def make_folder(out: Path) -> None:
@@ -131,6 +148,15 @@ def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) ->
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise InputError(f"{path}: field '{field}' holds something other than finite numbers")
     return array.astype(np.float32)
+
+
+def rotation_vectors(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
+    """`floats` that are radians. Raises InputError also for what can only be degrees: more than two turns."""
+    array = floats(path, field, value, shape)
+    most = np.abs(array).max(initial=0)
+    if most > 4 * np.pi:
+        raise InputError(f"{path}: field '{field}' holds rotations of up to {most:.0f} radians, so they may be degrees")
+    return array
 
 
 def indices(path: Path, field: str, value: Any, shape: tuple[int | None, ...], count: int) -> np.ndarray:

@@ -28,6 +28,7 @@ ExistingSet = Annotated[str, Existing]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
+NOT_EMPTY = Meta(min_length=1)
 NotNegative = Annotated[float, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 """Numpy's generators take no larger ones."""

@@ -6,7 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mega_model.core.errors import InputError
-from mega_model.core.files import read_json
+from mega_model.core.files import must_exist, read_json, sha256
 from mega_model.core.workers import watch_parent
 
 CHUNK = 40
@@ -66,24 +66,46 @@ def begun(out: Path) -> bool:
     return _progress(out).exists()
 
 
-def fill(out: Path, config: Any, begin: Callable[[], Maker], count: int, each: int, workers: int) -> None:
+def changed(out: Path, options: Mapping[str, str]) -> str:
+    """The first of some options with which the set in the folder `out` was not begun: "seed 3, not 5". Empty if none.
+
+    Sets of older versions may lack some.
+    """
+    there = read_json(out / MADE)["options"] if (out / MADE).exists() else {}
+    differ = (name for name in options.keys() & there if there[name] != options[name])
+    return next((f"{name} {there[name]}, not {options[name]}" for name in differ), "")
+
+
+def contents(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """Files as options, by what they hold: they may be moved. Raises InputError for one that is not there."""
+    given = {name: file for name, file in files.items() if file}
+    for file in given.values():
+        must_exist(file)
+    return {name: f"of SHA-256 {sha256(file)[:16]}" for name, file in given.items()}
+
+
+def fill(
+    out: Path,
+    config: Any,
+    begin: Callable[[], Maker],
+    count: int,
+    each: int,
+    workers: int,
+    files: Mapping[str, Path | None] | None = None,
+) -> None:
     """Store `count` rows in the existing folder `out`, chunks of `each` rows; an interrupted run continues.
 
-    config: the options, a dataclass; all but `workers` and paths, which may change, define the set. Every worker calls
-    `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function of a module, or a
-    partial of one. Raises InputError without a worker, or if `out` holds a set of other options.
+    config: the options, a dataclass; all but `workers` and paths define the set, and so do the `contents` of `files`.
+    Every worker calls `begin` once. Several workers are processes, and `begin` is sent to them: a class or a function
+    of a module, or a partial of one. Raises InputError without a worker, or if `out` holds a set of other options.
     """
     if workers < 1:
         raise InputError(f"workers: {workers}, at least one is needed")
     given = {name: value for name, value in vars(config).items() if name != "workers" and not isinstance(value, Path)}
-    options = {name: str(value) for name, value in given.items()}
+    options = {name: str(value) for name, value in given.items()} | contents(files or {})
     if begun(out) and (out / MADE).exists():
-        there = read_json(out / MADE)["options"]
-        for name in options.keys() & there:  # later versions may have others
-            if there[name] != options[name]:
-                raise InputError(
-                    f"{out}: a set with {name} {there[name]}, not {options[name]}; give the same, or another folder"
-                )
+        if other := changed(out, options):
+            raise InputError(f"{out}: a set with {other}; give the same, or another folder")
     else:
         unfinished = out / f"{MADE}.new"
         unfinished.write_text(json.dumps({"chunks": -(-count // each), "options": options}, indent=1) + "\n")

@@ -47,7 +47,10 @@ class FeatureSet:
     def __init__(self, folder: Path, topology: Topology | None = None) -> None:
         """Raises InputError that names what is wrong with a file."""
         self.fields = open_fields(folder, "no features; make some with mega features")
-        self.scenes = SceneSet(_scenes_of(folder), topology)
+        place = _scenes_of(folder)
+        self.scenes = SceneSet(place, topology)
+        if chunks.changed(folder, chunks.contents(_of_scenes(place))):
+            raise InputError(f"{folder}: not made of the scenes that are in {place} now; make the features again")
         _must_be_new(folder, self.fields["maps"])
         self.tokens: Tensor | None = None
 
@@ -93,6 +96,11 @@ def _scenes_of(folder: Path) -> Path:
     place = read_text(folder / "scenes.txt")
     beside = folder / place
     return beside if beside.exists() else Path(place)  # older versions wrote the path from where they ran
+
+
+def _of_scenes(folder: Path) -> dict[str, Path | None]:
+    """The file of a rendered set that tells it from others."""
+    return {"scenes": folder / "rotation.npy"}
 
 
 def _must_be_new(folder: Path, maps: np.ndarray) -> None:
@@ -261,4 +269,5 @@ def extract(config: Extract) -> None:
     crops = 2 if config.train else 1
     count = crops * len(SceneSet(config.scenes))
     begin = functools.partial(FeatureExtractor, config)
-    chunks.fill(config.out, config, begin, count, crops * CHUNK, config.workers)
+    files = {"backbone": config.backbone / "model.safetensors", "detector": config.detector}
+    chunks.fill(config.out, config, begin, count, crops * CHUNK, config.workers, _of_scenes(config.scenes) | files)

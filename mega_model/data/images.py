@@ -55,7 +55,7 @@ class Mixture:
         """`proportions` are relative; by default proportional to the numbers of people."""
         self.sets = sets
         weights = np.array(proportions or [len(s) for s in sets], float)
-        if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or weights.sum() == 0:
+        if len(weights) != len(sets) or not len(sets) or (weights < 0).any() or not 0 < weights.sum() < np.inf:
             raise InputError(f"proportions {weights.tolist()} do not fit {len(sets)} image sets")
         first = [s.batch(np.zeros(1, int), None) for s in sets]
         self.names = [name for name in first[0] if all(name in batch for batch in first)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from mega_model.body import anny, smpl
 from mega_model.core.errors import InputError
-from mega_model.core.files import floats, read_npz
+from mega_model.core.files import files_below, floats, read_npz, rotation_vectors
 from mega_model.core.topology import Topology
 from mega_model.data.meshes import MOTION, BodySampler
 from mega_model.options import MeshOptions, Split
@@ -81,7 +81,7 @@ def read_motion(file: Path) -> CapturedMotion:
     Raises InputError that names file and field.
     """
     data = read_npz(file, ("poses", "betas"))
-    poses = floats(file, "poses", data["poses"], (None, None))
+    poses = rotation_vectors(file, "poses", data["poses"], (None, None))
     betas = floats(file, "betas", data["betas"], (None,))
     if not len(poses):
         raise InputError(f"{file}: field 'poses' has no frames")
@@ -105,7 +105,7 @@ class SmplMeshes:
         """`bodies` by gender. Raises InputError that names the folder, or a file and its field."""
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of motion files")
-        found = [f for f in sorted(folder.rglob("*.npz")) if not any(f.match(name) for name in _NO_MOTION)]
+        found = [f for f in files_below(folder, "*.npz") if not any(f.match(name) for name in _NO_MOTION)]
         self.files = [f for f in found if _split_of(f.relative_to(folder).as_posix()) == split]
         if not self.files:
             raise InputError(f"{folder}: none of its {len(found)} .npz files of motions is in the split '{split}'")

@@ -236,7 +236,8 @@ def render(config: Render) -> None:
     if not chunks.begun(config.out):
         make_folder(config.out)
         Topology.load(config.topology).save(config.out / "topology.npz")
-    chunks.fill(config.out, config, partial(_Worker, config), config.count, CHUNK, config.workers)
+    files = {"topology": config.topology}
+    chunks.fill(config.out, config, partial(_Worker, config), config.count, CHUNK, config.workers, files)
 
 
 class _Worker:

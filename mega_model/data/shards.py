@@ -40,6 +40,8 @@ LARGEST = 448
 def write(config: Write) -> None:
     people = read_people(config.people)
     make_folder(config.out)
+    index = config.out / "index.npz"
+    index.unlink(missing_ok=True)  # that of earlier shards would fit none of those that follow
     places = np.zeros((len(people), 5), np.int64)
     with ThreadPoolExecutor() as pool:
         for shard, first in enumerate(tqdm(range(0, len(people), config.per_shard), desc=str(config.out))):
@@ -55,7 +57,7 @@ def write(config: Write) -> None:
             with tarfile.open(path) as tar:
                 found = [(member.offset_data, member.size) for member in tar]
             places[rows] = np.insert(np.reshape(found, (-1, 4)), 0, shard, axis=1)
-    np.savez(config.out / "index.npz", places=places, joints=people.joints, compared=people.compared)
+    np.savez(index, places=places, joints=people.joints, compared=people.compared)
 
 
 class ShardedPeople:
@@ -63,7 +65,10 @@ class ShardedPeople:
 
     def __init__(self, place: str) -> None:
         """Raises InputError that names what is wrong with the index."""
-        self.files, folder = fsspec.core.url_to_fs(place)
+        try:
+            self.files, folder = fsspec.core.url_to_fs(place)
+        except (ValueError, ImportError) as error:  # fsspec loads what it needs for a protocol
+            raise InputError(f"shards:{place}: cannot be opened ({error})") from error
         self.folder = folder.rstrip("/")
         index = f"{self.folder}/index.npz"
         if not self.files.exists(index):
@@ -76,6 +81,8 @@ class ShardedPeople:
             raise InputError(f"{index}: not the index of shards ({error})") from error
         if self.places.ndim != 2 or self.places.shape[1] != 5 or self.places.dtype.kind != "i":
             raise InputError(f"{index}: field 'places' has the shape {list(self.places.shape)} in place of [any, 5]")
+        if not len(self.places) or (self.places < 0).any():
+            raise InputError(f"{index}: field 'places' holds no places in files")
         if self.compared not in get_args(Joints):
             raise InputError(f"{index}: field 'compared' is '{self.compared}', none of {', '.join(get_args(Joints))}")
 

@@ -12,7 +12,7 @@ from mega_model.core.errors import InputError
 from mega_model.evaluate.held_out import open_people
 from mega_model.evaluate.predict import collect, device_of, predict
 from mega_model.evaluate.protocols import Protocol
-from mega_model.evaluate.uncertainty import vertex_fields
+from mega_model.evaluate.uncertainty import must_have_sigma, vertex_fields
 from mega_model.options import Calibrate, Conventions
 
 
@@ -21,6 +21,7 @@ def calibration(config: Calibrate) -> dict[str, object]:
     model = checkpoint.load(config.checkpoint).to(device_of(config))
     if model.errors:
         raise InputError(f"{config.checkpoint}: has an error head, which mega train errors calibrates")
+    must_have_sigma(model, config)
     people = open_people(config.set, model)
     protocol = Protocol.of(people, Conventions())
     found = collect(vertex_fields(p, protocol) for p in predict(model, people, config, config))

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 
+from mega_model import generate
 from mega_model.checkpoint import LoadedModel
 from mega_model.core import metrics
 from mega_model.core.errors import InputError
@@ -66,9 +67,16 @@ def evaluate(config: Uncertainty) -> Report:
 
 
 def must_have_sigma(model: LoadedModel, sampling: SamplingOptions) -> None:
-    """Raises InputError if the model has no error head, and there are too few samples for a spread."""
-    if model.errors is None and sampling.samples < 2:
+    """Raises InputError if the model has no error head, and the samples are too few for a spread, or all the same."""
+    if model.errors is not None:
+        return
+    if sampling.samples < 2:
         raise InputError(f"--samples {sampling.samples}: without an error head, sigma is the spread of at least 2")
+    if not any(generate.temperatures(sampling.steps, sampling.temperature)):
+        raise InputError(
+            f"--steps {sampling.steps} --temperature {sampling.temperature:g}: all samples are the same, and without "
+            "an error head, sigma is their spread"
+        )
 
 
 class SavedCalibration(msgspec.Struct):

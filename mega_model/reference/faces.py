@@ -31,7 +31,7 @@ def read_faces(path: Path) -> np.ndarray:
             raise InputError(f"{path}: its faces are not all triangles of vertex numbers") from error
     else:
         raise InputError(f"{path}: faces are read from .npy, .npz and .obj files")
-    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype.kind not in "iu":
+    if faces.ndim != 2 or faces.shape[1] != 3 or not len(faces) or faces.dtype.kind not in "iu":
         raise InputError(f"{path}: its faces are {faces.dtype} {list(faces.shape)}, not whole numbers [F, 3]")
     return faces.astype(np.int32)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from mega_model.checkpoint import must_be_finite
 from mega_model.core.errors import InputError, first_line
 from mega_model.core.files import must_exist
 from mega_model.reference.keys import UNUSED, released_shape
@@ -47,9 +48,11 @@ def without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def get(path: Path | str, weights: Mapping[str, Tensor], key: str) -> Tensor:
+def get(path: Path | str, weights: Mapping[str, Tensor], key: str, axes: int) -> Tensor:
     if key not in weights:
         raise InputError(f"{path}: {key} is missing, so this is not the released model that was expected")
+    if weights[key].ndim != axes:
+        raise InputError(f"{path}: {key} has the shape {list(weights[key].shape)}, not one of {axes} axes")
     return weights[key]
 
 
@@ -69,4 +72,5 @@ def matched(
     if problems:
         more = f", and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise InputError(f"{path}: {', '.join(problems[:10])}{more}")
+    must_be_finite(path, {names[key]: weights[names[key]] for key in own})
     return {key: weights[names[key]].reshape(value.shape).to(value.dtype) for key, value in own.items()}

@@ -55,7 +55,7 @@ def load_tokenizer(path: Path | str, connections: Path | str, residual: Sequence
     weights = read_weights(path)
     layers = _layers(path, weights, residual)
     _check_copies(path, weights)
-    codebook = get(path, weights, "vq_vae._embedding.weight")
+    codebook = get(path, weights, "vq_vae._embedding.weight", 2)
     levels = hierarchy.load(Path(connections))
     if len(layers) > 2 * len(levels):
         raise InputError(
@@ -81,23 +81,26 @@ def unknown_body(vertices: int, faces: np.ndarray | None = None) -> Topology:
 
 def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -> MegaConfig:
     """All sizes, from the shapes."""
-    codes, width = get(path, weights, "encoder.proj.weight").shape
+    codes, width = get(path, weights, "encoder.proj.weight", 2).shape
 
     def blocks(part: str) -> int:
         return len({key.split(".")[2] for key in weights if key.startswith(f"{part}.transformer.")})
 
-    base = replace(
-        PRESETS[preset],
-        tokens=len(get(path, weights, "encoder.pos_embedding")),
-        codes=codes,
-        width=width,
-        encoder_blocks=blocks("encoder"),
-        decoder_blocks=blocks("decoder"),
-        heads=4,
-    )
+    try:
+        base = replace(
+            PRESETS[preset],
+            tokens=len(get(path, weights, "encoder.pos_embedding", 3)),
+            codes=codes,
+            width=width,
+            encoder_blocks=blocks("encoder"),
+            decoder_blocks=blocks("decoder"),
+            heads=4,
+        )
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     found = [name for name, (start, _) in _FAMILIES.items() if any(key.startswith(start) for key in weights)]
     if found:
-        channels = get(path, weights, "decoder.cond_emb.weight").shape[1]
+        channels = get(path, weights, "decoder.cond_emb.weight", 2).shape[1]
         family = PRESETS[found[0]]
         return replace(
             base,
@@ -106,7 +109,7 @@ def _mega_config(path: Path | str, weights: Mapping[str, Tensor], preset: str) -
             image_size=family.image_size,
         )
     if "decoder.cond_emb.weight" in weights:
-        return replace(base, backbone="given", backbone_width=weights["decoder.cond_emb.weight"].shape[1])
+        return replace(base, backbone="given", backbone_width=get(path, weights, "decoder.cond_emb.weight", 2).shape[1])
     return base
 
 

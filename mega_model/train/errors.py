@@ -237,6 +237,8 @@ def main(config: ErrorTraining) -> None:
         raise InputError(f"{config.checkpoint}: only a model with BlazePose has an error head")
     found = [predict(model, tokenizer, FeatureSet(Path(folder), topology)) for folder in config.sets]
     splits = [int(len(part.focal) * (1 - config.held_out)) for part in found]
+    if not all(0 < split < len(part.focal) for part, split in zip(found, splits)):
+        raise InputError(f"held_out {config.held_out:g}: of some set, nobody is left to learn from, or to be held out")
     off = [(part.true_vertices - part.vertices)[:split].numpy() for part, split in zip(found, splits)]
     modes = principal_modes(np.concatenate(off), MODES)
     known = [of_people(part, topology, modes) for part in found]

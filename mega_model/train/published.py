@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mega_model.blazepose import BlazePose
-from mega_model.checkpoint import load_weights
+from mega_model.checkpoint import load_weights, must_be_finite
 from mega_model.core.errors import InputError
 from mega_model.mega import Mega
 from mega_model.reference.files import are_tensors, read_torch, without_prefix
@@ -50,6 +50,7 @@ def load_backbone(path: Path, model: Mega) -> None:
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(f"{path}: not a {model.config.backbone} backbone: {', '.join(problems[:5])}{more}")
+    must_be_finite(path, found)
     model.load_state_dict({key: value.reshape(own[key].shape) for key, value in found.items()}, strict=False)
 
 
