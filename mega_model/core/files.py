@@ -151,9 +151,9 @@ def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) ->
 
 
 def rotation_vectors(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """`floats` that are radians. Raises InputError also for what can only be degrees: more than two turns."""
+    """`floats` that are radians. Raises InputError also where most rows have more than two turns: they are degrees."""
     array = floats(path, field, value, shape)
-    most = np.abs(array).max(initial=0)
+    most = np.median(np.abs(array).reshape(len(array), -1).max(axis=1)) if array.size else 0.0
     if most > 4 * np.pi:
         raise InputError(f"{path}: field '{field}' holds rotations of up to {most:.0f} radians, so they may be degrees")
     return array
