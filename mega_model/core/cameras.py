@@ -83,17 +83,19 @@ class Camera:
         """
         if self.K.ndim > 2:
             raise InputError(f"{matrix}: must be one 3 x 3 camera matrix, its shape is {list(self.K.shape)}")
-        larger, anew = max(width, height), "calibrate the camera anew"
+        larger = max(width, height)
         # 1/50 of the image side is a field of view of 175 degrees without a lens: probably the unit is not pixels
         if not all(larger / 50 < focal < 1000 * larger for focal in (self.K[0, 0], self.K[1, 1])):
             focals = f"{self.K[0, 0]:g}, {self.K[1, 1]:g}"
             raise InputError(
-                f"{matrix}: focal lengths {focals} pixels do not fit an image of {width} x {height}; {anew}"
+                f"{matrix}: focal lengths {focals} pixels do not fit an image of {width} x {height}; calibrate the "
+                "camera anew"
             )
         given = self.lens, tuple(map(float, self.distortion)), tuple(map(float, self.K.ravel()))
         if self.lens and not _span(*given, width, height) > NARROWEST:
             raise InputError(
-                f"{distortion}: the image shows next to nothing through {self.lens}, {list(given[1])}; {anew}"
+                f"{distortion}: the image shows next to nothing through {self.lens}, {list(given[1])}; calibrate the "
+                "camera anew"
             )
 
     # -------------------------------------------------------------------------------------------------------- to pixels
