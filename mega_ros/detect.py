@@ -16,7 +16,7 @@ from .engines import OnnxEngine, Provider
 TILE = 0.6
 """Share of the image's width and height that each of the four tiles has. They begin at its corners, so they overlap."""
 STRICTER = 0.1
-"""Whom only a tile shows needs a score that is so much above the threshold, because five runs make more false
+"""By how much the score of a person who is found only in a tile must exceed the threshold: five runs make more false
 detections than one, see docs/robot/detector.md."""
 CUT = 4.0
 """Pixels: a box that ends so close to a tile's border within the image may be a part of somebody."""

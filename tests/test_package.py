@@ -202,6 +202,12 @@ def test_make_run_takes_any_name_of_a_file(name: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["demo", f"--image={name}"]
 
 
+def test_the_ros_installation_is_the_same_on_both_pages() -> None:
+    pages = ((ROOT / name).read_text() for name in ("README.md", "docs/robot/install.md"))
+    readme, page = (re.search(r"git clone <.*?colcon build [^\n]*", text, re.DOTALL) for text in pages)
+    assert readme and page and readme[0] == page[0]
+
+
 def test_package_xml_is_one_that_colcon_takes() -> None:
     """colcon treats a package with a malformed maintainer as plain Python, without saying so."""
     package = ElementTree.parse(ROOT / "package.xml").getroot()

@@ -153,9 +153,10 @@ def floats(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) ->
 def rotation_vectors(path: Path, field: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """`floats` that are radians. Raises InputError also where most rows have more than two turns: they are degrees."""
     array = floats(path, field, value, shape)
-    most = np.median(np.abs(array).reshape(len(array), -1).max(axis=1)) if array.size else 0.0
-    if most > 4 * np.pi:
-        raise InputError(f"{path}: field '{field}' holds rotations of up to {most:.0f} radians, so they may be degrees")
+    largest = np.abs(array).reshape(len(array), -1).max(axis=1) if array.size else np.zeros(1)
+    if np.median(largest) > 4 * np.pi:
+        most = f"{largest.max():.0f} radians"
+        raise InputError(f"{path}: field '{field}' holds rotations of up to {most}, so they may be degrees")
     return array
 
 
