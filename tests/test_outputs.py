@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -194,10 +194,15 @@ def test_frames_of_people(topology: Topology) -> None:
 def test_frames_of_bodies_are_those_of_rep_155(topology: Topology) -> None:
     frame = some_frame(topology, [3, 5])
     message = through_cdr(
-        bodies.transforms(stand_in("tf2_msgs"), frame, "front", rep_155=True), "tf2_msgs/msg/TFMessage"
+        bodies.transforms(stand_in("tf2_msgs"), frame, "robot/front", rep_155=True), "tf2_msgs/msg/TFMessage"
     )
     names = [t.child_frame_id for t in message.transforms]
-    assert names == ["front/person_3", "body_mega_front_3", "front/person_5", "body_mega_front_5"]
+    assert names == [
+        "robot/front/person_3",
+        "body_mega_robot_front_3",
+        "robot/front/person_5",
+        "body_mega_robot_front_5",
+    ]
     person, body = (t.transform for t in message.transforms[:2])
     left, right = SMPL_JOINTS.index("left_hip"), SMPL_JOINTS.index("right_hip")
     between = (frame.people.joints[0, left] + frame.people.joints[0, right]) / 2
@@ -242,6 +247,13 @@ class IdsList(JointState):  # type: ignore[misc]  # rclpy's types are skipped
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**{"name" if name == "ids" else name: value for name, value in fields.items()})
+
+
+class TFMessage(JointState):  # type: ignore[misc]
+    """tf2_msgs' message has no wheel, either."""
+
+    def __init__(self, transforms: Sequence[Any] = (), **fields: Any) -> None:
+        super().__init__(name=[transform.child_frame_id for transform in transforms], **fields)
 
 
 HRI = SimpleNamespace(IdsList=IdsList, NormalizedRegionOfInterest2D=RegionOfInterest, Skeleton2D=RegionOfInterest)
@@ -301,24 +313,29 @@ def test_bodies_of_a_camera_that_says_nothing_are_forgotten(node: Node, monkeypa
     assert [message.name for message in said] == [["front"], ["front", "rear"], ["rear"]]
 
 
-def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology) -> None:
-    """With ids that no two cameras give, and the QoS that the user set."""
+def test_bodies_of_several_cameras_are_on_one_topic(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ids that no two cameras of any two robots give, and the QoS that the user set."""
+    monkeypatch.setattr(bodies, "required", lambda name, what: SimpleNamespace(TFMessage=TFMessage))
     wanted = "qos_overrides./humans/bodies/tracked.publisher.reliability"
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=free_domain())
     node = Node("mega", context=context, namespace="robot", cli_args=["--ros-args", "-p", f"{wanted}:=best_effort"])
     humans = bodies.Humans(node, HRI)
-    cameras = {name: Outputs(node, topology, False, name, humans) for name in ("front", "rear")}
+    cameras = {name: Outputs(node, topology, True, name, humans) for name in ("front", "rear")}
     messages: list[Any] = []
+    transforms: list[Any] = []
     node.create_subscription(IdsList, "/humans/bodies/tracked", messages.append, qos_profile_sensor_data)
+    node.create_subscription(TFMessage, "/tf", transforms.append, 10)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    everybody = ["mega_front_1", "mega_front_2", "mega_rear_1"]
+    places = {"robot/front/person_1", "robot/front/person_2", "robot/rear/person_1"}
+    everybody = ["mega_robot_front_1", "mega_robot_front_2", "mega_robot_rear_1"]
     try:
-        while not messages or messages[-1].name != everybody:
+        while not messages or messages[-1].name != everybody or len(transforms) < 2:
             cameras["front"].publish(some_frame(topology, [1, 2]))
             cameras["rear"].publish(some_frame(topology, [1]))
             executor.spin_once(timeout_sec=0.05)
+        assert {name for message in transforms for name in message.name} == places | {f"body_{b}" for b in everybody}
         regions = {p.topic_name: p for p in node.publishers if p.topic_name.endswith("roi")}
         assert sorted(regions) == [f"/humans/bodies/{body}/roi" for body in everybody]
         found = [p.qos_profile.reliability for p in [humans.tracked, *regions.values()]]

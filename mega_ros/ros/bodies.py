@@ -71,9 +71,10 @@ def pelvis_poses(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return joints[:, PELVIS], axes / (np.linalg.norm(axes, axis=1, keepdims=True) + 1e-9)
 
 
-def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "", rep_155: bool = False) -> Any:
-    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis; `<camera>/person_<id>` if the camera has a name.
+def transforms(tf2: Any, frame: ProcessedFrame, scope: str = "", rep_155: bool = False) -> Any:
+    """tf2_msgs/TFMessage: a frame `person_<id>` at each pelvis, `<scope>/person_<id>` if there is a scope.
 
+    scope: the node's namespace, then the camera's name, as far as there are any: all nodes share /tf.
     rep_155: also `body_<body's id>`, with the same axes, in the middle between the hips.
     """
     joints = frame.people.joints
@@ -81,18 +82,21 @@ def transforms(tf2: Any, frame: ProcessedFrame, camera: str = "", rep_155: bool 
     for person, hips, (pelvis, turn) in zip(
         frame.people.ids.tolist(), joints[:, [LEFT_HIP, RIGHT_HIP]].mean(axis=1), zip(*_poses(joints))
     ):
-        places = {within(camera, f"person_{person}"): pelvis}
+        places = {within(scope, f"person_{person}"): pelvis}
         if rep_155:
-            places[f"body_{body_id(camera, person)}"] = hips
+            places[f"body_{body_id(scope, person)}"] = hips
         for name, place in places.items():
             transform = Transform(translation=_xyz(Vector3, place), rotation=turn)
             found.append(TransformStamped(header=frame.header, child_frame_id=name, transform=transform))
     return tf2.TFMessage(transforms=found)
 
 
-def body_id(camera: str, person: int) -> str:
-    """Of REP-155: unique among cameras, and a part of a topic's name, which begins with a letter."""
-    return f"mega_{camera}_{person}" if camera else f"mega{person}"
+def body_id(scope: str, person: int) -> str:
+    """Of REP-155: unique among nodes and cameras, and a part of a topic's name, which begins with a letter.
+
+    scope: as for `transforms`.
+    """
+    return f"mega_{scope.replace('/', '_')}_{person}" if scope else f"mega{person}"
 
 
 def detections(vision: Any, frame: ProcessedFrame) -> Any:
@@ -172,9 +176,9 @@ class Bodies:
 
     topic = BODIES
 
-    def __init__(self, humans: Humans, camera: str = "") -> None:
-        """camera: its name, if there are several."""
-        self._humans, self._camera = humans, camera
+    def __init__(self, humans: Humans, scope: str = "") -> None:
+        """scope: as for `transforms`."""
+        self._humans, self._scope = humans, scope
         self._regions: dict[str, Any] = {}
         self._skeletons: dict[str, Any] = {}
 
@@ -184,7 +188,7 @@ class Bodies:
             return any(publisher.get_subscription_count() for publisher in publishers)
 
     def publish(self, frame: ProcessedFrame) -> None:
-        ids = [body_id(self._camera, person) for person in frame.people.ids.tolist()]
+        ids = [body_id(self._scope, person) for person in frame.people.ids.tolist()]
         with self._humans.lock:
             self._track(frame.header, ids)
             for k, body in enumerate(ids):
@@ -202,7 +206,7 @@ class Bodies:
 
     def _track(self, header: Header, ids: list[str]) -> None:
         self._have(ids)
-        self._humans.publish(header, self._camera, ids)
+        self._humans.publish(header, self._scope, ids)
 
     def _have(self, ids: list[str]) -> None:
         """Publishers for these bodies, and no others.

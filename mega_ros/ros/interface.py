@@ -54,12 +54,14 @@ OUTPUTS = {
     "/tf": (
         "tf2_msgs/TFMessage",
         "a frame `person_<id>` at each pelvis: x forward, y left, z up; where hri_msgs is installed, also "
-        "`body_mega<id>` between the hips (REP-155). With the parameter `tf`; needs tf2_msgs. Room for 100 messages, "
-        "as tf2 has",
+        "`body_mega<id>` between the hips (REP-155). In the namespace `robot`, they are `robot/person_<id>` and "
+        "`body_mega_robot_<id>`, as all nodes share this topic. With the parameter `tf`; needs tf2_msgs. Room for 100 "
+        "messages, as tf2 has",
     ),
     "/humans/bodies/...": (
         "hri_msgs",
-        "`tracked`, and for each body `mega<id>` (of several cameras: `mega_<camera>_<id>`) its `roi` and `skeleton2d` "
+        "`tracked`, and for each body `mega<id>` (of several cameras: `mega_<camera>_<id>`; in the namespace `robot`: "
+        "`mega_robot_<id>`, `mega_robot_<camera>_<id>`) its `roi` and `skeleton2d` "
         "(REP-155). Where hri_msgs is installed. `tracked` is emptied after `timeout` without images, and when the "
         "node is deactivated",
     ),

@@ -50,6 +50,7 @@ class Outputs:
         def own(topic: str) -> str:
             return f"~/{within(camera, topic)}"
 
+        scope = "/".join(filter(None, [*node.get_namespace().split("/"), camera]))
         markers = Markers(topology.faces)
         made: list[tuple[Any, str, Callable[[ProcessedFrame], Any]]] = [
             (PointCloud2, own("mesh"), _mesh),
@@ -66,7 +67,7 @@ class Outputs:
             made.append((vision.Detection3DArray, own("people"), lambda frame: bodies.detections(vision, frame)))
         if tf:
             tf2 = bodies.required("tf2_msgs", "the parameter tf")
-            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, camera, bool(humans))))
+            made.append((tf2.TFMessage, "/tf", lambda frame: bodies.transforms(tf2, frame, scope, bool(humans))))
         self._outputs: list[Output | bodies.Bodies] = []
         self.topics: list[str] = []
         """The full names of what is made from a frame, but for `/humans/bodies/...`."""
@@ -79,7 +80,7 @@ class Outputs:
                 stack.callback(node.destroy_publisher, publisher)
                 self._outputs.append(Output(publisher, message))
                 self.topics.append(publisher.topic_name)
-            self._bodies = bodies.Bodies(humans, camera) if humans else None
+            self._bodies = bodies.Bodies(humans, scope) if humans else None
             if self._bodies:
                 stack.callback(self._bodies.close)
                 self._outputs.append(self._bodies)
