@@ -25,7 +25,6 @@ Several = Annotated[int, Meta(ge=2)]
 Side = Annotated[int, Meta(ge=32, le=1023)]
 """Of rendered images, pixels. In smaller ones a person may have no pixel; the noise of `data.sensor` is no larger."""
 Beta = Annotated[float, Meta(ge=0, lt=1)]
-ExistingSets = Annotated[tuple[ExistingSet, ...], NOT_EMPTY]
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class ImageTraining(LoopConfig):
 
     pretrained: ExistingPath = Path("runs/lift")
     """Checkpoint to start from, with its tokenizer."""
-    sets: ExistingSets = ("features:runs/features/train",)
+    sets: Annotated[tuple[ExistingSet, ...], NOT_EMPTY] = ("features:runs/features/train",)
     """Image sets, KIND:PATH each (see mega_model.data.images)."""
     validate: ExistingSet | None = None
     """Image set, KIND:PATH, whose losses are logged at every save, beside those of the training. At most 500 people."""
@@ -234,7 +233,10 @@ class ErrorTraining:
 
     checkpoint: ExistingPath
     """Folder that `mega train recover` wrote; the head is added to it."""
-    sets: ExistingSets = ("runs/features/calibration", "runs/features/calibration_turned")
+    sets: Annotated[tuple[ExistingPath, ...], NOT_EMPTY] = (
+        Path("runs/features/calibration"),
+        Path("runs/features/calibration_turned"),
+    )
     """Folders with features of held-out people."""
     steps: Count = 3000
     batch: Count = 128

@@ -54,7 +54,7 @@ def stages(c: Default) -> list[Stage]:
     runs, bundle = c.out, c.bundle or c.out / "bundle"
     blazepose, recovered = runs / "blazepose", runs / "recover"
     seen = "--sets", f"features:{runs / 'features' / 'train'}"
-    held = tuple(str(runs / "features" / part) for part in ("calibration", "calibration_turned"))
+    held = tuple(runs / "features" / part for part in ("calibration", "calibration_turned"))
     drawn = c.scenes // (1200 * c.workers) + 1
 
     def render(what: str, minutes: int, split: Split, count: int, shares: Shares = MIXTURE) -> Stage:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TypeVar
 
 import cv2
@@ -235,7 +234,7 @@ def main(config: ErrorTraining) -> None:
     model, tokenizer, topology = checkpoint.load_mega(config.checkpoint)
     if not isinstance(model.backbone, BlazePose):
         raise InputError(f"{config.checkpoint}: only a model with BlazePose has an error head")
-    found = [predict(model, tokenizer, FeatureSet(Path(folder), topology)) for folder in config.sets]
+    found = [predict(model, tokenizer, FeatureSet(folder, topology)) for folder in config.sets]
     splits = [int(len(part.focal) * (1 - config.held_out)) for part in found]
     if not all(0 < split < len(part.focal) for part, split in zip(found, splits)):
         raise InputError(f"held_out {config.held_out:g}: of some set, nobody is left to learn from, or to be held out")
