@@ -261,12 +261,16 @@ def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, name
             "graphs.deterministic.outputs: deterministic does not give joints_sigma",
         ),
         (
+            lambda m: m["graphs"]["deterministic"]["outputs"].update(distance={"dtype": "float32", "shape": ["P", 1]}),
+            "graphs.deterministic.outputs.distance has the shape ['P', 1] in place of ['P']",
+        ),
+        (
             lambda m: m["graphs"]["backbone"]["outputs"].pop("landmarks"),
             "crop.passes: backbone does not give landmarks",
         ),
     ],
 )
-def test_what_needs_an_output_that_is_not_there(
+def test_outputs_that_lack_others_or_their_own_shape(
     folder: Path, edit: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:
     change(folder, edit)

@@ -336,6 +336,25 @@ def test_keypoints_beyond_the_lens_do_not_place_a_crop(recovery: Recovery, frame
     assert len(lost) == 2
 
 
+def test_who_is_left_out_takes_its_keypoints_along(
+    recovery: Recovery, frame: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody beyond the lens is found first."""
+    assert recovery.detector is not None
+    boxes, _, keypoints = recovery.detector.find(frame.image)
+    assert keypoints is not None and len(boxes) == 2
+    beyond = np.array([[9000, 0, 9050, 100]], np.float32)
+    found = Detections(
+        np.concatenate([beyond, boxes]), np.ones(3, np.float32), np.concatenate([keypoints[1:], keypoints])
+    )
+    everybody = SimpleNamespace(threshold=0.5, find=lambda image, threshold: found)
+    monkeypatch.setattr(recovery, "detector", everybody)
+    camera = Camera(frame.K, "equidistant", [0.0] * 4)
+    people = recovery.identified(recovery.observe(frame.image, camera, tiles=False), [0, 1])
+    given = recovery.run(frame.image, camera, boxes, keypoints=keypoints)
+    np.testing.assert_array_equal(people.vertices, given.vertices)
+
+
 @pytest.mark.parametrize("rotate", [90, 180, 270])
 def test_people_in_a_turned_camera_are_those_of_an_upright_one(recovery: Recovery, frame: Any, rotate: int) -> None:
     """Found and recovered as they stand, and told in the frame and in the pixels of the turned image."""

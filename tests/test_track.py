@@ -109,6 +109,10 @@ def test_stamps_out_of_order_harm_nothing() -> None:
     tracker = Tracker()
     for stamp in (at(0), at(5), at(3), at(3), at(6)):
         assert tracker.update([box(0), box(100)], stamp).tolist() == [0, 1]
+    walker = Tracker()
+    for k in range(10):
+        walker.update([box(20 * k)], at(k))
+    assert walker.update([box(180)], at(2)).tolist() == [0], "expected where it was last, not seven steps before"
 
 
 # ------------------------------------------------------------------------------------------------------------ pelvises
@@ -207,6 +211,7 @@ def test_who_is_hidden_does_not_run_off() -> None:
 def test_without_a_pelvis_a_box_elsewhere_is_somebody_new() -> None:
     tracker = Tracker()
     assert [tracker.update([box(x)], at(k)).tolist() for k, x in enumerate((0, 400))] == [[0], [1]]
+    assert tracker.update([box(445)], at(2)).tolist() == [2], "beside the last one, with a little overlap"
 
 
 @pytest.mark.parametrize("off", [0.0, 0.2])
