@@ -28,6 +28,7 @@ from mega_model.core.settings import parse
 
 from .draw import RED, SCALE, shrunk, sigma_colours, vertex_normals
 from .recovery import FOV_DEFAULT
+from .ros.signals import ended_as_by_ctrl_c
 
 MOST = 3.0
 """The largest k by which surfaces grow: three sigma."""
@@ -275,7 +276,8 @@ def main(args: Sequence[str]) -> int:
     page = Page(recorded.faces, options.host, options.port, options.record)
     print(f"{page.url}, Ctrl-C ends it")
     try:
-        play(recorded, page)
+        with ended_as_by_ctrl_c():
+            play(recorded, page)
     except KeyboardInterrupt:
         pass
     finally:

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -286,6 +288,25 @@ def test_frames_are_played_again_and_again_in_their_time(monkeypatch: pytest.Mon
     assert main([str(path), "--port", str(port())]) == 0
     assert slept == pytest.approx([0.3, 1, 0.02] * 2 + [0.3])
     assert shown == [1, 0, 0] * 2 + [1]
+
+
+def test_a_recording_is_saved_when_the_process_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    np.savez(tmp_path / "meshes.npz", **MESHES)  # type: ignore[arg-type]
+    record = tmp_path / "view.html"
+    shown = Page.show
+
+    def record_and_end(page: Page, meshes: Meshes) -> None:
+        page.toggle_recording()
+        shown(page, meshes)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Page, "show", record_and_end)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM would have ended it"))
+    try:
+        assert main([str(tmp_path), "--port", str(port()), "--record", str(record)]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "/people/0" in {message["name"] for _, message in content(record.read_text())[1] if "props" in message}
 
 
 @pytest.mark.parametrize(
