@@ -318,14 +318,14 @@ def compare(first: list[MeasuredRow], second: list[MeasuredRow]) -> Table:
 
 
 def main(config: BenchConfig) -> None:
-    console = Console()
+    console = Console(markup=False)  # reasons and paths may have square brackets
     if config.compare:
         console.print(compare(*map(read_report, config.compare)))
         return
     make_folder(config.out)  # or it would be missed when all is done, as would the plot's package
     must_have("matplotlib")
     report = measure(config, console)
-    Console(width=max(console.width, WIDTH)).print(table(report))
+    Console(width=max(console.width, WIDTH), markup=False).print(table(report))
     (config.out / "bench.json").write_text(json.dumps(report, indent=1))
     plot(report, config.out / "bench.png")
     console.print(f"{config.out / 'bench.json'}, {config.out / 'bench.png'}", highlight=False, soft_wrap=True)

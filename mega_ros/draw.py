@@ -56,7 +56,8 @@ def trace(vertices: np.ndarray, faces: np.ndarray, camera: Camera | np.ndarray, 
     area = ax * by - ay * bx  # negative: the front side is visible
     depth = points[triangles, 2]
     low, high = corners.min(axis=1), corners.max(axis=1)
-    in_view = (high >= 0).all(axis=1) & (low <= [width, height]).all(axis=1) & (np.abs(corners) < 1e4).all(axis=(1, 2))
+    in_view = (high >= 0).all(axis=1) & (low <= [width, height]).all(axis=1)
+    in_view &= (np.abs(corners) < 1e4 + max(width, height)).all(axis=(1, 2))
     drawn = np.flatnonzero((area < 0) & in_view & (depth.min(axis=1) > NEAREST))
     drawn = drawn[np.argsort(-depth[drawn].mean(axis=1))]
 

@@ -5,6 +5,7 @@ The class `Page` knows nothing of ROS; `mega_ros.ros.view` fills it from a node'
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -12,19 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import tyro
+from msgspec import Meta
 
 from mega_model.core.cameras import Camera
 from mega_model.core.errors import InputError
-from mega_model.core.files import floats, indices, read_npz
+from mega_model.core.files import floats, indices, make_folder, read_npz
 from mega_model.core.geometry import intrinsics_from_fov
+from mega_model.core.settings import parse
 
 from .draw import RED, SCALE, shrunk, sigma_colours, vertex_normals
 from .recovery import FOV_DEFAULT
+from .ros.signals import ended_as_by_ctrl_c
 
 MOST = 3.0
 """The largest k by which surfaces grow: three sigma."""
@@ -44,7 +48,7 @@ class ViewOptions:
     """Full name of the node; with several cameras, of one of them: /mega/front."""
     host: str = "localhost"
     """Address that the page is served on. 0.0.0.0 serves other machines, too."""
-    port: int = 8080
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     record: Path = Path("mega_out/view.html")
     """Where the button `record` puts its page, which needs no other file."""
 
@@ -83,9 +87,10 @@ class Page:
         self._recording: viser.StateSerializer | None = None  # type: ignore[name-defined]
         self._recorded = 0.0
         try:
-            self.server = viser.ViserServer(host, port, label="mega view", verbose=False)
+            asyncio.run(_serve_once(host))  # viser would wait for ever
         except OSError as error:
             raise InputError(f"host: {host} cannot be served ({error})") from None
+        self.server = viser.ViserServer(host, port, label="mega view", verbose=False)
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         # the camera frame has y down and z forward: look from the left of the camera, a little from above
         self.server.scene.set_up_direction("-y")
@@ -100,7 +105,7 @@ class Page:
         """Its `value` is k; it may be set, too."""
         self.growth.on_update(lambda _: self._draw())
         self._record = self.server.gui.add_button("record", hint=f"to {record}, until it is pressed again")
-        self._record.on_click(lambda _: self.toggle_recording())
+        self._record.on_click(self._on_record)
 
     @property
     def url(self) -> str:
@@ -118,9 +123,12 @@ class Page:
             self._text.content = f"people: {people}{rate}"
 
     def toggle_recording(self) -> None:
-        """Begins a recording, or ends it and writes the file."""
+        """Begins a recording, or ends it and writes the file. Raises InputError if the file cannot be written."""
         with self._lock:
             if self._recording is None:
+                make_folder(self._record_to.parent)  # or it would be lost when all is recorded
+                if self._record_to.is_dir():
+                    raise InputError(f"{self._record_to}: cannot be written, it is a folder")
                 self._recording, self._recorded = self.server.get_scene_serializer(), time.monotonic()
                 self._record.label = "stop recording"
                 return
@@ -128,8 +136,10 @@ class Page:
             recording.insert_sleep(time.monotonic() - self._recorded)
             self._record.label = "record"
         page = recording.as_html()
-        self._record_to.parent.mkdir(parents=True, exist_ok=True)
-        self._record_to.write_text(page, encoding="utf-8")
+        try:
+            self._record_to.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{self._record_to}: cannot be written ({error.strerror})") from None
         print(f"recorded {self._record_to}")
 
     def close(self) -> None:
@@ -138,6 +148,12 @@ class Page:
             if self._recording:
                 self.toggle_recording()
         self.server.stop()
+
+    def _on_record(self, event: Any) -> None:
+        try:
+            self.toggle_recording()
+        except InputError as error:
+            event.client.add_notification("record", str(error), color="red")
 
     def _draw(self) -> None:
         with self._lock, self.server.atomic():
@@ -183,6 +199,12 @@ class Page:
             image=cv2.cvtColor(small, cv2.COLOR_BGR2RGB),
             format="jpeg",
         )
+
+
+async def _serve_once(host: str) -> None:
+    """Raises OSError if an address cannot be served."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, 0)
+    server.close()
 
 
 def _legend() -> str:
@@ -245,7 +267,7 @@ def play(recorded: RecordedMeshes, page: Page) -> None:
 
 
 def main(args: Sequence[str]) -> int:
-    options = tyro.cli(ViewOptions, args=args, prog="mega view")
+    options = parse(ViewOptions, [*args])
     if options.file is None:
         return int(import_module("mega_ros.ros.view").show(options))
     recorded = RecordedMeshes(options.file)
@@ -254,7 +276,8 @@ def main(args: Sequence[str]) -> int:
     page = Page(recorded.faces, options.host, options.port, options.record)
     print(f"{page.url}, Ctrl-C ends it")
     try:
-        play(recorded, page)
+        with ended_as_by_ctrl_c():
+            play(recorded, page)
     except KeyboardInterrupt:
         pass
     finally:

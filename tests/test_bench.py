@@ -152,6 +152,20 @@ def test_every_way_has_a_row_for_every_size(report: dict[str, Any]) -> None:
         assert 0 < row["p50_ms"] <= row["p95_ms"] and row["peak_MB"] > 50
 
 
+def test_what_is_said_has_its_square_brackets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ways, "lacks", lambda way, _: "pip install 'onnxruntime-gpu[cuda]'" * (way == "cuda"))
+    rows = [{"way": "cpu", "people": 1, "samples": 0, "problem": "Fail: [no]"}]
+    monkeypatch.setattr(bench.Bench, "rows", lambda _: rows)
+    monkeypatch.setattr(bench, "plot", lambda *_: None)
+    bench.main(BenchConfig(str(little_bundle(tmp_path).folder), ways=("cpu", "cuda"), out=tmp_path / "out[a]"))
+    said = capsys.readouterr().out
+    assert "cuda: left out, pip install 'onnxruntime-gpu[cuda]'\n" in said
+    assert said.count("Fail: [no]") == 2, "in its line and in the table"
+    assert str(tmp_path / "out[a]" / "bench.json") in said
+
+
 def test_a_row_compares_with_the_peak_and_the_plain_way() -> None:
     people = BundleOutputs(*(np.zeros((2, size), np.int64) for size in (4, 3, 0, 0)))
     others = replace(people, tokens=np.array([[0, 0, 0, 1], [0, 0, 0, 0]]))

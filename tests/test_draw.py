@@ -52,6 +52,15 @@ def test_an_overlay_of_a_large_image_is_small_and_right() -> None:
     assert draw.shrunk(image, small)[0] is image
 
 
+def test_all_of_a_large_image_is_drawn_on() -> None:
+    camera = Camera(np.array([[8000.0, 0, 4000], [0, 80, 20], [0, 0, 1]]))
+    image = np.zeros((40, 8000, 3), np.uint8)
+    corners = camera.project(people((1.1, 0, 3))[0])
+    drawn = changed(image, draw.overlay(image, people((1.1, 0, 3)), np.array([0]), FACES, camera))
+    np.testing.assert_allclose(drawn[:, 0].min(), corners[:, 0].min(), atol=2)
+    np.testing.assert_allclose(drawn[:, 0].max(), corners[:, 0].max(), atol=2)
+
+
 def test_a_row_of_pixels_stays_one() -> None:
     image, camera = draw.shrunk(np.zeros((1, 1280, 3), np.uint8), CAMERA)
     assert image.shape == (1, 640, 3)

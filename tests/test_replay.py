@@ -622,7 +622,7 @@ def test_demo_on_the_embedded_clip(tmp_path: Path, environment: dict[str, str]) 
 
 
 def test_a_demo_without_people_leaves_no_contact_sheet_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mega_ros.replay.demo import main
     from mega_ros.replay.live import play
@@ -634,10 +634,14 @@ def test_a_demo_without_people_leaves_no_contact_sheet_of_another(
         return recording, False
 
     monkeypatch.setattr(play, "play", without_answers)
+    out = tmp_path / "out[a]"
+    out.mkdir()
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((60, 80, 3), 90, np.uint8))
-    (tmp_path / "contact_sheet.png").write_text("of another run")
-    assert main(["--image", str(tmp_path / "grey.png"), "--out", str(tmp_path)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"grey.png", "overlay.webm", "report.json"}
+    (out / "report.json").write_text("{}")
+    (out / "contact_sheet.png").write_text("of another run")
+    assert main(["--image", str(tmp_path / "grey.png"), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"overlay.webm", "report.json"}
+    assert f"  {out / 'report.json'}\n" in capsys.readouterr().out, "the path as it is"
 
 
 def test_a_bug_in_the_demo_shows_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

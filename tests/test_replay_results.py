@@ -102,6 +102,14 @@ def test_the_written_bag_is_what_the_node_publishes(bundle: Path, tmp_path: Path
     assert (head.frame_id, head.stamp.sec) == ("camera", START // 10**9)
 
 
+def test_the_overlay_of_a_large_image_is_as_small_as_the_node_s(bundle: Path, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "large.png"), np.full((600, 1280, 3), 128, np.uint8))
+    assert replay(bundle, tmp_path / "out", tmp_path / "large.png", "--write", tmp_path / "written") == 0
+    with open_bag(tmp_path / "written") as written:
+        ((connection, _, data),) = written.messages(["/mega/overlay/compressed"])
+        assert to_bgr(written.read(connection, data)).shape == (300, 640, 3)
+
+
 @pytest.mark.parametrize("kind", ["obj", "ply", "glb", "npz"])
 def test_exported_meshes(kind: str, bundle: Path, tmp_path: Path) -> None:
     trimesh = pytest.importorskip("trimesh")

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import struct
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -164,6 +167,34 @@ def test_a_page_that_is_closed_saves_its_recording(topology: Topology, tmp_path:
     assert "/people/3" in {message["name"] for _, message in found if "props" in message}
 
 
+def test_a_recording_that_cannot_be_written_does_not_begin(topology: Topology, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for record, reason in ((tmp_path, f"{tmp_path}: .*it is a folder"), (tmp_path / "file" / "v.html", "file: cannot")):
+        page = Page(topology.faces, "localhost", port(), record)
+        with pytest.raises(InputError, match=reason):
+            page.toggle_recording()
+        page.close()  # it saves what is being recorded
+
+
+def test_an_address_of_another_machine_is_named(topology: Topology, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"host: 192\.0\.2\.1 cannot be served"):
+        Page(topology.faces, "192.0.2.1", port(), tmp_path / "view.html")
+
+
+@pytest.mark.parametrize("given", ["-1", "65536"])
+def test_a_port_that_cannot_be_is_refused(given: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--port {given}: must be [<>]= "):
+        main([str(tmp_path), "--port", given])
+
+
+@pytest.mark.parametrize("node", ["/mega/", "/front camera"])
+def test_a_name_that_is_no_node_s_is_one_line(node: str, root: Path) -> None:
+    command = [sys.executable, "-m", "mega_ros.cli", "view", "--node", node]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert re.fullmatch(f"mega view: --node {node}: Invalid topic name: .* must not contain .*\n", done.stderr)
+
+
 @contextmanager
 def browser(url: str, folder: Path) -> Iterator[Callable[[], np.ndarray]]:
     """A headless Chromium at an address; what is yielded takes a screenshot, BGR."""
@@ -257,6 +288,25 @@ def test_frames_are_played_again_and_again_in_their_time(monkeypatch: pytest.Mon
     assert main([str(path), "--port", str(port())]) == 0
     assert slept == pytest.approx([0.3, 1, 0.02] * 2 + [0.3])
     assert shown == [1, 0, 0] * 2 + [1]
+
+
+def test_a_recording_is_saved_when_the_process_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    np.savez(tmp_path / "meshes.npz", **MESHES)  # type: ignore[arg-type]
+    record = tmp_path / "view.html"
+    shown = Page.show
+
+    def record_and_end(page: Page, meshes: Meshes) -> None:
+        page.toggle_recording()
+        shown(page, meshes)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Page, "show", record_and_end)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM would have ended it"))
+    try:
+        assert main([str(tmp_path), "--port", str(port()), "--record", str(record)]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "/people/0" in {message["name"] for _, message in content(record.read_text())[1] if "props" in message}
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def main(args: list[str]) -> int:
     console.print(what_is_normal(report))
     for path in (options.out / name for name in NAMES):
         if path.exists():
-            console.print(f"  {path}", soft_wrap=True, highlight=False)
+            console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
     if not report["people_per_frame"]:
         console.print("  nobody was found: no contact sheet")
     return 130 if interrupted and not source.live else 0

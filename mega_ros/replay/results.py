@@ -22,8 +22,8 @@ from mega_model.core.errors import InputError
 from mega_model.core.files import make_folder
 from mega_model.core.topology import Topology
 
-from .. import draw
 from ..recovery import People
+from ..ros.frame import ProcessedFrame
 from ..ros.markers import Markers
 from ..ros.standard import MESSAGES, header, jpeg_image, people_cloud
 from .bags import is_bag, open_bag
@@ -172,12 +172,12 @@ class MeshBag:
         """A frame that has an image."""
         assert frame.image is not None
         head = header(frame.stamp, frame.frame_id)
-        drawn = draw.overlay(frame.image, people.vertices, people.ids, self._faces, camera)
+        processed = ProcessedFrame(head, frame.image, camera, people, self._faces)
         messages = (
             people_cloud(head, people.vertices, people.sigma, people.ids),
             people_cloud(head, people.joints, people.joints_sigma, people.ids, people.distance),
             self._markers.message(head, people),
-            jpeg_image(head, drawn),
+            jpeg_image(head, processed.overlay),
         )
         for connection, data in zip(self._connections, messages):
             self._writer.write(connection, max(0, frame.stamp), data)  # a bag's times cannot be negative

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -128,7 +129,11 @@ def show(options: ViewOptions) -> int:
     ending = Ending()
     use_large_messages()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    view = NodeView(options)
+    try:
+        view = NodeView(options)
+    except NameValidationException as error:
+        rclpy.try_shutdown()
+        raise InputError(f"--node {options.node}: {first_line(error).rstrip(':')}") from None
     print(f"waiting for {options.node}/topology", flush=True)
     executor = SingleThreadedExecutor()
     executor.add_node(view)
