@@ -109,7 +109,8 @@ class Page:
 
     @property
     def url(self) -> str:
-        return f"http://{self.server.get_host()}:{self.server.get_port()}"
+        host = self.server.get_host()
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server.get_port()}"
 
     def show(self, meshes: Meshes) -> None:
         """The next frame."""

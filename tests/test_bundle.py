@@ -261,6 +261,10 @@ def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, name
             "graphs.deterministic.outputs: deterministic does not give joints_sigma",
         ),
         (
+            lambda m: m["graphs"]["deterministic"]["outputs"]["camera"].update(shape=["P", 4]),
+            "graphs.deterministic.outputs.camera has the shape ['P', 4] in place of ['P', 3]",
+        ),
+        (
             lambda m: m["graphs"]["deterministic"]["outputs"].update(distance={"dtype": "float32", "shape": ["P", 1]}),
             "graphs.deterministic.outputs.distance has the shape ['P', 1] in place of ['P']",
         ),
