@@ -25,11 +25,12 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from domains import free_domain
+from geometry_msgs.msg import Point
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
-from shape_msgs.msg import Mesh
+from shape_msgs.msg import Mesh, MeshTriangle
 from std_msgs.msg import Header
 from test_outputs import K, some_people
 
@@ -354,6 +355,11 @@ def test_a_running_node_is_shown(topology: Topology, tmp_path: Path) -> None:
 
         for node in (view, peer):
             executor.add_node(node)
+        for triangles in ([], [MeshTriangle(vertex_indices=[0, 1, 2])]):
+            topologies.publish(Mesh(triangles=triangles, vertices=[Point()] * 2))
+            for _ in range(20):
+                executor.spin_once(timeout_sec=0.02)
+        assert view.page is None, "neither can be drawn"
         topologies.publish(messages.mesh(topology))
         people, stamp = some_people(topology, [3]), 0
         wanted = pytest.approx(2 * np.arctan(120 / 350))  # once image and camera_info have come

@@ -55,6 +55,9 @@ class NodeView(Node):  # type: ignore[misc]  # rclpy's types are skipped
 
     def _on_topology(self, topology: Mesh) -> None:
         faces = np.array([triangle.vertex_indices for triangle in topology.triangles], np.int64)
+        if not len(faces) or faces.max() >= len(topology.vertices):
+            self._warn("it has no triangles, or some of vertices that it lacks", f"{self._options.node}/topology")
+            return
         same = self._vertices == len(topology.vertices)
         if self.page and same and np.array_equal(faces, self.page.faces):  # the node was configured again
             return
