@@ -274,7 +274,7 @@ def test_what_a_graph_may_have_as_well(folder: Path, graph: str, kind: str, name
         ),
     ],
 )
-def test_outputs_that_lack_others_or_their_own_shape(
+def test_outputs_that_lack_others_or_have_another_shape(
     folder: Path, edit: Callable[[dict[str, Any]], Any], expected: str
 ) -> None:
     change(folder, edit)
